@@ -1,0 +1,118 @@
+"""SQLSTATEs that SideCart sends, the reasons for which a connection closes, and its few exceptions.
+
+SQLSTATE names follow the PostgreSQL manual, appendix A. Where PostgreSQL has a code for the occasion, we use that one,
+so that drivers which already know it do the right thing.
+"""
+
+from __future__ import annotations
+
+import enum
+
+# Class 08: connection exception
+CONNECTION_FAILURE = "08006"
+PROTOCOL_VIOLATION = "08P01"
+# Class 0A
+FEATURE_NOT_SUPPORTED = "0A000"
+# Class 22, 25, 26
+INVALID_PARAMETER_VALUE = "22023"
+CHARACTER_NOT_IN_REPERTOIRE = "22021"
+READ_ONLY_SQL_TRANSACTION = "25006"
+IDLE_IN_TRANSACTION_SESSION_TIMEOUT = "25P03"
+IN_FAILED_SQL_TRANSACTION = "25P02"
+INVALID_SQL_STATEMENT_NAME = "26000"
+# Class 28, 3D
+INVALID_AUTHORIZATION_SPECIFICATION = "28000"
+INVALID_PASSWORD = "28P01"  # noqa: S105  # nosec B105 - a SQLSTATE
+INVALID_CATALOG_NAME = "3D000"
+# Class 42
+INSUFFICIENT_PRIVILEGE = "42501"
+SYNTAX_ERROR = "42601"
+# Class 53, 54, 57
+TOO_MANY_CONNECTIONS = "53300"
+PROGRAM_LIMIT_EXCEEDED = "54000"
+STATEMENT_TOO_COMPLEX = "54001"
+QUERY_CANCELED = "57014"
+ADMIN_SHUTDOWN = "57P01"
+CRASH_SHUTDOWN = "57P02"
+CANNOT_CONNECT_NOW = "57P03"
+IDLE_SESSION_TIMEOUT = "57P05"
+# Class XX
+INTERNAL_ERROR = "XX000"
+
+
+class CloseReason(enum.Enum):
+    """Say why a connection was closed: a metric label and a log field. Every close names one."""
+
+    CLIENT_TERMINATE = "client_terminate"
+    """The client sent Terminate."""
+    CLIENT_LOST = "client_lost"
+    """The client's socket ended without Terminate."""
+    CLIENT_CANCEL_REQUEST = "client_cancel_request"
+    """The connection carried a CancelRequest and is done."""
+    CLIENT_PROTOCOL = "client_protocol"
+    """The client broke the protocol: framing, length, a message out of phase."""
+    CLIENT_TLS = "client_tls"
+    """The TLS handshake with the client failed, or came in a form that is not spoken."""
+    CLIENT_LOGIN_TIMEOUT = "client_login_timeout"
+    CLIENT_LOGIN_REFUSED = "client_login_refused"
+    """The client's startup packet asked for what it may not have."""
+    CLIENT_IDLE_TIMEOUT = "client_idle_timeout"
+    IDLE_TRANSACTION_TIMEOUT = "idle_transaction_timeout"
+    TOO_MANY_CLIENTS = "too_many_clients"
+    QUERY_WAIT_TIMEOUT = "query_wait_timeout"
+    DRAIN = "drain"
+    """SideCart is shutting down."""
+    UPSTREAM_LOGIN = "upstream_login"
+    """The upstream refused our login, or could not be reached."""
+    UPSTREAM_LOST = "upstream_lost"
+    """The upstream's socket ended, or it sent FATAL."""
+    UPSTREAM_PROTOCOL = "upstream_protocol"
+    """The upstream sent what the protocol does not allow here."""
+    UPSTREAM_TLS = "upstream_tls"
+    TRIPWIRE = "tripwire"
+    """The upstream reported something that a judged read cannot cause: counted as a bug."""
+    SERVER_LIFETIME = "server_lifetime"
+    SERVER_IDLE_TIMEOUT = "server_idle_timeout"
+    DIRTY = "dirty"
+    """The upstream kept state of a client that could not be proved gone."""
+    CANCEL_UNFINISHED = "cancel_unfinished"
+    """A cancel or a clean-up did not end in time."""
+    BUG = "bug"
+    """An unexpected exception: this session and its upstream end, nothing resumes."""
+
+
+class SideCartError(Exception):
+    """Base of the exceptions that SideCart raises on purpose."""
+
+
+class ConfigError(SideCartError):
+    """The configuration is wrong: the text names file, line, key and what is accepted."""
+
+
+class ClientProtocolError(SideCartError):
+    """The client sent bytes that version 3 of the protocol does not allow. Its connection closes with `sqlstate`."""
+
+    def __init__(self, message: str, sqlstate: str = PROTOCOL_VIOLATION) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class UpstreamProtocolError(SideCartError):
+    """The upstream sent bytes that version 3 of the protocol does not allow. The connection closes."""
+
+
+class UpstreamError(SideCartError):
+    """The upstream could not be used: unreachable, TLS failed, login refused.
+
+    `sqlstate` is what the waiting client gets; `transient` says that a later try may succeed.
+    """
+
+    def __init__(
+        self, message: str, sqlstate: str = CONNECTION_FAILURE, *, reason: CloseReason, transient: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.reason = reason
+        self.transient = transient
+        self.detail = ""
+        self.hint = ""

@@ -1,0 +1,90 @@
+"""The ledger: what a client's session *is*, apart from any upstream.
+
+It knows the settings that the client asked for at start-up, the unnamed statement, what a statement has left behind and
+why that pins the client to its upstream, and what has to be sent to another upstream to make it this client's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from proxy.snapshot import Settings
+from proxy.verdict import Effect
+
+CUSTOM_SETTING: Final = "custom_setting"
+PREPARED_STATEMENT: Final = "prepared_statement"
+
+# What of the effects stays on the upstream. RESET, DEALLOCATE and DISCARD only take state away.
+_PINS: Final[Mapping[Effect, str]] = {
+    Effect.SETTING: "setting",
+    Effect.PREPARE: PREPARED_STATEMENT,
+    Effect.HOLD_CURSOR: "hold_cursor",
+    Effect.LISTEN: "listen",
+    Effect.ADVISORY_LOCK: "advisory_lock",
+    Effect.SESSION_STATE: "session_state",
+}
+
+
+class Ledger:
+    """Keep one client's session state."""
+
+    __slots__ = ("lost", "pending_unnamed", "pins", "scarred", "startup", "unnamed")
+
+    def __init__(self, startup: Settings) -> None:
+        self.startup = startup
+        """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
+        self.unnamed: bytes | None = None
+        """The Parse message of the unnamed statement, to be repeated on an upstream that does not have it."""
+        self.pending_unnamed: deque[bytes] | None = None
+        """Parse messages of the unnamed statement whose ParseComplete is owed. None while there are none."""
+        self.pins: dict[str, str] = {}
+        """Why this client keeps its upstream: reason -> the name that caused it."""
+        self.scarred = False
+        """The upstream holds state that nothing can clear: it is closed, not cleaned."""
+        self.lost: tuple[tuple[str, str], ...] = ()
+        """Start-up settings that a RESET has undone on the upstream, to be set again before anything else runs."""
+        if startup.custom:
+            self.pin(CUSTOM_SETTING, next(name for name, _ in startup.items if "." in name))
+            self.scarred = True
+
+    def pin(self, reason: str, name: str) -> bool:
+        """Note a reason to keep the upstream; return whether it is a new one."""
+        if reason in self.pins:
+            return False
+        self.pins[reason] = name
+        return True
+
+    def apply(self, effects: Iterable[tuple[Effect, str]]) -> list[str]:
+        """Note what a statement that goes upstream now leaves behind; return the new reasons to pin."""
+        reasons = []
+        for effect, name in effects:
+            if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
+                self.lost = self.startup.items
+            elif effect is Effect.RESET:
+                value = self.startup.get(name)
+                if value is not None and (name, value) not in self.lost:
+                    self.lost = (*self.lost, (name, value))
+            elif (reason := _PINS.get(effect)) is not None:
+                if effect is Effect.SESSION_STATE or (effect is Effect.SETTING and "." in name):
+                    self.scarred = True
+                if self.pin(reason, name):
+                    reasons.append(reason)
+        return reasons
+
+    def expect_unnamed(self, parse: bytes) -> None:
+        """Note a Parse of the unnamed statement that goes upstream now."""
+        if self.pending_unnamed is None:
+            self.pending_unnamed = deque()
+        self.pending_unnamed.append(parse)
+
+    def settle_unnamed(self, outcome: bool | None) -> None:
+        """Note what became of the oldest such Parse: done, failed (the old one is gone too), or never run (None)."""
+        if self.pending_unnamed is None:
+            return
+        parse = self.pending_unnamed.popleft()
+        if not self.pending_unnamed:
+            self.pending_unnamed = None
+        if outcome is not None:
+            self.unnamed = parse if outcome else None

@@ -1,0 +1,273 @@
+"""The pool of one database: who gets which upstream, what to open and what to close, at time `now`.
+
+State is which set an upstream is in: `idle`, `leased`, `cleaning`, or a number that is `opening`. An upstream is in
+exactly one; open + opening never exceed the size; every count is a `len()`. Every method decides synchronously and acts
+through two ports: the opener, which starts a login, and the upstreams themselves, which close or clean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.config import PoolLimits
+from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
+from proxy.snapshot import Settings
+from proxy.stats import Stats
+
+
+class Upstream(Protocol):
+    """One logged-in connection to the server, as the pool sees it."""
+
+    settings: Settings | None
+    """The clients' settings that hold on it now; None: unknown."""
+    expires: float
+    """When it has lived long enough, in the pool's time."""
+    idle_since: float
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether a CancelRequest for it is still under way: it must reach nobody else's statement."""
+
+    def close(self, reason: CloseReason) -> None:
+        """Close it. It is never heard of again."""
+
+    def recycle(self, *, discard: bool) -> None:
+        """Bring it back to a clean idle state, with DISCARD ALL on request; it calls `Pool.cleaned` or `Pool.lost`."""
+
+
+class Waiter(Protocol):
+    """A client that leases upstreams."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that it wants to find."""
+
+    def leased(self, upstream: Upstream) -> None:
+        """Take the upstream that it waited for."""
+
+    def lease_failed(self, error: UpstreamError) -> None:
+        """Learn that it waited in vain."""
+
+    def still_waiting(self, seconds: float) -> None:
+        """Learn that it waits, once, after `query_wait_notify` seconds."""
+
+    def holding(self) -> tuple[str, str]:
+        """Say who it is and, in a word, why it holds its upstream."""
+
+
+class Opener(Protocol):
+    """Starts logins. Each call ends in exactly one `Pool.opened` or `Pool.failed`, later and not before it returns."""
+
+    def open(self, pool: Pool) -> None: ...
+
+
+@dataclass(slots=True)
+class _Wait:
+    since: float
+    notified: bool = False
+
+
+class Pool:
+    """Share at most `default_pool_size` upstreams among the clients of one database, first come, first served.
+
+    `jitter` returns a factor around 1 for life times and back-off, so that connections do not all end at once.
+    """
+
+    def __init__(
+        self, database: str, limits: PoolLimits, opener: Opener, stats: Stats, jitter: Callable[[], float]
+    ) -> None:
+        self.database = database
+        self.limits = limits
+        self._opener = opener
+        self._stats = stats
+        self._jitter = jitter
+        self.idle: list[Upstream] = []
+        self.leased: dict[Upstream, Waiter] = {}
+        self.cleaning: set[Upstream] = set()
+        self.opening = 0
+        self.waiting: dict[Waiter, _Wait] = {}
+        self.greetings: dict[Settings, dict[str, str]] = {}
+        """The ParameterStatus values that a client with these settings is greeted with."""
+        self.last_error: UpstreamError | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._dispatching = False
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pool {self.database} idle={len(self.idle)} leased={len(self.leased)} cleaning={len(self.cleaning)} "
+            f"opening={self.opening} waiting={len(self.waiting)}>"
+        )
+
+    @property
+    def size(self) -> int:
+        """How many upstreams are open or being opened."""
+        return len(self.idle) + len(self.leased) + len(self.cleaning) + self.opening
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def lease(self, who: Waiter, now: float) -> Upstream | None:
+        """Give an idle upstream at once, or put the client in line and return None."""
+        if self.idle and not self.waiting:
+            upstream = self._pick(who.settings)
+            self.leased[upstream] = who
+            return upstream
+        self.waiting[who] = _Wait(now)
+        self._grow(now)
+        return None
+
+    def leave(self, who: Waiter) -> bool:
+        """Take a client out of the line; return whether it stood there."""
+        return self.waiting.pop(who, None) is not None
+
+    def release(self, upstream: Upstream, now: float) -> None:
+        """Take back an upstream that is idle and clean. One with a cancel under way is cleaned first."""
+        del self.leased[upstream]
+        if upstream.cancelling:
+            self.cleaning.add(upstream)
+            upstream.recycle(discard=False)
+        else:
+            self._rest(upstream, now)
+
+    def recycle(self, upstream: Upstream, *, discard: bool) -> None:
+        """Take back an upstream whose client has gone in the middle of something, or that keeps state."""
+        del self.leased[upstream]
+        self.cleaning.add(upstream)
+        upstream.recycle(discard=discard)
+
+    # --- upstreams -----------------------------------------------------------------------------------------------
+
+    def opened(self, upstream: Upstream, now: float) -> None:
+        """Take in a new upstream."""
+        self.opening -= 1
+        self._failures = 0
+        self.last_error = None
+        upstream.expires = now + self.limits.server_lifetime * self._jitter()
+        self._rest(upstream, now)
+
+    def failed(self, error: UpstreamError, now: float) -> None:
+        """Note a login that failed: back off; where a later try cannot help, tell all who wait."""
+        self.opening -= 1
+        self.last_error = error
+        self._failures += 1
+        delay = min(2.0 ** (self._failures - 1), self.limits.server_login_retry)
+        if self.waiting:
+            delay = min(delay, 1.0)
+        self._retry_at = now + delay * self._jitter()
+        if not error.transient:
+            for who in list(self.waiting):
+                if self.waiting.pop(who, None) is not None:
+                    who.lease_failed(error)
+
+    def cleaned(self, upstream: Upstream, now: float) -> None:
+        """Take back an upstream that has proved to be clean."""
+        self.cleaning.discard(upstream)
+        self._rest(upstream, now)
+
+    def lost(self, upstream: Upstream, now: float) -> None:
+        """Forget an upstream that has ended, in whatever set it was."""
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+        self.leased.pop(upstream, None)
+        self.cleaning.discard(upstream)
+        self._grow(now)
+
+    def drain(self) -> None:
+        """Close what is idle, and whatever comes back from now on."""
+        self.draining = True
+        for upstream in self.idle:
+            upstream.close(CloseReason.DRAIN)
+        self.idle.clear()
+
+    def tick(self, now: float) -> None:
+        """Do what time asks for: give up waits, retire idle upstreams, keep `min_pool_size` open."""
+        for who, wait in list(self.waiting.items()):
+            waited = now - wait.since
+            if self.limits.query_wait_timeout and waited >= self.limits.query_wait_timeout:
+                if self.waiting.pop(who, None) is not None:
+                    who.lease_failed(self._waited_in_vain(now))
+            elif self.limits.query_wait_notify and waited >= self.limits.query_wait_notify and not wait.notified:
+                wait.notified = True
+                who.still_waiting(waited)
+        spare = self.size - self.limits.min_pool_size
+        for upstream in list(self.idle):  # the front of the list has rested longest
+            old = now >= upstream.expires
+            rested = now - upstream.idle_since
+            unused = spare > 0 and 0 < self.limits.server_idle_timeout <= rested
+            if old or unused:
+                self.idle.remove(upstream)
+                spare -= 1
+                upstream.close(CloseReason.SERVER_LIFETIME if old else CloseReason.SERVER_IDLE_TIMEOUT)
+        self._grow(now, warm=True)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _pick(self, settings: Settings) -> Upstream:
+        """Take the idle upstream that needs no replay, else the one used last: its caches are warm."""
+        idle = self.idle
+        for index in range(len(idle) - 1, -1, -1):
+            if idle[index].settings is settings:
+                return idle.pop(index)
+        return idle.pop()
+
+    def _rest(self, upstream: Upstream, now: float) -> None:
+        """Make an upstream idle, or close it if it is old; then serve whoever waits."""
+        if self.draining or now >= upstream.expires:
+            upstream.close(CloseReason.DRAIN if self.draining else CloseReason.SERVER_LIFETIME)
+            self._grow(now)
+            return
+        upstream.idle_since = now
+        self.idle.append(upstream)
+        # A client that is served may end, and release, before `leased` returns: one loop, no recursion.
+        if self._dispatching:
+            return
+        self._dispatching = True
+        try:
+            while self.waiting and self.idle:
+                who, wait = next(iter(self.waiting.items()))
+                del self.waiting[who]
+                upstream = self._pick(who.settings)
+                self.leased[upstream] = who
+                self._stats.queue_wait.observe(now - wait.since)
+                who.leased(upstream)
+        finally:
+            self._dispatching = False
+
+    def _grow(self, now: float, *, warm: bool = False) -> None:
+        """Open what those who wait need, as far as the size, the login limit and the back-off allow."""
+        if self.draining or now < self._retry_at:
+            return
+        wanted = len(self.waiting) - self.opening
+        if warm:
+            wanted = max(wanted, self.limits.min_pool_size - self.size)
+        room = min(self.limits.default_pool_size - self.size, self.limits.max_logins - self.opening)
+        for _ in range(min(wanted, room)):
+            self.opening += 1
+            self._opener.open(self)
+
+    def _waited_in_vain(self, now: float) -> UpstreamError:
+        """Build the error of a client that got no upstream: it says who holds them, and why."""
+        seconds = f"{self.limits.query_wait_timeout:g}"
+        if self.last_error is not None and not self.leased:
+            return UpstreamError(
+                f"server login has been failing, cached error: {self.last_error}",
+                self.last_error.sqlstate,
+                reason=CloseReason.QUERY_WAIT_TIMEOUT,
+            )
+        holders = [who.holding() for who in self.leased.values()]
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(why for _, why in holders).most_common())
+        names = ", ".join(who for who, _ in holders[:3]) + (" and others" if len(holders) > 3 else "")
+        error = UpstreamError(
+            f'query_wait_timeout: no upstream connection of database "{self.database}" became free in {seconds} s',
+            TOO_MANY_CONNECTIONS,
+            reason=CloseReason.QUERY_WAIT_TIMEOUT,
+        )
+        error.detail = f"{len(holders)} of {self.limits.default_pool_size} are held ({reasons}) by {names}."
+        error.hint = (
+            "A held connection is free when its client's transaction ends, a pinned one when its client disconnects."
+        )
+        return error

@@ -1,0 +1,79 @@
+"""Snapshots of session settings, and the SQL that turns an upstream from one into another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Final
+from weakref import WeakValueDictionary
+
+
+class Settings:
+    """Hold settings as an immutable snapshot, interned: equal snapshots are one object, compared with `is`.
+
+    Make one with `Settings.of`. Names are case-folded; values are as the client gave them.
+    """
+
+    __slots__ = ("__weakref__", "items")
+    _interned: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
+
+    def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
+        self.items = items
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:
+        """Return the one snapshot of these (name, value) pairs; of equal names the last counts."""
+        items = tuple(sorted({name.lower(): value for name, value in pairs}.items()))
+        known = cls._interned.get(items)
+        if known is None:
+            known = cls._interned[items] = cls(items)
+        return known
+
+    def __repr__(self) -> str:
+        return f"<Settings {', '.join(name for name, _ in self.items)}>"
+
+    def get(self, name: str) -> str | None:
+        return next((value for key, value in self.items if key == name), None)
+
+    @property
+    def custom(self) -> bool:
+        """Whether a name has a dot. Such a name, once set, reads '' instead of NULL until the socket closes."""
+        return any("." in name for name, _ in self.items)
+
+
+NO_SETTINGS: Final = Settings.of(())
+
+
+def replay(current: Settings | None, wanted: Settings) -> bytes:
+    """Return the SQL that turns an upstream whose clients' settings are `current` (None: unknown) into `wanted`.
+
+    One text, so that it is one implicit transaction: all of it holds, or nothing. It is plain ASCII, whatever encoding
+    the upstream's session has at the moment. Values go through set_config(), which takes them as the StartupMessage
+    does; SET would make one name of the search_path `a, b`.
+    """
+    if current is None:
+        return b"RESET ALL" if not wanted.items else b"RESET ALL;" + assign(wanted.items)
+    kept = {name for name, _ in wanted.items}
+    statements = [b"RESET " + _identifier(name) for name, _ in current.items if name not in kept]
+    held = set(current.items)
+    changed = [pair for pair in wanted.items if pair not in held]
+    if changed:
+        statements.append(assign(changed))
+    return b";".join(statements)
+
+
+def assign(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Return the SELECT that sets these settings for the session, in plain ASCII."""
+    calls = (b"pg_catalog.set_config(" + _literal(n) + b"," + _literal(v) + b",false)" for n, v in pairs)
+    return b"SELECT " + b",".join(calls)
+
+
+def _literal(text: str) -> bytes:
+    quoted = text.replace("'", "''")
+    if text.isascii():  # standard_conforming_strings is on: a backslash is a backslash
+        return b"'" + quoted.encode() + b"'"
+    escaped = "".join("\\\\" if c == "\\" else c if c.isascii() else f"\\+{ord(c):06x}" for c in quoted)
+    return b"U&'" + escaped.encode() + b"'"
+
+
+def _identifier(name: str) -> bytes:
+    return b".".join(b'"' + part.replace('"', '""').encode("ascii", "replace") + b'"' for part in name.split("."))

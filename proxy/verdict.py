@@ -1,0 +1,67 @@
+"""What a judgement is: allow, refuse or replace; its rule, SQLSTATE and position; what the text leaves behind."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Action(enum.Enum):
+    """What happens to a text."""
+
+    ALLOW = "allow"
+    """The client's exact bytes are forwarded."""
+    REFUSE = "refuse"
+    """Nothing is forwarded; the client gets an error."""
+    REPLACE = "replace"
+    """`Verdict.text`, generated from the tree, is forwarded instead, with a WARNING."""
+
+
+class Effect(enum.Enum):
+    """What an allowed statement leaves behind in the session once its transaction has ended."""
+
+    SETTING = "setting"
+    """SET SESSION or set_config(…, false); the name is the setting's, case-folded."""
+    RESET = "reset"
+    """RESET name, SET name TO DEFAULT; the name is the setting's, or `all`."""
+    PREPARE = "prepare"
+    """SQL PREPARE; the name is the statement's."""
+    DEALLOCATE = "deallocate"
+    """DEALLOCATE name; the empty name means ALL."""
+    HOLD_CURSOR = "hold_cursor"
+    """DECLARE … WITH HOLD; the name is the cursor's."""
+    LISTEN = "listen"
+    """LISTEN, where policy allows it; the name is the channel's."""
+    ADVISORY_LOCK = "advisory_lock"
+    """A session-level advisory lock, where policy allows it."""
+    SESSION_STATE = "session_state"
+    """A function that keeps state no statement can clear (setseed, set_limit …); the name is the function's."""
+    DISCARD_ALL = "discard_all"
+    """DISCARD ALL: everything above is gone, apart from SESSION_STATE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Say what is to be done with one SQL text.
+
+    `kind` is a bounded label for metrics (`select`, `set`, `begin`, `multi` for several statements, `empty`).
+    `position` counts characters of the client's text from 1; 0 means none. `effects` holds (effect, name) pairs in
+    the order of the statements; the session decides what they pin.
+    """
+
+    action: Action
+    kind: str
+    rule: str = ""
+    sqlstate: str = ""
+    message: str = ""
+    detail: str = ""
+    hint: str = ""
+    position: int = 0
+    text: bytes | None = None
+    warning: str = ""
+    effects: tuple[tuple[Effect, str], ...] = ()
+    label: tuple[str, str] = field(init=False)
+    """(action, kind): the metric's key, made once for a verdict that is used many times."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", (self.action.value, self.kind))

@@ -1,0 +1,235 @@
+"""The queue of replies owed: what is forwarded, skipped, replaced, however the bytes are cut."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from proxy import protocol as p
+from proxy import replies as r
+from proxy.errors import UpstreamProtocolError
+from proxy.replies import Replies, TripwireError
+
+READY_I = p.READY[p.IDLE]
+PARSED = p.message(p.PARSE_COMPLETE)
+BOUND = p.message(p.BIND_COMPLETE)
+ROWS = p.message(p.ROW_DESCRIPTION, b"\0\0")
+SELECTED = p.message(p.COMMAND_COMPLETE, b"SELECT 1\0")
+ERROR = p.error_response("ERROR", "22012", "division by zero")
+
+
+def row(*values: bytes) -> bytes:
+    return p.message(
+        p.DATA_ROW, struct.pack("!H", len(values)) + b"".join(struct.pack("!i", len(v)) + v for v in values)
+    )
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.events: list[object] = []
+        self.forward_parameters = True
+
+    def parameter_reported(self, body: bytes) -> bool:
+        self.events.append(p.parameter_parts(body))
+        return self.forward_parameters
+
+    def error_reported(self, body: bytes) -> None:
+        self.events.append(p.error_fields(body)["C"])
+
+    def skipped_error(self, body: bytes) -> None:
+        raise UpstreamProtocolError("replay failed")
+
+    def notification_arrived(self, body: bytes) -> bool:
+        return False
+
+    def unnamed_parsed(self, outcome: bool | None) -> None:
+        self.events.append(("unnamed", outcome))
+
+    def reparse_lost(self) -> None:
+        self.events.append("reparse lost")
+
+
+def make(*owed: int) -> tuple[Replies, Listener]:
+    listener = Listener()
+    replies = Replies(listener)
+    for code in owed:
+        replies.owe(code)
+    return replies, listener
+
+
+def feed_in(replies: Replies, data: bytes, size: int) -> bytes:
+    return b"".join(replies.feed(data[i : i + size]) for i in range(0, len(data), size))
+
+
+def test_a_whole_answer_passes_as_the_same_object() -> None:
+    replies, _ = make(r.QUERY)
+    answer = ROWS + row(b"1") + SELECTED + READY_I
+    assert replies.feed(answer) is answer
+    assert not replies.owed
+    assert replies.ready == 1 << r.QUERY
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
+def test_answers_pass_unchanged_however_they_are_cut(size: int) -> None:
+    replies, _ = make(r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
+    answer = PARSED + BOUND + ROWS + row(b"x" * 50) * 3 + SELECTED + READY_I + ROWS + row(b"y") + SELECTED + READY_I
+    assert feed_in(replies, answer, size) == answer
+    assert not replies.owed
+    assert replies.whole
+
+
+def test_ready_for_query_inside_a_row_is_a_row() -> None:
+    replies, _ = make(r.QUERY)
+    data = ROWS + row(READY_I * 3)
+    assert replies.feed(data) == data
+    assert replies.owed
+    assert not replies.ready
+    # … also where a chunk ends with it
+    half = row(b"z" * 10 + READY_I)
+    assert replies.feed(half[: 5 + 2 + 4 + 10]) + replies.feed(half[5 + 2 + 4 + 10 :]) == half
+    assert not replies.ready
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_replies_to_our_own_query_are_skipped(size: int) -> None:
+    replies, listener = make(r.SKIP_QUERY, r.QUERY)
+    listener.forward_parameters = False
+    ours = ROWS + row(b"on") + p.parameter_status("TimeZone", "UTC") + SELECTED + READY_I
+    theirs = ROWS + row(b"1") + SELECTED + READY_I
+    assert feed_in(replies, ours + theirs, size) == theirs
+    assert listener.events == [("TimeZone", "UTC")]
+
+
+def test_parameter_status_among_skipped_replies_reaches_the_client_on_request() -> None:
+    replies, _ = make(r.SKIP_QUERY)
+    status = p.parameter_status("TimeZone", "UTC")
+    assert replies.feed(status + p.message(p.COMMAND_COMPLETE, b"SET\0") + READY_I) == status
+
+
+def test_failed_replay_ends_the_upstream() -> None:
+    replies, _ = make(r.SKIP_QUERY, r.QUERY)
+    with pytest.raises(UpstreamProtocolError, match="replay failed"):
+        replies.feed(ERROR + READY_I)
+
+
+def test_repeated_parse_is_skipped_but_its_error_answers_the_bind() -> None:
+    replies, _ = make(r.SKIP_PARSE, r.BIND, r.EXECUTE, r.SYNC)
+    assert replies.feed(PARSED + BOUND + SELECTED + READY_I) == BOUND + SELECTED + READY_I
+    replies, listener = make(r.SKIP_PARSE, r.BIND, r.EXECUTE, r.SYNC)
+    assert replies.feed(ERROR + READY_I) == ERROR + READY_I
+    assert "reparse lost" in listener.events
+
+
+def test_error_in_an_extended_message_skips_to_sync() -> None:
+    replies, _ = make(r.PARSE, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
+    assert replies.feed(ERROR) == ERROR
+    assert list(replies.owed) == [r.SYNC, r.QUERY]
+    assert not replies.skipping
+
+
+def test_error_before_the_sync_is_sent_leaves_nothing_owed_until_then() -> None:
+    replies, _ = make(r.PARSE)
+    replies.feed(ERROR)
+    assert replies.skipping
+    replies.owe(r.BIND)
+    replies.owe(r.QUERY)  # ignored by the server: it gets no answer
+    replies.owe_refusal(b"never sent")
+    assert not replies.owed
+    replies.owe(r.SYNC)
+    assert list(replies.owed) == [r.SYNC]
+    assert replies.feed(READY_I) == READY_I
+
+
+def test_error_in_a_simple_query_is_followed_by_its_own_ready() -> None:
+    replies, _ = make(r.QUERY, r.QUERY)
+    assert replies.feed(ERROR + READY_I) == ERROR + READY_I
+    assert list(replies.owed) == [r.QUERY]
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000])
+def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
+    replies, listener = make(r.PARSE, r.BIND, r.EXECUTE)
+    ours = p.error_response("ERROR", "25006", "cannot execute DELETE")
+    replies.owe_refusal(ours)
+    replies.owe(r.SYNC)
+    theirs = p.error_response("ERROR", "34000", "portal does not exist")
+    before = PARSED + BOUND + SELECTED
+    assert feed_in(replies, before + theirs + p.READY[p.FAILED], size) == before + ours + p.READY[p.FAILED]
+    assert replies.status == p.FAILED
+    assert listener.events == ["25006"]
+
+
+def test_refusal_behind_an_earlier_error_is_skipped_like_any_message() -> None:
+    replies, _ = make(r.PARSE)
+    replies.owe_refusal(b"first")
+    replies.owe(r.SYNC)
+    second = p.error_response("ERROR", "25006", "second")
+    replies.owe_refusal(second)
+    replies.owe(r.SYNC)
+    stand_in = p.error_response("ERROR", "34000", "portal does not exist")
+    assert replies.feed(ERROR + READY_I + stand_in + READY_I) == ERROR + READY_I + second + READY_I
+
+
+def test_unnamed_parse_outcomes() -> None:
+    replies, listener = make(r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.SYNC)
+    replies.feed(PARSED + ERROR + READY_I)
+    assert [e for e in listener.events if isinstance(e, tuple)] == [
+        ("unnamed", True),
+        ("unnamed", False),
+        ("unnamed", None),
+    ]
+
+
+@pytest.mark.parametrize("kind", [p.COPY_IN_RESPONSE, p.COPY_BOTH_RESPONSE])
+def test_copy_from_the_client_trips(kind: int) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(TripwireError):
+        replies.feed(p.message(kind, b"\0\0\0"))
+
+
+@pytest.mark.parametrize(
+    "tag", [b"INSERT 0 1", b"DELETE 3", b"CREATE TABLE", b"DROP TABLE", b"ALTER SYSTEM", b"", b"DO"]
+)
+def test_tag_of_a_write_trips(tag: bytes) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(TripwireError):
+        replies.feed(p.message(p.COMMAND_COMPLETE, tag + b"\0"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        READY_I,
+        row(b"1"),
+        PARSED,
+        SELECTED,
+        p.message(p.AUTHENTICATION, bytes(4)),
+        p.message(0x7A, b""),
+        struct.pack("!BI", p.ROW_DESCRIPTION, 3),
+        struct.pack("!BI", p.ERROR_RESPONSE, 0xFFFFFFFF),
+    ],
+)
+def test_what_nothing_owed_allows_ends_the_upstream(data: bytes) -> None:
+    replies, _ = make()
+    with pytest.raises(UpstreamProtocolError):
+        replies.feed(data)
+
+
+def test_reply_to_the_wrong_message_ends_the_upstream() -> None:
+    for owed, data in ((r.BIND, PARSED), (r.PARSE, BOUND), (r.SYNC, SELECTED), (r.EXECUTE, READY_I), (r.PARSE, ROWS)):
+        replies, _ = make(owed)
+        with pytest.raises(UpstreamProtocolError):
+            replies.feed(data)
+
+
+def test_copy_out_streams() -> None:
+    replies, _ = make(r.EXECUTE, r.SYNC)
+    begin = p.message(p.COPY_OUT_RESPONSE, b"\0\0\0")
+    data = p.message(p.COPY_DATA, b"1\tx\n" * 100)
+    assert replies.feed(begin + data[:50]) == begin + data[:50]
+    assert replies.copying
+    rest = data[50:] + p.message(p.COPY_DONE) + p.message(p.COMMAND_COMPLETE, b"COPY 100\0") + READY_I
+    assert replies.feed(rest) == rest
+    assert not replies.owed
+    assert not replies.copying
