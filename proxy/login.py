@@ -1,0 +1,89 @@
+"""What a client's StartupMessage asks for, judged; and the greeting that answers it, remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.errors import (
+    CHARACTER_NOT_IN_REPERTOIRE,
+    FEATURE_NOT_SUPPORTED,
+    INVALID_PARAMETER_VALUE,
+    CloseReason,
+    UpstreamError,
+)
+from proxy.filter import Filter
+from proxy.pool import Pool
+from proxy.protocol import split_options
+from proxy.snapshot import NO_SETTINGS, Settings
+from proxy.verdict import Action
+
+MAX_GREETINGS: Final = 1000
+"""Snapshots whose ParameterStatus values a pool remembers; clients could invent more."""
+
+
+class LoginRefusedError(UpstreamError):
+    """The StartupMessage asks for what no client may have."""
+
+    def __init__(self, sqlstate: str, text: str, *, detail: str = "", hint: str = "", rule: str = "") -> None:
+        super().__init__(text, sqlstate, reason=CloseReason.CLIENT_LOGIN_REFUSED, transient=False)
+        self.detail = detail
+        self.hint = hint
+        self.rule = rule
+
+
+def vet(parameters: Mapping[str, str], judge: Filter) -> Settings:
+    """Judge every setting of a StartupMessage (user and database taken out), those in `options` included.
+
+    Raises LoginRefusedError, with the sentence that the client gets.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in parameters.items():
+        if name == "replication":
+            if value.lower() not in ("false", "off", "no", "0"):
+                raise LoginRefusedError(
+                    FEATURE_NOT_SUPPORTED, "replication connections are refused: SideCart forwards reads only"
+                )
+        elif name == "options":
+            try:
+                # In front: a setting that is a parameter of its own beats one in options, as on the server.
+                pairs[:0] = split_options(value)
+            except ValueError as error:
+                raise LoginRefusedError(
+                    INVALID_PARAMETER_VALUE,
+                    f'startup parameter "options": "{error}" is not understood',
+                    hint='Write settings as "-c name=value".',
+                ) from error
+        else:
+            pairs.append((name, value))
+    for name, value in pairs:
+        # What is not UTF-8 was decoded to lone surrogates.
+        if any("\udc80" <= character <= "\udcff" for character in name + value):
+            raise LoginRefusedError(CHARACTER_NOT_IN_REPERTOIRE, "a startup parameter is not valid UTF-8")
+        verdict = judge.judge_setting(name, value)
+        if verdict.action is not Action.ALLOW:
+            raise LoginRefusedError(
+                verdict.sqlstate, verdict.message, detail=verdict.detail, hint=verdict.hint, rule=verdict.rule
+            )
+    return Settings.of(pairs) if pairs else NO_SETTINGS
+
+
+def known_greeting(pool: Pool, settings: Settings) -> dict[str, str] | None:
+    """Return the ParameterStatus values for these settings, if some upstream has told them before."""
+    name = settings.get("application_name")
+    if name is None or not (name.isascii() and name.isprintable() and len(name) < 64):
+        return pool.greetings.get(settings)
+    # The name is reported as it was sent: all clients that differ only in it share one greeting.
+    known = pool.greetings.get(_nameless(settings))
+    return None if known is None else {**known, "application_name": name}
+
+
+def remember_greeting(pool: Pool, settings: Settings, parameters: dict[str, str]) -> None:
+    """Keep the ParameterStatus values that the server reported under these settings."""
+    if len(pool.greetings) < MAX_GREETINGS:
+        pool.greetings.setdefault(settings, parameters)
+        pool.greetings.setdefault(_nameless(settings), {**parameters, "application_name": ""})
+
+
+def _nameless(settings: Settings) -> Settings:
+    return Settings.of(pair for pair in settings.items if pair[0] != "application_name")

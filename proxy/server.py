@@ -1,0 +1,524 @@
+"""Listeners, client transports, timers, signals and drain: the one place where sessions meet the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import secrets
+import signal
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from importlib import resources
+from typing import Final, cast
+
+from proxy import metrics, tls, web
+from proxy import protocol as p
+from proxy.audit import Audit
+from proxy.client import Client, Phase
+from proxy.config import Config
+from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
+from proxy.filter import Filter, Policy
+from proxy.house import House, Member
+from proxy.pool import Pool
+from proxy.stats import Stats
+from proxy.upstream import Connector, Tasks
+
+TICK: Final = 0.25
+"""Seconds between two looks at who waits; idle sessions are swept every fourth time."""
+ACCEPT_BATCH: Final = 64
+"""Connections taken from the kernel's queue before anybody else has a turn."""
+LINGER: Final = 5.0
+"""Seconds that a closed client has to read what was written to it."""
+DOOR_MARGIN: Final = 128
+"""Connections that may knock beyond max_client_conn: cancel requests, and those that are told there is no room."""
+
+
+def run(config: Config, on_ready: Callable[[], None] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT has drained the last client; return the exit code.
+
+    `on_ready` is called once, when every port listens. Raises ConfigError for files that cannot be used, OSError for
+    a port that cannot be bound.
+    """
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.run(Server(config).serve(on_ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(config).serve(on_ready))
+
+
+class Server:
+    """Own everything that lives as long as the process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stats = Stats()
+        self.audit = Audit(level=config.log.level)
+        self.filter = Filter(
+            Policy(
+                allow_functions=config.filter.allow_functions,
+                deny_functions=config.filter.deny_functions,
+                max_query_length=config.client.max_query_length,
+            ),
+            cache_bytes=config.filter.cache_bytes,
+        )
+        self.clients: set[Client] = set()
+        self.pools: dict[str, Pool] = {}
+        self._doors: set[_Door] = set()
+        self._keys: dict[int, tuple[bytes, Member]] = {}
+        self._idents = 0
+        self._ticks = 0
+        self._tasks = Tasks()
+        self._listeners: list[socket.socket] = []
+        self.client_tls: ssl.SSLContext | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat = 0.0
+        self._connector: Connector
+        self.house: House
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, on_ready: Callable[[], None] | None = None) -> int:
+        """Start, serve, drain and stop; return the exit code."""
+        loop = asyncio.get_running_loop()
+        config = self.config
+        try:
+            self._open(loop)
+        except BaseException:
+            self.audit.close()
+            raise
+        site = web.Web(config.metrics.host, config.metrics.port, self._registry(), self._health, self._ready)
+        stop = asyncio.Event()
+        kill = asyncio.Event()
+
+        def on_signal() -> None:
+            (kill if stop.is_set() else stop).set()
+
+        try:
+            self._listen(loop)
+            if config.metrics.enabled:
+                site.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, on_signal)
+            if config.upstream.dbname:
+                self._pool_for(config.upstream.dbname)  # its first tick opens min_pool_size upstreams
+            self._tick()
+            self.audit.event("started", host=config.listen.host, port=config.listen.port)
+            if not _is_loopback(config.listen.host):
+                self.audit.event(
+                    "clients from other machines are refused until authentication rules exist",
+                    level="warning",
+                    host=config.listen.host,
+                )
+            if on_ready is not None:
+                on_ready()
+            await stop.wait()
+            await self._drain(kill)
+        finally:
+            await self._stop(loop)
+            site.close()
+            self.audit.event("stopped")
+            self.audit.close()
+        return 0
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        config = self.config
+        if config.listen.tls != "off":
+            self.client_tls = tls.client_side_context(config.listen.tls_cert_file, config.listen.tls_key_file)
+        bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
+        context = tls.upstream_context(config.upstream.sslmode, config.upstream.sslrootcert, bundled)
+        self._connector = Connector(
+            config.upstream, context, self.stats, self.audit, self._tasks, config.pool.cancel_wait_timeout
+        )
+        self.house = House(
+            filter=self.filter,
+            stats=self.stats,
+            audit=self.audit,
+            now=loop.time,
+            max_query_length=config.client.max_query_length,
+            max_client_conn=config.client.max_client_conn,
+            pool_for=self._pool_for,
+            register=self._register,
+            forget=self._forget,
+            cancel=self._cancel,
+        )
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        host, port = self.config.listen.host, self.config.listen.port
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, number, _, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, number)
+            self._listeners.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(self.config.listen.backlog)
+            loop.add_reader(listener, self._accept, listener)
+
+    @property
+    def ports(self) -> list[int]:
+        """Return the ports that are listened on: of use where the configured one is 0."""
+        return [listener.getsockname()[1] for listener in self._listeners]
+
+    async def _drain(self, kill: asyncio.Event) -> None:
+        """Let running statements finish; take nothing new. A second signal or the deadline ends it."""
+        loop = asyncio.get_running_loop()
+        self.house.draining = True
+        self.audit.event("draining", clients=len(self.clients))
+        for pool in self.pools.values():
+            pool.drain()
+        deadline = loop.time() + self.config.client.drain_timeout
+        while loop.time() < deadline and not kill.is_set():
+            for client in list(self.clients):
+                client.drain()
+            if not self.clients:
+                break
+            try:
+                await asyncio.wait_for(kill.wait(), 0.05)
+            except TimeoutError:
+                continue
+
+    async def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+            listener.close()
+        for door in list(self._doors):
+            door.close()
+        for client in list(self.clients):
+            client.drain_now()
+        for pool in self.pools.values():
+            pool.drain()
+            for upstream in [*pool.leased, *pool.cleaning]:
+                upstream.close(CloseReason.DRAIN)
+        await self._tasks.stop()
+        await asyncio.sleep(0)  # the transports' last writes and closes
+
+    # --- what sessions ask ----------------------------------------------------------------------------------------
+
+    def _pool_for(self, database: str) -> Pool:
+        served = self.config.upstream.dbname
+        if served and database != served:
+            error = UpstreamError(
+                f'database "{database}" does not exist',
+                INVALID_CATALOG_NAME,
+                reason=CloseReason.CLIENT_LOGIN_REFUSED,
+                transient=False,
+            )
+            error.hint = f'SideCart serves the database "{served}": connect with dbname={served}.'
+            raise error
+        pool = self.pools.get(database)
+        if pool is None:
+            random = secrets.SystemRandom()
+            pool = self.pools[database] = Pool(
+                database, self.config.pool, self._connector, self.stats, lambda: random.uniform(0.9, 1.1)
+            )
+        return pool
+
+    def _register(self, client: Member, length: int) -> tuple[int, bytes]:
+        pid = 0
+        while not pid or pid in self._keys:
+            pid = secrets.randbits(31)
+        secret = secrets.token_bytes(length)
+        self._keys[pid] = (secret, client)
+        client.key = pid
+        return pid, secret
+
+    def _forget(self, client: Member) -> None:
+        self.clients.discard(client)  # type: ignore[arg-type]
+        self._keys.pop(client.key, None)
+
+    def _cancel(self, pid: int, secret: bytes) -> None:
+        """Carry out a CancelRequest; a wrong key is ignored without a word, and takes as long."""
+        expected, client = self._keys.get(pid, (b"", None))
+        if hmac.compare_digest(expected, secret) and client is not None:
+            outcome = client.cancel()
+            if outcome != "sent":  # the upstream counts what is sent
+                self.stats.cancels[outcome] += 1
+        else:
+            self.stats.cancels["unknown_key"] += 1
+
+    # --- clients --------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # out of file descriptors, or a client that has gone already
+                self.audit.event("accept failed", level="error", errno=error.errno)
+                return
+            self.stats.clients_accepted += 1
+            if len(self._doors) + len(self.clients) >= self.config.client.max_client_conn + DOOR_MARGIN:
+                self.stats.client_closes[CloseReason.TOO_MANY_CLIENTS.value] += 1
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._doors.add(_Door(self, sock, address[0]))
+
+    def door_closed(self, door: _Door) -> None:
+        self._doors.discard(door)
+
+    def admit(self, sock: socket.socket, peer: str, *, with_tls: bool) -> None:
+        """Give a connection whose encryption is settled to a session of its own."""
+        self._tasks.start(self._admit(sock, peer, with_tls), "client")
+
+    async def _admit(self, sock: socket.socket, peer: str, with_tls: bool) -> None:
+        self._idents += 1
+        connection = _ClientConnection(self, peer, self._idents, encrypted=with_tls)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=self.client_tls if with_tls else None,
+                ssl_handshake_timeout=self.config.client.client_login_timeout if with_tls else None,
+            )
+        except (OSError, TimeoutError, ConnectionError) as error:
+            sock.close()
+            self.stats.client_closes[CloseReason.CLIENT_TLS.value] += 1
+            why = getattr(error, "reason", None) or type(error).__name__
+            self.audit.event("client tls failed", level="warning", peer=peer, why=why)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TICK, self._tick)
+        now = self._beat = loop.time()
+        self._ticks += 1
+        for database, pool in list(self.pools.items()):
+            pool.tick(now)
+            if pool.last_error is not None and pool.last_error.sqlstate == INVALID_CATALOG_NAME and not pool.size:
+                del self.pools[database]
+        if self._ticks % 4:
+            return
+        limits = self.config.client
+        for client in list(self.clients):
+            client.sweep(
+                now,
+                idle=limits.client_idle_timeout,
+                idle_transaction=limits.idle_transaction_timeout,
+                query=limits.query_timeout,
+                login=limits.client_login_timeout,
+            )
+        for door in list(self._doors):
+            door.sweep(now, limits.client_login_timeout)
+
+    # --- monitoring -----------------------------------------------------------------------------------------------
+
+    def _registry(self) -> metrics.CollectorRegistry:
+        return metrics.registry(self.stats, self._gauges)
+
+    def _gauges(self) -> metrics.Gauges:
+        """Count what is, for a scrape. Called from the web thread: it only reads, and works on copies."""
+        now = self.house.now()
+        clients: Counter[str] = Counter()
+        pinned: Counter[str] = Counter()
+        for client in self.clients.copy():
+            session = client.session
+            if client.phase is not Phase.READY or session is None:
+                clients["login"] += 1
+                continue
+            if session.waiting:
+                clients["waiting"] += 1
+            else:
+                clients["active" if session.link is not None else "idle"] += 1
+            pinned.update(list(session.ledger.pins))
+        servers: dict[tuple[str, str], int] = {}
+        waits = []
+        for database, pool in self.pools.copy().items():
+            servers[database, "idle"] = len(pool.idle)
+            servers[database, "active"] = len(pool.leased)
+            servers[database, "cleaning"] = len(pool.cleaning)
+            servers[database, "login"] = pool.opening
+            waits += [now - wait.since for wait in pool.waiting.copy().values()]
+        return metrics.Gauges(
+            clients=dict(clients),
+            servers=servers,
+            waiting=len(waits),
+            pinned=dict(pinned),
+            maxwait_seconds=max(waits, default=0.0),
+            verdict_cache_hits=self.filter.hits,
+            verdict_cache_misses=self.filter.misses,
+            verdict_cache_evictions=self.filter.evictions,
+            verdict_cache_bytes=self.filter.cached_bytes,
+            draining=self.house.draining,
+        )
+
+    def _health(self) -> tuple[bool, dict[str, object]]:
+        """Say whether the event loop turns: its timer has run lately."""
+        quiet = self.house.now() - self._beat
+        return quiet < 20 * TICK, {"clients": len(self.clients)}
+
+    def _ready(self) -> tuple[bool, dict[str, object]]:
+        """Say whether a client would be served: not draining, and the upstream is reachable."""
+        failing = {name: str(pool.last_error) for name, pool in self.pools.copy().items() if pool.last_error}
+        draining = self.house.draining
+        return not draining and not failing, {"draining": draining, "failing": failing}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+class _Door:
+    """A connection before its encryption is settled.
+
+    It peeks at the first bytes, and takes from the socket exactly the 8 of SSLRequest or GSSENCRequest: whatever a
+    client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214).
+    """
+
+    __slots__ = ("_peer", "_retry", "_server", "_since", "_sock", "_tries")
+
+    def __init__(self, server: Server, sock: socket.socket, peer: str) -> None:
+        self._server = server
+        self._sock = sock
+        self._peer = peer
+        self._since = 0.0
+        self._tries = 0
+        self._retry: asyncio.TimerHandle | None = None
+        asyncio.get_running_loop().add_reader(sock, self._readable)
+
+    def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            head = self._sock.recv(8, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._end(CloseReason.CLIENT_LOST)
+            return
+        if not head:
+            self._end(CloseReason.CLIENT_LOST)
+        elif head[:4] == p.SSL_REQUEST[: len(head)] and len(head) < 8:
+            # A request in pieces. The socket stays readable, so wait a little instead of spinning on it.
+            loop.remove_reader(self._sock)
+            self._retry = loop.call_later(0.02, self._resume)
+        elif head in (p.SSL_REQUEST, p.GSSENC_REQUEST):
+            self._negotiate(head)
+        else:
+            self._hand_over(with_tls=False)
+
+    def _resume(self) -> None:
+        self._retry = None
+        asyncio.get_running_loop().add_reader(self._sock, self._readable)
+
+    def _negotiate(self, request: bytes) -> None:
+        self._tries += 1
+        if self._tries > 2:  # one of each kind
+            self._end(CloseReason.CLIENT_PROTOCOL)
+            return
+        with_tls = request == p.SSL_REQUEST and self._server.client_tls
+        try:
+            self._sock.recv(8)
+            self._sock.send(b"S" if with_tls else b"N")
+        except OSError:
+            self._end(CloseReason.CLIENT_LOST)
+            return
+        if with_tls:
+            self._hand_over(with_tls=True)
+
+    def _hand_over(self, *, with_tls: bool) -> None:
+        self._detach()
+        self._server.admit(self._sock, self._peer, with_tls=with_tls)
+
+    def _detach(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        else:
+            asyncio.get_running_loop().remove_reader(self._sock)
+        self._server.door_closed(self)
+
+    def _end(self, reason: CloseReason) -> None:
+        self._detach()
+        self._sock.close()
+        if reason is not CloseReason.CLIENT_LOST:
+            self._server.audit.event("close", level="warning", peer=self._peer, reason=reason.value)
+        self._server.stats.client_closes[reason.value] += 1
+
+    def close(self) -> None:
+        self._end(CloseReason.DRAIN)
+
+    def sweep(self, now: float, timeout: float) -> None:
+        """Close a client that stays silent."""
+        self._since = self._since or now
+        if timeout and now - self._since >= timeout:
+            self._end(CloseReason.CLIENT_LOGIN_TIMEOUT)
+
+
+class _ClientConnection(asyncio.Protocol):
+    """The transport of one client."""
+
+    __slots__ = ("_client", "_server", "_transport", "encrypted", "ident", "peer", "write")
+
+    def __init__(self, server: Server, peer: str, ident: int, *, encrypted: bool) -> None:
+        self._server = server
+        self._client: Client | None = None
+        self._transport: asyncio.Transport | None = None
+        self.peer = peer
+        self.ident = ident
+        self.encrypted = encrypted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        self.write = transport.write  # the port's method is the transport's own: no call in between
+        server = self._server
+        self._client = Client(server.house, self, self.peer, local=_is_loopback(self.peer), ident=self.ident)
+        server.clients.add(self._client)
+
+    def data_received(self, data: bytes) -> None:
+        client = self._client
+        if client is None:
+            return
+        try:
+            client.client_data(data)
+        except Exception as error:
+            self._server.audit.event("bug", level="error", what=type(error).__name__, where="client data")
+            client.bug()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.client_lost()
+
+    def pause_writing(self) -> None:
+        if self._client is not None:
+            self._client.client_writable(False)
+
+    def resume_writing(self) -> None:
+        if self._client is not None:
+            self._client.client_writable(True)
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            if transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(LINGER, transport.abort)

@@ -1,0 +1,778 @@
+"""The client session: one frontend message at a time; what to forward, what to answer here, what to refuse.
+
+Pure: bytes come in through `client_data` and `upstream_data`, and leave through two ports, the wire to the client and
+the leased upstream. Nothing here waits: a session that has to wait for an upstream keeps its bytes, pauses its client,
+and goes on in `leased`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from proxy import protocol as p
+from proxy import replies as r
+from proxy.errors import (
+    ADMIN_SHUTDOWN,
+    CONNECTION_FAILURE,
+    INTERNAL_ERROR,
+    INVALID_SQL_STATEMENT_NAME,
+    PROGRAM_LIMIT_EXCEEDED,
+    QUERY_CANCELED,
+    ClientProtocolError,
+    CloseReason,
+    UpstreamError,
+    UpstreamProtocolError,
+)
+from proxy.house import House, Upstream, Wire
+from proxy.ledger import PREPARED_STATEMENT, Ledger
+from proxy.pool import Pool
+from proxy.pool import Upstream as PooledUpstream
+from proxy.replies import TripwireError
+from proxy.snapshot import Settings, assign, replay
+from proxy.verdict import Action, Verdict
+
+STREAM_BIND_FROM: Final = 65_536
+"""A Bind that is not whole after so many bytes is forwarded as it arrives: only its two names are read."""
+MESSAGE_SLACK: Final = 262_400
+"""What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
+
+INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
+
+_CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
+_UPSTREAM_GONE = "terminating connection because the connection to the server was lost"
+_QUERIED = 1 << r.QUERY
+
+
+@dataclass(slots=True)
+class Identity:
+    """Say who a client is: for logs, and for messages about who holds what."""
+
+    ident: int
+    peer: str
+    user: str
+    application: str = ""
+
+
+class Session:
+    """One client's conversation, from its greeting on.
+
+    `end` is called once, when the session cannot go on: with the reason, the SQLSTATE and the text that the client has
+    to be told, if any; a text is empty where the client knows, or where half a message is out.
+    """
+
+    __slots__ = (
+        "_end",
+        "_flow",
+        "_flow_drop",
+        "_group_open",
+        "_have",
+        "_house",
+        "_inbox",
+        "_lease_error",
+        "_need",
+        "_notices",
+        "_paused",
+        "_prefix",
+        "_swallowing",
+        "_told",
+        "_unnamed_synced",
+        "_upstream_full",
+        "_wire",
+        "_writable",
+        "activity",
+        "closed",
+        "codec",
+        "ledger",
+        "link",
+        "pool",
+        "reported",
+        "waiting",
+        "who",
+    )
+
+    def __init__(
+        self,
+        house: House,
+        wire: Wire,
+        pool: Pool,
+        ledger: Ledger,
+        who: Identity,
+        reported: Mapping[str, str],
+        codec: str,
+        end: Callable[[CloseReason, str, str], None],
+    ) -> None:
+        self._house = house
+        self._wire = wire
+        self._end = end
+        self.pool = pool
+        self.ledger = ledger
+        self.who = who
+        self.reported = reported
+        """ParameterStatus values that the client was last told; shared with other sessions until they differ."""
+        self.codec = codec
+        """The Python codec of the client's encoding."""
+        self.link: Upstream | None = None
+        self.waiting = False
+        self.closed = False
+        self.activity = 0
+        """Counts chunks of either side; a sweep that finds it unchanged knows that nothing happened."""
+        self._inbox: list[bytes] = []
+        self._have = 0
+        self._need = 0
+        self._flow = 0  # bytes of a message that is streamed or thrown away as it arrives
+        self._flow_drop = False
+        self._group_open = False  # extended messages went upstream since the last Sync
+        self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
+        self._unnamed_synced = False  # the link holds the unnamed statement that a private connection would
+        self._lease_error: UpstreamError | None = None
+        self._notices: list[bytes] = []
+        self._prefix = b""
+        self._paused = False
+        self._writable = True
+        self._upstream_full = False
+        self._told = False  # the upstream's own FATAL has reached the client: no second one
+
+    def __repr__(self) -> str:
+        return f"<Session {self.who} {chr(self.status)} link={self.link is not None} waiting={self.waiting}>"
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return self.ledger.startup
+
+    @property
+    def status(self) -> int:
+        """Return the transaction status; a session without an upstream is idle."""
+        return p.IDLE if self.link is None else self.link.replies.status
+
+    @property
+    def running(self) -> bool:
+        """Whether a statement is under way."""
+        return self.link is not None and bool(self.link.replies.owed)
+
+    @property
+    def resting(self) -> bool:
+        """Whether the client could go now and lose nothing but its session's state."""
+        return not (self.waiting or self.running or self.status != p.IDLE or self._group_open)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what the client has got ends between two messages."""
+        return self.link is None or self.link.replies.whole
+
+    def holding(self) -> tuple[str, str]:
+        reason = "pinned: " + "+".join(self.ledger.pins) if self.ledger.pins else ""
+        if not reason:
+            reason = "running" if self.running else "in a transaction"
+        who = self.who
+        return f"{who.user}@{who.peer}" + (f" ({who.application})" if who.application else ""), reason
+
+    def cancel(self) -> str:
+        """Cancel what this session runs or waits for; return the outcome for the metric."""
+        if self.waiting and self.pool.leave(self):
+            text = "canceling statement due to user request"
+            self.lease_failed(UpstreamError(text, QUERY_CANCELED, reason=CloseReason.CLIENT_CANCEL_REQUEST))
+            return "waiting"
+        if self.running and self.link is not None:
+            self.link.cancel()
+            return "sent"
+        return "idle"
+
+    # --- bytes from the client ------------------------------------------------------------------------------------
+
+    def client_data(self, data: bytes) -> None:
+        """Take bytes from the client. Raises ClientProtocolError for what closes its connection."""
+        self.activity += 1
+        if self._inbox or self.waiting:
+            self._inbox.append(data)
+            self._have += len(data)
+            if self.waiting or self._have < self._need:
+                return
+            data = b"".join(self._inbox)
+            self._inbox.clear()
+        self._pump(data)
+
+    def client_writable(self, writable: bool) -> None:
+        """Learn that the client's write buffer has filled, or has room again."""
+        self._writable = writable
+        if self.link is not None:
+            if writable:
+                self.link.resume_reading()
+            else:
+                self.link.pause_reading()
+        self._pace()
+
+    def upstream_writable(self, writable: bool) -> None:
+        """Learn that the upstream's write buffer has filled, or has room again."""
+        self._upstream_full = not writable
+        self._pace()
+
+    def _pace(self) -> None:
+        """Pause the client's reading while it waits, does not read itself, or sends faster than the upstream takes."""
+        hold = self.waiting or not self._writable or self._upstream_full
+        if hold != self._paused and not self.closed:
+            self._paused = hold
+            if hold:
+                self._wire.pause_reading()
+            else:
+                self._wire.resume_reading()
+
+    def _keep(self, rest: bytes, need: int) -> None:
+        """Keep bytes that cannot be served yet, until there are `need` of them."""
+        if rest:
+            self._inbox.append(rest)
+        self._have = len(rest)
+        self._need = need
+
+    def _pump(self, data: bytes) -> None:
+        """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest."""
+        size = len(data)
+        pos = start = 0
+        out: list[bytes] = []
+        need = 5
+        if self._flow:
+            pos = min(size, self._flow)
+            self._flow -= pos
+            start = pos if self._flow_drop else 0
+        while size - pos >= 5 and not self.closed:
+            kind, length = p.read_header(data, pos)
+            limit = p.FRONTEND_LIMITS.get(kind)
+            if limit is None or not 4 <= length <= limit:
+                p.check_frontend(kind, length)
+            end = pos + 1 + length
+            if end > size and not self._streams(kind, length, size - pos):
+                need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
+                break
+            answer = _HANDLERS[kind](self, data, pos, end)
+            if answer is _STOP:
+                break
+            if end > size:
+                self._flow = end - size
+                self._flow_drop = answer is not None and not answer.endswith(data[pos:size])
+                end = size
+            if answer is not None:
+                if pos > start:
+                    out.append(data[start:pos])
+                if answer:
+                    out.append(answer)
+                start = end
+            pos = end
+        link = self.link
+        if link is not None and (out or pos > start or self._prefix):
+            if self._prefix:
+                out.insert(0, self._prefix)
+                self._prefix = b""
+            if not out and not start and pos == size:
+                link.write(data)  # the direct path: the client's own bytes object
+            else:
+                if pos > start:
+                    out.append(data[start:pos])
+                link.write(b"".join(out))
+        if pos < size and not self.closed:
+            self._keep(data[pos:], need)
+
+    def _streams(self, kind: int, length: int, have: int) -> bool:
+        """Say whether a message that is not whole yet is handled now, and its rest passed on as it arrives."""
+        if kind == p.BIND:
+            return have >= STREAM_BIND_FROM
+        if kind == p.COPY_DATA:
+            return True
+        return kind in (p.QUERY, p.PARSE) and length > self._house.max_query_length + MESSAGE_SLACK
+
+    # --- one handler for each frontend message --------------------------------------------------------------------
+    #
+    # Each returns None to forward the message's exact bytes, other bytes to send in their place (b"" for nothing), or
+    # _STOP to leave the message unserved until an upstream is leased.
+
+    def _query(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        if end > len(data):
+            return self._too_long(simple=True)
+        text = p.query_text(data, pos + 5, end)
+        verdict = self._house.filter.judge(text, self.codec)
+        if verdict.action is Action.REFUSE:
+            self.ledger.unnamed = None
+            self._unnamed_synced = False
+            return self._refuse(verdict, simple=True)
+        link = self.link or self._lease()
+        if link is None:
+            return self._waited(simple=True)
+        self._restore(link)
+        link.replies.owe(r.QUERY)
+        self._group_open = False
+        self._unnamed_synced = True
+        self._house.stats.statements[verdict.label] += 1
+        if verdict.effects:
+            self._pin_for(verdict)
+        if verdict.action is Action.REPLACE:
+            self._warn(verdict)
+            return p.query(verdict.text or b"")
+        return None
+
+    def _parse(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        if end > len(data):
+            return self._too_long(simple=False)
+        name, text = p.parse_parts(data, pos + 5, end)
+        verdict = self._house.filter.judge(text, self.codec, extended=True)
+        if verdict.action is Action.REFUSE:
+            if not name:
+                self.ledger.unnamed = None
+                self._unnamed_synced = False
+            return self._refuse(verdict, simple=False)
+        link = self.link or self._lease()
+        if link is None:
+            return self._waited(simple=False)
+        self._restore(link)
+        self._house.stats.statements[verdict.label] += 1
+        replaced: bytes | None = None
+        if verdict.action is Action.REPLACE:
+            self._warn(verdict)
+            types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
+            replaced = p.parse(name, verdict.text or b"", types)
+        if name:
+            self._pin(PREPARED_STATEMENT, "a named statement")
+            link.replies.owe(r.PARSE)
+        elif not link.replies.skipping:
+            self.ledger.expect_unnamed(replaced or data[pos:end])
+            link.replies.owe(r.PARSE_UNNAMED)
+            self._unnamed_synced = True
+        if verdict.effects:
+            self._pin_for(verdict)
+        self._group_open = True
+        return replaced
+
+    def _bind(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        _, statement, _ = p.bind_names(data, pos + 5, min(end, len(data)))
+        return self._use(statement, r.BIND, data, pos, end)
+
+    def _describe(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        target, name = p.target_parts(data, pos + 5, end, "Describe")
+        if target == 0x50:  # 'P', a portal
+            return self._forward(r.DESCRIBE)
+        return self._use(name, r.DESCRIBE, data, pos, end)
+
+    def _execute(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        p.check_execute(data, pos + 5, end)
+        return self._forward(r.EXECUTE)
+
+    def _close(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        target, name = p.target_parts(data, pos + 5, end, "Close")
+        if target == 0x53 and not name:  # 'S', the unnamed statement
+            self.ledger.unnamed = None
+        if self.link is None:
+            # It cannot exist, and closing what does not exist is no error.
+            self._wire.write(_CLOSE_COMPLETE)
+            return b""
+        return self._forward(r.CLOSE)
+
+    def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
+        p.check_empty(pos + 5, end, "Sync")
+        if self._swallowing or self.link is None:
+            self._swallowing = False
+            self._wire.write(p.READY[p.IDLE])
+            return b""
+        self._group_open = False
+        self.link.replies.owe(r.SYNC)
+        return None
+
+    def _flush(self, data: bytes, pos: int, end: int) -> bytes | None:
+        p.check_empty(pos + 5, end, "Flush")
+        return b"" if self.link is None or self._ignored() else None
+
+    def _terminate(self, data: bytes, pos: int, end: int) -> bytes | None:
+        self._end(CloseReason.CLIENT_TERMINATE, "", "")
+        return b""
+
+    def _copy(self, data: bytes, pos: int, end: int) -> bytes | None:
+        return b""  # no COPY FROM ever begins; the server ignores these outside of one
+
+    def _function_call(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self._ignored():
+            return b""
+        oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
+        verdict = self._house.filter.judge_function_call(oid, formats, arguments)
+        if verdict.action is not Action.ALLOW:
+            return self._refuse(verdict, simple=True)
+        link = self.link or self._lease()
+        if link is None:
+            return self._waited(simple=True)
+        self._restore(link)
+        link.replies.owe(r.FUNCTION)
+        self._group_open = False
+        self._house.stats.statements[verdict.label] += 1
+        if verdict.effects:
+            self._pin_for(verdict)
+        return None
+
+    # --- what handlers have in common -----------------------------------------------------------------------------
+
+    def _ignored(self) -> bool:
+        """Whether the server would ignore this message: an error came, and the Sync did not."""
+        return self._swallowing or (self.link is not None and self.link.replies.skipping)
+
+    def _forward(self, owed: int) -> bytes | None:
+        """Forward an extended message that needs no look at the unnamed statement."""
+        link = self.link or self._lease()
+        if link is None:
+            return self._waited(simple=False)
+        self._restore(link)
+        link.replies.owe(owed)
+        self._group_open = True
+        return None
+
+    def _use(self, statement: bytes, owed: int, data: bytes, pos: int, end: int) -> bytes | None:
+        """Forward a Bind or a Describe of a statement; repeat the unnamed statement's Parse where the link lacks it."""
+        if self.link is None and (statement or self.ledger.unnamed is None):
+            # A client with named statements is pinned: without a link there are none.
+            return self._no_statement(statement)
+        link = self.link or self._lease()
+        if link is None:
+            return self._waited(simple=False)
+        if statement or self._unnamed_synced:
+            self._restore(link)
+            link.replies.owe(owed)
+            self._group_open = True
+            return None
+        if self.ledger.unnamed is None:
+            return self._no_statement(statement)
+        self._restore(link)
+        link.replies.owe(r.SKIP_PARSE)
+        link.replies.owe(owed)
+        self._group_open = True
+        self._unnamed_synced = True
+        self._house.stats.replays += 1
+        return self.ledger.unnamed + data[pos : min(end, len(data))]
+
+    def _no_statement(self, name: bytes) -> bytes:
+        shown = name.decode(self.codec, "replace")
+        text = f'prepared statement "{shown}" does not exist' if name else "unnamed prepared statement does not exist"
+        error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
+        return self._answer_error(error, simple=False)
+
+    def _too_long(self, *, simple: bool) -> bytes:
+        limit = self._house.max_query_length
+        error = p.error_response(
+            "ERROR",
+            PROGRAM_LIMIT_EXCEEDED,
+            f"the statement is longer than {limit} bytes",
+            hint="Send a shorter statement, or ask the operator to raise client.max_query_length.",
+        )
+        self._house.stats.statements[("refuse", "unparsable")] += 1
+        self._house.stats.refused["too-long"] += 1
+        return self._answer_error(error, simple=simple)
+
+    def _refuse(self, verdict: Verdict, *, simple: bool) -> bytes:
+        house = self._house
+        house.stats.statements[verdict.label] += 1
+        house.stats.refused[verdict.rule] += 1
+        house.audit.event(
+            "refused",
+            session=self.who.ident,
+            user=self.who.user,
+            database=self.pool.database,
+            application=self.who.application,
+            kind=verdict.kind,
+            rule=verdict.rule,
+            sqlstate=verdict.sqlstate,
+        )
+        error = p.error_response(
+            "ERROR",
+            verdict.sqlstate,
+            verdict.message,
+            detail=verdict.detail,
+            hint=verdict.hint,
+            position=verdict.position,
+            codec=self.codec,
+        )
+        return self._answer_error(error, simple=simple)
+
+    def _answer_error(self, error: bytes, *, simple: bool) -> bytes:
+        """Answer one message with an error, in its turn; return what stands for it upstream."""
+        link = self.link
+        if link is None or (not link.replies.owed and link.replies.status == p.IDLE and not self._group_open):
+            self._swallowing = not simple
+            self._wire.write(error + p.READY[p.IDLE] if simple else error)
+            return b""
+        # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
+        link.replies.owe_refusal(error)
+        if not simple:
+            self._group_open = True
+            return p.REFUSED_EXECUTE
+        link.replies.owe(r.SYNC)
+        self._group_open = False
+        return p.REFUSED_EXECUTE + p.SYNC_MESSAGE
+
+    def _warn(self, verdict: Verdict) -> None:
+        if verdict.warning:
+            self._notify(p.notice_response("WARNING", "01000", verdict.warning, codec=self.codec))
+
+    def _notify(self, notice: bytes) -> None:
+        """Send a notice as soon as no message is half-way out."""
+        if self.link is None or self.link.replies.whole:
+            self._wire.write(notice)
+        else:
+            self._notices.append(notice)
+
+    def _pin_for(self, verdict: Verdict) -> None:
+        for reason in self.ledger.apply(verdict.effects):
+            self._pinned(reason)
+
+    def _pin(self, reason: str, name: str) -> None:
+        if self.ledger.pin(reason, name):
+            self._pinned(reason)
+
+    def _pinned(self, reason: str) -> None:
+        self._house.stats.pins[reason] += 1
+        self._house.audit.event("pinned", session=self.who.ident, user=self.who.user, reason=reason)
+
+    # --- lease and release ----------------------------------------------------------------------------------------
+
+    def _lease(self) -> Upstream | None:
+        """Take an upstream, or stand in line; None after a wait in vain, too."""
+        if self._lease_error is not None:
+            return None
+        upstream = self.pool.lease(self, self._house.now())
+        if upstream is None:
+            self.waiting = True
+            self._pace()
+            return None
+        return self._attach(upstream)
+
+    def _attach(self, pooled: PooledUpstream) -> Upstream:
+        upstream = cast(Upstream, pooled)  # the pool holds what the server opened for it
+        self.link = upstream
+        self._unnamed_synced = upstream.unnamed_of is self and self.ledger.unnamed is not None
+        upstream.unnamed_of = None
+        upstream.replies.listener = self
+        upstream.attach(self)
+        if not self._writable:
+            upstream.pause_reading()
+        if upstream.settings is not self.ledger.startup:
+            self._prefix = p.query(replay(upstream.settings, self.ledger.startup))
+            upstream.replies.owe(r.SKIP_QUERY)
+            upstream.settings = self.ledger.startup
+            self.ledger.lost = ()
+            self._house.stats.replays += 1
+        return upstream
+
+    def _restore(self, link: Upstream) -> None:
+        """Set start-up settings again that a RESET has undone, before the next statement can miss them."""
+        if self.ledger.lost and not link.replies.owed and link.replies.status != p.FAILED:
+            self._prefix += p.query(assign(self.ledger.lost))
+            link.replies.owe(r.SKIP_QUERY)
+            self.ledger.lost = ()
+
+    def _waited(self, *, simple: bool) -> bytes:
+        """Answer a message for which there is no upstream: stop here, or report that the wait was in vain."""
+        error = self._lease_error
+        if error is None:
+            return _STOP
+        self._lease_error = None
+        response = p.error_response(
+            "ERROR", error.sqlstate, str(error), detail=error.detail, hint=error.hint, codec=self.codec
+        )
+        return self._answer_error(response, simple=simple)
+
+    def leased(self, upstream: PooledUpstream) -> None:
+        """Go on with what waited for an upstream."""
+        self.waiting = False
+        self._attach(upstream)
+        self._go_on()
+
+    def lease_failed(self, error: UpstreamError) -> None:
+        """Answer what waited with the error."""
+        self.waiting = False
+        self._house.audit.event("lease failed", session=self.who.ident, user=self.who.user, reason=error.reason.value)
+        self._lease_error = error
+        self._go_on()
+
+    def still_waiting(self, seconds: float) -> None:
+        text = f"the statement has been waiting for an upstream connection for {seconds:.0f} s"
+        self._notify(p.notice_response("NOTICE", "00000", text))
+
+    def _go_on(self) -> None:
+        data = b"".join(self._inbox)
+        self._inbox.clear()
+        try:
+            self._pump(data)
+        except ClientProtocolError as error:
+            self._end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
+        self._lease_error = None
+        self._pace()
+
+    def _release(self, link: Upstream) -> None:
+        self.link = None
+        if not self._writable:
+            link.resume_reading()
+        if self.ledger.lost:
+            link.settings = None
+            self.ledger.lost = ()
+        link.unnamed_of = self if self.ledger.unnamed is not None else None
+        link.detach()
+        self.pool.release(link, self._house.now())
+
+    # --- bytes from the upstream ----------------------------------------------------------------------------------
+
+    def upstream_data(self, chunk: bytes) -> None:
+        """Take bytes from the linked upstream. Raises nothing: an upstream that breaks the protocol is closed."""
+        link = self.link
+        if link is None:
+            return
+        self.activity += 1
+        try:
+            out = link.replies.feed(chunk)
+        except TripwireError as error:
+            self._house.stats.bugs += 1
+            self._house.audit.event("tripwire", level="error", session=self.who.ident, what=str(error))
+            self.end_link(CloseReason.TRIPWIRE)
+            return
+        except UpstreamProtocolError as error:
+            self._house.audit.event("upstream protocol", level="error", session=self.who.ident, what=str(error))
+            self.end_link(CloseReason.UPSTREAM_PROTOCOL)
+            return
+        if out:
+            self._wire.write(out)
+        if self._notices and link.replies.whole:
+            self._wire.write(b"".join(self._notices))
+            self._notices.clear()
+        if link.replies.ready:
+            self._ready(link)
+
+    def _ready(self, link: Upstream) -> None:
+        """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
+        replies = link.replies
+        done = replies.ready
+        replies.ready = 0
+        if done & _QUERIED:
+            self.ledger.unnamed = None  # a simple Query destroys the unnamed statement
+        if replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins:
+            return
+        self._house.stats.transactions += 1
+        self._release(link)
+
+    def upstream_lost(self) -> None:
+        """Learn that the linked upstream's socket has ended: with it goes this client's transaction or state."""
+        self.end_link(CloseReason.UPSTREAM_LOST)
+
+    def end_link(self, reason: CloseReason) -> None:
+        """Close the upstream, and this client with it."""
+        whole = self.drop_link(reason)
+        sqlstate = ADMIN_SHUTDOWN if reason is CloseReason.UPSTREAM_LOST else CONNECTION_FAILURE
+        self._end(reason, sqlstate, _UPSTREAM_GONE if whole and not self._told else "")
+
+    def drop_link(self, reason: CloseReason) -> bool:
+        """Close the linked upstream; return whether what the client has got of it ends between two messages."""
+        link = self.link
+        if link is None:
+            return True
+        self.link = None
+        link.detach()
+        link.close(reason)
+        self.pool.lost(link, self._house.now())
+        return link.replies.whole
+
+    def bug(self) -> None:
+        """End after an unexpected exception: this session and its upstream never resume."""
+        whole = self.drop_link(CloseReason.BUG)
+        self._end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT if whole else "")
+
+    def close(self) -> None:
+        """Leave the line, and hand the upstream back: clean, to be cleaned, or not at all."""
+        self.closed = True
+        self._inbox.clear()
+        if self.waiting:
+            self.pool.leave(self)
+            self.waiting = False
+        link = self.link
+        if link is None:
+            return
+        self.link = None
+        link.detach()
+        if not self._writable:
+            link.resume_reading()
+        if self.ledger.pins or self.ledger.lost:
+            link.settings = None
+        half_sent = self._flow and not self._flow_drop
+        if self.ledger.scarred or link.replies.copying or half_sent:
+            link.close(CloseReason.DIRTY)
+            self.pool.lost(link, self._house.now())
+        elif link.replies.owed or link.replies.status != p.IDLE or self._group_open or self.ledger.pins:
+            self.pool.recycle(link, discard=bool(self.ledger.pins))
+        else:
+            self.pool.release(link, self._house.now())
+
+    # Listener of the replies owed
+
+    def parameter_reported(self, body: bytes) -> bool:
+        name, value = p.parameter_parts(body)
+        link = self.link
+        if link is not None:
+            link.parameters[name] = value
+        if (name == "default_transaction_read_only" and value == "off") or (
+            name == "standard_conforming_strings" and value != "on"
+        ):
+            raise TripwireError(f"the upstream reports {name} = {value}")
+        if name == "client_encoding":
+            codec = self._house.filter.python_codec(value)
+            if codec is None:
+                raise TripwireError(f"the upstream reports client_encoding = {value}")
+            self.codec = codec
+        elif name == "application_name":
+            self.who.application = value
+        if self.reported.get(name) == value:
+            return False
+        self.reported = {**self.reported, name: value}
+        return True
+
+    def error_reported(self, body: bytes) -> None:
+        if b"\0VFATAL\0" in body or b"\0VPANIC\0" in body:
+            self._told = True
+
+    def skipped_error(self, body: bytes) -> None:
+        fields = p.error_fields(body)
+        raise UpstreamProtocolError(f"settings could not be replayed: {fields.get('C')}")
+
+    def notification_arrived(self, body: bytes) -> bool:
+        return "listen" in self.ledger.pins
+
+    def unnamed_parsed(self, outcome: bool | None) -> None:
+        self.ledger.settle_unnamed(outcome)
+        if outcome is None:
+            self._unnamed_synced = False
+
+    def reparse_lost(self) -> None:
+        self._unnamed_synced = False
+
+
+_STOP: Final = b"stop"
+"""A handler's answer that leaves its message for later. Told by identity."""
+
+_HANDLERS: Final[Mapping[int, Callable[[Session, bytes, int, int], bytes | None]]] = {
+    p.QUERY: Session._query,
+    p.PARSE: Session._parse,
+    p.BIND: Session._bind,
+    p.DESCRIBE: Session._describe,
+    p.EXECUTE: Session._execute,
+    p.CLOSE: Session._close,
+    p.SYNC: Session._sync,
+    p.FLUSH: Session._flush,
+    p.TERMINATE: Session._terminate,
+    p.FUNCTION_CALL: Session._function_call,
+    p.COPY_DATA: Session._copy,
+    p.COPY_DONE: Session._copy,
+    p.COPY_FAIL: Session._copy,
+}

@@ -1,0 +1,928 @@
+"""The client session against a scripted upstream: order, refusals, pins, the unnamed statement, lengths."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from proxy import protocol as p
+from proxy.client import Client, Phase
+from proxy.config import PoolLimits
+from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
+from proxy.filter import Filter, Policy
+from proxy.house import House, Owner
+from proxy.pool import Pool
+from proxy.replies import Replies
+from proxy.session import Session
+from proxy.snapshot import NO_SETTINGS, Settings
+from proxy.stats import Stats
+
+READY_I, READY_T, READY_E = (p.READY[s] for s in (p.IDLE, p.IN_TRANSACTION, p.FAILED))
+PARSED = p.message(p.PARSE_COMPLETE)
+BOUND = p.message(p.BIND_COMPLETE)
+SELECTED = p.message(p.COMMAND_COMPLETE, b"SELECT 1\0")
+SET = p.message(p.COMMAND_COMPLETE, b"SET\0")
+BEGUN = p.message(p.COMMAND_COMPLETE, b"BEGIN\0")
+STAND_IN_FAILED = p.error_response("ERROR", "34000", 'portal "sidecart: refused" does not exist')
+SYNC = p.SYNC_MESSAGE
+PARAMETERS = {
+    "server_version": "17.10",
+    "server_encoding": "UTF8",
+    "client_encoding": "UTF8",
+    "application_name": "",
+    "standard_conforming_strings": "on",
+    "default_transaction_read_only": "on",
+}
+
+
+def bind(statement: bytes = b"", portal: bytes = b"", tail: bytes = b"\0\0\0\0\0\0") -> bytes:
+    return p.message(p.BIND, portal + b"\0" + statement + b"\0" + tail)
+
+
+EXECUTE = p.execute(b"")
+
+
+class FakeWire:
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.reading = True
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "written after close"
+        self.sent += data
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def take(self) -> bytes:
+        data = bytes(self.sent)
+        self.sent.clear()
+        return data
+
+    def kinds(self) -> str:
+        """Return the type bytes of the messages sent since the last look."""
+        data = self.take()
+        kinds = ""
+        at = 0
+        while at < len(data):
+            kind, length = p.read_header(data, at)
+            kinds += chr(kind)
+            at += 1 + length
+        assert at == len(data), "half a message"
+        return kinds
+
+    def error(self) -> dict[str, str]:
+        """Return the fields of the first ErrorResponse since the last look."""
+        data = self.take()
+        at = 0
+        while at < len(data):
+            kind, length = p.read_header(data, at)
+            if kind == p.ERROR_RESPONSE:
+                return p.error_fields(data[at + 5 : at + 1 + length])
+            at += 1 + length
+        raise AssertionError(f"no error in {data!r}")
+
+
+class FakeUpstream:
+    def __init__(self) -> None:
+        self.replies = Replies(self)
+        self.parameters = dict(PARAMETERS)
+        self.settings: Settings | None = NO_SETTINGS
+        self.unnamed_of: object | None = None
+        self.expires = 1e9
+        self.idle_since = 0.0
+        self.cancelling = False
+        self.owner: Owner | None = None
+        self.sent = bytearray()
+        self.closed: CloseReason | None = None
+        self.recycled: bool | None = None
+        self.cancels = 0
+        self.reading = True
+
+    def attach(self, owner: Owner) -> None:
+        self.owner = owner
+
+    def detach(self) -> None:
+        self.owner = None
+        self.replies.listener = self
+
+    def write(self, data: bytes) -> None:
+        assert type(data) is bytes
+        self.sent += data
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def cancel(self) -> None:
+        self.cancels += 1
+
+    def close(self, reason: CloseReason) -> None:
+        self.closed = reason
+
+    def recycle(self, *, discard: bool) -> None:
+        self.recycled = discard
+
+    def take(self) -> bytes:
+        data = bytes(self.sent)
+        self.sent.clear()
+        return data
+
+    def says(self, *messages: bytes) -> None:
+        assert self.owner is not None, "nobody listens"
+        self.owner.upstream_data(b"".join(messages))
+
+    # Listener, while nobody owns it
+    def parameter_reported(self, body: bytes) -> bool:
+        return False
+
+    def error_reported(self, body: bytes) -> None: ...
+    def skipped_error(self, body: bytes) -> None: ...
+    def notification_arrived(self, body: bytes) -> bool:
+        return False
+
+    def unnamed_parsed(self, outcome: bool | None) -> None: ...
+    def reparse_lost(self) -> None: ...
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, object]]] = []
+
+    def event(self, event: str, /, *, level: str = "info", **fields: str | float | bool | None) -> None:
+        self.events.append((event, dict(fields)))
+
+
+class Town:
+    """A house with one pool, whose upstreams are opened at once when the test says so."""
+
+    def __init__(self, size: int = 2) -> None:
+        self.now = 100.0
+        self.asked = 0
+        self.stats = Stats()
+        self.audit = Quiet()
+        self.cancelled: list[tuple[int, bytes]] = []
+        limits = PoolLimits(default_pool_size=size, min_pool_size=1, query_wait_notify=5.0, query_wait_timeout=15.0)
+        self.pool = Pool("shop", limits, self, self.stats, lambda: 1.0)
+        self.house = House(
+            filter=Filter(Policy(max_query_length=100_000)),
+            stats=self.stats,
+            audit=self.audit,
+            now=lambda: self.now,
+            max_query_length=100_000,
+            max_client_conn=10,
+            pool_for=self._pool_for,
+            register=lambda session, length: (1234, b"k" * length),
+            forget=lambda session: None,
+            cancel=lambda pid, secret: self.cancelled.append((pid, secret)),
+        )
+        self.idents = 0
+
+    def _pool_for(self, database: str) -> Pool:
+        if database != "shop":
+            raise UpstreamError("no", INVALID_CATALOG_NAME, reason=CloseReason.CLIENT_LOGIN_REFUSED)
+        return self.pool
+
+    def open(self, pool: Pool) -> None:
+        self.asked += 1
+
+    def opened(self) -> FakeUpstream:
+        upstream = FakeUpstream()
+        self.asked -= 1
+        self.pool.opened(upstream, self.now)
+        return upstream
+
+    def knock(self, *, local: bool = True) -> tuple[Client, FakeWire]:
+        wire = FakeWire()
+        self.idents += 1
+        return Client(self.house, wire, "127.0.0.1", local=local, ident=self.idents), wire
+
+    def client(self, **parameters: str) -> tuple[Guest, FakeWire]:
+        """Return a client that has logged in."""
+        client, wire = self.knock()
+        client.client_data(p.startup_message({"user": "analyst", "database": "shop", **parameters}))
+        if client.phase is Phase.LOGIN and self.asked:
+            self.opened()
+        for leased in list(self.pool.leased):
+            if client.phase is Phase.LOGIN and isinstance(leased, FakeUpstream) and leased.replies.owed:
+                leased.take()
+                leased.says(SELECTED, READY_I)
+        assert client.phase is Phase.READY, wire.sent
+        wire.take()
+        return Guest(client), wire
+
+    def link(self, session: Guest) -> FakeUpstream:
+        upstream = session.link
+        assert isinstance(upstream, FakeUpstream)
+        return upstream
+
+
+class Guest:
+    """A client and its session as one, for short tests."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        assert client.session is not None
+        self.session: Session = client.session
+        for name in ("client_data", "client_lost", "client_writable", "cancel", "drain", "sweep"):
+            setattr(self, name, getattr(client, name))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.session, name)
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town()
+
+
+# --- login -----------------------------------------------------------------------------------------------------------
+
+
+def test_first_login_waits_for_an_upstream_and_the_second_does_not(town: Town) -> None:
+    session, client = town.knock()
+    session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
+    assert session.phase is Phase.LOGIN
+    assert client.take() == b""
+    town.opened()
+    assert client.kinds() == "R" + "S" * len(PARAMETERS) + "KZ"
+    town.client()
+    assert len(town.pool.idle) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_startup_packet_in_pieces_and_a_query_on_its_heels(town: Town, size: int) -> None:
+    session, client = town.knock()
+    data = p.startup_message({"user": "analyst", "database": "shop"}) + p.query(b"select 1")
+    for i in range(0, len(data), size):
+        session.client_data(data[i : i + size])
+    upstream = town.opened()
+    assert client.kinds().endswith("KZ")
+    assert upstream.take() == p.query(b"select 1")
+
+
+def test_client_settings_are_validated_by_the_server_and_then_remembered(town: Town) -> None:
+    session, client = town.knock()
+    session.client_data(
+        p.startup_message({"user": "a", "database": "shop", "TimeZone": "UTC", "application_name": "x"})
+    )
+    upstream = town.opened()
+    sent = upstream.take()
+    assert sent == p.query(
+        b"SELECT pg_catalog.set_config('application_name','x',false),pg_catalog.set_config('timezone','UTC',false)"
+    )
+    upstream.says(p.parameter_status("TimeZone", "UTC"), SELECTED, READY_I)
+    assert client.kinds() == "R" + "S" * (len(PARAMETERS) + 1) + "KZ"
+    other, _greeted = town.client(TimeZone="UTC", application_name="y")
+    assert upstream.take() == b""
+    assert other.reported["application_name"] == "y"
+    assert other.reported["TimeZone"] == "UTC"
+
+
+def test_setting_that_the_server_refuses_fails_the_login_with_its_words(town: Town) -> None:
+    session, client = town.knock()
+    session.client_data(p.startup_message({"user": "a", "database": "shop", "TimeZone": "Mars"}))
+    upstream = town.opened()
+    upstream.says(p.error_response("ERROR", "22023", 'invalid value for parameter "TimeZone": "Mars"'), READY_I)
+    error = client.error()
+    assert (error["S"], error["C"]) == ("FATAL", "22023")
+    assert client.closed
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"default_transaction_read_only": "off"},
+        {"Default_Transaction_Read_Only": "off"},
+        {"options": "-c default_transaction_read_only=off"},
+        {"options": "--default-transaction-read-only=off"},
+        {"options": "-c statement_timeout=1s --default_transaction_read_only=off"},
+        {"options": "-F"},
+        {"replication": "database"},
+        {"replication": "true"},
+        {"session_authorization": "postgres"},
+        {"role": "postgres"},
+        {"client_encoding": "SJIS"},
+    ],
+)
+def test_startup_parameter_that_no_client_may_set(town: Town, parameters: dict[str, str]) -> None:
+    session, client = town.knock()
+    session.client_data(p.startup_message({"user": "a", "database": "shop", **parameters}))
+    assert client.error()["S"] == "FATAL"
+    assert client.closed
+    assert town.asked == 0
+
+
+def test_unknown_database(town: Town) -> None:
+    session, client = town.knock()
+    session.client_data(p.startup_message({"user": "analyst"}))
+    assert client.error()["C"] == "3D000"
+
+
+def test_client_from_another_machine_is_refused(town: Town) -> None:
+    session, client = town.knock(local=False)
+    session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
+    assert client.error()["C"] == "28000"
+
+
+def test_too_many_clients(town: Town) -> None:
+    for _ in range(10):
+        town.client()
+    session, client = town.knock()
+    session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
+    assert client.error()["C"] == "53300"
+
+
+def test_newer_protocol_and_unknown_options_are_negotiated(town: Town) -> None:
+    session, client = town.knock()
+    body = struct.pack("!I", (3 << 16) | 7) + b"user\0a\0database\0shop\0_pq_.new\0on\0\0"
+    session.client_data(struct.pack("!I", len(body) + 4) + body)
+    town.opened()
+    data = client.take()
+    assert data.startswith(p.negotiate_protocol_version(2, ["_pq_.new"]))
+    assert p.backend_key_data(1234, b"k" * 32) in data
+
+
+def test_cancel_request_is_carried_out_and_closed(town: Town) -> None:
+    session, client = town.knock()
+    session.client_data(p.cancel_request(7, b"abcd"))
+    assert town.cancelled == [(7, b"abcd")]
+    assert client.closed
+    assert client.take() == b""
+
+
+# --- queries ---------------------------------------------------------------------------------------------------------
+
+
+def test_simple_query_borrows_an_upstream_for_its_transaction(town: Town) -> None:
+    session, client = town.client()
+    query = p.query(b"select 1")
+    session.client_data(query)
+    upstream = town.link(session)
+    assert upstream.take() == query
+    upstream.says(SELECTED)
+    assert session.link is upstream
+    upstream.says(READY_I)
+    assert session.link is None
+    assert client.take() == SELECTED + READY_I
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11])
+def test_query_in_pieces(town: Town, size: int) -> None:
+    session, _ = town.client()
+    data = p.query(b"select 1") + p.query(b"select 2")
+    for i in range(0, len(data), size):
+        session.client_data(data[i : i + size])
+    assert town.link(session).take() == data
+
+
+def test_transaction_keeps_its_upstream(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"begin"))
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    assert session.link is upstream
+    session.client_data(p.query(b"commit"))
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
+    assert session.link is None
+
+
+def test_refused_query_is_answered_here_and_the_session_goes_on(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"delete from t"))
+    assert client.kinds() == "EZ"
+    assert session.link is None
+    session.client_data(p.query(b"select 1"))
+    town.link(session).says(SELECTED, READY_I)
+    assert client.kinds() == "CZ"
+    assert town.stats.refused
+
+
+def test_refused_query_in_a_transaction_fails_the_transaction_upstream(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin"))
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    upstream.take()
+    client.take()
+    session.client_data(p.query(b"drop table t"))
+    assert upstream.take() == p.REFUSED_EXECUTE + SYNC
+    upstream.says(STAND_IN_FAILED, READY_E)
+    error = client.error()
+    assert error["C"] == "25006"
+    assert session.status == p.FAILED
+
+
+def test_refusal_waits_its_turn_behind_an_earlier_reply(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + p.query(b"drop table t") + p.query(b"select 2"))
+    upstream = town.link(session)
+    assert upstream.take() == p.query(b"select 1") + p.REFUSED_EXECUTE + SYNC + p.query(b"select 2")
+    assert client.take() == b""
+    upstream.says(SELECTED, READY_I, STAND_IN_FAILED, READY_I, SELECTED, READY_I)
+    assert client.kinds() == "CZEZCZ"
+    assert session.link is None
+
+
+def test_refused_parse_swallows_up_to_sync(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"delete from t") + bind() + EXECUTE + p.query(b"select 1") + SYNC)
+    assert client.kinds() == "EZ"
+    assert session.link is None
+
+
+def test_refused_parse_behind_a_set_lets_the_server_roll_the_set_back(town: Town) -> None:
+    session, client = town.client()
+    group = p.parse(b"", b"set work_mem = '1MB'") + bind() + EXECUTE
+    session.client_data(group + p.parse(b"", b"delete from t") + bind() + EXECUTE + SYNC)
+    upstream = town.link(session)
+    sent = upstream.take()
+    assert sent.startswith(group + p.REFUSED_EXECUTE)
+    assert sent.endswith(EXECUTE + SYNC)
+    assert b"delete" not in sent
+    upstream.says(PARSED, BOUND, SET, STAND_IN_FAILED, READY_I)
+    assert client.kinds() == "12CEZ"
+
+
+def test_error_before_a_refusal_hides_the_refusal(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + p.parse(b"x", b"delete from t") + SYNC)
+    upstream = town.link(session)
+    upstream.says(p.error_response("ERROR", "42P01", "no"), READY_I)
+    assert client.error()["C"] == "42P01"
+
+
+def test_sync_and_flush_alone_need_no_upstream(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.message(p.FLUSH) + SYNC)
+    assert client.take() == READY_I
+    assert session.link is None
+
+
+def test_flush_asks_for_output_not_for_an_end(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + p.message(p.FLUSH))
+    upstream = town.link(session)
+    upstream.says(PARSED)
+    assert client.take() == PARSED
+    assert session.link is upstream
+    session.client_data(SYNC)
+    upstream.says(READY_I)
+    assert session.link is None
+
+
+def test_read_write_request_is_replaced_with_a_warning(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin read write"))
+    sent = town.link(session).take().upper()
+    assert b"READ ONLY" in sent
+    assert b"WRITE" not in sent
+    assert client.kinds() == "N"
+
+
+# --- the unnamed statement -------------------------------------------------------------------------------------------
+
+
+def run_unnamed(town: Town, session: Guest, text: bytes = b"select 1") -> FakeUpstream:
+    session.client_data(p.parse(b"", text) + SYNC)
+    upstream = town.link(session)
+    upstream.says(PARSED, READY_I)
+    upstream.take()
+    assert session.link is None
+    return upstream
+
+
+def test_unnamed_statement_is_still_there_on_its_own_upstream(town: Town) -> None:
+    session, _ = town.client()
+    first = run_unnamed(town, session)
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert town.link(session) is first
+    assert first.take() == bind() + EXECUTE + SYNC
+
+
+def test_unnamed_statement_is_repeated_on_another_upstream(town: Town) -> None:
+    session, client = town.client()
+    first = run_unnamed(town, session)
+    other, _ = town.client()
+    other.client_data(p.query(b"begin"))
+    assert town.link(other) is first
+    client.take()
+    session.client_data(bind() + EXECUTE + SYNC)
+    second = town.opened()
+    assert second.take() == p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC
+    second.says(PARSED, BOUND, SELECTED, READY_I)
+    assert client.kinds() == "2CZ"
+
+
+def test_unnamed_statement_of_another_client_is_never_run(town: Town) -> None:
+    session, _ = town.client()
+    run_unnamed(town, session, b"select 'secret'")
+    other, client = town.client()
+    other.client_data(bind() + EXECUTE + SYNC)
+    assert client.error()["C"] == "26000"
+    assert town.pool.idle[0].take() == b""  # type: ignore[attr-defined]
+
+
+def test_unnamed_statement_is_repeated_where_another_client_parsed_in_between(town: Town) -> None:
+    session, _ = town.client()
+    first = run_unnamed(town, session)
+    other, _ = town.client()
+    assert run_unnamed(town, other, b"select 2") is first
+    session.client_data(bind() + SYNC)
+    assert first.take() == p.parse(b"", b"select 1") + bind() + SYNC
+
+
+def test_simple_query_destroys_the_unnamed_statement(town: Town) -> None:
+    session, client = town.client()
+    upstream = run_unnamed(town, session)
+    session.client_data(p.query(b"select 2"))
+    upstream.says(SELECTED, READY_I)
+    client.take()
+    session.client_data(bind() + SYNC)
+    assert client.error()["C"] == "26000"
+
+
+def test_failed_parse_destroys_the_unnamed_statement(town: Town) -> None:
+    session, client = town.client()
+    upstream = run_unnamed(town, session)
+    session.client_data(p.parse(b"", b"select nocolumn") + SYNC)
+    upstream.says(p.error_response("ERROR", "42703", "no"), READY_I)
+    client.take()
+    session.client_data(bind() + SYNC)
+    assert client.error()["C"] == "26000"
+
+
+def test_refused_parse_destroys_the_unnamed_statement(town: Town) -> None:
+    session, client = town.client()
+    run_unnamed(town, session)
+    session.client_data(p.parse(b"", b"delete from t") + SYNC)
+    client.take()
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert client.error()["C"] == "26000"
+
+
+# --- pins ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"set work_mem = '1MB'", "setting"),
+        (b"select set_config('work_mem', '1MB', false)", "setting"),
+        (b"prepare s as select 1", "prepared_statement"),
+        (b"declare c cursor with hold for select 1", "hold_cursor"),
+        (b"select setseed(0.5)", "session_state"),
+    ],
+)
+def test_statement_that_changes_the_session_pins_it(town: Town, text: bytes, reason: str) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(text))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    assert session.link is upstream
+    assert list(session.ledger.pins) == [reason]
+    assert town.stats.pins == {reason: 1}
+
+
+def test_transaction_scoped_settings_do_not_pin(town: Town) -> None:
+    for text in (b"set local work_mem = '1MB'", b"select set_config('work_mem', '1MB', true)", b"show work_mem"):
+        session, _ = town.client()
+        session.client_data(p.query(text))
+        town.link(session).says(SET, READY_I)
+        assert session.link is None
+
+
+def test_named_statement_pins(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    upstream = town.link(session)
+    upstream.says(PARSED, READY_I)
+    assert session.link is upstream
+
+
+def test_pinned_upstream_is_cleaned_before_anyone_else_gets_it(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    session.client_data(p.TERMINATE_MESSAGE)
+    assert upstream.recycled is True
+    assert upstream in town.pool.cleaning
+
+
+@pytest.mark.parametrize("text", [b"select setseed(0.5)", b"set app.tenant = '42'"])
+def test_upstream_with_state_that_nothing_clears_is_closed(town: Town, text: bytes) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(text))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    session.client_lost()
+    assert upstream.closed is CloseReason.DIRTY
+    assert town.pool.size == 0
+
+
+def test_reset_all_returns_to_what_the_client_started_with(town: Town) -> None:
+    session, _client = town.client(application_name="bi")
+    session.client_data(p.query(b"reset all"))
+    upstream = town.link(session)
+    upstream.take()
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
+    assert session.link is None
+    session.client_data(p.query(b"show application_name"))
+    upstream = town.link(session)
+    replayed = p.query(b"RESET ALL;SELECT pg_catalog.set_config('application_name','bi',false)")
+    assert upstream.take() == replayed + p.query(b"show application_name")
+
+
+def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: Town) -> None:
+    session, _client = town.client(application_name="bi")
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    upstream.says(SELECTED, READY_I) if upstream.replies.owed[0] == 3 else None
+    upstream.says(SET, READY_I)
+    session.client_data(p.query(b"reset application_name"))
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
+    upstream.take()
+    session.client_data(p.query(b"select 1"))
+    assert upstream.take() == p.query(b"SELECT pg_catalog.set_config('application_name','bi',false)") + p.query(
+        b"select 1"
+    )
+
+
+def test_replay_that_fails_ends_the_upstream_and_nothing_behind_it_reaches_the_client(town: Town) -> None:
+    session, client = town.client(application_name="other")
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    upstream.says(p.error_response("ERROR", "57014", "statement timeout"), READY_I, SELECTED, READY_I)
+    assert upstream.closed is CloseReason.UPSTREAM_PROTOCOL
+    assert client.kinds() == "E"
+    assert client.closed
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def busy(town: Town, count: int = 2) -> list[Guest]:
+    """Hold every upstream in a transaction."""
+    sessions = []
+    for _ in range(count):
+        session, _ = town.client()
+        session.client_data(p.query(b"begin"))
+        if session.link is None:
+            town.opened()
+        town.link(session).says(BEGUN, READY_T)
+        sessions.append(session)
+    return sessions
+
+
+def test_client_that_waits_is_not_read_and_goes_on_when_served(town: Town) -> None:
+    holders = busy(town)
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    assert session.waiting
+    assert not client.reading
+    session.client_data(p.query(b"select 2"))  # was under way already
+    upstream = town.link(holders[0])
+    upstream.take()
+    holders[0].client_data(p.query(b"commit"))
+    upstream.take()
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
+    assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
+    assert client.reading
+
+
+def test_wait_in_vain_says_who_holds_the_upstreams_and_why(town: Town) -> None:
+    holders = busy(town)
+    holders[0].client_data(p.query(b"set work_mem = '1MB'"))
+    town.link(holders[0]).says(SET, READY_T)
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    town.now += 6
+    town.pool.tick(town.now)
+    assert client.kinds() == "N"
+    town.now += 10
+    town.pool.tick(town.now)
+    error = client.error()
+    assert error["C"] == "53300"
+    assert "query_wait_timeout" in error["M"]
+    assert "1 pinned: setting" in error["D"]
+    assert "1 in a transaction" in error["D"]
+    assert not client.closed
+    assert client.reading
+
+
+def test_wait_in_vain_for_a_parse_swallows_up_to_sync(town: Town) -> None:
+    busy(town)
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC)
+    town.now += 16
+    town.pool.tick(town.now)
+    assert client.kinds() == "EZ"
+
+
+def test_cancel_of_a_waiting_client_answers_at_once(town: Town) -> None:
+    busy(town)
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    assert session.cancel() == "waiting"
+    error = client.error()
+    assert error["C"] == "57014"
+    assert not town.pool.waiting
+
+
+def test_cancel_reaches_only_a_running_statement(town: Town) -> None:
+    session, _ = town.client()
+    assert session.cancel() == "idle"
+    session.client_data(p.query(b"select pg_sleep(60)"))
+    upstream = town.link(session)
+    assert session.cancel() == "sent"
+    assert upstream.cancels == 1
+
+
+def test_client_that_leaves_the_line_is_forgotten(town: Town) -> None:
+    busy(town)
+    session, _ = town.client()
+    session.client_data(p.query(b"select 1"))
+    session.client_lost()
+    assert not town.pool.waiting
+
+
+# --- attacks and accidents -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 64,
+        struct.pack("!BI", p.QUERY, 0x80000000),
+        struct.pack("!BI", p.QUERY, 0xFFFFFFFF),
+        struct.pack("!BI", p.QUERY, 3),
+        p.query(b"select 1\0; drop table t"),
+        p.message(p.PASSWORD, b"secret\0"),
+        b"GET / HTTP/1.1\r\n\r\n",
+        p.message(p.SYNC, b"x"),
+        p.message(p.EXECUTE, b"p\0"),
+    ],
+)
+def test_client_that_breaks_the_protocol_is_closed_with_a_reason(town: Town, data: bytes) -> None:
+    session, client = town.client()
+    session.client_data(data)
+    assert client.error()["C"] == "08P01"
+    assert client.closed
+    assert town.stats.client_closes["client_protocol"] == 1
+    assert town.stats.bugs == 0
+
+
+def test_statement_longer_than_the_limit_is_thrown_away_as_it_arrives(town: Town) -> None:
+    session, client = town.client()
+    text = b"select '" + b"x" * 900_000 + b"'"
+    data = p.query(text) + p.query(b"select 1")
+    for i in range(0, len(data), 50_000):
+        session.client_data(data[i : i + 50_000])
+        assert session._have < 500_000
+    assert client.error()["C"] == "54000"
+    assert town.link(session).take() == p.query(b"select 1")
+
+
+def test_long_bind_streams(town: Town) -> None:
+    session, _ = town.client()
+    value = b"v" * 300_000
+    tail = struct.pack("!HHi", 0, 1, len(value)) + value + b"\0\0"
+    data = p.parse(b"", b"select $1") + bind(tail=tail) + EXECUTE + SYNC
+    sent = bytearray()
+    for i in range(0, len(data), 10_000):
+        session.client_data(data[i : i + 10_000])
+        sent += town.link(session).take()
+        assert session._have <= 80_000
+    assert bytes(sent) == data
+
+
+def test_long_bind_to_a_statement_that_is_not_there_is_thrown_away(town: Town) -> None:
+    session, client = town.client()
+    data = bind(tail=b"v" * 300_000) + SYNC
+    for i in range(0, len(data), 10_000):
+        session.client_data(data[i : i + 10_000])
+    assert client.kinds() == "EZ"
+    assert session.link is None
+
+
+def test_copy_data_out_of_place_is_dropped(town: Town) -> None:
+    session, _client = town.client()
+    session.client_data(p.message(p.COPY_DATA, b"x" * 10) + p.message(p.COPY_DONE) + p.query(b"select 1"))
+    assert town.link(session).take() == p.query(b"select 1")
+
+
+def test_function_call_is_refused(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.message(p.FUNCTION_CALL, struct.pack("!Ihhh", 957, 0, 0, 0)))  # lo_creat
+    assert client.kinds() == "EZ"
+
+
+@pytest.mark.parametrize(("name", "value"), [("default_transaction_read_only", "off"), ("client_encoding", "SJIS")])
+def test_tripwire_closes_both_sides(town: Town, name: str, value: str) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    upstream.says(p.parameter_status(name, value), SELECTED, READY_I)
+    assert upstream.closed is CloseReason.TRIPWIRE
+    assert client.closed
+    assert town.stats.bugs == 1
+    assert b"SELECT" not in client.take()
+
+
+def test_upstream_that_dies_takes_the_linked_client_with_it_and_no_other(town: Town) -> None:
+    session, client = town.client()
+    other, other_client = town.client()
+    session.client_data(p.query(b"select 1"))
+    session.upstream_lost()
+    assert client.error()["S"] == "FATAL"
+    assert client.closed
+    other.client_data(p.query(b"select 1"))
+    assert not other_client.closed
+
+
+def test_error_is_never_written_into_the_middle_of_a_row(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    row = p.message(p.DATA_ROW, b"\0\1\0\0\0\x64" + b"x" * 100)
+    town.link(session).says(row[:40])
+    session.upstream_lost()
+    assert client.take() == row[:40]
+    assert client.closed
+
+
+def test_client_that_vanishes_in_mid_statement_leaves_the_upstream_to_be_cleaned(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"select pg_sleep(60)"))
+    upstream = town.link(session)
+    session.client_lost()
+    assert upstream.recycled is False
+    assert upstream in town.pool.cleaning
+
+
+def test_slow_client_pauses_the_upstream_and_the_next_lease_starts_reading(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    session.client_writable(False)
+    assert not upstream.reading
+    assert not client.reading
+    session.client_writable(True)
+    assert upstream.reading
+    assert client.reading
+
+
+def test_sweep_limits(town: Town) -> None:
+    limits = {"idle": 10.0, "idle_transaction": 5.0, "query": 3.0, "login": 2.0}
+
+    def sweep(session: Client | Guest, *moments: float) -> None:
+        for moment in moments:
+            session.sweep(moment, **limits)
+
+    silent, client = town.knock()
+    sweep(silent, 1.0, 2.0)
+    silent.client_data(b"\0")
+    sweep(silent, 3.0)
+    assert client.closed
+    idle, client = town.client()
+    sweep(idle, 1.0, 10.0)
+    assert not client.closed
+    sweep(idle, 11.0)
+    assert client.error()["C"] == "57P05"
+    running, _ = town.client()
+    running.client_data(p.query(b"select pg_sleep(60)"))
+    sweep(running, 1.0, 4.0)
+    assert town.link(running).cancels == 1
+    town.link(running).says(p.error_response("ERROR", "57014", "canceled"), READY_I)
+    quiet, client = town.client()
+    quiet.client_data(p.query(b"begin"))
+    town.link(quiet).says(BEGUN, READY_T)
+    sweep(quiet, 1.0, 6.0)
+    assert client.error()["C"] == "25P03" if client.closed else False
+
+
+def test_drain_ends_idle_clients_and_lets_statements_finish(town: Town) -> None:
+    idle, idle_client = town.client()
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    town.house.draining = True
+    idle.drain()
+    session.drain()
+    assert idle_client.error()["C"] == "57P01"
+    assert not client.closed
+    town.link(session).says(SELECTED, READY_I)
+    session.drain()
+    assert client.closed
+    late, late_client = town.knock()
+    late.client_data(p.startup_message({"user": "a", "database": "shop"}))
+    assert late_client.error()["C"] == "57P03"
