@@ -90,7 +90,14 @@ class Server:
         except BaseException:
             self.audit.close()
             raise
-        site = web.Web(config.metrics.host, config.metrics.port, self._registry(), self._health, self._ready)
+        site = web.Web(
+            config.metrics.host,
+            config.metrics.port,
+            metrics.registry(self.stats, self._gauges),
+            self._health,
+            self._ready,
+            on_error=lambda error: self.audit.event("web error", level="error", what=type(error).__name__),
+        )
         stop = asyncio.Event()
         kill = asyncio.Event()
 
@@ -231,7 +238,7 @@ class Server:
         return pid, secret
 
     def _forget(self, client: Member) -> None:
-        self.clients.discard(client)  # type: ignore[arg-type]
+        self.clients.discard(client)
         self._keys.pop(client.key, None)
 
     def _cancel(self, pid: int, secret: bytes) -> None:
@@ -315,9 +322,6 @@ class Server:
 
     # --- monitoring -----------------------------------------------------------------------------------------------
 
-    def _registry(self) -> metrics.CollectorRegistry:
-        return metrics.registry(self.stats, self._gauges)
-
     def _gauges(self) -> metrics.Gauges:
         """Count what is, for a scrape. Called from the web thread: it only reads, and works on copies."""
         now = self.house.now()
@@ -352,6 +356,7 @@ class Server:
             verdict_cache_evictions=self.filter.evictions,
             verdict_cache_bytes=self.filter.cached_bytes,
             draining=self.house.draining,
+            audit_dropped=self.audit.dropped,
         )
 
     def _health(self) -> tuple[bool, dict[str, object]]:

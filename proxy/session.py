@@ -186,6 +186,7 @@ class Session:
     def client_data(self, data: bytes) -> None:
         """Take bytes from the client. Raises ClientProtocolError for what closes its connection."""
         self.activity += 1
+        self._house.stats.client_bytes_received += len(data)
         if self._inbox or self.waiting:
             self._inbox.append(data)
             self._have += len(data)
@@ -645,6 +646,7 @@ class Session:
             self.end_link(CloseReason.UPSTREAM_PROTOCOL)
             return
         if out:
+            self._house.stats.client_bytes_sent += len(out)
             self._wire.write(out)
         if self._notices and link.replies.whole:
             self._wire.write(b"".join(self._notices))

@@ -1,0 +1,220 @@
+"""Memory and time: idle clients cost little, slow readers hold nothing up, waits end and say why, drain is orderly."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+
+import psycopg
+import pytest
+
+from proxy import protocol as p
+from proxy.commands.embedded import EmbeddedServer
+from proxy.config import Upstream
+from tests.running import SideCart, wait_until
+from tests.wire import Wire
+
+
+def test_idle_clients_cost_less_than_8_kb_each(upstream: Upstream) -> None:
+    with SideCart(upstream, SIDECART_CLIENT_MAX_CLIENT_CONN=2000) as own, contextlib.ExitStack() as stack:
+        for _ in range(50):  # what is allocated once for all is there before the count begins
+            assert stack.enter_context(Wire(own.port)).ask("SELECT 1") == "TDCZ"
+        before = own.memory()
+        clients = [stack.enter_context(Wire(own.port, application_name=f"idle {n}")) for n in range(1000)]
+        for client in clients:
+            assert client.ask("SELECT 1") == "TDCZ"
+        each = (own.memory() - before) / 1000
+        print(f"an idle client costs {each:.0f} bytes")
+        assert own.metric('sidecart_clients{state="idle"}') >= 1000
+        assert each < 8192
+
+
+def drink(wire: Wire) -> int:
+    """Read one answer to its end without looking at it; return its length."""
+    total = 0
+    tail = b""
+    while not tail.endswith(p.READY[p.IDLE]):
+        data = wire.sock.recv(1 << 20)
+        assert data
+        total += len(data)
+        tail = (tail + data)[-6:]
+    return total
+
+
+def test_reader_that_stops_reading_does_not_make_the_process_grow(upstream: Upstream) -> None:
+    rows = "SELECT g, repeat('x', 100) FROM generate_series(1, {}) g"
+    with SideCart(upstream) as own, Wire(own.port) as slow:
+        with Wire(own.port) as other:
+            drink(other.send(p.query(rows.format(100_000).encode())))
+        before = own.memory()
+        slow.send(p.query(rows.format(5_000_000).encode()))
+        highest = 0
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            highest = max(highest, own.memory())
+            with Wire(own.port) as other:
+                assert other.ask("SELECT 1") == "TDCZ"
+        total = drink(slow)
+        print(f"grew by {(highest - before) / 1e6:.1f} MB while the reader slept, then sent it {total / 1e6:.0f} MB")
+        assert total > 500_000_000
+        assert highest - before < 16_000_000
+        assert own.memory() - before < 16_000_000
+
+
+def test_wait_in_vain_names_the_holders(upstream: Upstream) -> None:
+    environment = {
+        "SIDECART_POOL_DEFAULT_POOL_SIZE": 2,
+        "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "2s",
+        "SIDECART_POOL_QUERY_WAIT_NOTIFY": "1s",
+    }
+    with SideCart(upstream, **environment) as own, Wire(own.port) as pinned, Wire(own.port) as open_:
+        pinned.ask("SET work_mem = '1MB'")
+        open_.ask("BEGIN")
+        with Wire(own.port) as waiting:
+            assert waiting.ask("SELECT 1") == "NEZ"
+            assert waiting.error["C"] == "53300"
+            assert "query_wait_timeout" in waiting.error["M"]
+            assert "1 pinned: setting" in waiting.error["D"]
+            assert "1 in a transaction" in waiting.error["D"]
+            open_.ask("COMMIT")
+            assert waiting.ask("SELECT 1") == "TDCZ"
+
+
+def test_idle_transaction_and_idle_client_time_out(upstream: Upstream) -> None:
+    environment = {"SIDECART_CLIENT_IDLE_TRANSACTION_TIMEOUT": "1s", "SIDECART_CLIENT_CLIENT_IDLE_TIMEOUT": "3s"}
+    with SideCart(upstream, **environment) as own, Wire(own.port) as first, Wire(own.port) as second:
+        first.ask("BEGIN")
+        assert first.until_ready() == "E"
+        assert first.error["C"] == "25P03"
+        assert second.until_ready() == "E"
+        assert second.error["C"] == "57P05"
+
+
+def test_pinned_upstream_is_proved_clean_before_the_next_client(upstream: Upstream) -> None:
+    with SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE=1, SIDECART_POOL_MIN_POOL_SIZE=1) as own:
+        with psycopg.connect(own.dsn, autocommit=True) as first:
+            pid = first.execute("SELECT pg_backend_pid()").fetchone()
+            first.execute("SET work_mem = '1234kB'")
+            first.execute("PREPARE mine AS SELECT 1")
+            first.execute("SELECT 1", prepare=True)
+        with psycopg.connect(own.dsn, autocommit=True) as second:
+            assert second.execute("SELECT pg_backend_pid()").fetchone() == pid
+            assert second.execute("SHOW work_mem").fetchone() != ("1234kB",)
+            assert second.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+            second.execute("SET app.tenant = '42'")
+        with psycopg.connect(own.dsn, autocommit=True) as third:
+            # Nothing takes a custom setting away again: the upstream was closed, and this is another one.
+            assert third.execute("SELECT pg_backend_pid()").fetchone() != pid
+            assert third.execute("SELECT current_setting('app.tenant', true)").fetchone() == (None,)
+
+
+def test_client_that_dies_in_mid_statement_frees_its_upstream(upstream: Upstream, postgres: EmbeddedServer) -> None:
+    def sleeping() -> bool:
+        return "pg_sleep" in postgres.sql(
+            "SELECT query FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
+        )
+
+    with SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE=1, SIDECART_POOL_MIN_POOL_SIZE=1) as own:
+        dying = Wire(own.port)
+        dying.send(p.query(b"SELECT pg_sleep(50)"))
+        wait_until(sleeping, 10, "the statement runs")
+        dying.sock.close()
+        with Wire(own.port) as next_:
+            assert next_.ask("SELECT 1") == "TDCZ"
+        assert not sleeping()
+        # … in a transaction, in a COPY, and in half a message
+        for last_words in (p.query(b"BEGIN"), p.query(b"COPY orders TO STDOUT"), p.query(b"SELECT 1")[:7]):
+            dying = Wire(own.port)
+            dying.send(last_words)
+            dying.sock.close()
+            with Wire(own.port) as next_:
+                assert next_.ask("SELECT 1") == "TDCZ"
+                assert next_.status == p.IDLE
+        assert own.metric("sidecart_bugs_total") == 0
+
+
+def test_sigterm_drains(upstream: Upstream) -> None:
+    with SideCart(upstream) as own, Wire(own.port) as idle, Wire(own.port) as busy:
+        busy.send(p.query(b"SELECT pg_sleep(1.5), 'done'"))
+        wait_until(lambda: own.metric('sidecart_clients{state="active"}') == 1, 5, "the statement runs")
+        own.process.send_signal(signal.SIGTERM)
+        assert idle.until_ready() == "E"
+        assert idle.error["C"] == "57P01"
+        with Wire(own.port, login=False) as late:
+            late.send(p.startup_message({"user": "a", "database": "shop"}))
+            assert late.until_ready() == "E"
+            assert late.error["C"] == "57P03"
+        assert "503" in ready(own)
+        assert busy.until_ready() == "TDCZ"
+        assert b"done" in busy.last
+        assert busy.until_ready() == "E"
+        assert own.process.wait(5) == 0
+
+
+def test_second_sigterm_ends_what_runs(upstream: Upstream) -> None:
+    with SideCart(upstream) as own, Wire(own.port) as busy:
+        busy.send(p.query(b"SELECT pg_sleep(30)"))
+        wait_until(lambda: own.metric('sidecart_clients{state="active"}') == 1, 5, "the statement runs")
+        own.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: '"event":"draining"' in own.log.replace(" ", ""), 5, "the drain begins")
+        own.process.send_signal(signal.SIGTERM)
+        assert own.process.wait(5) == 0
+        assert busy.until_ready() == "E"
+        assert busy.error["C"] == "57P01"
+
+
+def ready(own: SideCart) -> str:
+    with socket.create_connection(("127.0.0.1", own.metrics_port), timeout=5) as sock:
+        sock.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        return sock.makefile().readline()
+
+
+def test_ready_follows_the_upstream_and_clients_survive_its_restart(shop: object) -> None:
+    with EmbeddedServer() as server:
+        server.sql("CREATE ROLE reader LOGIN PASSWORD 'secret-of-the-test'")
+        upstream = Upstream(
+            host=server.host,
+            port=server.port,
+            dbname="postgres",
+            user="reader",
+            password="secret-of-the-test",
+            sslrootcert=str(server.ca_file),
+        )
+        with SideCart(upstream, SIDECART_POOL_QUERY_WAIT_TIMEOUT="20s") as own, Wire(own.port, "postgres") as client:
+            assert client.ask("SELECT 1") == "TDCZ"
+            assert "200" in ready(own)
+            server.halt()
+            wait_until(lambda: "503" in ready(own), 15, "readyz says no")
+            client.send(p.query(b"SELECT 2"))
+            restart = threading.Timer(0.5, server.start)
+            restart.start()
+            assert client.until_ready() == "TDCZ"  # it waited, and noticed nothing else
+            restart.join()
+            wait_until(lambda: "200" in ready(own), 15, "readyz says yes")
+            assert "secret-of-the-test" not in own.log
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"DB_READONLY_PASSWORD": "wrong-password"}, "08006"),
+        ({"DB_SSLROOTCERT": ""}, "08006"),
+        ({"DB_NAME": "nosuchdb"}, "3D000"),
+        ({"DB_PORT": "1"}, "08006"),
+    ],
+)
+def test_login_error_of_ours_is_one_sentence_without_secrets(
+    upstream: Upstream, changes: dict[str, str], says: str
+) -> None:
+    with SideCart(upstream, SIDECART_POOL_QUERY_WAIT_TIMEOUT="2s", **changes) as own:
+        with Wire(own.port, changes.get("DB_NAME", "shop"), login=False) as client:
+            client.send(p.startup_message({"user": "a", "database": changes.get("DB_NAME", "shop")}))
+            assert client.until_ready() == "E"
+            assert client.error["C"] == says, client.error
+            assert upstream.user not in str(client.error)
+        assert "wrong-password" not in own.log
+        assert upstream.password not in own.log
+        assert "503" in ready(own)

@@ -1,0 +1,129 @@
+"""Run SideCart as a process of its own, as users do, for the integration tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from proxy.config import Upstream
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
+    """Ask until the answer is true, and return it; fail with `what` was awaited when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
+        time.sleep(0.01)
+    return answer
+
+
+class SideCart:
+    """Start `python -m proxy serve` in front of an upstream; a context manager.
+
+    `environment` overrides configuration keys, such as SIDECART_POOL_DEFAULT_POOL_SIZE. `log` holds what it wrote.
+    """
+
+    def __init__(self, upstream: Upstream, **environment: object) -> None:
+        self.port = free_port()
+        self.metrics_port = free_port()
+        self.database = upstream.dbname
+        self._environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("DB_", "SIDECART_", "PG"))
+        } | {
+            "DB_HOST": upstream.host,
+            "DB_PORT": str(upstream.port),
+            "DB_NAME": upstream.dbname,
+            "DB_READONLY_USERNAME": upstream.user,
+            "DB_READONLY_PASSWORD": upstream.password,
+            "DB_SSLMODE": upstream.sslmode,
+            "DB_SSLROOTCERT": upstream.sslrootcert,
+            "SIDECART_LISTEN_PORT": str(self.port),
+            "SIDECART_METRICS_PORT": str(self.metrics_port),
+            **{key: str(value) for key, value in environment.items()},
+        }
+        self._stderr = tempfile.NamedTemporaryFile(prefix="sidecart-test-", suffix=".log")  # noqa: SIM115
+        self.process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "proxy", "serve"]
+        self.process = subprocess.Popen(command, env=self._environment, stderr=self._stderr)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        self.stop()
+        raise AssertionError(f"SideCart did not start: {self.log}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is not None:
+            print(self.log[-8000:])
+        self._stderr.close()
+
+    def stop(self) -> int:
+        """Drain it and return its exit code; a process that does not end is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return self.process.returncode
+
+    @property
+    def log(self) -> str:
+        return Path(self._stderr.name).read_text(errors="replace")
+
+    @property
+    def dsn(self) -> str:
+        """Return the keywords that any libpq program connects with."""
+        return f"host=127.0.0.1 port={self.port} dbname={self.database} user=analyst"
+
+    def keywords(self, **more: Any) -> dict[str, Any]:
+        """Return the keyword arguments that most drivers take."""
+        return {"host": "127.0.0.1", "port": self.port, "database": self.database, "user": "analyst", **more}
+
+    def get(self, path: str) -> str:
+        """Fetch a page of the metrics port."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def metric(self, sample: str) -> float:
+        """Return one sample of /metrics, written as Prometheus writes it; 0 where there is none."""
+        for line in self.get("/metrics").splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == sample:
+                return float(value)
+        return 0.0
+
+    def memory(self) -> int:
+        """Return the resident memory of the process, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024
