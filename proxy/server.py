@@ -24,6 +24,7 @@ from proxy.filter import Filter, Policy
 from proxy.house import House, Member
 from proxy.pool import Pool
 from proxy.stats import Stats
+from proxy.tls_layer import TlsLayer
 from proxy.upstream import Connector, Tasks
 
 TICK: Final = 0.25
@@ -282,15 +283,20 @@ class Server:
     async def _admit(self, sock: socket.socket, peer: str, with_tls: bool) -> None:
         self._idents += 1
         connection = _ClientConnection(self, peer, self._idents, encrypted=with_tls)
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
-                sock,
-                ssl=self.client_tls if with_tls else None,
-                ssl_handshake_timeout=self.config.client.client_login_timeout if with_tls else None,
-            )
-        except (OSError, TimeoutError, ConnectionError) as error:
-            sock.close()
+            if not with_tls or self.client_tls is None:
+                await loop.connect_accepted_socket(lambda: connection, sock)
+                return
+            layer = TlsLayer(self.client_tls, connection, server_side=True)
+            async with asyncio.timeout(self.config.client.client_login_timeout):
+                await loop.connect_accepted_socket(lambda: layer, sock)
+                try:
+                    await layer.ready
+                except BaseException:
+                    layer.close()
+                    raise
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
             self.stats.client_closes[CloseReason.CLIENT_TLS.value] += 1
             why = getattr(error, "reason", None) or type(error).__name__
             self.audit.event("client tls failed", level="warning", peer=peer, why=why)

@@ -30,6 +30,7 @@ from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.snapshot import NO_SETTINGS, Settings
 from proxy.stats import Stats
+from proxy.tls_layer import TlsLayer
 
 READ_ONLY_PARAMETERS: Final = {
     "default_transaction_read_only": "on",
@@ -187,7 +188,9 @@ class Connector:
                     reason=CloseReason.UPSTREAM_TLS,
                 )
             try:
-                await loop.create_connection(lambda: protocol, sock=sock, ssl=self._tls, server_hostname=host)
+                layer = TlsLayer(self._tls, protocol, server_hostname=host)
+                await loop.create_connection(lambda: layer, sock=sock)
+                await layer.ready
             except (ssl.SSLError, ConnectionError) as error:
                 raise UpstreamError(
                     f"TLS with the upstream {host} failed: {_tls_reason(error)}", reason=CloseReason.UPSTREAM_TLS
