@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.config import PoolLimits
 from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
 from proxy.snapshot import Settings
 from proxy.stats import Stats
+
+
+PATIENCE: Final = 1.0
+"""Seconds that back-off may keep a waiting client from the next login."""
 
 
 class Upstream(Protocol):
@@ -117,6 +121,7 @@ class Pool:
             self.leased[upstream] = who
             return upstream
         self.waiting[who] = _Wait(now)
+        self._retry_at = min(self._retry_at, now + PATIENCE)
         self._grow(now)
         return None
 
@@ -156,7 +161,7 @@ class Pool:
         self._failures += 1
         delay = min(2.0 ** (self._failures - 1), self.limits.server_login_retry)
         if self.waiting:
-            delay = min(delay, 1.0)
+            delay = min(delay, PATIENCE)
         self._retry_at = now + delay * self._jitter()
         if not error.transient:
             for who in list(self.waiting):

@@ -310,8 +310,9 @@ class Server:
         self._ticks += 1
         for database, pool in list(self.pools.items()):
             pool.tick(now)
-            if pool.last_error is not None and pool.last_error.sqlstate == INVALID_CATALOG_NAME and not pool.size:
-                del self.pools[database]
+            error = pool.last_error
+            if error is not None and error.sqlstate == INVALID_CATALOG_NAME and not (pool.size or pool.waiting):
+                del self.pools[database]  # else every name that somebody tries would stay
         if self._ticks % 4:
             return
         limits = self.config.client
