@@ -1,0 +1,292 @@
+"""Judge a function by its name: one policy for calls, attribute notation and operators.
+
+Names are the parser's: folded, unescaped, cut to 63 bytes, and compared part by part, never as joined text: a function
+called "pg_catalog.count" (with the dot in its name) is not pg_catalog's count.
+
+There is no catalogue here. A name that is not built in is refused until the operator lists it, and that holds for the
+harmless functions of `functions_ext.tsv` too: only pg_depend knows whether `last(x)` is TimescaleDB's or a function
+that somebody wrote yesterday. What the file adds without a catalogue are refusals, and hints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from . import rules
+from .rules import Refusal
+
+_BUILT_IN = ("", "pg_catalog")
+
+
+class Patterns:
+    """Match names against `name`, `schema.name`, and either with `*` in it."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._parts: list[tuple[re.Pattern[str] | None, re.Pattern[str], bool]] = []
+        for pattern in patterns:
+            schema, dot, name = pattern.rpartition(".")
+            compiled = _glob(schema) if dot else None
+            self._parts.append((compiled, _glob(name), "*" not in name))
+
+    def match(self, schema: str, name: str, *, unqualified: bool = False, exact: bool = False) -> bool:
+        """Tell whether a pattern names this function. A pattern without a schema fits every schema.
+
+        `unqualified`: a name called without a schema fits a pattern with one, too (it may resolve there). `exact`:
+        leave out patterns with a `*` in the function's name.
+        """
+        for in_schema, pattern, is_exact in self._parts:
+            if (exact and not is_exact) or pattern.fullmatch(name) is None:
+                continue
+            if in_schema is None or (unqualified and not schema) or in_schema.fullmatch(schema):
+                return True
+        return False
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+
+
+class Functions:
+    """Hold the policy of one configuration and answer for names. `server_version` is a major; 0: unknown."""
+
+    __slots__ = (
+        "_advisory_locks",
+        "_allow",
+        "_deny",
+        "_file_listing",
+        "_memo",
+        "_sleep",
+        "_version",
+        "attributes",
+        "plain",
+    )
+
+    def __init__(
+        self,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        *,
+        server_version: int = 0,
+        advisory_locks: bool = False,
+        file_listing: bool = True,
+        sleep: bool = True,
+    ) -> None:
+        self._allow = Patterns(allow)
+        self._deny = Patterns(deny)
+        self._version = server_version
+        self._advisory_locks = advisory_locks
+        self._file_listing = file_listing
+        self._sleep = sleep
+        self._memo: dict[tuple[str, str], Refusal | None] = {}
+        special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
+        self.plain = frozenset(
+            name
+            for name, function in rules.FUNCTIONS.items()
+            if function.verdict == "allow"
+            and self._exists(function.since, function.until)
+            and not function.takes_type
+            and name not in special
+            and name not in rules.INPUT_TYPE_FUNCTIONS
+            and not self._deny.match("pg_catalog", name)
+        )
+        """Built-in reads that need no second look, called without a schema or with pg_catalog."""
+        self.attributes = self._refused_attributes()
+        """Names that are refused as an attribute: `x.name` calls the function when x has no such column."""
+
+    def _exists(self, since: int, until: int) -> bool:
+        return not self._version or (since <= self._version and not 0 < until < self._version)
+
+    def _refused_attributes(self) -> frozenset[str]:
+        refused = {
+            name
+            for name, function in rules.FUNCTIONS.items()
+            if function.one_argument and (self.judge("", name) is not None or name in rules.SQL_TEXT_FUNCTIONS)
+        }
+        # Which of an extension's functions take one argument is not known, and its schema may be on the search path.
+        refused |= {
+            name
+            for name, function in rules.EXTENSIONS.items()
+            if "." not in name and function.verdict != "allow" and self.judge("", name) is not None
+        }
+        return frozenset(refused)
+
+    def is_type(self, schema: str, name: str) -> bool:
+        """Tell whether a call of this name with one argument is a cast: no built-in function, but a built-in type."""
+        if schema not in _BUILT_IN or name not in rules.TYPES:
+            return False
+        function = rules.FUNCTIONS.get(name)
+        known = function is not None and self._exists(function.since, function.until)
+        return not known and self._exists(*rules.TYPES[name]) and not self._deny.match(schema, name, unqualified=True)
+
+    def judge(self, schema: str, name: str) -> Refusal | None:
+        """Say why a function may not be called; None when it may, as far as its name tells.
+
+        The caller still looks at the arguments of those in SQL_TEXT_FUNCTIONS and INPUT_TYPE_FUNCTIONS, of set_config
+        and of lo_open.
+        """
+        key = (schema, name)
+        try:
+            return self._memo[key]
+        except KeyError:
+            pass
+        if len(self._memo) >= 4096:  # the names come from clients
+            self._memo.clear()
+        refusal = self._memo[key] = self._judge(schema, name)
+        return refusal
+
+    def _judge(self, schema: str, name: str) -> Refusal | None:
+        shown = f"{schema}.{name}" if schema else name
+        if self._deny.match(schema, name, unqualified=True):
+            return _refusal(
+                "denied-function",
+                shown,
+                f"The operator lists {shown} in filter.deny_functions (rule: denied-function).",
+            )
+        if schema in _BUILT_IN:
+            function = rules.FUNCTIONS.get(name)
+            if function is not None and (function.verdict == "block" or self._exists(function.since, function.until)):
+                return self._built_in(name, function)
+        extension = rules.EXTENSIONS.get(shown) or rules.EXTENSIONS.get(name)
+        if schema == "information_schema" and extension is not None and extension.extension == schema:
+            return None
+        twin = rules.FUNCTIONS.get(name)
+        risky = (extension is not None and extension.verdict != "allow") or (
+            twin is not None and twin.verdict != "allow"
+        )
+        # A pattern with a * cannot have meant dblink_exec or a function that is called like a refused built-in one.
+        if self._allow.match(schema, name, exact=risky):
+            return None
+        if twin is not None and twin.verdict == "block":
+            return _refusal(
+                "side-effect-function",
+                shown,
+                f"The function {shown} bears the name of pg_catalog.{name}, which does more than read"
+                " (rule: side-effect-function).",
+            )
+        if extension is not None and extension.verdict == "block":
+            return _refusal(
+                "extension-function",
+                shown,
+                f"The function {shown} of the extension {extension.extension} does more than read"
+                " (rule: extension-function).",
+            )
+        known = "" if extension is None else f" It may belong to the extension {extension.extension}."
+        return _refusal(
+            "unknown-function",
+            shown,
+            f"The function {shown} is not built in, and nothing says that it only reads"
+            f" (rule: unknown-function).{known}",
+            _allow_line(shown),
+        )
+
+    def _built_in(self, name: str, function: rules.Function) -> Refusal | None:
+        shown = f"pg_catalog.{name}"
+        if function.takes_type:
+            return _refusal(
+                "input-function",
+                name,
+                f"The input function {shown} takes a type's OID and runs that type's checks (rule: input-function).",
+                "Write a cast instead.",
+            )
+        if name in rules.ADVISORY_LOCKS:
+            if self._advisory_locks:
+                return None
+            return _refusal(
+                "advisory-lock",
+                name,
+                f"The function {shown} takes a lock that can stall other sessions (rule: advisory-lock).",
+                "The operator can allow advisory locks: filter.allow_advisory_locks: true.",
+            )
+        if function.group == "file" and not (function.verdict == "conditional" and self._file_listing):
+            return _refusal(
+                "file-function" if function.verdict == "block" else "file-listing",
+                name,
+                f"The function {shown} reads files of the server"
+                f" (rule: {'file-function' if function.verdict == 'block' else 'file-listing'}).",
+            )
+        if function.group == "dos" and not self._sleep:
+            return _refusal("sleep", name, f"The function {shown} holds a connection (rule: sleep).")
+        if function.verdict == "block":
+            return _refusal(
+                "side-effect-function",
+                name,
+                f"The function {shown} does more than read (rule: side-effect-function).",
+            )
+        return None
+
+    def attribute(self, name: str) -> Refusal | None:
+        """Say why `x.name` may not be written: it would call a refused function. None when it may."""
+        if name not in self.attributes and not (self._deny and self._deny.match("", name, unqualified=True)):
+            return None
+        refusal = self.judge("", name)
+        if refusal is None:
+            refusal = _refusal(
+                "sql-text-function", name, f"The function {name} runs SQL given as text (rule: sql-text-function)."
+            )
+        return refusal._replace(
+            detail=f"{refusal.detail} A column of that name is written in the same way as a call of the function."
+        )
+
+    def operator(self, schema: str, name: str) -> Refusal | None:
+        """Say why OPERATOR(schema.name) may not be used; None when it may."""
+        if schema == "pg_catalog" or self._allow.match(schema, name):
+            return None
+        shown = f"{schema}.{name}"
+        return Refusal(
+            "unknown-operator",
+            f"permission denied for operator {shown}: SideCart forwards reads only",
+            f"The operator {shown} is not built in, and nothing says that its function only reads"
+            " (rule: unknown-operator).",
+            _allow_line(shown),
+        )
+
+    def fastpath(
+        self, oid: int, formats: Sequence[int], arguments: Sequence[bytes | None], allowed: bool
+    ) -> Refusal | None:
+        """Say why a FunctionCall message may not call this OID; None when it reads a large object."""
+        name = rules.FASTPATH_READS.get(oid)
+        if name is None:
+            detail = f"The function with OID {oid} is not one of those that read large objects (rule: fastpath)."
+            return _refusal("fastpath", f"with OID {oid}", detail, "Call functions by SQL.")
+        if not allowed or self._deny.match("pg_catalog", name):
+            return _refusal("fastpath", name, "The operator has switched off reading large objects (rule: fastpath).")
+        if oid == rules.LO_OPEN and not _opens_for_reading(formats, arguments):
+            detail = "lo_open needs its mode as 4 bytes in binary format, without INV_WRITE (rule: fastpath)."
+            return _refusal("fastpath", name, detail)
+        return None
+
+    def keyword(self, name: str, since: int) -> Refusal | None:
+        """Say why a keyword that PostgreSQL has since `since` may not be used on this server; None when it may."""
+        if self._version == 0 or self._version >= since or self._allow.match("", name):
+            return None
+        return _refusal(
+            "keyword-function",
+            name,
+            f"Before PostgreSQL {since}, {name} is the name of a function that is not built in"
+            " (rule: keyword-function).",
+            _allow_line(name),
+        )
+
+
+def _allow_line(shown: str) -> str:
+    return f"The operator can allow it: filter.allow_functions: {json.dumps([shown], ensure_ascii=False)}."
+
+
+def _refusal(rule: str, shown: str, detail: str, hint: str = "") -> Refusal:
+    return Refusal(rule, f"permission denied for function {shown}: SideCart forwards reads only", detail, hint)
+
+
+def _opens_for_reading(formats: Sequence[int], arguments: Sequence[bytes | None]) -> bool:
+    # Arguments are converted as Bind's are (tcop/fastpath.c): in text format "131072" is INV_WRITE, so only the four
+    # bytes of a binary integer will do.
+    if len(arguments) != 2 or len(formats) not in (1, 2) or formats[-1] != 1:
+        return False
+    mode = arguments[1]
+    return mode is not None and len(mode) == 4 and not int.from_bytes(mode, "big") & rules.INV_WRITE

@@ -1,0 +1,123 @@
+"""Word the refusals of statements: what the client reads, and where the caret belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import rules
+from .rules import Refusal, Refused
+
+Body = dict[str, Any]
+
+
+def function(rule: str, name: str, why: str, hint: str = "") -> Refusal:
+    """Refuse a call of a function because of its arguments."""
+    return Refusal(
+        rule,
+        f"permission denied for function {name}: SideCart forwards reads only",
+        f"{why} (rule: {rule}).",
+        hint,
+    )
+
+
+def unknown_part(name: str, rule: str = "unknown-node") -> Refusal:
+    """Refuse what the tables do not hold."""
+    return Refusal(
+        rule,
+        f"cannot execute {rules.COMMAND}: SideCart forwards reads only",
+        f'The filter does not know "{name}" here (rule: {rule}).',
+        sqlstate=rules.STATEMENT_SQLSTATE,
+    )
+
+
+def table(body: Body) -> str:
+    """Give the table that a statement is about, quoted, for a DETAIL."""
+    relation = body.get("relation")
+    if not isinstance(relation, dict):
+        return "of the query"
+    relation = relation.get("RangeVar", relation)
+    name = relation.get("relname", "")
+    return f'"{relation["schemaname"]}.{name}"' if "schemaname" in relation else f'"{name}"'
+
+
+def statement(name: str, body: Body, within: str = "") -> Refused:
+    """Refuse a statement by its node's name. `within` says where it stands."""
+    known = rules.STATEMENTS.get(name, rules.OTHER_STATEMENT)
+    command = known.command or rules.COMMAND
+    detail = rules.RULES[known.rule].rstrip(".")
+    word, location = "", -1
+    if known.rule == "data-modification" and "relation" in body:
+        detail = f"The statement modifies table {table(body)}"
+        location = body["relation"].get("location", -1)
+        word = {"DELETE": "DELETE_P"}.get(command, command)
+    elif name == "CreateTableAsStmt":
+        word = "CREATE"
+    return Refused(
+        Refusal(
+            known.rule,
+            f"cannot execute {command}: SideCart forwards reads only",
+            f"{detail} (rule: {known.rule}{within}).",
+            _HINTS.get(known.rule, ""),
+            rules.STATEMENT_SQLSTATE,
+        ),
+        location,
+        word,
+    )
+
+
+_HINTS = {
+    "listen": "The operator can allow it: filter.allow_listen: true.",
+    "data-modification": "Run it on a connection that does not go through SideCart.",
+    "ddl": "Run it on a connection that does not go through SideCart.",
+}
+
+
+def unknown(visited: Sequence[tuple[str, Body]], kind: str, field: str, rule: str, found: Any) -> Refused:
+    """Say what a walk came upon: a writing statement, INTO, a row lock, or something the table does not hold.
+
+    `found` is the unknown node's body or the refused field's value.
+    """
+    if kind.endswith("Stmt") and not field:
+        within = ""
+        for name, body in visited:
+            if name == "CommonTableExpr" and any(inner is found for inner in body.get("ctequery", {}).values()):
+                within = f', in WITH "{body["ctename"]}"'
+        return statement(kind, found, within)
+    if rule == "select-into":
+        relation = found.get("rel", {})
+        return Refused(
+            Refusal(
+                rule,
+                "cannot execute SELECT INTO: SideCart forwards reads only",
+                f'The statement creates table "{relation.get("relname", "")}" (rule: select-into).',
+                "",
+                rules.STATEMENT_SQLSTATE,
+            ),
+            relation.get("location", -1),
+            "INTO",
+        )
+    if rule == "row-lock":
+        lock = _LOCKS.get(found[0].get("LockingClause", {}).get("strength", ""), "FOR UPDATE")
+        return Refused(
+            Refusal(
+                rule,
+                f"cannot execute SELECT {lock}: SideCart forwards reads only",
+                f"{lock} locks rows that other sessions write (rule: row-lock).",
+                f"Leave out {lock}.",
+                rules.STATEMENT_SQLSTATE,
+            ),
+            word="FOR UPDATE SHARE NO KEY",
+        )
+    location = found.get("location", -1) if isinstance(found, dict) else -1
+    if field:
+        return Refused(unknown_part(f"{kind}.{field}", "unknown-field"), location)
+    return Refused(unknown_part(kind), location)
+
+
+_LOCKS = {
+    "LCS_FORKEYSHARE": "FOR KEY SHARE",
+    "LCS_FORSHARE": "FOR SHARE",
+    "LCS_FORNOKEYUPDATE": "FOR NO KEY UPDATE",
+    "LCS_FORUPDATE": "FOR UPDATE",
+}

@@ -1,0 +1,429 @@
+"""The tables the filter reads: parse-tree nodes, statements, functions, settings, rule names. Data, no logic.
+
+The long tables are tab-separated files in `proxy/data/`:
+
+- `nodes.tsv`: every node class of pglast 8.7 and, for those the filter lets through, every field with what stands in
+  it. It was generated from pglast's own definitions (`pglast.ast.*.__slots__`, which carry the C types); a test
+  compares the two, so that a new pglast cannot bring a node or a field that nobody looked at.
+- `functions.tsv` (PostgreSQL 15), `functions_16plus.tsv`, `functions_more.tsv` (what pg_proc of 13 to 18 holds beyond
+  them), `functions_ext.tsv` (extensions): the verdict for each function by name.
+- `functions_shape.tsv`: from pg_proc of 13 to 18: the first and last version that has the function, whether a refused
+  one can be called with one argument (and so as an attribute), whether it is an input function that takes a type's OID.
+- `settings.tsv`: the settings a client may change, and to which values.
+- `types.tsv`: the built-in types: a cast written as a function call carries a type's name.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import NamedTuple
+
+from .errors import INSUFFICIENT_PRIVILEGE, READ_ONLY_SQL_TRANSACTION
+
+
+class Refusal(NamedTuple):
+    """Hold what a refused client reads, apart from the position."""
+
+    rule: str
+    message: str
+    detail: str
+    hint: str = ""
+    sqlstate: str = INSUFFICIENT_PRIVILEGE
+
+
+COMMAND = "\x01"
+"""Stands in a refusal for the command's name, which is read from the text when it is known where it begins."""
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """Carry a refusal out of the judging of one text. `location` is a byte offset of the UTF-8 text; -1: unknown."""
+
+    def __init__(self, refusal: Refusal, location: int = -1, word: str = "") -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.location = location
+        self.word = word
+
+
+RULES: dict[str, str] = {
+    "nul-byte": "A query text contains no NUL byte, because the parser and the server would see different texts.",
+    "encoding": "A query text is valid in the client's encoding, which is one in which no byte of a character can be a"
+    " quote or a backslash.",
+    "length": "A query text is no longer than filter.max_query_length.",
+    "depth": "A query's expressions are nested no deeper than the parser and the filter can safely follow.",
+    "operator-run": "A query text holds no endless run of operator characters: the lexer takes very long to read them.",
+    "syntax": "A query text is one that PostgreSQL's own grammar accepts.",
+    "several-statements": "A prepared statement holds one statement.",
+    "unknown-statement": "A statement is of a kind that the filter knows to be a read.",
+    "unknown-node": "An expression consists of parts that the filter knows.",
+    "unknown-field": "A part of a statement has only those properties that the filter knows.",
+    "data-modification": "INSERT, UPDATE, DELETE, MERGE and TRUNCATE are refused at any depth.",
+    "ddl": "Statements that create, alter, drop or grant are refused.",
+    "select-into": "SELECT INTO creates a table.",
+    "row-lock": "SELECT ... FOR UPDATE or FOR SHARE locks rows of other sessions, and writes to them.",
+    "table-lock": "LOCK TABLE is a read only IN ACCESS SHARE MODE.",
+    "copy-from": "COPY ... FROM writes a table.",
+    "copy-file": "COPY is a read only TO STDOUT; a file belongs to the server.",
+    "copy-program": "COPY ... PROGRAM runs a command on the server.",
+    "two-phase": "Two-phase transactions outlive their session and keep locks.",
+    "procedure": "DO and CALL run code that the filter cannot see.",
+    "notify": "NOTIFY writes to a queue that all sessions share.",
+    "listen": "LISTEN registers in a queue that all sessions share, and needs a session of its own.",
+    "maintenance": "VACUUM, ANALYZE, CLUSTER, REINDEX, CHECKPOINT, LOAD and REFRESH change the server's files.",
+    "server-setting": "ALTER SYSTEM changes the server's configuration.",
+    "inner-statement": "EXPLAIN, PREPARE, DECLARE and COPY take a SELECT (EXPLAIN also DECLARE and EXECUTE).",
+    "read-write": "A READ WRITE transaction is replaced by a READ ONLY one.",
+    "reset-read-only": "transaction_read_only can be reset to a writable state on PostgreSQL 15 and older.",
+    "setting": "Only settings that concern the session's own reading can be changed.",
+    "setting-value": "Some settings can be changed only to values that keep the session readable and read-only.",
+    "setting-name": "set_config takes the setting's name as a string constant.",
+    "side-effect-function": "Functions that do more than read are refused, however they are called.",
+    "file-function": "Functions that read the server's files are refused.",
+    "extension-function": "Functions of extensions that do more than read are refused.",
+    "advisory-lock": "Advisory locks can stall other sessions.",
+    "sleep": "pg_sleep holds a connection, and the operator has switched it off.",
+    "file-listing": "Functions that list the server's files are switched off by the operator.",
+    "sql-text-function": "A function that runs SQL given as text takes a constant that is itself a single read.",
+    "large-object-write": "lo_open takes a constant mode without INV_WRITE.",
+    "input-function": "Input functions that take a type's OID run the checks of that type.",
+    "input-type": "pg_input_is_valid and pg_input_error_info take a built-in type's name as a constant.",
+    "unknown-function": "A function that is not built in is refused until the operator lists it.",
+    "unknown-operator": "An operator of a schema other than pg_catalog is refused until the operator lists it.",
+    "denied-function": "The operator lists this function in filter.deny_functions.",
+    "keyword-function": "On an older server this keyword is an ordinary function's name.",
+    "fastpath": "The FunctionCall message may read large objects, and do nothing else.",
+    "startup-parameter": "A startup parameter is a setting that the session may change.",
+    "secret-catalogue": "The statement is allowed, and reads a catalogue that can hold secrets.",
+    "internal": "The filter could not judge the text.",
+}
+"""Every rule that a verdict can name, with the sentence the documentation prints."""
+
+
+def _rows(name: str) -> list[list[str]]:
+    text = resources.files("proxy").joinpath("data", name).read_text("utf-8")
+    return [line.split("\t") for line in text.split("\n")[1:] if line]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nodes. What stands in a field:
+SCALAR = 0  # a number, a word, a flag, or a constant: nothing to walk
+NODE = 1  # a node that carries its own tag: {"FuncCall": {...}}
+LIST = 2  # a list of such nodes
+NAMES = 3  # a list of String or A_Star nodes
+PATH = 4  # the same; the node is of interest to the filter when the list is longer than one
+QUERY = 5  # a statement under EXPLAIN, PREPARE, DECLARE, COPY: the filter judges it apart
+
+Field = int | str
+"""One of the numbers above, or the name of the node that stands there without a tag, or `!rule`: refused."""
+
+NODES: dict[str, dict[str, Field]] = {}
+"""Nodes that may stand in an expression: their fields."""
+STATEMENT_NODES: dict[str, dict[str, Field]] = {}
+"""Nodes that may stand only as a whole statement: their fields."""
+REFUSED_NODES: set[str] = set()
+"""All other nodes that pglast knows."""
+
+
+def _load_nodes() -> None:
+    kinds: dict[str, Field] = {".": SCALAR, "node": NODE, "list": LIST, "names": NAMES, "path": PATH, "query": QUERY}
+    for name, role, fields in _rows("nodes.tsv"):
+        if role == "refused":
+            REFUSED_NODES.add(name)
+            continue
+        table = NODES if role == "expression" else STATEMENT_NODES
+        row = table[name] = {}
+        for pair in fields.split():
+            field, what = pair.split(":")
+            row[field] = kinds[what] if what in kinds else what.removeprefix("=")
+
+
+_load_nodes()
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statements
+
+
+class Statement(NamedTuple):
+    """Say how a refused kind of statement is called. An empty command is read from the text."""
+
+    kind: str
+    command: str
+    rule: str
+
+
+STATEMENTS: dict[str, Statement] = {
+    "InsertStmt": Statement("insert", "INSERT", "data-modification"),
+    "UpdateStmt": Statement("update", "UPDATE", "data-modification"),
+    "DeleteStmt": Statement("delete", "DELETE", "data-modification"),
+    "MergeStmt": Statement("merge", "MERGE", "data-modification"),
+    "TruncateStmt": Statement("truncate", "TRUNCATE TABLE", "data-modification"),
+    "CallStmt": Statement("call", "CALL", "procedure"),
+    "DoStmt": Statement("do", "DO", "procedure"),
+    "NotifyStmt": Statement("notify", "NOTIFY", "notify"),
+    "ListenStmt": Statement("listen", "LISTEN", "listen"),
+    "VacuumStmt": Statement("maintenance", "", "maintenance"),
+    "ClusterStmt": Statement("maintenance", "CLUSTER", "maintenance"),
+    "ReindexStmt": Statement("maintenance", "REINDEX", "maintenance"),
+    "RefreshMatViewStmt": Statement("maintenance", "REFRESH MATERIALIZED VIEW", "maintenance"),
+    "CheckPointStmt": Statement("maintenance", "CHECKPOINT", "maintenance"),
+    "LoadStmt": Statement("maintenance", "LOAD", "maintenance"),
+    "AlterSystemStmt": Statement("alter_system", "ALTER SYSTEM", "server-setting"),
+    "CreateTableAsStmt": Statement("ddl", "", "ddl"),
+    "GrantRoleStmt": Statement("ddl", "", "ddl"),
+    "PLAssignStmt": Statement("unknown", "", "unknown-statement"),
+    "ReturnStmt": Statement("unknown", "RETURN", "unknown-statement"),
+    "SetOperationStmt": Statement("unknown", "", "unknown-statement"),
+}
+OTHER_STATEMENT = Statement("ddl", "", "ddl")
+"""Every other `…Stmt` of pglast is DDL; a kind that pglast adds is refused as such, too."""
+
+KINDS: dict[str, str] = {
+    "SelectStmt": "select",
+    "VariableShowStmt": "show",
+    "ExplainStmt": "explain",
+    "CopyStmt": "copy",
+    "DeclareCursorStmt": "declare",
+    "FetchStmt": "fetch",
+    "ClosePortalStmt": "close",
+    "PrepareStmt": "prepare",
+    "ExecuteStmt": "execute",
+    "DeallocateStmt": "deallocate",
+    "DiscardStmt": "discard",
+    "LockStmt": "lock",
+    "ConstraintsSetStmt": "set_constraints",
+    "UnlistenStmt": "unlisten",
+    "ListenStmt": "listen",
+    "VariableSetStmt": "set",
+}
+TRANSACTION_KINDS: dict[str, str] = {
+    "TRANS_STMT_BEGIN": "begin",
+    "TRANS_STMT_START": "begin",
+    "TRANS_STMT_COMMIT": "commit",
+    "TRANS_STMT_ROLLBACK": "rollback",
+    "TRANS_STMT_SAVEPOINT": "savepoint",
+    "TRANS_STMT_RELEASE": "release",
+    "TRANS_STMT_ROLLBACK_TO": "rollback_to",
+}
+"""The kinds of TransactionStmt that are allowed; the others are two-phase."""
+ISOLATION_LEVELS = frozenset({"read uncommitted", "read committed", "repeatable read", "serializable"})
+CURSOR_OPT_HOLD = 0x0020  # nodes/parsenodes.h
+ACCESS_SHARE_LOCK = 1  # storage/lockdefs.h
+
+KEYWORD_FUNCTIONS: dict[str, tuple[str, int]] = {
+    "JsonObjectConstructor": ("json_object", 16),
+    "JsonArrayConstructor": ("json_array", 16),
+    "JsonArrayQueryConstructor": ("json_array", 16),
+    "JsonObjectAgg": ("json_objectagg", 16),
+    "JsonArrayAgg": ("json_arrayagg", 16),
+    "JsonScalarExpr": ("json_scalar", 17),
+    "JsonSerializeExpr": ("json_serialize", 17),
+    "JsonTable": ("json_table", 17),
+    "JsonFuncExpr": ("", 17),  # its `op` says which
+}
+"""Keywords of this parser that were names of ordinary functions before the given major version of PostgreSQL."""
+JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}
+
+SAMPLE_METHODS = frozenset({"bernoulli", "system", "system_rows", "system_time"})
+SECRET_RELATIONS = frozenset({"pg_authid", "pg_shadow", "pg_user_mapping", "pg_user_mappings", "pg_subscription"})
+"""Catalogues and views that hold password hashes and connection strings. A role that may read them (pg_read_all_data
+may) hands them to every client."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Functions
+
+
+class Function(NamedTuple):
+    """Say what is known of one built-in function's name. Versions are majors; 0 means no bound."""
+
+    group: str
+    verdict: str
+    since: int = 0
+    until: int = 0
+    one_argument: bool = False
+    takes_type: bool = False
+
+
+def _load_functions() -> dict[str, Function]:
+    plain: dict[str, tuple[str, str, int]] = {}
+    for name, since, group, verdict, _ in _rows("functions_more.tsv"):
+        plain[name] = (group, verdict, int(since))
+    for name, since, group, verdict, _ in _rows("functions_16plus.tsv"):
+        plain[name] = (group, verdict, int(since))
+    for name, _, _, group, verdict, _, _ in _rows("functions.tsv"):
+        plain[name] = (group, verdict, 0)
+    shapes = {name: (since, until, shape) for name, since, until, shape in _rows("functions_shape.tsv")}
+    found: dict[str, Function] = {}
+    for name, (group, verdict, listed) in plain.items():
+        if name in shapes:
+            since, until, shape = shapes[name]
+            found[name] = Function(
+                group, verdict, int(since or 0), int(until or 0), "one_argument" in shape, "input" in shape
+            )
+        else:
+            found[name] = Function(group, verdict, listed)
+    return found
+
+
+FUNCTIONS: dict[str, Function] = _load_functions()
+"""pg_catalog's functions of PostgreSQL 13 to 18, by name."""
+
+
+class Extension(NamedTuple):
+    """Say what is known of an extension's function."""
+
+    extension: str
+    verdict: str
+    group: str
+
+
+EXTENSIONS: dict[str, Extension] = {
+    name: Extension(extension, verdict, group) for extension, name, group, verdict, _ in _rows("functions_ext.tsv")
+}
+"""Functions of extensions by `name` or `schema.name`; they hold only where the function belongs to the extension."""
+
+TYPES: dict[str, tuple[int, int]] = {
+    name: (int(since or 0), int(until or 0)) for name, since, until in _rows("types.tsv")
+}
+"""Built-in base, range and multirange types, with the first and last version that has them (0: no bound)."""
+TYPE_ALIASES = frozenset(
+    {"int", "integer", "smallint", "bigint", "real", "double precision", "decimal", "boolean", "character", "char"}
+    | {"character varying", "bit varying", "timestamp with time zone", "timestamp without time zone"}
+    | {"time with time zone", "time without time zone", "float"}
+)
+
+ADVISORY_LOCKS: dict[str, bool] = {
+    "pg_advisory_lock": True,
+    "pg_advisory_lock_shared": True,
+    "pg_try_advisory_lock": True,
+    "pg_try_advisory_lock_shared": True,
+    "pg_advisory_xact_lock": False,
+    "pg_advisory_xact_lock_shared": False,
+    "pg_try_advisory_xact_lock": False,
+    "pg_try_advisory_xact_lock_shared": False,
+}
+"""Functions that take an advisory lock, and whether the lock outlives the transaction."""
+SQL_TEXT_FUNCTIONS: dict[str, tuple[int, ...]] = {
+    "query_to_xml": (0,),
+    "query_to_xmlschema": (0,),
+    "query_to_xml_and_xmlschema": (0,),
+    "ts_stat": (0,),
+    "ts_rewrite": (1,),  # only with two arguments
+    "crosstab": (0, 1),  # the second one may be a number
+    "crosstab2": (0,),
+    "crosstab3": (0,),
+    "crosstab4": (0,),
+    "pgr_dijkstra": (0,),
+    "pgr_astar": (0,),
+    "pgr_ksp": (0,),
+    "pgr_drivingdistance": (0,),
+}
+"""Functions that run arguments as SQL, and which ones. Those of extensions have to be in allow_functions first."""
+INPUT_TYPE_FUNCTIONS = frozenset({"pg_input_is_valid", "pg_input_error_info"})
+SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
+"""Functions that leave state in the session that no statement can read back."""
+
+INV_WRITE = 0x20000  # libpq/libpq-fs.h
+LO_OPEN = 952
+FASTPATH_READS: dict[int, str] = {
+    LO_OPEN: "lo_open",
+    953: "lo_close",
+    954: "loread",
+    956: "lo_lseek",
+    958: "lo_tell",
+    3170: "lo_lseek64",
+    3171: "lo_tell64",
+}
+"""pg_proc OIDs (include/catalog/pg_proc.dat) that a FunctionCall message may name."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings: what a name may be set to. RESET and TO DEFAULT are allowed for all of them but one.
+ANY = "any"
+TRANSIENT = "transient"  # any value; gone with the transaction
+READ_ONLY = "read_only"  # only to on; the running transaction's may never be reset
+SWITCHED_ON = "on"
+NOBODY = "none"
+PATH_VALUE = "path"
+ENCODING = "encoding"
+QUOTING = "quoting"
+RESET_ONLY = "reset_only"
+SEED = "seed"
+
+SETTINGS: dict[str, str] = {row[0]: row[1] for row in _rows("settings.tsv")}
+"""Settings a client may change, and to what. A name that is not here, has no dot in it and does not start with one of
+PLANNER_PREFIXES is refused."""
+PLANNER_PREFIXES = ("enable_",)
+REFUSED_PREFIXES = (
+    *("pgaudit.", "auto_explain.", "rds.", "cron.", "plperl.", "plperlu.", "plpython", "plv8.", "pljava."),
+    *("apg_plan_mgmt.", "pg_stat_statements.", "supautils.", "pgtle.", "aurora.", "_pq_."),
+    *("postgis.gdal_", "postgis.enable_outdb_rasters", "pltcl.", "pltclu."),
+)
+"""Dotted settings that switch off auditing, or let an extension reach outside the database."""
+TRANSACTION_MODES = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
+
+ENCODINGS: dict[str, str] = {
+    "utf8": "utf-8",
+    "sqlascii": "latin-1",
+    "muleinternal": "latin-1",
+    "eucjp": "euc_jp",
+    "eucjis2004": "euc_jis_2004",
+    "euckr": "euc_kr",
+    "euccn": "gb2312",
+    "euctw": "latin-1",
+    "latin1": "latin-1",
+    "latin2": "iso8859-2",
+    "latin3": "iso8859-3",
+    "latin4": "iso8859-4",
+    "latin5": "iso8859-9",
+    "latin6": "iso8859-10",
+    "latin7": "iso8859-13",
+    "latin8": "iso8859-14",
+    "latin9": "iso8859-15",
+    "latin10": "iso8859-16",
+    "iso88595": "iso8859-5",
+    "iso88596": "iso8859-6",
+    "iso88597": "iso8859-7",
+    "iso88598": "iso8859-8",
+    "koi8r": "koi8-r",
+    "koi8u": "koi8-u",
+    "win866": "cp866",
+    "win874": "cp874",
+    "win1250": "cp1250",
+    "win1251": "cp1251",
+    "win1252": "cp1252",
+    "win1253": "cp1253",
+    "win1254": "cp1254",
+    "win1255": "cp1255",
+    "win1256": "cp1256",
+    "win1257": "cp1257",
+    "win1258": "cp1258",
+}
+"""PostgreSQL's client encodings in which every byte below 0x80 is that ASCII character, and the Python codec that
+decodes them. EUC_TW, MULE_INTERNAL and SQL_ASCII have none: Latin-1 keeps every byte, and positions count bytes.
+SJIS, SHIFT_JIS_2004, BIG5, GBK, UHC, GB18030 and JOHAB are missing on purpose."""
+ENCODING_ALIASES: dict[str, str] = {
+    "unicode": "utf8",
+    "iso88591": "latin1",
+    "iso88592": "latin2",
+    "iso88593": "latin3",
+    "iso88594": "latin4",
+    "iso88599": "latin5",
+    "iso885910": "latin6",
+    "iso885913": "latin7",
+    "iso885914": "latin8",
+    "iso885915": "latin9",
+    "iso885916": "latin10",
+    "koi8": "koi8r",
+    "win": "win1251",
+    "alt": "win866",
+    "abc": "win1258",
+    "tcvn": "win1258",
+    "tcvn5712": "win1258",
+    "vscii": "win1258",
+    "windows866": "win866",
+    "windows874": "win874",
+} | {f"windows125{digit}": f"win125{digit}" for digit in range(9)}
+"""Other spellings: common/encnames.c, pg_encname_tbl."""
+
+STATEMENT_SQLSTATE = READ_ONLY_SQL_TRANSACTION
+FUNCTION_SQLSTATE = INSUFFICIENT_PRIVILEGE

@@ -1,0 +1,220 @@
+"""Turn a client's bytes into a parse tree, and find characters in them again: of an error, of a refusal's caret.
+
+PostgreSQL's POSITION counts characters from 1 (manual, "Error and Notice Message Fields"). The parse tree's locations
+count bytes of the UTF-8 text from 0, and pglast's ParseError counts neither.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+from pglast.parser import ParseError, parse_sql_json, scan
+
+from . import errors, rules
+from .rules import Refusal, Refused
+
+MAX_DEPTH = 8000
+"""Levels of JSON that are decoded. The decoder recurses in C: on an 8 MB stack it ends the process between 20,000 and
+24,000 levels (tried on CPython 3.11 with msgspec 0.21). 8,000 levels are 4,000 terms of `a || b`, 8,000 of UNION."""
+_PLAIN_LIMIT = 2000  # up to this recursion limit the decoder gives RecursionError long before the stack ends
+_CODECS = frozenset(rules.ENCODINGS.values())
+_EXACT = ("utf-8", "latin-1")  # no character above 0x7F decodes to an ASCII one
+_HIGH_BYTES = bytes(range(128, 256))
+_decode = msgspec.json.Decoder().decode
+
+TOO_DEEP = Refusal(
+    "depth",
+    "stack depth limit exceeded",
+    "The expressions of the text are nested too deep (rule: depth).",
+    "Use IN, ANY or a VALUES list in the place of long chains.",
+    errors.STATEMENT_TOO_COMPLEX,
+)
+
+
+_OPERATOR_RUN = re.compile(r"[-~!@#^&|`?+*/%<>=]{32,}")  # op_chars, parser/scan.l
+_RUN_BUDGET = 10_000_000
+_LONG_RUN = Refusal(
+    "operator-run",
+    "too many operator characters in a row",
+    "The grammar's lexer would need very long for them (rule: operator-run).",
+    sqlstate=errors.STATEMENT_TOO_COMPLEX,
+)
+
+
+def _check_operator_runs(text: str) -> None:
+    """Refuse a text on which PostgreSQL's lexer takes quadratic time: `/*/*/*…` or `+-+-+-…`.
+
+    At each `/*` inside a comment, and at each `+` of an operator, scan.l matches the whole run of operator characters
+    and gives all but one or two of them back. Measured: 4 ns a character matched, 1.1 s for 16,000 characters of `+-`,
+    more than an hour for 1 MiB. The budget is 40 ms; a text whose length alone keeps it is not searched.
+    """
+    if len(text) * (text.count("+") + text.count("/*")) <= _RUN_BUDGET:
+        return
+    cost = 0
+    for run in _OPERATOR_RUN.finditer(text):
+        cost += len(run[0]) * (run[0].count("+") + run[0].count("/*"))
+        if cost > _RUN_BUDGET:
+            raise Refused(_LONG_RUN, run.start())
+
+
+def parse(text: str) -> list[dict[str, Any]]:
+    """Parse a text into its RawStmt bodies. Raises Refused (42601, 54001) with a location in characters."""
+    _check_operator_runs(text)
+    try:
+        tree = parse_sql_json(text)
+    except ParseError as error:
+        message = str(error.args[0])
+        index = error.args[1] if len(error.args) > 1 else None
+        if "stack depth" in message or "memory exhausted" in message:
+            raise Refused(TOO_DEEP) from error
+        raise Refused(
+            Refusal("syntax", message, "The text is not valid SQL (rule: syntax).", sqlstate=errors.SYNTAX_ERROR),
+            _error_location(text, message, index),
+        ) from error
+    limit = sys.getrecursionlimit()
+    if limit <= _PLAIN_LIMIT:
+        try:
+            return _decode(tree).get("stmts", [])  # type: ignore[no-any-return]
+        except RecursionError:
+            pass  # nested deeper than usual: count, then decode with as much room as that needs
+    levels = depth(tree)
+    if levels > MAX_DEPTH:
+        raise Refused(TOO_DEEP)
+    sys.setrecursionlimit(max(limit, MAX_DEPTH + 1000))
+    try:
+        return _decode(tree).get("stmts", [])  # type: ignore[no-any-return]
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STEP = {"{": 1, "[": 1, "}": -1, "]": -1}
+
+
+def depth(text: str) -> int:
+    """Count how deep the objects and arrays of a JSON text are nested, without recursion."""
+    brackets = re.sub(r"[^][{}]+", "", _STRING.sub("", text))
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def decode(sql: bytes, encoding: str) -> str:
+    """Decode a query text by one of the codecs in `rules.ENCODINGS`. Raises Refused (22021)."""
+    if b"\0" in sql:  # the parser would stop there without a word
+        raise Refused(
+            Refusal(
+                "nul-byte",
+                "invalid byte sequence for encoding: 0x00",
+                "A query text contains no NUL byte (rule: nul-byte).",
+                sqlstate=errors.CHARACTER_NOT_IN_REPERTOIRE,
+            )
+        )
+    if encoding not in _CODECS:
+        raise Refused(
+            Refusal(
+                "encoding",
+                f'encoding "{encoding}" is not supported',
+                "No codec is known for the session's client_encoding (rule: encoding).",
+                sqlstate=errors.FEATURE_NOT_SUPPORTED,
+            )
+        )
+    try:
+        decoded = sql.decode(encoding)
+    except UnicodeDecodeError as error:
+        shown = " ".join(f"0x{byte:02x}" for byte in sql[error.start : error.start + 4])
+        raise Refused(
+            Refusal(
+                "encoding",
+                f'invalid byte sequence for encoding "{encoding}": {shown}',
+                "The text is not valid in the session's client_encoding (rule: encoding).",
+                sqlstate=errors.CHARACTER_NOT_IN_REPERTOIRE,
+            )
+        ) from error
+    if encoding not in _EXACT and decoded.encode("ascii", "ignore") != sql.translate(None, _HIGH_BYTES):
+        # Python's EUC_JP makes an ASCII tilde, an operator, of 8F A2 B7, which the server takes for a letter of a name.
+        return sql.decode("latin-1")
+    return decoded
+
+
+def character(text: str, offset: int) -> int:
+    """Turn a byte offset of the UTF-8 text into an index of characters."""
+    if text.isascii():
+        return offset
+    return len(text.encode()[:offset].decode(errors="ignore"))
+
+
+def _error_location(text: str, message: str, index: int | None) -> int:
+    """Give the index of the character that a ParseError is about; -1 when it does not say.
+
+    libpg_query counts characters already; pglast (parser.pyx, Displacements) takes that count for a byte offset and
+    turns it into the index of the character which that byte is a part of. So the truth is one of that character's
+    byte offsets, and the token named in the message tells which.
+    """
+    if message.endswith("at end of input"):
+        return len(text)
+    if index is None or index < 0 or text.isascii():
+        return -1 if index is None else index
+    start = len(text[:index].encode())
+    near = _NEAR.search(message)
+    if near is not None:
+        for at in range(start, start + len(text[index : index + 1].encode())):
+            if text.startswith(near[1], at):
+                return at
+    return min(start, len(text))
+
+
+_NEAR = re.compile(r'at or near "(.*)"\Z', re.DOTALL)
+_TOKENS_UP_TO = 100_000  # characters; a longer text gets its caret at the start of the statement
+_COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
+_MODIFIERS = frozenset(
+    {"OR", "REPLACE", "TEMP", "TEMPORARY", "LOCAL", "GLOBAL", "UNLOGGED", "UNIQUE", "RECURSIVE", "CONSTRAINT"}
+    | {"TRUSTED", "PROCEDURAL"}
+)
+_ALONE = frozenset({"GRANT", "REVOKE", "COMMENT", "ANALYZE", "VACUUM", "TRUNCATE"})
+
+
+def caret(text: str, start: int, end: int | None, location: int, word: str) -> tuple[int, str]:
+    """Give the POSITION for a refusal in the statement between two byte offsets, and the command as written there.
+
+    `location` is a byte offset or -1. `word` names a token (`INTO`), a token and those that may follow it, or an
+    identifier (`=name`): the last such token before `location`, or the first one without a location. With neither, the
+    statement's first token is meant.
+    """
+    first = character(text, start)
+    last = len(text) if end is None else character(text, end)
+    at = character(text, location) if location >= 0 else -1
+    if len(text) > _TOKENS_UP_TO:
+        return max(first, at) + 1, ""
+    tokens = [token for token in scan(text) if first <= token.start < last and token.name not in _COMMENTS]
+    if not tokens:
+        return max(first, at) + 1, ""
+    found = at if at >= 0 else tokens[0].start
+    if word:
+        name, *followers = word.split()
+        if name.startswith("="):
+            hits = [token.start for token in tokens if text[token.start : token.end + 1].strip('"').lower() == name[1:]]
+        else:
+            hits = [
+                token.start
+                for token, follower in zip(tokens, [*tokens[1:], tokens[-1]], strict=True)
+                if token.name == name and (not followers or follower.name in followers)
+            ]
+        if at >= 0:
+            hits = [hit for hit in hits if hit <= at][-1:]
+        found = hits[0] if hits else found
+    command: list[str] = []
+    for token in tokens:
+        if token.start < (found if word else 0):
+            continue
+        spelled = text[token.start : token.end + 1].upper()
+        if command and spelled in _MODIFIERS:
+            continue
+        if not spelled.isalpha() or len(command) == 2:
+            break
+        command.append(spelled)
+        if spelled in _ALONE:
+            break
+    return found + 1, " ".join(command)

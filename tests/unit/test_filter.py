@@ -1,0 +1,693 @@
+"""The filter's answers: rules, messages, positions, effects, replacements, settings, the cache, and attacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy import rules, text
+from proxy.filter import Filter, Policy
+from proxy.settings import parse_bool, python_codec, split_identifiers, split_options
+from proxy.verdict import Action, Effect, Verdict
+
+DATA = Path(__file__).parent.parent / "data"
+FILTER = Filter()
+
+
+def judge(sql: str, policy: Policy | None = None, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
+    chosen = FILTER if policy is None else Filter(policy)
+    return chosen.judge(sql.encode(encoding), encoding, extended=extended)
+
+
+def at(sql: str, verdict: Verdict) -> str:
+    """Give the text from the caret on."""
+    return sql[verdict.position - 1 :]
+
+
+# -- attacks and reads, one a line ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sql", (DATA / "attacks.sql").read_text("utf-8").splitlines())
+def test_attack_is_refused(sql: str) -> None:
+    verdict = judge(sql)
+    assert verdict.action is Action.REFUSE
+    assert verdict.rule in rules.RULES and verdict.rule != "internal"
+    assert verdict.sqlstate in ("25006", "42501", "42601")
+
+
+@pytest.mark.parametrize("sql", (DATA / "harmless.sql").read_text("utf-8").splitlines())
+def test_harmless_text_is_allowed(sql: str) -> None:
+    verdict = judge(sql)
+    assert verdict.action is Action.ALLOW, verdict
+
+
+# -- rules, messages, positions ------------------------------------------------------------------------------------
+
+REFUSALS = [
+    ("/* é */ DELETE FROM orders", "data-modification", "25006", "DELETE FROM orders", "delete"),
+    (
+        'WITH a AS (SELECT 1), "x é" AS (DELETE FROM t) SELECT 1',
+        "data-modification",
+        "25006",
+        "DELETE FROM t",
+        "select",
+    ),
+    ("EXPLAIN ANALYZE DELETE FROM t", "data-modification", "25006", "DELETE FROM t", "explain"),
+    ("COPY (UPDATE t SET a = 1 RETURNING a) TO STDOUT", "data-modification", "25006", "UPDATE t", "copy"),
+    ("PREPARE p AS INSERT INTO t VALUES (1)", "data-modification", "25006", "INSERT INTO", "prepare"),
+    ("SELECT 'é' AS a INTO x", "select-into", "25006", "INTO x", "select"),
+    ("SELECT '日本' FROM t /* for update */ FOR NO KEY UPDATE", "row-lock", "25006", "FOR NO KEY", "select"),
+    ("DECLARE c CURSOR FOR SELECT 1 FROM t FOR SHARE", "row-lock", "25006", "FOR SHARE", "declare"),
+    ("CREATE OR REPLACE TEMP VIEW x AS SELECT 1", "ddl", "25006", "CREATE OR", "ddl"),
+    ("EXPLAIN ANALYZE CREATE TABLE x AS SELECT 1", "ddl", "25006", "CREATE TABLE", "explain"),
+    ("COPY t FROM STDIN", "copy-from", "25006", "FROM STDIN", "copy"),
+    ("COPY t TO PROGRAM 'x'", "copy-program", "25006", "PROGRAM", "copy"),
+    ("COPY t TO '/x'", "copy-file", "25006", "TO '/x'", "copy"),
+    ("LOCK TABLE t", "table-lock", "25006", "LOCK", "lock"),
+    ("PREPARE TRANSACTION 'x'", "two-phase", "25006", "PREPARE", "two_phase"),
+    ("DO 'x'", "procedure", "25006", "DO", "do"),
+    ("CALL x()", "procedure", "25006", "CALL", "call"),
+    ("NOTIFY x", "notify", "25006", "NOTIFY", "notify"),
+    ("LISTEN x", "listen", "25006", "LISTEN", "listen"),
+    ("VACUUM t", "maintenance", "25006", "VACUUM", "maintenance"),
+    ("ALTER SYSTEM RESET ALL", "server-setting", "25006", "ALTER", "alter_system"),
+    ("SELECT '日本', lo_create(0)", "side-effect-function", "42501", "lo_create(0)", "select"),
+    ("SELECT '日本', (0::oid).lo_create", "side-effect-function", "42501", "lo_create", "select"),
+    ("SELECT 'é', x.lo_creat FROM abs(-1) x", "side-effect-function", "42501", "x.lo_creat", "select"),
+    ("SELECT pg_read_file('x')", "file-function", "42501", "pg_read_file", "select"),
+    ("SELECT dblink_exec('x')", "extension-function", "42501", "dblink_exec", "select"),
+    ("SELECT a.slugify('x')", "unknown-function", "42501", "a.slugify", "select"),
+    ("SELECT pg_advisory_lock(1)", "advisory-lock", "42501", "pg_advisory_lock", "select"),
+    ("SELECT 1 OPERATOR(public.@@@) 2", "unknown-operator", "42501", "OPERATOR", "select"),
+    ("SELECT query_to_xml($1, true, true, '')", "sql-text-function", "42501", "query_to_xml", "select"),
+    ("SELECT lo_open(1, 131072)", "large-object-write", "42501", "lo_open", "select"),
+    ("SELECT array_in('{x}', 'd'::regtype, -1)", "input-function", "42501", "array_in", "select"),
+    ("SELECT pg_input_is_valid('x', 'd')", "input-type", "42501", "pg_input_is_valid", "select"),
+    ("SELECT 'é', set_config($1, $2, false)", "setting-name", "42501", "set_config", "select"),
+    ("SELECT set_config('role', 'x', false)", "setting-value", "42501", "set_config", "select"),
+    ("SET log_statement = 'none'", "setting", "42501", "SET", "set"),
+    ("SET ROLE postgres", "setting-value", "42501", "postgres", "set"),
+    ("SET default_transaction_read_only = off", "setting-value", "25006", "off", "set"),
+    ("RESET transaction_read_only", "reset-read-only", "25006", "RESET", "reset"),
+    ("SET client_encoding = 'SJIS'", "encoding", "42501", "'SJIS'", "set"),
+    ("SELECT 'é'; SELECT 1; DROP TABLE t", "ddl", "25006", "DROP TABLE", "multi"),
+    ("SELECT 'é' FROM t TABLESAMPLE f(1)", "unknown-function", "42501", "f(1)", "select"),
+]
+
+
+@pytest.mark.parametrize(("sql", "rule", "sqlstate", "caret", "kind"), REFUSALS, ids=[row[0] for row in REFUSALS])
+def test_refusal(sql: str, rule: str, sqlstate: str, caret: str, kind: str) -> None:
+    verdict = judge(sql)
+    assert (verdict.action, verdict.rule, verdict.sqlstate) == (Action.REFUSE, rule, sqlstate)
+    assert at(sql, verdict).startswith(caret)
+    assert verdict.kind == kind
+    assert f"(rule: {rule}" in verdict.detail
+
+
+def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
+    assert all(sentence.endswith(".") and rule == rule.lower() for rule, sentence in rules.RULES.items())
+    elsewhere = {"nul-byte", "encoding", "length", "depth", "operator-run", "syntax", "several-statements", "internal"}
+    elsewhere |= {"unknown-statement", "unknown-node", "unknown-field", "inner-statement", "read-write", "sleep"}
+    elsewhere |= {"file-listing", "denied-function", "keyword-function", "fastpath", "startup-parameter"}
+    elsewhere |= {"secret-catalogue"}
+    assert rules.RULES.keys() == elsewhere | {row[1] for row in REFUSALS}
+
+
+def test_messages_are_in_postgresqls_manner() -> None:
+    verdict = judge('with "x" as (delete from sales.orders) select 1')
+    assert verdict.message == "cannot execute DELETE: SideCart forwards reads only"
+    assert verdict.detail == ('The statement modifies table "sales.orders" (rule: data-modification, in WITH "x").')
+    verdict = judge("select public.slugify('x')")
+    assert verdict.message == "permission denied for function public.slugify: SideCart forwards reads only"
+    assert verdict.hint == 'The operator can allow it: filter.allow_functions: ["public.slugify"].'
+    assert judge("select lo_create(0)").hint == ""
+    assert judge("drop materialized view x").message == "cannot execute DROP MATERIALIZED: SideCart forwards reads only"
+    assert judge("create unlogged table x (a int)").message.startswith("cannot execute CREATE TABLE")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "euc_jp", "iso8859-15"])
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("select 'éé' frm frm x", "frm x"),
+        ("select 日本 frm frm x", "frm x"),
+        ("select 'é', (", ""),
+        ("select 'é", "'é"),
+        ("select 'éé', lo_create(0)", "lo_create(0)"),
+        ("select 'éé'; drop table 日本", "drop table"),
+        ("éé frm x", "éé"),
+        ("sele 日", "sele"),
+    ],
+)
+def test_position_counts_characters(sql: str, found: str, encoding: str) -> None:
+    try:
+        sql.encode(encoding)
+    except UnicodeEncodeError:
+        sql = sql.encode("utf-8").decode("latin-1")  # as SQL_ASCII: one character a byte
+        found = found.encode("utf-8").decode("latin-1")
+        encoding = "latin-1"
+    verdict = judge(sql, encoding=encoding)
+    assert verdict.action is Action.REFUSE
+    assert at(sql, verdict).startswith(found)
+    assert verdict.position == (len(sql) + 1 if found == "" else sql.rindex(found) + 1)
+
+
+def test_syntax_error_is_the_parsers_own() -> None:
+    verdict = judge("selec 1")
+    assert (verdict.sqlstate, verdict.message, verdict.position, verdict.kind) == (
+        "42601", 'syntax error at or near "selec"', 1, "unparsable",
+    )  # fmt: skip
+
+
+def test_several_statements_in_parse() -> None:
+    verdict = judge("select 1; select 2", extended=True)
+    assert (verdict.sqlstate, verdict.message) == (
+        "42601", "cannot insert multiple commands into a prepared statement",
+    )  # fmt: skip
+    assert judge("select 1; select 2").kind == "multi"
+    assert judge("select 1;", extended=True).kind == "select"
+
+
+@pytest.mark.parametrize("sql", ["", ";", " ;; ", "-- x", "/* é */"])
+def test_nothing_is_allowed(sql: str) -> None:
+    assert judge(sql, extended=True) == Verdict(Action.ALLOW, "empty")
+
+
+def test_nul_and_invalid_bytes() -> None:
+    assert FILTER.judge(b"select 1\0; drop table t").rule == "nul-byte"
+    assert FILTER.judge(b"select 1\0").sqlstate == "22021"
+    for bad in (b"select '\xc0'", b"select '\xed\xa0\x80'", b"select '\xff"):
+        assert (FILTER.judge(bad).sqlstate, FILTER.judge(bad).rule) == ("22021", "encoding")
+    assert FILTER.judge(b"select '\xc0'", "latin-1").action is Action.ALLOW
+    assert FILTER.judge(b"select 1", "shift_jis").rule == "encoding"
+    assert FILTER.judge(b"select 1", "no such codec").rule == "encoding"
+
+
+def test_length() -> None:
+    policy = Policy(max_query_length=10)
+    assert judge("select 123", policy).action is Action.ALLOW
+    assert judge("select 1234", policy).sqlstate == "54000"
+
+
+def test_control_characters_in_strings_are_no_fault_of_ours() -> None:
+    assert judge("select E'\\x01\\x1f', '\x01\x7f\x1f\t', \"a\x02\"").action is Action.ALLOW
+
+
+# -- replacements --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "replaced"),
+    [
+        ("BEGIN READ WRITE", "BEGIN READ ONLY"),
+        ("start transaction read write", "START TRANSACTION READ ONLY"),
+        (
+            "begin isolation level read committed read write not deferrable",
+            "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY, NOT DEFERRABLE",
+        ),
+        ("START TRANSACTION READ ONLY, READ WRITE", "START TRANSACTION READ ONLY, READ ONLY"),
+        ("set transaction read write", "SET TRANSACTION READ ONLY"),
+        (
+            "set session characteristics as transaction isolation level serializable, read write",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+        ),
+        ("select 'é' ; begin read write;  select 2 -- é", "select 'é' ; BEGIN READ ONLY;  select 2 -- é"),
+        ("/* é */ begin read write /* x */; commit", "/* é */ BEGIN READ ONLY; commit"),
+        ("begin read write; set transaction read write", "BEGIN READ ONLY; SET TRANSACTION READ ONLY"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_read_write_is_replaced(sql: str, replaced: str, encoding: str) -> None:
+    verdict = judge(sql, encoding=encoding)
+    assert verdict.action is Action.REPLACE
+    assert verdict.text is not None
+    assert verdict.text.decode(encoding) == replaced
+    assert verdict.warning == "SideCart forwards reads only: READ WRITE was replaced by READ ONLY"
+    assert FILTER.judge(verdict.text, encoding).action is Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    "sql", ["begin", "begin read only", "set transaction read only", "start transaction isolation level serializable"]
+)
+def test_reading_transactions_keep_their_text(sql: str) -> None:
+    assert judge(sql) == Verdict(Action.ALLOW, "begin" if "set" not in sql else "set")
+
+
+# -- effects -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "effects"),
+    [
+        ("set work_mem = '1MB'", [(Effect.SETTING, "work_mem")]),
+        ("set session \"Work_Mem\" = '1MB'", [(Effect.SETTING, "work_mem")]),
+        ("set local work_mem = '1MB'", []),
+        ("set app.tenant_id = 1", [(Effect.SETTING, "app.tenant_id")]),
+        ("set time zone 'x'", [(Effect.SETTING, "timezone")]),
+        ("set names 'latin1'", [(Effect.SETTING, "client_encoding")]),
+        ("set schema 'x'", [(Effect.SETTING, "search_path")]),
+        ("set xml option document", [(Effect.SETTING, "xmloption")]),
+        ("set transaction isolation level serializable", []),
+        ("set transaction_isolation = 'serializable'", []),
+        (
+            "set session characteristics as transaction isolation level serializable, deferrable",
+            [(Effect.SETTING, "default_transaction_isolation"), (Effect.SETTING, "default_transaction_deferrable")],
+        ),
+        ("set session characteristics as transaction read write", []),  # replaced; the value stays on
+        ("set role none", []),
+        ("set default_transaction_read_only = on", []),
+        ("reset timezone", [(Effect.RESET, "timezone")]),
+        ("set timezone to default", [(Effect.RESET, "timezone")]),
+        ("reset all", [(Effect.RESET, "all")]),
+        ("select set_config('a.b', $1, false)", [(Effect.SETTING, "a.b")]),
+        ("select set_config('a.b', $1, true)", []),
+        ("select set_config('a.b', 'x', $1)", [(Effect.SETTING, "a.b")]),
+        ("select set_config('a.b', 'x', 'f')", [(Effect.SETTING, "a.b")]),
+        ("select query_to_xml('select set_config(''a.b'',''x'',false)',true,true,'')", [(Effect.SETTING, "a.b")]),
+        ("select setseed(0.1)", [(Effect.SESSION_STATE, "setseed")]),
+        ("select (0.1::float8).setseed", [(Effect.SESSION_STATE, "setseed")]),
+        ("set seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
+        ("set local seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
+        ('prepare "P" as select 1', [(Effect.PREPARE, "P")]),
+        ("deallocate p", [(Effect.DEALLOCATE, "p")]),
+        ("deallocate all", [(Effect.DEALLOCATE, "")]),
+        ("declare c cursor with hold for select 1", [(Effect.HOLD_CURSOR, "c")]),
+        ("declare c cursor without hold for select 1", []),
+        ("discard all", [(Effect.DISCARD_ALL, "")]),
+        ("discard plans", []),
+        ("set a.b = 1; reset c.d", [(Effect.SETTING, "a.b"), (Effect.RESET, "c.d")]),
+    ],
+)
+def test_effects(sql: str, effects: list[tuple[Effect, str]]) -> None:
+    verdict = judge(sql)
+    assert verdict.action is not Action.REFUSE
+    assert list(verdict.effects) == effects
+
+
+def test_knobs_and_their_effects() -> None:
+    policy = Policy(allow_listen=True, allow_advisory_locks=True)
+    assert judge("listen c", policy).effects == ((Effect.LISTEN, "c"),)
+    assert judge("select pg_advisory_lock(1)", policy).effects == ((Effect.ADVISORY_LOCK, "pg_advisory_lock"),)
+    assert judge("select x.pg_advisory_lock from abs(1::bigint) x", policy).effects != ()
+    assert judge("select pg_advisory_xact_lock(1)", policy) == Verdict(Action.ALLOW, "select")
+    quiet = Policy(allow_pg_sleep=False, allow_file_listing=False, deny_settings=("app.*", "work_mem"))
+    assert judge("select pg_sleep(1)", quiet).rule == "sleep"
+    assert judge("select (1::float8).pg_sleep", quiet).rule == "sleep"
+    assert judge("select pg_ls_waldir()", quiet).rule == "file-listing"
+    for sql in ("set app.tenant = 1", "set Work_mem = 1", "reset app.x", "select set_config('App.x', '1', false)"):
+        assert judge(sql, quiet).rule == "setting"
+
+
+# -- functions -----------------------------------------------------------------------------------------------------
+
+
+def test_allow_and_deny_patterns() -> None:
+    policy = Policy(
+        allow_functions=("slugify", "app.*", "postgis.st_*", "op.@@@"), deny_functions=("app.evil", "lower", "st_bad")
+    )
+    for sql in ("slugify(1)", "x.slugify(1)", "app.f(1)", "postgis.st_area(1)", "1 operator(op.@@@) 2"):
+        assert judge(f"select {sql}", policy).action is Action.ALLOW, sql
+    for sql in ("f(1)", "st_area(1)", "other.st_area(1)", '"Slugify"(1)', "1 operator(x.@@@) 2", '"app.f"(1)'):
+        assert judge(f"select {sql}", policy).action is Action.REFUSE, sql
+    for sql in ("app.evil(1)", "evil(1)", "lower('x')", "pg_catalog.lower('x')", "postgis.st_bad(1)", "(x).lower"):
+        assert judge(f"select {sql}", policy).rule == "denied-function", sql
+
+
+def test_a_wildcard_does_not_allow_what_is_known_to_write() -> None:
+    policy = Policy(allow_functions=("*", "public.*"))
+    for sql in (
+        "dblink_exec('x')",
+        "public.dblink_exec('x')",
+        "lo_create(0)",
+        "public.nextval('s')",
+        "cron.schedule(1)",
+    ):
+        assert judge(f"select {sql}", policy).action is Action.REFUSE, sql
+    assert judge("select public.nextval('s')", Policy(allow_functions=("public.nextval",))).action is Action.ALLOW
+    assert judge("select nextval('s')", Policy(allow_functions=("nextval",))).action is Action.REFUSE
+
+
+def test_names_are_compared_part_by_part() -> None:
+    for sql in ('"pg_catalog.count"(1)', '"Count"(1)', '"COUNT"(1)', "public.count(1)"):
+        assert judge(f"select {sql}").rule == "unknown-function", sql
+    assert judge("select pg_catalog.count(1), COUNT(1)").action is Action.ALLOW
+
+
+def test_old_servers_have_other_keywords_and_functions() -> None:
+    old, new = Policy(server_version=150018), Policy(server_version=180004)
+    for sql in (
+        "select json_value('{}', '$')",
+        "select * from json_table('{}', '$' columns (a int path '$'))",
+        "select json_array(1), 2",
+        "select json_scalar(1)",
+        "select json_object()",
+    ):
+        assert judge(sql, old).rule == "keyword-function", sql
+        assert judge(sql, new).action is Action.ALLOW
+    assert judge("select array_sort('{1}'::int[])", old).rule == "unknown-function"
+    assert judge("select array_sort('{1}'::int[])", new).action is Action.ALLOW
+    assert judge(
+        "select json_value('{}', '$')", Policy(server_version=150000, allow_functions=("json_value",))
+    ) == Verdict(Action.ALLOW, "select")
+
+
+def test_secret_catalogues_are_flagged() -> None:
+    verdict = judge("select rolpassword from pg_catalog.pg_authid")
+    assert (verdict.action, verdict.rule) == (Action.ALLOW, "secret-catalogue")
+    assert judge("select 1 from app.pg_authid").rule == ""
+
+
+def test_fastpath() -> None:
+    oid = b"\0\0\x10\x92"
+    reading, writing = (0x40000).to_bytes(4, "big"), (0x60000).to_bytes(4, "big")
+    assert FILTER.judge_function_call(952, [1], [oid, reading]).action is Action.ALLOW
+    assert FILTER.judge_function_call(952, [0, 1], [b"4242", reading]).action is Action.ALLOW
+    for formats, arguments in (
+        ([1], [oid, writing]),
+        ([], [b"4242", b"131072"]),
+        ([0], [b"4242", b"1310"]),  # four bytes, but as text
+        ([1, 0], [oid, b"1310"]),
+        ([1], [oid]),
+        ([1], [oid, None]),
+        ([1], [oid, reading + b"\0"]),
+        ([1], [oid, reading[:2]]),
+        ([1, 1, 1], [oid, reading]),
+    ):
+        verdict = FILTER.judge_function_call(952, formats, arguments)
+        assert (verdict.action, verdict.rule, verdict.sqlstate) == (Action.REFUSE, "fastpath", "42501")
+    for other in (957, 964, 955, 1574, 3036, 2078, 0, -1):
+        assert FILTER.judge_function_call(other, [1], [oid]).action is Action.REFUSE
+
+
+# -- settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("application_name", "x'; DROP TABLE t; --", True),
+        ("client_encoding", "'utf-8'", True),
+        ("client_encoding", "U-T-F 8", True),
+        ("client_encoding", "SQL_ASCII", True),
+        ("client_encoding", "WINDOWS-1252", True),
+        ("CLIENT_ENCODING", "Shift_JIS_2004", False),
+        ("client_encoding", "GB18030", False),
+        ("client_encoding", "nonsense", False),
+        ("default_transaction_read_only", "on", True),
+        ("default_transaction_read_only", "off", False),
+        ("Default_Transaction_Read_Only", "false", False),
+        ("transaction_read_only", "off", False),
+        ("search_path", "a, b", True),
+        ("search_path", "", True),
+        ("search_path", 'a,"pg_catalog"', False),
+        ("search_path", "a, PG_CATALOG", False),
+        ("search_path", 'a,"PG_CATALOG"', True),
+        ("search_path", "pg_temp, a", False),
+        ("search_path", "a,,b", False),
+        ("search_path", '"a', False),
+        ("role", "postgres", False),
+        ("session_authorization", "x", False),
+        ("log_statement", "none", False),
+        ("standard_conforming_strings", "off", False),
+        ("backslash_quote", "safe_encoding", True),
+        ("backslash_quote", "on", False),
+        ("replication", "database", False),
+        ("replication", "off", True),
+        ("options", "-c statement_timeout=5s --work-mem=1MB -cgeqo=off", True),
+        ("options", "-c default_transaction_read_only=off", False),
+        ("options", "-c a.b=1 --default-transaction-read-only=off", False),
+        ("options", r"-c search_path=a,\ pg_catalog", False),
+        ("options", "-d 5", False),
+        ("options", "-c", False),
+        ("_pq_.x", "1", False),
+        ("pgaudit.log", "none", False),
+        ("app.user", "x", True),
+    ],
+)
+def test_startup_parameter(name: str, value: str, allowed: bool) -> None:
+    verdict = FILTER.judge_setting(name, value)
+    assert verdict.action is (Action.ALLOW if allowed else Action.REFUSE)
+    assert verdict.kind == "startup"
+
+
+def test_startup_effects() -> None:
+    assert FILTER.judge_setting("options", "-c a.b=1 -c geqo=off").effects == (
+        (Effect.SETTING, "a.b"),
+        (Effect.SETTING, "geqo"),
+    )
+
+
+def test_value_parsers() -> None:
+    assert split_identifiers(' a , "B ""c" ,D ') == ["a", 'B "c', "d"]
+    assert split_identifiers("") == [] and split_identifiers("a b") is None and split_identifiers("a,") is None
+    assert split_options(r"-c a=b\ c  --d-e=f") == [("a", "b c"), ("d_e", "f")]
+    assert [parse_bool(v) for v in ("t", "YES", "on", "1", "o", "of", "F", "", "onn", "2")] == [
+        True, True, True, True, None, False, False, None, None, None,
+    ]  # fmt: skip
+
+
+def test_codecs_leave_ascii_alone() -> None:
+    """No byte of a multi-byte character may decode to ASCII, and ASCII decodes to itself."""
+    ascii_bytes = bytes(range(1, 128))
+    for name, codec in rules.ENCODINGS.items():
+        assert ascii_bytes.decode(codec) == ascii_bytes.decode("ascii"), name
+        leads = [b"", b"\x8e", b"\x8f"] if "euc" in codec else [b""]
+        for first in range(128, 256):
+            for second in range(128, 256) if "euc" in codec or codec == "gb2312" else (None,):
+                for lead in leads:
+                    data = lead + bytes([first]) + (b"" if second is None else bytes([second]))
+                    try:
+                        decoded = text.decode(data, codec)
+                    except rules.Refused:
+                        continue
+                    assert not any(char < "\x80" for char in decoded), (name, data)
+            for tail in b"'\\;$\"":
+                try:
+                    decoded = text.decode(bytes([first, tail]), codec)
+                except rules.Refused:
+                    continue
+                assert decoded.endswith(chr(tail)), (name, first, tail)
+
+
+@pytest.mark.parametrize(
+    "name", ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "mskanji", "win949"]
+)
+def test_unsafe_encodings(name: str) -> None:
+    assert python_codec(name) is None
+
+
+def test_encoding_names() -> None:
+    assert python_codec("UTF8") == python_codec("Unicode") == python_codec("'utf-8'") == "utf-8"
+    assert python_codec("SQL_ASCII") == python_codec("Latin1") == python_codec("ISO-8859-1") == "latin-1"
+    assert python_codec("EUC_JP") == "euc_jp" and python_codec("WIN1251") == python_codec("win") == "cp1251"
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------
+
+
+def test_cache_hit_is_the_same_verdict() -> None:
+    cached = Filter()
+    first = cached.judge(b"set a.b = 1")
+    assert cached.judge(bytes(bytearray(b"set a.b = 1"))) is first
+    assert (cached.hits, cached.misses) == (1, 1)
+
+
+def test_cache_key_holds_encoding_and_protocol() -> None:
+    cached = Filter()
+    sql = "select 'é'; select 1".encode()
+    assert cached.judge(sql).action is Action.ALLOW
+    assert cached.judge(sql, extended=True).action is Action.REFUSE
+    assert cached.judge("select 'é'".encode("latin-1"), "latin-1").action is Action.ALLOW
+    assert cached.judge("select 'é'".encode("latin-1")).action is Action.REFUSE
+    assert cached.hits == 0
+
+
+def test_cache_tells_constants_apart() -> None:
+    cached = Filter()
+    assert cached.judge(b"select lo_open(1, 262144)").action is Action.ALLOW
+    assert cached.judge(b"select lo_open(1, 131072)").action is Action.REFUSE
+
+
+def test_cache_is_bounded_by_bytes_and_forgets_the_least_recently_used() -> None:
+    cached = Filter(cache_bytes=20_000)
+    for number in range(100):
+        cached.judge(f"select {number}".encode())
+        cached.judge(b"select 'kept'")
+        assert cached.cached_bytes <= 20_000
+    assert cached.evictions > 50
+    assert cached.hits == 99
+    long = b"select '" + b"x" * 5000 + b"'"
+    before = cached.evictions
+    cached.judge(long)
+    cached.judge(long)
+    assert cached.hits == 99 and cached.evictions == before  # one text may not push out the others
+
+
+# -- shapes that end other processes (SPEC 5.8) --------------------------------------------------------------------
+
+SHAPES = {
+    "plus": ("select ", "1+", 100_000, "1"),
+    "concat": ("select ", "'a'||", 20_000, "'b'"),
+    "cast": ("select 1", "::int", 100_000, ""),
+    "isnull": ("select 1", " isnull", 100_000, ""),
+    "union": ("table a", " union all table a", 50_000, ""),
+    "time zone": ("select a", " at time zone 'x'", 30_000, ""),
+    "join": ("select * from a", " natural join a", 40_000, ""),
+    "collate": ("select a", " collate b", 60_000, ""),
+    "parentheses": ("select ", "(", 100_000, "1"),
+    "not": ("select ", "not ", 100_000, "1"),
+    "minus": ("select ", "- ", 100_000, "1"),
+    "sub-select": ("select ", "(select ", 50_000, "1"),
+    "array": ("select ", "array[", 50_000, "1"),
+    "case": ("select ", "case when a then ", 50_000, "1"),
+    "call": ("select ", "abs(", 50_000, "1"),
+    "with": ("", "with a as (", 5_000, "select 1"),
+    "comment": ("", "/*", 500_000, ""),
+    "comment with an operator": ("/*", ">/*", 300_000, ""),
+    "plus and minus": ("select 1", "+-", 500_000, "1"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_endless_shapes_are_refused(shape: str) -> None:
+    head, unit, count, tail = SHAPES[shape]
+    verdict = judge((head + unit * count + tail)[: 1 << 20])
+    assert (verdict.action, verdict.sqlstate) == (Action.REFUSE, "54001")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select " + "'a'||" * 3900 + "'b'",
+        " union all ".join(["select 1"] * 3000),
+        "select 1 where " + "a and (b or (" * 300 + "c" + "))" * 300,
+        "select 1 where a" + " or a" * 20_000,
+        "select 1 where 1 in (" + "12345," * 20_000 + "1)",
+        "select '" + "+-/*" * 1000 + "'",
+        "-- " + "=" * 5000 + "\nselect 1 + 1",
+    ],
+    ids=["concat", "union", "and-or", "or", "in", "a string of operators", "a banner"],
+)
+def test_long_reports_are_allowed(sql: str) -> None:
+    limit = sys.getrecursionlimit()
+    assert judge(sql).action is Action.ALLOW
+    assert sys.getrecursionlimit() == limit
+
+
+def test_the_deepest_tree_that_is_decoded_does_not_end_the_process() -> None:
+    """In a process of its own: with an 8 MB stack, right below the bound, and right above it."""
+    code = (
+        "import msgspec, sys; from proxy import text; from proxy.filter import Filter\n"
+        "sys.setrecursionlimit(1_000_000)\n"
+        "f = Filter()\n"
+        "n = (text.MAX_DEPTH - 20) // 2\n"
+        "near, beyond = (f.judge(b'select ' + b'1+' * n + b'1') for n in (n, n + 20))\n"
+        "print(near.action.value, beyond.rule)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["allow", "depth"]), done.stderr
+
+
+def test_depth_counts_brackets_outside_strings() -> None:
+    assert text.depth('{"a":["{[\\"{",{"b":{}}]}') == 4
+    assert text.depth('"["') == 0
+
+
+def test_an_unexpected_fault_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> list[object]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("proxy.text.parse", broken)
+    verdict = Filter().judge(b"select 1")
+    assert (verdict.action, verdict.rule, verdict.sqlstate) == (Action.REFUSE, "internal", "XX000")
+
+
+def test_unknown_parts_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(rules.NODES, "ParamRef")
+    assert Filter().judge(b"select $1").rule == "unknown-node"
+    monkeypatch.setitem(rules.NODES, "ParamRef", {"location": rules.SCALAR})
+    assert Filter().judge(b"select $1").rule == "unknown-field"
+
+
+# -- splicing ------------------------------------------------------------------------------------------------------
+
+SLOTS = [
+    "select {}", "select 1 where {} is null", "select case when true then {} end", "select array[{}]", "values ({})",
+    "select * from t order by {}", "select * from t group by {}", "select count(*) filter (where {} is null) from t",
+    "select sum(1) over (partition by {} order by {}) from t", "select * from t join u on {} = 1", "select 1 limit {}",
+    "select (select {})", "select exists (select {})", "with x as (select {}) select * from x", "select row({}, 1)",
+    "select * from unnest(array[{}]) u", "select * from rows from (generate_series(1, {}))", "select 1 in (1, {})",
+    "select {} between 1 and 2", "select coalesce({}, 1)", "select nullif(1, {})", "select {}::text collate \"C\"",
+    "select json_object('a': {})", "select xmlelement(name a, {})", "select distinct on ({}) 1", "select -({})",
+    "select * from t tablesample bernoulli ({})", "select (array[1])[{}]", "select a[{}:1] from t", "execute p({})",
+    "explain select {}", "explain (analyze) select {}", "copy (select {}) to stdout", "prepare p as select {}",
+    "declare c cursor for select {}", "select 1; select {}", "select query_to_xml('select {}', true, true, '')",
+    "select f.x from (select {} as x) f", "select 1 union all select {}", "select * from (values (1, {})) v",
+    "select max({}) within group (order by 1)", "select (({}))", "select lower({}::text)", "select 1 offset {}",
+    "select * from xmltable('/a' passing {} columns a int path '.')", "select {} at time zone 'utc'",
+]  # fmt: skip
+CALLS = [
+    "lo_create(0)", "pg_catalog.lo_creat(-1)", "(0::oid).lo_create", "x.nextval", "no_such_function(1)",
+    "public.f(1)", "pg_notify(chr(1), chr(2))", "set_config($1, $2, false)", "txid_current()", "pg_read_file(chr(1))",
+    "ts_stat($1)", "lo_open(1, 131072)", "1 operator(public.+) 2", "(with d as (delete from t) select 1)",
+    "(select 1 from t for update)", "pg_terminate_backend(1)", "dblink_exec(chr(1))",
+]  # fmt: skip
+
+
+def test_the_slots_are_reads() -> None:
+    for slot in SLOTS:
+        assert judge(slot.replace("{}", "1")).action is Action.ALLOW, slot
+
+
+@given(st.lists(st.sampled_from(SLOTS[:27]), max_size=3), st.sampled_from(SLOTS), st.sampled_from(CALLS))
+@settings(deadline=None, max_examples=400)
+def test_a_side_effect_in_any_slot_is_refused(inner: list[str], outer: str, call: str) -> None:
+    """Nest the call as sub-selects in a few slots, then in one that may be a statement's."""
+    expression = call
+    for slot in inner:
+        expression = f"({slot.replace('{}', expression)})"
+    verdict = judge(outer.replace("{}", expression))
+    assert verdict.action is Action.REFUSE
+    assert verdict.rule != "internal"
+
+
+ALLOWED = [
+    sql
+    for line in (DATA / "corpus.jsonl").read_text("utf-8").splitlines()
+    if (case := json.loads(line))["verdict"] == "allow" and "requires" not in case and (sql := case.get("sql"))
+]
+
+
+@given(st.sampled_from(ALLOWED), st.data())
+@settings(deadline=None, max_examples=300)
+def test_spliced_constants_of_the_corpus(sql: str, data: st.DataObject) -> None:
+    """Put a call in the place of one constant of an allowed text: what still parses is refused."""
+    from pglast.parser import scan
+
+    constants = [token for token in scan(sql) if token.name in ("ICONST", "SCONST")]
+    if not constants:
+        return
+    token = data.draw(st.sampled_from(constants))
+    call = data.draw(st.sampled_from(CALLS))
+    assert judge(f"{sql[: token.start]}({call}){sql[token.end + 1 :]}").action is Action.REFUSE
+
+
+@given(st.binary(max_size=60), st.sampled_from(["utf-8", "latin-1", "euc_jp"]))
+@settings(deadline=None, max_examples=300)
+def test_no_bytes_raise(data: bytes, encoding: str) -> None:
+    verdict = FILTER.judge(data, encoding)
+    assert verdict.rule != "internal"
+    assert verdict.position <= len(data) + 1
+
+
+@given(st.sampled_from(ALLOWED), st.integers(0, 400), st.text(max_size=4))
+@settings(deadline=None, max_examples=300)
+def test_no_broken_text_is_an_internal_fault(sql: str, cut: int, more: str) -> None:
+    broken = (sql[:cut] + more + sql[cut + 1 :]).encode(errors="replace")
+    assert FILTER.judge(broken).rule != "internal"
