@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -57,15 +57,8 @@ class Filter:
     __slots__ = ("_cache", "_cache_bytes", "cached_bytes", "evictions", "functions", "hits", "misses", "policy")
 
     def __init__(self, policy: Policy | None = None, cache_bytes: int = 32 << 20) -> None:
-        self.policy = policy = policy or Policy()
-        self.functions = Functions(
-            policy.allow_functions,
-            policy.deny_functions,
-            server_version=policy.server_version // 10000,
-            advisory_locks=policy.allow_advisory_locks,
-            file_listing=policy.allow_file_listing,
-            sleep=policy.allow_pg_sleep,
-        )
+        self.policy = policy or Policy()
+        self.functions = self._functions()
         self._cache: OrderedDict[tuple[bytes, str, bool], Verdict] = OrderedDict()
         self._cache_bytes = cache_bytes
         self.cached_bytes = 0
@@ -77,6 +70,26 @@ class Filter:
         return (
             f"<Filter {len(self._cache)} verdicts, {self.cached_bytes} bytes, {self.hits} hits, {self.misses} misses>"
         )
+
+    def _functions(self) -> Functions:
+        policy = self.policy
+        return Functions(
+            policy.allow_functions,
+            policy.deny_functions,
+            server_version=policy.server_version // 10000,
+            advisory_locks=policy.allow_advisory_locks,
+            file_listing=policy.allow_file_listing,
+            sleep=policy.allow_pg_sleep,
+        )
+
+    def learn_version(self, server_version: int) -> None:
+        """Judge for this server_version_num from now on: which names are built in depends on it."""
+        if server_version // 10000 == self.policy.server_version // 10000:
+            return
+        self.policy = replace(self.policy, server_version=server_version)
+        self.functions = self._functions()
+        self._cache.clear()
+        self.cached_bytes = 0
 
     def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
         """Judge one query text, without its terminating NUL.

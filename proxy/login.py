@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.errors import (
-    CHARACTER_NOT_IN_REPERTOIRE,
-    FEATURE_NOT_SUPPORTED,
-    INVALID_PARAMETER_VALUE,
-    CloseReason,
-    UpstreamError,
-)
+from proxy.errors import CHARACTER_NOT_IN_REPERTOIRE, CloseReason, UpstreamError
 from proxy.filter import Filter
 from proxy.pool import Pool
-from proxy.protocol import split_options
+from proxy.settings import split_options
 from proxy.snapshot import NO_SETTINGS, Settings
 from proxy.verdict import Action
 
@@ -25,11 +19,10 @@ MAX_GREETINGS: Final = 1000
 class LoginRefusedError(UpstreamError):
     """The StartupMessage asks for what no client may have."""
 
-    def __init__(self, sqlstate: str, text: str, *, detail: str = "", hint: str = "", rule: str = "") -> None:
+    def __init__(self, sqlstate: str, text: str, *, detail: str = "", hint: str = "") -> None:
         super().__init__(text, sqlstate, reason=CloseReason.CLIENT_LOGIN_REFUSED, transient=False)
         self.detail = detail
         self.hint = hint
-        self.rule = rule
 
 
 def vet(parameters: Mapping[str, str], judge: Filter) -> Settings:
@@ -39,32 +32,17 @@ def vet(parameters: Mapping[str, str], judge: Filter) -> Settings:
     """
     pairs: list[tuple[str, str]] = []
     for name, value in parameters.items():
-        if name == "replication":
-            if value.lower() not in ("false", "off", "no", "0"):
-                raise LoginRefusedError(
-                    FEATURE_NOT_SUPPORTED, "replication connections are refused: SideCart forwards reads only"
-                )
-        elif name == "options":
-            try:
-                # In front: a setting that is a parameter of its own beats one in options, as on the server.
-                pairs[:0] = split_options(value)
-            except ValueError as error:
-                raise LoginRefusedError(
-                    INVALID_PARAMETER_VALUE,
-                    f'startup parameter "options": "{error}" is not understood',
-                    hint='Write settings as "-c name=value".',
-                ) from error
-        else:
-            pairs.append((name, value))
-    for name, value in pairs:
         # What is not UTF-8 was decoded to lone surrogates.
         if any("\udc80" <= character <= "\udcff" for character in name + value):
             raise LoginRefusedError(CHARACTER_NOT_IN_REPERTOIRE, "a startup parameter is not valid UTF-8")
         verdict = judge.judge_setting(name, value)
         if verdict.action is not Action.ALLOW:
-            raise LoginRefusedError(
-                verdict.sqlstate, verdict.message, detail=verdict.detail, hint=verdict.hint, rule=verdict.rule
-            )
+            raise LoginRefusedError(verdict.sqlstate, verdict.message, detail=verdict.detail, hint=verdict.hint)
+        if name == "options":
+            # In front: a setting that is a parameter of its own beats one in options, as on the server.
+            pairs[:0] = split_options(value) or []
+        elif name != "replication":
+            pairs.append((name, value))
     return Settings.of(pairs) if pairs else NO_SETTINGS
 
 

@@ -17,7 +17,6 @@ from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
 from proxy.snapshot import Settings
 from proxy.stats import Stats
 
-
 PATIENCE: Final = 1.0
 """Seconds that back-off may keep a waiting client from the next login."""
 

@@ -267,42 +267,6 @@ def read_startup(packet: bytes) -> Startup | CancelRequest:
     return Startup(version, parameters, tuple(unknown))
 
 
-def split_options(options: str) -> list[tuple[str, str]]:
-    """Split the `options` of a StartupMessage into (setting, value) pairs.
-
-    Whitespace separates, a backslash keeps the next character (`pg_split_opts()`, src/backend/utils/init/postinit.c).
-    Spoken are `-c name=value`, `-cname=value` and `--name=value`, dashes in names being underscores
-    (`ParseLongOption()`, guc.c). Raises ValueError naming whatever else stands there.
-    """
-    words: list[str] = []
-    word: list[str] | None = None
-    characters = iter(options)
-    for character in characters:
-        if character in " \t\n\r\v\f":
-            if word is not None:
-                words.append("".join(word))
-            word = None
-            continue
-        word = [] if word is None else word
-        word.append(next(characters, "") if character == "\\" else character)
-    if word is not None:
-        words.append("".join(word))
-    pairs = []
-    rest = iter(words)
-    for item in rest:
-        if item == "-c":
-            assignment = next(rest, "")
-        elif item.startswith("-c") or (item.startswith("--") and len(item) > 2):
-            assignment = item[2:]
-        else:
-            raise ValueError(item)
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise ValueError(item)
-        pairs.append((name.replace("-", "_"), value))
-    return pairs
-
-
 def startup_message(parameters: Mapping[str, str]) -> bytes:
     """Build our StartupMessage to the upstream, protocol 3.0."""
     body = b"".join(k.encode() + b"\0" + v.encode() + b"\0" for k, v in parameters.items())

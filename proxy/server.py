@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import re
 import secrets
 import signal
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Final, cast
 
@@ -72,6 +73,7 @@ class Server:
         self._keys: dict[int, tuple[bytes, Member]] = {}
         self._idents = 0
         self._ticks = 0
+        self._handshakes = 0
         self._tasks = Tasks()
         self._listeners: list[socket.socket] = []
         self.client_tls: ssl.SSLContext | None = None
@@ -139,7 +141,13 @@ class Server:
         bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
         context = tls.upstream_context(config.upstream.sslmode, config.upstream.sslrootcert, bundled)
         self._connector = Connector(
-            config.upstream, context, self.stats, self.audit, self._tasks, config.pool.cancel_wait_timeout
+            config.upstream,
+            context,
+            self.stats,
+            self.audit,
+            self._tasks,
+            config.pool.cancel_wait_timeout,
+            self._learn_version,
         )
         self.house = House(
             filter=self.filter,
@@ -208,6 +216,12 @@ class Server:
         await self._tasks.stop()
         await asyncio.sleep(0)  # the transports' last writes and closes
 
+    def _learn_version(self, parameters: Mapping[str, str]) -> None:
+        """Tell the filter which server it judges for. `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with it."""
+        found = re.match(r"(\d+)", parameters.get("server_version", ""))
+        if found is not None:
+            self.filter.learn_version(int(found[1]) * 10000)
+
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
     def _pool_for(self, database: str) -> Pool:
@@ -264,7 +278,7 @@ class Server:
                 self.audit.event("accept failed", level="error", errno=error.errno)
                 return
             self.stats.clients_accepted += 1
-            if len(self._doors) + len(self.clients) >= self.config.client.max_client_conn + DOOR_MARGIN:
+            if len(self._doors) + self._handshakes + len(self.clients) >= self.config.client.max_client_conn + DOOR_MARGIN:
                 self.stats.client_closes[CloseReason.TOO_MANY_CLIENTS.value] += 1
                 sock.close()
                 continue
@@ -284,6 +298,7 @@ class Server:
         self._idents += 1
         connection = _ClientConnection(self, peer, self._idents, encrypted=with_tls)
         loop = asyncio.get_running_loop()
+        self._handshakes += 1
         try:
             if not with_tls or self.client_tls is None:
                 await loop.connect_accepted_socket(lambda: connection, sock)
@@ -300,6 +315,8 @@ class Server:
             self.stats.client_closes[CloseReason.CLIENT_TLS.value] += 1
             why = getattr(error, "reason", None) or type(error).__name__
             self.audit.event("client tls failed", level="warning", peer=peer, why=why)
+        finally:
+            self._handshakes -= 1
 
     # --- time -----------------------------------------------------------------------------------------------------
 

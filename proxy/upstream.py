@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, cast
 
 from proxy import protocol as p
@@ -72,7 +72,8 @@ class Tasks:
 class Connector:
     """Open connections to the configured server: upstreams, and the short ones that carry a CancelRequest.
 
-    `tls` is the context for the configured sslmode; None where that is `disable`.
+    `tls` is the context for the configured sslmode; None where that is `disable`. `on_login` gets the ParameterStatus
+    values of each new upstream before anybody can use it.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Connector:
         audit: Audit,
         tasks: Tasks,
         cancel_wait_timeout: float,
+        on_login: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._config = config
         self._tls = tls
@@ -90,6 +92,7 @@ class Connector:
         self._audit = audit
         self._tasks = tasks
         self._cancel_wait_timeout = cancel_wait_timeout
+        self._on_login = on_login
 
     def open(self, pool: Pool) -> None:
         """Log in for a pool, in the background; it ends in `Pool.opened` or `Pool.failed`."""
@@ -117,6 +120,7 @@ class Connector:
         else:
             self._stats.upstream_connects += 1
             self._audit.event("upstream opened", database=pool.database, tls=upstream.tls_version or "off")
+            self._on_login(upstream.parameters)
             pool.opened(upstream, now())
             return
         self._stats.upstream_connect_failures += 1
@@ -399,7 +403,12 @@ class UpstreamConnection(asyncio.Protocol):
         return self._cancels > 0
 
     def cancel(self) -> None:
-        """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended."""
+        """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended.
+
+        One request at a time: a client that repeats itself opens no more connections to the server.
+        """
+        if self._cancels:
+            return
         self._cancels += 1
         self._tasks.start(self._cancel(), "cancel")
 

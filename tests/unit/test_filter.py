@@ -691,3 +691,32 @@ def test_no_bytes_raise(data: bytes, encoding: str) -> None:
 def test_no_broken_text_is_an_internal_fault(sql: str, cut: int, more: str) -> None:
     broken = (sql[:cut] + more + sql[cut + 1 :]).encode(errors="replace")
     assert FILTER.judge(broken).rule != "internal"
+
+
+@pytest.mark.parametrize(
+    ("options", "pairs"),
+    [
+        ("", []),
+        ("-c work_mem=1MB", [("work_mem", "1MB")]),
+        ("-cwork_mem=1MB --search-path=a", [("work_mem", "1MB"), ("search_path", "a")]),
+        (r"-c search_path=a,\ b\\c", [("search_path", "a, b\\c")]),
+        ("  -c a=  ", [("a", "")]),
+        ("-c default-transaction-read-only=off", [("default_transaction_read_only", "off")]),
+    ],
+)
+def test_startup_options(options: str, pairs: list[tuple[str, str]]) -> None:
+    assert split_options(options) == pairs
+
+
+@pytest.mark.parametrize("options", ["-F", "-c", "-c a", "--", "-c =x", "word", "-e"])
+def test_options_that_are_no_settings_are_refused(options: str) -> None:
+    assert split_options(options) is None
+
+
+def test_version_of_the_server_decides_which_names_are_built_in() -> None:
+    judge = Filter()
+    assert judge.judge(b"select array_sort(array[2, 1])").action is Action.ALLOW
+    judge.learn_version(150000)
+    assert judge.judge(b"select array_sort(array[2, 1])").rule == "unknown-function"
+    judge.learn_version(180000)
+    assert judge.judge(b"select array_sort(array[2, 1])").action is Action.ALLOW

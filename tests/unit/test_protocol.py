@@ -140,27 +140,6 @@ def test_cancel_request_round_trip_with_a_long_key() -> None:
     assert p.read_startup(p.cancel_request(7, b"k" * 32)) == p.CancelRequest(7, b"k" * 32)
 
 
-@pytest.mark.parametrize(
-    ("options", "pairs"),
-    [
-        ("", []),
-        ("-c work_mem=1MB", [("work_mem", "1MB")]),
-        ("-cwork_mem=1MB --search-path=a", [("work_mem", "1MB"), ("search_path", "a")]),
-        (r"-c search_path=a,\ b\\c", [("search_path", "a, b\\c")]),
-        ("  -c a=  ", [("a", "")]),
-        ("-c default-transaction-read-only=off", [("default_transaction_read_only", "off")]),
-    ],
-)
-def test_split_options(options: str, pairs: list[tuple[str, str]]) -> None:
-    assert p.split_options(options) == pairs
-
-
-@pytest.mark.parametrize("options", ["-F", "-c", "-c a", "--", "-c =x", "word", "-e"])
-def test_options_that_are_no_settings_are_refused(options: str) -> None:
-    with pytest.raises(ValueError):
-        p.split_options(options)
-
-
 def test_error_response_fields() -> None:
     body = p.error_response("ERROR", "25006", "no", detail="d", hint="h", position=3)[5:]
     assert p.error_fields(body) == {

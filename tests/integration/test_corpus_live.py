@@ -1,0 +1,96 @@
+"""The corpus through a running SideCart, on the objects that it speaks of: verdicts hold, and what is let through writes
+nothing, although the upstream role is a superuser on a primary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.commands.embedded import EmbeddedServer
+from proxy.config import Upstream
+from tests.running import SideCart
+from tests.wire import Wire
+
+DATA = Path(__file__).parents[1] / "data"
+CASES: list[dict[str, Any]] = [
+    case for case in map(json.loads, (DATA / "corpus.jsonl").read_text().splitlines()) if "sql" in case
+]
+OURS = "SideCart forwards reads only"
+
+
+@pytest.fixture(scope="module")
+def corpus(postgres: EmbeddedServer) -> Iterator[SideCart]:
+    postgres.sql("CREATE DATABASE corpus")
+    postgres.sql((DATA / "fixture.sql").read_text(), "corpus")
+    # A statement of the corpus that would run for hours is cut short: that is an answer, too.
+    postgres.sql("ALTER DATABASE corpus SET statement_timeout = '300ms'")
+    upstream = Upstream(
+        host=postgres.host,
+        port=postgres.port,
+        dbname="corpus",
+        user=postgres.superuser,
+        password=postgres.superuser_password,
+        sslrootcert=str(postgres.ca_file),
+    )
+    with SideCart(upstream, SIDECART_CLIENT_MAX_QUERY_LENGTH="4MB") as running:
+        yield running
+        running.stop()
+        for word in ("tripwire", "bug"):
+            assert f'"event":"{word}"' not in running.log.replace(" ", "")
+
+
+def judged(wire: Wire, text: str) -> str:
+    """Return what became of a text: `refused` by us, `replaced`, or what the server answered."""
+    wire.error = {}
+    kinds = wire.ask(text)
+    if OURS in wire.error.get("M", "") or "(rule: " in wire.error.get("D", ""):
+        return "refused"
+    return "replaced" if kinds.startswith("N") and b"SideCart" in wire.last else f"{kinds} {wire.error.get('M', '')}"
+
+
+def test_what_the_corpus_blocks_is_refused(corpus: SideCart, postgres: EmbeddedServer) -> None:
+    wrong = []
+    with Wire(corpus.port, "corpus") as wire:
+        for case in CASES:
+            if case["verdict"] != "block" or case.get("policy_knob") or case.get("requires"):
+                continue
+            outcome = judged(wire, case["sql"])
+            syntax_error = wire.error.get("C") in ("42601", "54001")
+            if not (outcome == "refused" or syntax_error or (case.get("neutralise") and outcome == "replaced")):
+                wrong.append((case["id"], case["sql"][:200], outcome))
+            if wire.status != 0x49:
+                wire.ask("ROLLBACK")
+    assert not wrong
+
+
+def test_what_the_corpus_allows_is_let_through_and_leaves_no_trace(corpus: SideCart, postgres: EmbeddedServer) -> None:
+    wrong = []
+    before = postgres.sql(
+        "SELECT count(*), sum(id) FROM t; SELECT last_value FROM s; SELECT count(*) FROM pg_class", "corpus"
+    )
+    major = int(postgres.version.split(".")[0])
+    for case in CASES:
+        if case["verdict"] != "allow" or case.get("policy_knob") or case.get("requires"):
+            continue
+        with Wire(corpus.port, "corpus") as wire:
+            outcome = judged(wire, case["sql"])
+            newer = major < 18 and (
+                "unknown-function" in wire.error.get("D", "") or "keyword" in wire.error.get("D", "")
+            )
+            if outcome in ("refused", "replaced") and not newer:
+                wrong.append((case["id"], case["sql"][:200], outcome, wire.error))
+            # SPEC 5.6 P8: a read never gets a transaction id.
+            if wire.status == 0x54:
+                wire.ask("SELECT pg_current_xact_id_if_assigned()")
+                assert b"\xff\xff\xff\xff" in wire.last, case["sql"]
+    assert not wrong
+    assert (
+        postgres.sql(
+            "SELECT count(*), sum(id) FROM t; SELECT last_value FROM s; SELECT count(*) FROM pg_class", "corpus"
+        )
+        == before
+    )
