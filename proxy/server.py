@@ -237,10 +237,7 @@ class Server:
             raise error
         pool = self.pools.get(database)
         if pool is None:
-            random = secrets.SystemRandom()
-            pool = self.pools[database] = Pool(
-                database, self.config.pool, self._connector, self.stats, lambda: random.uniform(0.9, 1.1)
-            )
+            pool = self.pools[database] = Pool(database, self.config.pool, self._connector, self.stats, _jitter)
         return pool
 
     def _register(self, client: Member, length: int) -> tuple[int, bytes]:
@@ -278,7 +275,8 @@ class Server:
                 self.audit.event("accept failed", level="error", errno=error.errno)
                 return
             self.stats.clients_accepted += 1
-            if len(self._doors) + self._handshakes + len(self.clients) >= self.config.client.max_client_conn + DOOR_MARGIN:
+            present = len(self._doors) + self._handshakes + len(self.clients)
+            if present >= self.config.client.max_client_conn + DOOR_MARGIN:
                 self.stats.client_closes[CloseReason.TOO_MANY_CLIENTS.value] += 1
                 sock.close()
                 continue
@@ -393,6 +391,11 @@ class Server:
         failing = {name: str(pool.last_error) for name, pool in self.pools.copy().items() if pool.last_error}
         draining = self.house.draining
         return not draining and not failing, {"draining": draining, "failing": failing}
+
+
+def _jitter() -> float:
+    """Return a factor from 0.9 to 1.1."""
+    return 0.9 + secrets.randbelow(2001) / 10_000
 
 
 def _is_loopback(host: str) -> bool:

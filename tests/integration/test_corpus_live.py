@@ -1,5 +1,7 @@
-"""The corpus through a running SideCart, on the objects that it speaks of: verdicts hold, and what is let through writes
-nothing, although the upstream role is a superuser on a primary."""
+"""The corpus through a running SideCart, on the objects that it speaks of.
+
+Verdicts hold, and what is let through writes nothing, although the upstream role is a superuser on a primary.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+# Every target makes .venv when it is missing. Nothing outside this folder is touched, but for private temporary folders.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check bench deep lock clean
+SHELL := /bin/sh
+
+BIN := .venv/bin
+# PYTHON=... takes another interpreter than the one that is found below.
+PYTHON ?=
+SOURCES := proxy tests $(wildcard bench tools)
+
+help:
+	@echo "make demo    a sample PostgreSQL behind SideCart: the quickest way to see it work"
+	@echo "make check   format, lint, types, security lint, unit tests (under a minute)"
+	@echo "make test    all tests that take less than ten minutes together"
+	@echo "make deep    the long tests"
+	@echo "make bench   the benchmarks"
+	@echo "make lock    write requirements.lock anew (needs uv)"
+	@echo "make clean   remove .venv and everything else that was made here"
+
+venv: .venv/installed
+
+# --no-build-isolation: setuptools comes from the lock file too, with its hash.
+.venv/installed: pyproject.toml requirements.lock
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "SideCart needs Python 3.11 or newer, and none was found: install one, or name it with make PYTHON=..." >&2; exit 1; \
+	fi; \
+	rm -rf .venv; \
+	echo "Making .venv with $$($$found --version) ..."; \
+	if ! $$found -m venv .venv; then \
+	    echo "$$found cannot make virtual environments: on Debian and Ubuntu, apt-get install python3-venv." >&2; rm -rf .venv; exit 1; \
+	fi
+	@echo "Installing the packages of requirements.lock ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: .venv/installed
+	@exec $(BIN)/sidecart demo $(DEMO)
+
+test: .venv/installed
+	@$(BIN)/python -m pytest -q tests
+
+check: .venv/installed
+	@$(BIN)/ruff format --check -q $(SOURCES)
+	@$(BIN)/ruff check -q $(SOURCES)
+	@$(BIN)/mypy --strict
+	@$(BIN)/bandit -q -r proxy
+	@$(BIN)/python -m pytest -q tests/unit
+
+bench: .venv/installed
+	@$(BIN)/python -m bench.pgbench $(BENCH)
+
+deep: .venv/installed
+	@$(BIN)/python -m pytest -q -m deep tests
+
+# No header, no index: a lock file without host names.
+lock:
+	uv pip compile -q --upgrade --generate-hashes --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""Write the audit log: JSON, one line an event, from a thread of its own so that the event loop never waits for it.
+
+Nothing in here is the text of a statement, a constant or a password: `Audit.event` has no argument for them, and fields
+that go by such a name are blanked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import Final, TextIO, TypeAlias
+
+Value: TypeAlias = str | int | float | bool | None
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+MAX_VALUE_BYTES: Final = 1024
+"""A longer text is cut, so that no client can fill the log with one long name."""
+
+MAX_QUEUE: Final = 10_000
+"""Records that may wait for the writer. Those beyond it are dropped and counted: a log that nobody reads must not take
+the memory of the process, nor its time."""
+
+BATCH: Final = 64
+"""Lines a write: one system call for many lines in a flood, and still a short turn of the GIL."""
+
+CLOSE_SECONDS: Final = 5.0
+"""How long `close` waits for a stream that does not take what is written."""
+
+BLANKED: Final = frozenset({"sql", "statement", "query", "text", "parameters", "password", "secret", "token"})
+"""Names of fields whose value is never written: a guard against a slip in a call, not a feature to rely on."""
+
+_Record: TypeAlias = tuple[float, str, str, Mapping[str, Value]]
+
+
+class Audit:
+    """Take events from any thread and write them as JSON lines.
+
+    `stream` is standard error if none is given. `level` is the lowest that is written: debug, info, warning or error.
+    The writer is a daemon thread, and threads do not survive a fork: make one Audit in each process, after forking.
+    """
+
+    __slots__ = ("_closed", "_dropped", "_max_queue", "_queue", "_reported", "_stream", "_threshold", "_writer")
+
+    def __init__(self, stream: TextIO | None = None, level: str = "info", *, max_queue: int = MAX_QUEUE) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
+        # Looked up now and not in the signature: there it would be the standard error of the moment of import.
+        self._stream = sys.stderr if stream is None else stream
+        self._threshold = LEVELS[level]
+        self._max_queue = max_queue
+        # SimpleQueue: put() is one C call without a Python-level lock, so it may also be called in a signal handler.
+        self._queue: SimpleQueue[_Record | None] = SimpleQueue()
+        self._dropped = 0
+        self._reported = 0
+        self._closed = False
+        self._writer = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._writer.start()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Audit {state} waiting={self._queue.qsize()} dropped={self._dropped}>"
+
+    @property
+    def dropped(self) -> int:
+        """Count the records that were not written: the queue was full, the stream failed, or it came after close."""
+        return self._dropped
+
+    def event(self, event: str, /, *, level: str = "info", **fields: Value) -> None:
+        """Record that `event` happened. Never blocks and never raises.
+
+        `fields` are short facts: names, numbers, SQLSTATE, rule, reason. There is no field for the text of a statement
+        or of an error that quotes one, and there must not be: who may read the log may not read the data. Texts are cut
+        at 1 kB; `ts`, `level` and `event` are ours and cannot be given.
+        """
+        if LEVELS.get(level, 40) < self._threshold:
+            return
+        if self._closed or self._queue.qsize() >= self._max_queue:
+            self._dropped += 1
+            return
+        for name, value in fields.items():
+            # Cut here already, roughly, since the bound of the queue's memory is count times size.
+            if isinstance(value, str) and len(value) > MAX_VALUE_BYTES:
+                fields[name] = value[: MAX_VALUE_BYTES + 1]
+        self._queue.put((time.time(), level, event, fields))
+
+    def close(self) -> None:
+        """Write what waits, then end the writer. A second call does nothing; later events are dropped and counted.
+
+        Gives up after a few seconds if the stream takes nothing, so that a full pipe cannot hold the process.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._writer.join(CLOSE_SECONDS)
+
+    # --- the writer's thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            batch: list[_Record] = []
+            record = self._queue.get()
+            while record is not None:
+                batch.append(record)
+                if len(batch) == BATCH:
+                    break
+                try:
+                    record = self._queue.get_nowait()
+                except Empty:
+                    break
+            going = record is not None
+            dropped = self._dropped
+            if dropped != self._reported:
+                lost: Mapping[str, Value] = {"dropped_total": dropped}
+                batch.append((time.time(), "warning", "audit records dropped", lost))
+            if batch and self._write(batch):
+                self._reported = dropped
+
+    def _write(self, batch: list[_Record]) -> bool:
+        try:
+            self._stream.write("".join([format_line(*record) for record in batch]))
+            self._stream.flush()
+        except Exception:
+            # A broken pipe, a full disk, a closed stream: there is nowhere to say so but the counter, and the writer
+            # has to live on, since a stream may recover (a log agent that restarts).
+            self._dropped += len(batch)
+            return False
+        return True
+
+
+def format_line(at: float, level: str, event: str, fields: Mapping[str, Value]) -> str:
+    """Return one JSON line, its newline included, for an event at `at` seconds since the epoch.
+
+    All but printable ASCII is escaped, C1 and DEL too: what a client chose as its name cannot move a terminal's cursor
+    nor begin a line of its own.
+    """
+    moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    record: dict[str, Value] = {"ts": moment, "level": level, "event": _clean(event)}
+    for name, value in fields.items():
+        record.setdefault(name, "[not logged]" if name in BLANKED else _clean(value))
+    return json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n"
+
+
+def _clean(value: Value) -> Value:
+    if isinstance(value, str):
+        raw = value.encode("utf-8", "surrogatepass")
+        if len(raw) <= MAX_VALUE_BYTES:
+            return value
+        return raw[:MAX_VALUE_BYTES].decode("utf-8", "ignore") + "…"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no NaN and no infinity
+    if value is None or isinstance(value, (int, float)):
+        return value
+    # Some other object slipped past the type checker: its text could hold anything, its type's name holds nothing.
+    return f"<{type(value).__name__}>"

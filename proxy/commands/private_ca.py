@@ -1,0 +1,77 @@
+"""Make a certificate authority for one occasion, with one server certificate; its own key is never written anywhere."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """Hold PEM bytes: the CA's certificate, the server's certificate and the server's private key."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+def server_certificate(
+    *, hosts: tuple[str, ...] = ("localhost",), addresses: tuple[str, ...] = ()
+) -> ServerCertificate:
+    """Return a new CA and a certificate that it signed for these host names and IP addresses; both live 30 days."""
+    # An hour back: clocks of containers and hosts differ.
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    end = start + datetime.timedelta(days=30)
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SideCart embedded PostgreSQL CA")])
+    alternatives: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
+    alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+
+    def builder(name: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        made = x509.CertificateBuilder().subject_name(name).issuer_name(ca_name).public_key(public)
+        made = made.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+        # OpenSSL's strict mode (Python 3.13's default context) wants both key identifiers.
+        return made.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        ).add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+
+    ca = (
+        builder(ca_name, ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    certificate = (
+        builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]), key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return ServerCertificate(
+        ca.public_bytes(pem),
+        certificate.public_bytes(pem),
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,52 @@
+"""Fill an embedded server with the sample shop and the read-only role, the way a user sets up a database does."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from importlib import resources
+
+from proxy.commands.embedded import EmbeddedServer
+
+OWNER = "shop_owner"
+READER = "sidecart_reader"
+DATABASE = "shop"
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """Hold what is needed to log in to the sample database, as its owner or as the read-only role."""
+
+    dbname: str
+    owner: str
+    owner_password: str = field(repr=False)
+    reader: str
+    reader_password: str = field(repr=False)
+
+
+def create(server: EmbeddedServer) -> Shop:
+    """Create role, database, data and read-only role, and return how to log in.
+
+    The owner is no superuser but one like the master user of Amazon RDS; it runs the same readonly_role.sql that users
+    get. Raises EmbeddedError.
+    """
+    shop = Shop(DATABASE, OWNER, secrets.token_urlsafe(18), READER, secrets.token_urlsafe(18))
+    server.sql(
+        f"CREATE ROLE {shop.owner} LOGIN CREATEROLE CREATEDB PASSWORD '{shop.owner_password}';"
+        f"CREATE DATABASE {shop.dbname} OWNER {shop.owner} TEMPLATE template0;"
+    )
+    # Up to PostgreSQL 14 the schema belongs to the superuser, and its owner alone can take CREATE from PUBLIC.
+    server.sql(f"ALTER SCHEMA public OWNER TO {shop.owner};", shop.dbname)
+    script = "".join(_data(name) for name in ("shop.sql", "readonly_role.sql"))
+    server.sql(
+        script,
+        shop.dbname,
+        user=shop.owner,
+        password=shop.owner_password,
+        environ={"DB_READONLY_USERNAME": shop.reader, "DB_READONLY_PASSWORD": shop.reader_password},
+    )
+    return shop
+
+
+def _data(name: str) -> str:
+    return resources.files("proxy").joinpath("data", name).read_text(encoding="utf-8")

@@ -1,0 +1,226 @@
+"""Make the TLS contexts: the one that we show to clients, and the one with which we check the upstream.
+
+What sslmode and sslrootcert mean is libpq's (manual, "SSL Support" under libpq; initialize_SSL() in
+src/interfaces/libpq/fe-secure-openssl.c), so that a connection string that works with psql works here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from proxy.errors import ConfigError
+
+ALPN: Final = "postgresql"
+"""The registered name (PG_ALPN_PROTOCOL in src/include/libpq/pqcomm.h). Direct TLS requires it on both sides, and
+Python goes on without it if the peer offers another: who accepts direct TLS checks `selected_alpn_protocol()`."""
+
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+SELF_SIGNED_DAYS: Final = 3650
+
+
+def client_side_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    """Return the context with which clients are served: TLS 1.2 or later, ALPN `postgresql`.
+
+    With two empty names a self-signed certificate for this machine's name and localhost is made in memory; psql's
+    default sslmode (prefer) and `require` take it, since they do not verify. Raises ConfigError for files that cannot
+    be read or do not belong together.
+    """
+    if bool(cert_file) != bool(key_file):
+        given, missing = ("tls_cert_file", "tls_key_file") if cert_file else ("tls_key_file", "tls_cert_file")
+        raise ConfigError(
+            f"listen.{given} is set and listen.{missing} is not: give both, or neither for a self-signed certificate."
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _common(context)
+    # As be-secure-openssl.c does: no renegotiation (a client could make us work for nothing), no session tickets (no
+    # PostgreSQL client resumes sessions, and a ticket is written to a client that may already have gone).
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    if cert_file:
+        _load_files(context, cert_file, key_file)
+    else:
+        with _private_file(self_signed(socket.gethostname())) as path:
+            context.load_cert_chain(path)
+    return context
+
+
+def upstream_context(sslmode: str, sslrootcert: str, bundled_cas: bytes) -> ssl.SSLContext | None:
+    """Return the context with which the upstream is checked, or None for `disable`.
+
+    allow, prefer, require: encrypts and verifies nothing, unless sslrootcert is given: then the chain is verified as in
+    verify-ca. verify-ca: the chain, not the host name. verify-full: both; the caller passes the host name as
+    `server_hostname`. An empty sslrootcert means the system's CAs and `bundled_cas` (PEM); `system` the system's alone,
+    with verify-full only. Falling back to plain text (allow, prefer) is the caller's part.
+
+    Raises ConfigError for an unknown sslmode, an unreadable root file, and `system` with a weaker mode.
+    """
+    if sslmode not in SSL_MODES:
+        raise ConfigError(f"upstream.sslmode is {sslmode!r}; it must be one of {', '.join(SSL_MODES)}.")
+    if sslrootcert == "system" and sslmode != "verify-full":
+        # libpq 16 says: weak sslmode "require" may not be used with sslrootcert=system. Anybody can get a certificate
+        # from a public CA, so the chain without the name proves nothing.
+        raise ConfigError(
+            f"upstream.sslmode {sslmode} is too weak for upstream.sslrootcert system, since anybody can have a "
+            "certificate of a public CA; use verify-full."
+        )
+    if sslmode == "disable":
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _common(context)
+    # Python 3.13 made VERIFY_X509_STRICT a default (ssl.create_default_context). It asks for extensions that RFC 5280
+    # wants and that CAs in use do not have: old RDS roots, and most CAs made with `openssl req -x509`, lack the key
+    # usage or the authority key identifier. libpq does not set it, so what psql accepts would fail here.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if sslmode in ("allow", "prefer", "require") and not sslrootcert:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context.check_hostname = sslmode == "verify-full"
+    context.verify_mode = ssl.CERT_REQUIRED
+    if sslrootcert in ("", "system"):
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        if sslrootcert == "" and bundled_cas:
+            _load_bundle(context, bundled_cas)
+    else:
+        _load_roots(context, sslrootcert)
+    return context
+
+
+def self_signed(hostname: str) -> bytes:
+    """Return a new EC P-256 key and a certificate for `hostname`, localhost and the loopback addresses, as one PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sidecart")])
+    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    if hostname != "localhost":
+        # A machine may be called what no certificate can hold (x509.DNSName takes ASCII); it then goes without.
+        with contextlib.suppress(ValueError):
+            names.append(x509.DNSName(hostname))
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # a client's clock may be slow
+        .not_valid_after(now + datetime.timedelta(days=SELF_SIGNED_DAYS))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _common(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # libpq's and PostgreSQL's default ssl_min_protocol_version
+    context.set_alpn_protocols([ALPN])
+
+
+@contextlib.contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """Put `content` where OpenSSL can open it by name and nobody else can; it is gone when the block ends.
+
+    On Linux it never touches a disk, and works in a container whose file system is read-only.
+    """
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        descriptor = os.memfd_create("sidecart-tls", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    descriptor, path = tempfile.mkstemp(prefix="sidecart-")  # mode 0600
+    try:
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    _check_readable("listen.tls_cert_file", cert_file)
+    _check_readable("listen.tls_key_file", key_file)
+    asked = False
+
+    def no_passphrase() -> bytes:
+        # Without this OpenSSL asks on the terminal, and a service hangs at start.
+        nonlocal asked
+        asked = True
+        return b""
+
+    try:
+        context.load_cert_chain(cert_file, key_file, no_passphrase)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        if asked:
+            raise ConfigError(
+                f"listen.tls_key_file {key_file!r} is encrypted; SideCart needs the key without a passphrase."
+            ) from error
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise ConfigError(
+                f"listen.tls_key_file {key_file!r} is not the key of the certificate in "
+                f"listen.tls_cert_file {cert_file!r}."
+            ) from error
+        raise ConfigError(
+            f"listen.tls_cert_file {cert_file!r} and listen.tls_key_file {key_file!r} cannot be loaded as a PEM "
+            f"certificate chain and its key ({_reason(error)})."
+        ) from error
+
+
+def _load_roots(context: ssl.SSLContext, path: str) -> None:
+    # libpq with sslmode require goes on without verification if the file is not there. Whoever names a root file wants
+    # it used, so here that is an error in every mode.
+    _check_readable("upstream.sslrootcert", path)
+    try:
+        context.load_verify_locations(cafile=path)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"upstream.sslrootcert {path!r} cannot be loaded as PEM certificates ({_reason(error)})."
+        ) from error
+
+
+def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=bundle.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"The CA certificates that come with SideCart cannot be loaded ({_reason(error)}); reinstall it, or set "
+            "upstream.sslrootcert."
+        ) from error
+
+
+def _check_readable(key: str, path: str) -> None:
+    """Open and close the file: OpenSSL's own error says neither which of two files nor why."""
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a file name"
+        raise ConfigError(f"{key} {path!r} cannot be read: {why}.") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason).replace("_", " ").lower() if reason else type(error).__name__

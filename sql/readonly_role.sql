@@ -1,0 +1,1 @@
+../proxy/data/readonly_role.sql

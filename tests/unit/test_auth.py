@@ -1,0 +1,282 @@
+"""The upstream login: vectors, a fake server made with scramp's server side, and servers that cheat."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scramp import ScramMechanism
+
+from proxy import auth
+from proxy.auth import UpstreamLogin
+from proxy.errors import CONNECTION_FAILURE, CloseReason, UpstreamError
+
+PASSWORD = "tr0ub4dor&3"
+OK = struct.pack("!i", 0)
+CLEARTEXT = struct.pack("!i", 3)
+SASL = struct.pack("!i", 10) + b"SCRAM-SHA-256\0\0"
+SASL_PLUS = struct.pack("!i", 10) + b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
+
+
+def md5_request(salt: bytes) -> bytes:
+    return struct.pack("!i", 5) + salt
+
+
+def message(code: int, text: str) -> bytes:
+    return struct.pack("!i", code) + text.encode()
+
+
+def client_first(body: bytes) -> str:
+    """Take a SASLInitialResponse apart and check its frame."""
+    mechanism, rest = body.split(b"\0", 1)
+    assert mechanism == b"SCRAM-SHA-256"
+    (length,) = struct.unpack_from("!i", rest)
+    assert length == len(rest) - 4
+    return rest[4:].decode()
+
+
+class FakeServer:
+    """PostgreSQL's side of SCRAM, made with scramp's server."""
+
+    def __init__(self, password: str = PASSWORD) -> None:
+        mechanism = ScramMechanism("SCRAM-SHA-256")
+        info = mechanism.make_auth_info(password)
+        self.scram = mechanism.make_server(lambda user: info)
+
+    def first(self, initial_response: bytes) -> bytes:
+        self.scram.set_client_first(client_first(initial_response))
+        return message(11, self.scram.get_server_first())
+
+    def final(self, response: bytes) -> bytes:
+        self.scram.set_client_final(response.decode())
+        return message(12, self.scram.get_server_final())
+
+
+def fails(login: UpstreamLogin, body: bytes, match: str) -> UpstreamError:
+    with pytest.raises(UpstreamError, match=match) as caught:
+        login.step(body)
+    error = caught.value
+    assert (error.sqlstate, error.reason, error.transient) == (CONNECTION_FAILURE, CloseReason.UPSTREAM_LOGIN, False)
+    assert not login.done
+    with pytest.raises(UpstreamError, match="out of turn"):  # nothing resumes
+        login.step(OK)
+    return error
+
+
+@pytest.mark.parametrize("request_body", [SASL, SASL_PLUS])
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("password", [PASSWORD, "pass wörd", "Ⅸ", "a,b=c"])
+def test_scram_against_a_server(request_body: bytes, tls: bool, password: str) -> None:
+    server, login = FakeServer(password), UpstreamLogin("bi", password, tls=tls)
+    initial = login.step(request_body)
+    assert initial is not None
+    assert client_first(initial).startswith("n,,")
+    response = login.step(server.first(initial))
+    assert response is not None
+    assert login.step(server.final(response)) is None
+    assert not login.done
+    assert login.step(OK) is None
+    assert login.done
+    assert login.method == "scram-sha-256"
+
+
+def test_scram_vector_of_rfc_7677(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "SCRAM_USER", "user")
+    login = UpstreamLogin("user", "pencil", tls=True, nonce="rOprNGfwEbeRWgbNEkqO")
+    initial = login.step(SASL)
+    assert initial is not None
+    assert client_first(initial) == "n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+    nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    final = login.step(message(11, f"r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"))
+    assert final == f"c=biws,r={nonce},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=".encode()
+    assert login.step(message(12, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")) is None
+    assert login.step(OK) is None
+    assert login.done
+
+
+def test_two_logins_use_two_nonces() -> None:
+    bodies = {UpstreamLogin("bi", PASSWORD, tls=True).step(SASL) for _ in range(2)}
+    assert len(bodies) == 2
+
+
+def to_server_first() -> tuple[FakeServer, UpstreamLogin, bytes]:
+    server, login = FakeServer(), UpstreamLogin("bi", PASSWORD, tls=True)
+    initial = login.step(SASL)
+    assert initial is not None
+    return server, login, server.first(initial)
+
+
+def to_server_final() -> tuple[FakeServer, UpstreamLogin, bytes]:
+    server, login, first = to_server_first()
+    response = login.step(first)
+    assert response is not None
+    return server, login, server.final(response)
+
+
+def test_attack_server_with_a_wrong_signature() -> None:
+    _, login, _ = to_server_final()
+    forged = base64.b64encode(bytes(32)).decode()
+    fails(login, message(12, f"v={forged}"), "did not prove that it knows the password.*signature")
+
+
+def test_attack_server_that_skips_sasl_final() -> None:
+    _, login, _ = to_server_final()
+    fails(login, OK, "without proving")
+
+
+def test_attack_server_that_skips_sasl_continue_too() -> None:
+    _, login, _ = to_server_first()
+    fails(login, OK, "without proving")
+
+
+def test_attack_server_that_asks_for_cleartext_in_the_middle_of_scram() -> None:
+    _, login, _ = to_server_first()
+    fails(login, CLEARTEXT, "out of turn")
+
+
+def test_attack_server_that_asks_for_md5_after_cleartext() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True, allow_cleartext=True)
+    login.step(CLEARTEXT)
+    fails(login, md5_request(b"salt"), "out of turn")
+
+
+def test_attack_server_nonce_that_does_not_begin_with_ours() -> None:
+    _, login, _ = to_server_first()
+    fails(login, message(11, "r=someoneelse,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"), "nonce")
+
+
+def test_attack_server_nonce_that_adds_nothing_to_ours() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True, nonce="ours")
+    login.step(SASL)
+    fails(login, message(11, "r=ours,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"), "nonce")
+
+
+def test_attack_iteration_count_that_would_stop_the_event_loop() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True, nonce="ours")
+    login.step(SASL)
+    fails(login, message(11, "r=ours1,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1000001"), "1000001 SCRAM iterations")
+
+
+def test_second_authentication_ok_is_out_of_turn() -> None:
+    login = UpstreamLogin("bi", "", tls=True)
+    assert login.step(OK) is None
+    assert login.done
+    with pytest.raises(UpstreamError, match="out of turn"):
+        login.step(OK)
+    assert not login.done
+
+
+def test_md5_vector() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=False)
+    inner = hashlib.md5((PASSWORD + "bi").encode()).hexdigest()
+    expected = "md5" + hashlib.md5(inner.encode() + b"\x01\xff\x00\x7f").hexdigest()
+    assert login.step(md5_request(b"\x01\xff\x00\x7f")) == expected.encode() + b"\0"
+    assert login.step(OK) is None
+    assert login.done
+
+
+@pytest.mark.parametrize("salt", [b"", b"abc", b"abcde"])
+def test_md5_salt_of_another_length(salt: bytes) -> None:
+    fails(UpstreamLogin("bi", PASSWORD, tls=True), md5_request(salt), f"salt of {len(salt)} bytes")
+
+
+def test_cleartext_is_refused_by_default() -> None:
+    fails(UpstreamLogin("bi", PASSWORD, tls=True), CLEARTEXT, "cleartext, which is not allowed")
+
+
+def test_cleartext_is_refused_without_tls_even_if_allowed() -> None:
+    fails(UpstreamLogin("bi", PASSWORD, tls=False, allow_cleartext=True), CLEARTEXT, "without TLS")
+
+
+def test_cleartext_where_allowed() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True, allow_cleartext=True)
+    assert login.step(CLEARTEXT) == PASSWORD.encode() + b"\0"
+    assert login.step(OK) is None
+    assert login.done
+    assert login.method == "password"
+
+
+def test_trust_needs_no_password() -> None:
+    login = UpstreamLogin("bi", "", tls=False)
+    assert login.step(OK) is None
+    assert login.done
+    assert login.method == "none"
+
+
+@pytest.mark.parametrize("body", [CLEARTEXT, md5_request(b"salt"), SASL])
+def test_empty_password_is_an_error_before_anything_is_sent(body: bytes) -> None:
+    fails(UpstreamLogin("bi", "", tls=True, allow_cleartext=True), body, "none is configured")
+
+
+@pytest.mark.parametrize("code,name", [(2, "KerberosV5"), (7, "GSSAPI"), (9, "SSPI"), (6, "6"), (99, "99"), (-1, "-1")])
+def test_other_methods_are_named_and_refused(code: int, name: str) -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    with pytest.raises(UpstreamError, match=f"{name}\\b"):
+        login.step(struct.pack("!i", code))
+
+
+def test_unknown_method_says_what_is_supported() -> None:
+    with pytest.raises(UpstreamError, match="GSSAPI; SideCart supports scram-sha-256, md5"):
+        UpstreamLogin("bi", PASSWORD, tls=True).step(struct.pack("!i", 7))
+
+
+def test_only_plus_on_offer() -> None:
+    body = struct.pack("!i", 10) + b"SCRAM-SHA-256-PLUS\0OAUTHBEARER\0\0"
+    fails(UpstreamLogin("bi", PASSWORD, tls=True), body, "'SCRAM-SHA-256-PLUS', 'OAUTHBEARER'; SideCart speaks")
+
+
+@pytest.mark.parametrize("tail", [b"", b"SCRAM-SHA-256", b"SCRAM-SHA-256\0", b"SCRAM-SHA-256\0\0x"])
+def test_mechanism_list_that_does_not_end(tail: bytes) -> None:
+    fails(UpstreamLogin("bi", PASSWORD, tls=True), struct.pack("!i", 10) + tail, "does not end|offers the SASL")
+
+
+@pytest.mark.parametrize("password", ["secret\x01word", "secret\U0001fae0word", "secret\udc80word"])
+def test_password_that_saslprep_prohibits(password: str) -> None:
+    error = fails(UpstreamLogin("bi", password, tls=True), SASL, "SASLprep")
+    assert "secret" not in str(error)
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("password,match", [("secret\0word", "NUL"), ("secret\ud800word", "not valid Unicode")])
+def test_password_that_the_wire_cannot_carry(password: str, match: str) -> None:
+    error = fails(UpstreamLogin("bi", password, tls=True), md5_request(b"salt"), match)
+    assert "secret" not in str(error)
+    assert error.__suppress_context__ or error.__context__ is None
+
+
+def test_secrets_do_not_show() -> None:
+    _, login, final = to_server_final()
+    login.step(final)
+    assert repr(login) == "<UpstreamLogin scram-sha-256 sasl_verified>"
+    assert PASSWORD not in str(login)
+
+
+def test_password_is_forgotten_after_the_login() -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login.step(OK)
+    assert all(getattr(login, slot) != PASSWORD for slot in UpstreamLogin.__slots__)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4))
+def test_any_bytes_end_in_an_answer_or_an_upstream_error(bodies: list[bytes]) -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    try:
+        for body in bodies:
+            login.step(body)
+    except UpstreamError as error:
+        assert PASSWORD not in str(error)
+
+
+@given(st.sampled_from([11, 12]), st.text(alphabet="rsivem=,0123456789aAz+/\0é", max_size=60))
+def test_any_scram_text_ends_in_an_upstream_error(code: int, text: str) -> None:
+    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login.step(SASL)
+    with pytest.raises(UpstreamError) as caught:
+        login.step(message(code, text))
+    assert PASSWORD not in str(caught.value)
+    assert str(caught.value).isprintable()

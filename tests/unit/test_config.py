@@ -1,0 +1,276 @@
+"""The configuration: precedence, forms of values, and errors that say where and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, Metrics, Upstream, load, start_up_notes
+from proxy.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {"DB_HOST": "db.example", "DB_READONLY_USERNAME": "reader"}
+SECRET = "hunter2-and-more"
+
+
+def wrong(text: str | None, environ: dict[str, str] | None = None, *, source: str = "config.yaml") -> list[str]:
+    """Return the lines of the error that this configuration causes, which never hold the secret."""
+    with pytest.raises(ConfigError) as caught:
+        load(text, MINIMAL if environ is None else environ, source=source)
+    assert SECRET not in str(caught.value)
+    assert SECRET not in repr(caught.value)
+    return str(caught.value).splitlines()
+
+
+def test_environment_alone_is_enough() -> None:
+    environ = {
+        "DB_HOST": "db.example",
+        "DB_PORT": "5433",
+        "DB_NAME": "app",
+        "DB_READONLY_USERNAME": "reader",
+        "DB_READONLY_PASSWORD": SECRET,
+        "DB_SSLMODE": "verify-ca",
+        "DB_SSLROOTCERT": "ca.pem",
+        "DB_CONNECT_TIMEOUT": "3",
+    }
+    assert set(environ) == set(ENVIRONMENT_NAMES)
+    assert load(None, environ).upstream == Upstream(
+        host="db.example",
+        port=5433,
+        dbname="app",
+        user="reader",
+        password=SECRET,
+        sslmode="verify-ca",
+        sslrootcert="ca.pem",
+        connect_timeout=3.0,
+    )
+
+
+def test_documented_file_holds_every_key_with_its_default() -> None:
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    assert load(text, MINIMAL) == Config(upstream=Upstream(host="db.example", user="reader"))
+    documented = {section: set(keys) for section, keys in yaml.safe_load(text).items()}
+    assert documented == {name: {item.name for item in dataclasses.fields(kind)} for name, kind in SECTIONS.items()}
+
+
+def test_environment_beats_file_and_long_name_beats_short_name() -> None:
+    text = "upstream: {host: from-file, user: u, port: 1}\npool: {default_pool_size: 3}"
+    environ = {"DB_HOST": "short", "SIDECART_UPSTREAM_HOST": "long", "SIDECART_POOL_DEFAULT_POOL_SIZE": "7"}
+    config = load(text, environ)
+    assert (config.upstream.host, config.upstream.port, config.pool.default_pool_size) == ("long", 1, 7)
+
+
+KEYS = [(section, item.name) for section, kind in SECTIONS.items() for item in dataclasses.fields(kind)]
+FREE_TEXT = {"user", "password", "dbname", "sslrootcert", "tls_cert_file", "tls_key_file"}
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_every_key_can_come_from_the_environment(section: str, key: str) -> None:
+    variable = f"SIDECART_{section}_{key}".upper()
+    if key.endswith("_functions") or key in FREE_TEXT:
+        environ = {"SIDECART_LISTEN_TLS_CERT_FILE": "t", "SIDECART_LISTEN_TLS_KEY_FILE": "t"}
+        value = getattr(getattr(load(None, MINIMAL | environ | {variable: "t"}), section), key)
+        assert value == (("t",) if key.endswith("_functions") else "t")
+    else:
+        assert wrong(None, MINIMAL | {variable: "\t"})[0].startswith(f"{variable}: must be ")
+
+
+def test_empty_variable_counts_as_not_set() -> None:
+    config = load("upstream: {host: h, user: u, port: 5}", {"DB_PORT": "", "DB_HOST": "", "SIDECART_LOG_LEVEL": ""})
+    assert (config.upstream.host, config.upstream.port, config.log.level) == ("h", 5, "info")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 30.0), ("0.5", 0.5), ("30s", 30.0), ("500ms", 0.5), ("5min", 300.0), ("5 min", 300.0), ("1h", 3600.0)],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert load(f"pool: {{query_wait_timeout: {text}}}", MINIMAL).pool.query_wait_timeout == seconds
+    assert load(None, MINIMAL | {"SIDECART_POOL_QUERY_WAIT_TIMEOUT": text}).pool.query_wait_timeout == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "1m", "nan", "inf", "1e3", "999d", "soon", "1:30", "0x10", "1_000s"])
+def test_wrong_duration_is_refused(text: str) -> None:
+    [line] = wrong(f"pool:\n  query_wait_timeout: {text}")
+    assert line.startswith("config.yaml, line 2: pool.query_wait_timeout: must be seconds, or a duration such as")
+
+
+def test_duration_of_zero_is_refused_where_it_means_nothing() -> None:
+    [line] = wrong("upstream:\n  connect_timeout: 0")
+    assert "upstream.connect_timeout: must be" in line and "more than 0" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2048", 2048), ("1MB", 1 << 20), ("64kB", 1 << 16), ("1 GB", 1 << 30), ("4096B", 4096)]
+)
+def test_size(text: str, size: int) -> None:
+    assert load(f"client: {{max_query_length: {text}}}", MINIMAL).client.max_query_length == size
+
+
+@pytest.mark.parametrize("text", ["1TB", "-1", "1.5MB", "2GB", "1", "big"])
+def test_wrong_size_is_refused(text: str) -> None:
+    [line] = wrong(f"client: {{max_query_length: {text}}}")
+    assert "client.max_query_length: must be a number of bytes, or a size such as" in line
+
+
+def test_words_of_yaml_that_look_like_other_types_stay_words() -> None:
+    text = "listen: {tls: off}\nupstream: {host: h, user: on, password: 0123, dbname: 1_0}"
+    config = load(text, {})
+    assert config.listen.tls == "off"
+    assert (config.upstream.user, config.upstream.password, config.upstream.dbname) == ("on", "0123", "1_0")
+
+
+def test_functions_are_a_list_in_the_file_and_separated_by_commas_in_the_environment() -> None:
+    assert load("filter: {allow_functions: [public.slugify, f]}", MINIMAL).filter.allow_functions == (
+        "public.slugify",
+        "f",
+    )
+    environ = MINIMAL | {"SIDECART_FILTER_DENY_FUNCTIONS": "a, b"}
+    assert load("filter: {allow_functions: []}", environ).filter.deny_functions == ("a", "b")
+
+
+def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
+    text = "upstream: {sslrootcert: ca.pem}\nlisten: {tls_cert_file: /c.pem, tls_key_file: keys/k.pem}"
+    config = load(text, MINIMAL, source="/etc/sidecart/config.yaml")
+    assert config.upstream.sslrootcert == "/etc/sidecart/ca.pem"
+    assert (config.listen.tls_cert_file, config.listen.tls_key_file) == ("/c.pem", "/etc/sidecart/keys/k.pem")
+    environ = MINIMAL | {"DB_SSLROOTCERT": "ca.pem"}
+    assert load("", environ, source="/etc/sidecart/config.yaml").upstream.sslrootcert == "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "pool:\n  default_poolsize: 3",
+            "config.yaml, line 2: pool.default_poolsize: there is no such key; did you mean",
+        ),
+        ("pool:\n  default_poolsize: 3", "pool.default_pool_size?"),
+        ("client:\n  backlog: 3", "did you mean listen.backlog?"),
+        ("log:\n  zzz: 3", "section log has level"),
+        ("upstreem:\n  host: h", "config.yaml, line 1: upstreem: there is no such section; did you mean upstream?"),
+        ("password: x", "the key password belongs into section upstream"),
+        ("zzz: 1", "the sections are listen, upstream, pool"),
+        ("log: info", "config.yaml, line 1: log: log must hold keys and values: level"),
+        ("- 1", "config.yaml, line 1: the file must hold sections"),
+        ("log:\n  level: [a]", "config.yaml, line 2: log.level: must be a single value"),
+        ("log:\n  level: {a: b}", "config.yaml, line 2: log.level: must be a single value"),
+        ("log:\n  level: !x info", "config.yaml, line 2: log.level: must be a single value"),
+        ("filter:\n  allow_functions: {a: b}", "line 2: filter.allow_functions: must be a list of function names"),
+        ("filter:\n  allow_functions: ['f(int)']", "must be names of functions without their arguments"),
+        ("filter:\n  allow_functions: [f]\n  deny_functions: [f]", "line 2: filter.allow_functions: f stands in"),
+        ("log:\n  level: loud", "log.level: must be one of debug, info, warning, error; it is 'loud'"),
+        ("listen:\n  port: 65536", "listen.port: must be a whole number from 0 to 65535; it is '65536'"),
+        ("upstream:\n  port: 0", "upstream.port: must be a whole number from 1 to 65535; it is '0'"),
+        ("metrics:\n  enabled: maybe", "metrics.enabled: must be true or false; it is 'maybe'"),
+        ("pool:\n  default_pool_size: 0", "pool.default_pool_size: must be a whole number from 1"),
+        ("pool:\n  min_pool_size: 11", "line 2: pool.min_pool_size: min_pool_size (11) must not be larger than"),
+        ("pool:\n  default_pool_size: 1", "line 2: pool.default_pool_size: min_pool_size (2) must not be larger"),
+        ("listen:\n  tls_cert_file: c", "line 2: listen.tls_cert_file: tls_cert_file and tls_key_file must be set"),
+        ("listen:\n  tls: require", "line 2: listen.tls: require needs listen.tls_cert_file and listen.tls_key_file"),
+        ("a: b: c", "config.yaml, line 1: this is not valid YAML: mapping values are not allowed here"),
+        ("log: {level: info}\x00", "this is not valid YAML"),
+        ("log:\n  <<: {level: info}", "line 2: log.<<: there is no such key"),
+    ],
+)
+def test_mistake_is_named_with_its_line_and_what_is_right(text: str, expected: str) -> None:
+    [line] = wrong(text)
+    assert expected in line
+
+
+def test_duplicate_key_is_a_mistake() -> None:
+    assert wrong("log:\n  level: info\n  level: debug") == [
+        "config.yaml, line 3: log.level: this key stands twice, first in line 2; remove one of them"
+    ]
+    assert wrong("log: {}\nlog:") == [
+        "config.yaml, line 2: log: this key stands twice, first in line 1; remove one of them"
+    ]
+
+
+def test_all_problems_are_listed_one_a_line() -> None:
+    lines = wrong("pool:\n  max_logins: 0\nlog:\n  level: x\nlisten:\n  prt: 1", {"DB_PORT": "x"})
+    assert [
+        line.split(" ")[0] if "required" in line else line.partition(": ")[2].partition(":")[0] for line in lines
+    ] == [
+        "listen.prt",
+        "upstream.host",
+        "must be a whole number from 1 to 65535; it is 'x'",
+        "upstream.user",
+        "pool.max_logins",
+        "log.level",
+    ]
+
+
+def test_variable_of_a_section_with_an_unknown_key_is_a_mistake() -> None:
+    [line] = wrong(None, MINIMAL | {"SIDECART_LISTEN_PROT": "1"})
+    assert line == "SIDECART_LISTEN_PROT: there is no such setting; did you mean SIDECART_LISTEN_PORT?"
+
+
+def test_variables_that_kubernetes_sets_for_services_are_left_alone() -> None:
+    environ = MINIMAL | {
+        "SIDECART_SERVICE_HOST": "10.0.0.1",
+        "SIDECART_PORT": "tcp://10.0.0.1:6432",
+        "SIDECART_METRICS_PORT": "tcp://10.0.0.1:9632",
+        "SIDECART_METRICS_SERVICE_HOST": "10.0.0.1",
+        "SIDECART_METRICS_SERVICE_PORT_HTTP": "9632",
+        "SIDECART_METRICS_PORT_9632_TCP": "tcp://10.0.0.1:9632",
+        "SIDECART_METRICS_PORT_9632_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(None, environ).metrics == Metrics()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"upstream:\n  password: *{SECRET}",
+        f"upstream:\n  password: @{SECRET}",
+        f"upstream:\n  password: [{SECRET}]",
+        f"upstream:\n  password: {{{SECRET}: x}}",
+        f"upstream:\n  password: !{SECRET} x",
+        f"upstream:\n  pasword: {SECRET}",
+        f"upstream:\n  password: {SECRET}\n  password: {SECRET}",
+        f"upstream:\n  host: postgres://reader:{SECRET}@db/app",
+        f"upstream:\n  password: '{SECRET}\n",
+        f'upstream:\n  password: "{SECRET}\\q"',
+        f'upstream:\n  password: "{SECRET}\\0"',
+        f"upstream:\n  password: {SECRET}: x",
+        f"upstream: {SECRET}",
+        f"password: {SECRET}",
+    ],
+)
+def test_password_is_in_no_error(text: str) -> None:
+    assert wrong(text, {})
+
+
+def test_password_is_in_no_repr() -> None:
+    config = load(None, MINIMAL | {"DB_READONLY_PASSWORD": SECRET})
+    assert config.upstream.password == SECRET
+    assert SECRET not in repr(config) and SECRET not in str(config.upstream)
+
+
+@pytest.mark.parametrize("host", ["db:5432", "[::1]", "postgres://db", "a b", "u@db"])
+def test_host_that_is_more_than_a_host_is_refused(host: str) -> None:
+    assert "a host name or an IP address alone" in wrong(None, MINIMAL | {"DB_HOST": host})[0]
+
+
+@pytest.mark.parametrize("host", ["db.example", "10.0.0.1", "::1", "fe80::1%eth0", "localhost"])
+def test_host(host: str) -> None:
+    assert load(None, MINIMAL | {"DB_HOST": host}).upstream.host == host
+
+
+def test_start_up_notes() -> None:
+    quiet = Upstream(host="db.example", user="u", password="p")
+    assert start_up_notes(Config(upstream=quiet)) == ()
+    assert start_up_notes(Config(upstream=dataclasses.replace(quiet, host="127.0.0.1", sslmode="disable"))) == ()
+    loose = dataclasses.replace(quiet, sslmode="require", password="")
+    assert [note.split(" ")[0] for note in start_up_notes(Config(upstream=loose))] == [
+        "upstream.sslmode",
+        "upstream.password",
+    ]
+
+
+def test_sql_script_has_one_text() -> None:
+    assert (ROOT / "sql/readonly_role.sql").read_bytes() == (ROOT / "proxy/data/readonly_role.sql").read_bytes()

@@ -1,0 +1,397 @@
+"""The TLS contexts: handshakes in memory between our contexts and ones like psql's, RDS's and an attacker's."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from proxy import tls
+from proxy.errors import ConfigError
+from proxy.tls import client_side_context, self_signed, upstream_context
+
+HOST = "db.example.test"
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def other_ca() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(ca: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(*(names or (HOST,))).configure_cert(context)
+    return context
+
+
+def client_context(**options: object) -> ssl.SSLContext:
+    """Return what psql with sslmode=require has."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for name, value in options.items():
+        setattr(context, name, value)
+    return context
+
+
+def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str = HOST) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Shake hands through two memory buffers; raises what either side raises."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = client.wrap_bio(to_client, to_server, server_hostname=name)
+    two = server.wrap_bio(to_server, to_client, server_side=True)
+    waiting = [one, two]
+    for _ in range(10):
+        for side in waiting.copy():
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            waiting.remove(side)
+        if not waiting:
+            return one, two
+    raise AssertionError("the handshake does not end")
+
+
+def root_file(ca: trustme.CA, folder: Path) -> str:
+    path = folder / "root.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+def old_style_ca(folder: Path) -> tuple[str, ssl.SSLContext]:
+    """Make a CA as `openssl req -x509` did for years: no key usage, no key identifiers; and a server under it."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(
+        subject: str, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
+    ) -> bytes:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "old ca")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=False)
+            .sign(signer, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = folder / "old-root.pem"
+    root.write_bytes(certificate("old ca", ca_key, ca_key, x509.BasicConstraints(ca=True, path_length=None)))
+    chain = folder / "old-server.pem"
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    chain.write_bytes(pem + certificate("server", key, ca_key, x509.SubjectAlternativeName([x509.DNSName(HOST)])))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return str(root), context
+
+
+# --- the side that clients see ----------------------------------------------------------------------------------------
+
+
+def test_self_signed_by_default() -> None:
+    client, server = handshake(client_context(), client_side_context("", ""))
+    der = client.getpeercert(binary_form=True)
+    assert der is not None
+    certificate = x509.load_der_x509_certificate(der)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "localhost" in names.get_values_for_type(x509.DNSName)
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
+    assert certificate.not_valid_before_utc < datetime.datetime.now(datetime.UTC) < certificate.not_valid_after_utc
+    assert server.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", "box-7"])
+def test_self_signed_passes_verification_for_its_names(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "self.pem"
+    path.write_bytes(self_signed("box-7"))
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(path)
+    handshake(client, client_side_context(str(path), str(path)), name)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(client, client_side_context(str(path), str(path)), "box-8")
+
+
+@pytest.mark.parametrize("hostname", ["localhost", "", "größe", "a" * 300, "under_score"])
+def test_any_hostname_gives_a_certificate(hostname: str) -> None:
+    pem = self_signed(hostname)
+    assert x509.load_pem_x509_certificate(pem[pem.index(b"-----BEGIN CERT") :]).subject is not None
+
+
+def test_each_start_makes_another_key() -> None:
+    assert self_signed("x") != self_signed("x")
+
+
+def test_private_key_is_gone_after_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path))
+    client_side_context("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_private_key_is_gone_after_loading_without_memfd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delattr(tls.os, "memfd_create", raising=False)
+    with tls._private_file(b"key") as path:
+        assert Path(path).parent == tmp_path
+        assert Path(path).stat().st_mode & 0o777 == 0o600
+        assert Path(path).read_bytes() == b"key"
+    assert list(tmp_path.iterdir()) == []
+    handshake(client_context(), client_side_context("", ""))
+
+
+def test_given_files_are_served(ca: trustme.CA, tmp_path: Path) -> None:
+    issued = ca.issue_cert(HOST)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(client)
+    handshake(client, client_side_context(str(cert), str(key)))
+
+
+@pytest.mark.parametrize("offered,chosen", [(["postgresql"], "postgresql"), (["h2"], None), ([], None)])
+def test_alpn(offered: list[str], chosen: str | None) -> None:
+    client = client_context()
+    if offered:
+        client.set_alpn_protocols(offered)
+    _, server = handshake(client, client_side_context("", ""))
+    assert server.selected_alpn_protocol() == chosen
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+def test_attack_downgrade_to_tls_1_1() -> None:
+    client = client_context(minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1)
+    client.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        handshake(client, client_side_context("", ""))
+
+
+def test_tls_1_2_is_spoken() -> None:
+    client = client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
+    assert handshake(client, client_side_context("", ""))[1].version() == "TLSv1.2"
+
+
+def test_no_session_tickets() -> None:
+    context = client_side_context("", "")
+    assert context.num_tickets == 0
+    client, _ = handshake(client_context(maximum_version=ssl.TLSVersion.TLSv1_2), context)
+    assert client.session is not None
+    assert not client.session.has_ticket
+
+
+@pytest.mark.parametrize("cert,key,missing", [("x", "", "tls_key_file is not"), ("", "x", "tls_cert_file is not")])
+def test_one_of_two_files(cert: str, key: str, missing: str) -> None:
+    with pytest.raises(ConfigError, match=missing):
+        client_side_context(cert, key)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    pem = tmp_path / "self.pem"
+    pem.write_bytes(self_signed("x"))
+    with pytest.raises(ConfigError, match=r"tls_cert_file '.*none.pem' cannot be read: No such file"):
+        client_side_context(str(tmp_path / "none.pem"), str(pem))
+    with pytest.raises(ConfigError, match=r"tls_key_file '.*none.pem' cannot be read: No such file"):
+        client_side_context(str(pem), str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigError, match=r"tls_cert_file .* cannot be read: Is a directory"):
+        client_side_context(str(tmp_path), str(pem))
+
+
+def test_key_of_another_certificate(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.pem", tmp_path / "two.pem"
+    for path in (one, two):
+        path.write_bytes(self_signed("x"))
+    with pytest.raises(ConfigError, match=r"'.*two.pem' is not the key of the certificate in .*'.*one.pem'"):
+        client_side_context(str(one), str(two))
+
+
+def test_files_that_are_not_pem(tmp_path: Path) -> None:
+    path = tmp_path / "junk.pem"
+    for junk in (b"", b"junk\n", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        path.write_bytes(junk)
+        with pytest.raises(ConfigError, match="cannot be loaded as a PEM certificate chain"):
+            client_side_context(str(path), str(path))
+
+
+def test_encrypted_key_does_not_ask_on_the_terminal(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    pem = self_signed("x")
+    cert.write_bytes(pem)
+    private = serialization.load_pem_private_key(pem, None)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"pass"),
+        )
+    )
+    with pytest.raises(ConfigError, match=r"key.pem' is encrypted; SideCart needs the key without a passphrase"):
+        client_side_context(str(cert), str(key))
+
+
+# --- the side that checks the upstream --------------------------------------------------------------------------------
+
+
+def test_disable_is_no_tls() -> None:
+    assert upstream_context("disable", "", b"") is None
+
+
+@pytest.mark.parametrize("mode", ["", "on", "VERIFY-FULL", "verify_full"])
+def test_unknown_mode_is_named(mode: str) -> None:
+    with pytest.raises(ConfigError, match="must be one of disable, allow, prefer, require, verify-ca, verify-full"):
+        upstream_context(mode, "", b"")
+
+
+# libpq's table (manual, "SSL Mode Descriptions"): what passes with a right CA, a wrong CA, and a wrong host name.
+@pytest.mark.parametrize(
+    "mode,with_root,wrong_ca_passes,wrong_name_passes",
+    [
+        ("allow", False, True, True),
+        ("prefer", False, True, True),
+        ("require", False, True, True),
+        ("allow", True, False, True),
+        ("prefer", True, False, True),
+        ("require", True, False, True),
+        ("verify-ca", True, False, True),
+        ("verify-full", True, False, False),
+    ],
+)
+def test_sslmode_is_libpqs(
+    mode: str,
+    with_root: bool,
+    wrong_ca_passes: bool,
+    wrong_name_passes: bool,
+    ca: trustme.CA,
+    other_ca: trustme.CA,
+    tmp_path: Path,
+) -> None:
+    context = upstream_context(mode, root_file(ca, tmp_path) if with_root else "", b"")
+    assert context is not None
+    handshake(context, server_context(ca))
+    for server, passes in (
+        (server_context(other_ca), wrong_ca_passes),
+        (server_context(ca, "elsewhere.example.test"), wrong_name_passes),
+    ):
+        if passes:
+            handshake(context, server)
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                handshake(context, server)
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_bundled_cas_are_the_default_roots(mode: str, ca: trustme.CA, other_ca: trustme.CA) -> None:
+    context = upstream_context(mode, "", ca.cert_pem.bytes())
+    assert context is not None
+    handshake(context, server_context(ca))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, server_context(other_ca))
+
+
+def test_system_cas_are_default_roots_too(
+    ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", root_file(ca, tmp_path))
+    context = upstream_context("verify-full", "", other_ca.cert_pem.bytes())
+    assert context is not None
+    handshake(context, server_context(ca))
+    handshake(context, server_context(other_ca))
+
+
+def test_root_file_replaces_the_default_roots(
+    ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
+    other_ca.cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    context = upstream_context("verify-full", root_file(ca, tmp_path), other_ca.cert_pem.bytes())
+    assert context is not None
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, server_context(other_ca))
+
+
+def test_system_is_the_systems_cas_alone(
+    ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", root_file(ca, tmp_path))
+    context = upstream_context("verify-full", "system", other_ca.cert_pem.bytes())
+    assert context is not None
+    handshake(context, server_context(ca))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, server_context(other_ca))
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require", "verify-ca"])
+def test_system_with_a_weak_mode_is_refused(mode: str) -> None:
+    with pytest.raises(ConfigError, match=f"{mode} is too weak for upstream.sslrootcert system.*use verify-full"):
+        upstream_context(mode, "system", b"")
+
+
+def test_old_ca_without_key_usage_passes_as_with_libpq(tmp_path: Path) -> None:
+    root, server = old_style_ca(tmp_path)
+    context = upstream_context("verify-full", root, b"")
+    assert context is not None
+    handshake(context, server)
+    # The flag that Python 3.13 sets by default is what would refuse it.
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, server)
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
+def test_root_file_that_is_not_there(mode: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"upstream.sslrootcert '.*none.pem' cannot be read: No such file"):
+        upstream_context(mode, str(tmp_path / "none.pem"), b"")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk\n", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_root_file_that_is_not_pem(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "root.pem"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"upstream.sslrootcert '.*root.pem' cannot be loaded as PEM"):
+        upstream_context("verify-ca", str(path), b"")
+
+
+@pytest.mark.parametrize("bundle", [b"junk", b"\xff"])
+def test_broken_bundle_is_named(bundle: bytes) -> None:
+    with pytest.raises(ConfigError, match="CA certificates that come with SideCart"):
+        upstream_context("verify-full", "", bundle)
+
+
+def test_the_bundle_that_comes_with_sidecart_loads() -> None:
+    bundle = (Path(tls.__file__).parent / "data" / "rds-ca.pem").read_bytes()
+    context = upstream_context("verify-full", "", bundle)
+    assert context is not None
+    assert context.cert_store_stats()["x509"] >= bundle.count(b"BEGIN CERTIFICATE") > 0
+
+
+def test_upstream_alpn_is_postgresql(ca: trustme.CA) -> None:
+    server = server_context(ca)
+    server.set_alpn_protocols(["h2", "postgresql"])
+    context = upstream_context("require", "", b"")
+    assert context is not None
+    assert handshake(context, server)[1].selected_alpn_protocol() == "postgresql"
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_upstream_speaks_tls_1_2_and_later(mode: str) -> None:
+    context = upstream_context(mode, "", b"")
+    assert context is not None
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
