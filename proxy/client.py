@@ -49,14 +49,14 @@ class Phase(enum.Enum):
 class Client:
     """One client, from its first byte in the clear or behind TLS to its last.
 
-    `local` says that it comes over loopback.
+    `barred` is why a client that comes this way, from there, may not log in: a sentence and what to do about it.
     """
 
     __slots__ = (
+        "_barred",
         "_greeter",
         "_house",
         "_inbox",
-        "_local",
         "_seen",
         "_since",
         "_version",
@@ -67,10 +67,10 @@ class Client:
         "who",
     )
 
-    def __init__(self, house: House, wire: Wire, peer: str, *, local: bool, ident: int) -> None:
+    def __init__(self, house: House, wire: Wire, peer: str, ident: int, barred: tuple[str, str] | None = None) -> None:
         self._house = house
         self._wire = wire
-        self._local = local
+        self._barred = barred
         self.who = Identity(ident, peer, "")
         self.phase = Phase.STARTUP
         self.session: Session | None = None
@@ -141,12 +141,9 @@ class Client:
             raise login.LoginRefusedError(CANNOT_CONNECT_NOW, "the database system is shutting down")
         if house.clients >= house.max_client_conn:
             raise login.LoginRefusedError(TOO_MANY_CONNECTIONS, "no more connections allowed (max_client_conn)")
-        if not self._local:
-            raise login.LoginRefusedError(
-                INVALID_AUTHORIZATION_SPECIFICATION,
-                f"no rule lets clients from {who.peer} in",
-                hint="SideCart serves clients on its own machine: connect to it over localhost.",
-            )
+        if self._barred is not None:
+            text, hint = self._barred
+            raise login.LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, hint=hint)
         settings = login.vet(parameters, house.filter)
         pool = house.pool_for(database)
         house.clients += 1

@@ -317,8 +317,6 @@ def _check_together(sections: Mapping[str, Any], values: _Values, problems: list
     if listen and bool(listen.tls_cert_file) != bool(listen.tls_key_file):
         place = where("listen", "tls_cert_file", "tls_key_file")
         problems.append(f"{place}: tls_cert_file and tls_key_file must be set together")
-    elif listen and listen.tls == "require" and not listen.tls_cert_file:
-        problems.append(f"{where('listen', 'tls')}: require needs listen.tls_cert_file and listen.tls_key_file")
     both = sorted(set(filter_.allow_functions) & set(filter_.deny_functions)) if filter_ else []
     problems += [
         f"{where('filter', 'allow_functions')}: {name} stands in deny_functions too; remove it from one of them"

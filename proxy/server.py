@@ -292,9 +292,18 @@ class Server:
         """Give a connection whose encryption is settled to a session of its own."""
         self._tasks.start(self._admit(sock, peer, with_tls), "client")
 
+    def _bar(self, peer: str, with_tls: bool) -> tuple[str, str] | None:
+        """Say why a client may not log in, and what would be right; None if it may."""
+        if not _is_loopback(peer):
+            hint = "SideCart serves clients on its own machine: connect to it over localhost."
+            return f"no rule lets clients from {peer} in", hint
+        if self.config.listen.tls == "require" and not with_tls:
+            return "connections without TLS are refused", "Connect with sslmode=require."
+        return None
+
     async def _admit(self, sock: socket.socket, peer: str, with_tls: bool) -> None:
         self._idents += 1
-        connection = _ClientConnection(self, peer, self._idents, encrypted=with_tls)
+        connection = _ClientConnection(self, peer, self._idents, self._bar(peer, with_tls))
         loop = asyncio.get_running_loop()
         self._handshakes += 1
         try:
@@ -497,21 +506,21 @@ class _Door:
 class _ClientConnection(asyncio.Protocol):
     """The transport of one client."""
 
-    __slots__ = ("_client", "_server", "_transport", "encrypted", "ident", "peer", "write")
+    __slots__ = ("_barred", "_client", "_ident", "_peer", "_server", "_transport", "write")
 
-    def __init__(self, server: Server, peer: str, ident: int, *, encrypted: bool) -> None:
+    def __init__(self, server: Server, peer: str, ident: int, barred: tuple[str, str] | None) -> None:
         self._server = server
         self._client: Client | None = None
         self._transport: asyncio.Transport | None = None
-        self.peer = peer
-        self.ident = ident
-        self.encrypted = encrypted
+        self._peer = peer
+        self._ident = ident
+        self._barred = barred
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
         self.write = transport.write  # the port's method is the transport's own: no call in between
         server = self._server
-        self._client = Client(server.house, self, self.peer, local=_is_loopback(self.peer), ident=self.ident)
+        self._client = Client(server.house, self, self._peer, self._ident, self._barred)
         server.clients.add(self._client)
 
     def data_received(self, data: bytes) -> None:

@@ -75,7 +75,9 @@ class SideCart:
                 break
             time.sleep(0.02)
         self.stop()
-        raise AssertionError(f"SideCart did not start: {self.log}")
+        log = self.log
+        self._stderr.close()
+        raise AssertionError(f"SideCart did not start: {log}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -225,3 +225,31 @@ def test_text_that_crashes_parsers(sidecart: SideCart, text: str) -> None:
     with Wire(sidecart.port) as wire:
         assert wire.ask(text).endswith("Z")
         assert wire.ask("SELECT 1") == "TDCZ"
+
+
+def test_client_without_tls_where_it_is_required(upstream: Upstream) -> None:
+    with SideCart(upstream, SIDECART_LISTEN_TLS="require") as own:
+        with pytest.raises(psycopg.OperationalError, match="without TLS are refused"):
+            psycopg.connect(own.dsn, sslmode="disable")
+        with psycopg.connect(own.dsn, sslmode="require") as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_tls_switched_off(upstream: Upstream) -> None:
+    with SideCart(upstream, SIDECART_LISTEN_TLS="off") as own:
+        with pytest.raises(psycopg.OperationalError, match="does not support SSL"):
+            psycopg.connect(own.dsn, sslmode="require")
+        with psycopg.connect(own.dsn, sslmode="prefer") as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_client_from_another_machine_is_refused(upstream: Upstream) -> None:
+    # The machine's own address is no loopback address: it stands for any other machine.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # sends nothing: it only asks which address would be used
+        address = sock.getsockname()[0]
+    with SideCart(upstream, SIDECART_LISTEN_HOST="0.0.0.0") as own:
+        with pytest.raises(psycopg.OperationalError, match="no rule lets clients"):
+            psycopg.connect(f"host={address} port={own.port} dbname=shop user=analyst")
+        with psycopg.connect(own.dsn) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -170,7 +170,6 @@ def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
         ("pool:\n  min_pool_size: 11", "line 2: pool.min_pool_size: min_pool_size (11) must not be larger than"),
         ("pool:\n  default_pool_size: 1", "line 2: pool.default_pool_size: min_pool_size (2) must not be larger"),
         ("listen:\n  tls_cert_file: c", "line 2: listen.tls_cert_file: tls_cert_file and tls_key_file must be set"),
-        ("listen:\n  tls: require", "line 2: listen.tls: require needs listen.tls_cert_file and listen.tls_key_file"),
         ("a: b: c", "config.yaml, line 1: this is not valid YAML: mapping values are not allowed here"),
         ("log: {level: info}\x00", "this is not valid YAML"),
         ("log:\n  <<: {level: info}", "line 2: log.<<: there is no such key"),

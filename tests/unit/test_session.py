@@ -202,10 +202,10 @@ class Town:
         self.pool.opened(upstream, self.now)
         return upstream
 
-    def knock(self, *, local: bool = True) -> tuple[Client, FakeWire]:
+    def knock(self, barred: tuple[str, str] | None = None) -> tuple[Client, FakeWire]:
         wire = FakeWire()
         self.idents += 1
-        return Client(self.house, wire, "127.0.0.1", local=local, ident=self.idents), wire
+        return Client(self.house, wire, "127.0.0.1", self.idents, barred), wire
 
     def client(self, **parameters: str) -> tuple[Guest, FakeWire]:
         """Return a client that has logged in."""
@@ -329,10 +329,12 @@ def test_unknown_database(town: Town) -> None:
     assert client.error()["C"] == "3D000"
 
 
-def test_client_from_another_machine_is_refused(town: Town) -> None:
-    session, client = town.knock(local=False)
+def test_client_that_comes_the_wrong_way_is_told_the_right_one(town: Town) -> None:
+    session, client = town.knock(("connections without TLS are refused", "Connect with sslmode=require."))
     session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
-    assert client.error()["C"] == "28000"
+    error = client.error()
+    assert (error["C"], error["H"]) == ("28000", "Connect with sslmode=require.")
+    assert town.asked == 0
 
 
 def test_too_many_clients(town: Town) -> None:
