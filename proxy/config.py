@@ -267,6 +267,9 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
             if item.default is MISSING and not given.get(item.name):
                 short = next(variable for variable, place in ENVIRONMENT_NAMES.items() if place == (name, item.name))
                 problems.append(f"{name}.{item.name} is required: set it in the file, or as {short} in the environment")
+        if name == "pool" and "min_pool_size" not in given:
+            # Who asks for a pool of one wants no lecture about the default of two that are kept warm.
+            given["min_pool_size"] = min(PoolLimits().min_pool_size, given.get("default_pool_size", 10))
         if len(problems) == before:
             sections[name] = kind(**given)
     _check_together(sections, values, problems)

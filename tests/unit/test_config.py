@@ -168,7 +168,7 @@ def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
         ("metrics:\n  enabled: maybe", "metrics.enabled: must be true or false; it is 'maybe'"),
         ("pool:\n  default_pool_size: 0", "pool.default_pool_size: must be a whole number from 1"),
         ("pool:\n  min_pool_size: 11", "line 2: pool.min_pool_size: min_pool_size (11) must not be larger than"),
-        ("pool:\n  default_pool_size: 1", "line 2: pool.default_pool_size: min_pool_size (2) must not be larger"),
+        ("pool:\n  default_pool_size: 2\n  min_pool_size: 3", "line 3: pool.min_pool_size: min_pool_size (3) must not"),
         ("listen:\n  tls_cert_file: c", "line 2: listen.tls_cert_file: tls_cert_file and tls_key_file must be set"),
         ("a: b: c", "config.yaml, line 1: this is not valid YAML: mapping values are not allowed here"),
         ("log: {level: info}\x00", "this is not valid YAML"),
