@@ -385,11 +385,11 @@ class _Greeter:
 
     # Listener
 
-    def parameter_reported(self, body: bytes) -> bool:
+    def parameter_reported(self, body: bytes) -> bytes | None:
         if self._link is not None:
             name, value = p.parameter_parts(body)
             self._link.parameters[name] = value
-        return False
+        return b""
 
     def skipped_error(self, body: bytes) -> None:
         """Keep the server's words for the client. Its settings are what they were: the replay is one transaction."""
@@ -408,5 +408,8 @@ class _Greeter:
     def unnamed_parsed(self, outcome: bool | None) -> None:
         pass
 
-    def reparse_lost(self) -> None:
+    def unnamed_repeated(self, outcome: bool | None) -> None:
+        pass
+
+    def unnamed_closed(self) -> None:
         pass

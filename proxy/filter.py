@@ -137,7 +137,7 @@ class Filter:
                 Refusal(
                     "length",
                     f"query is too long: {len(sql)} bytes",
-                    f"filter.max_query_length is {self.policy.max_query_length} (rule: length).",
+                    f"client.max_query_length is {self.policy.max_query_length} (rule: length).",
                     sqlstate=errors.PROGRAM_LIMIT_EXCEEDED,
                 )
             )
@@ -626,7 +626,9 @@ class Judgement:
             refusal = settings.refuse_reset(setting, denied)
             if refusal is not None:
                 raise Refused(refusal)
-            if not local:
+            if local:
+                self.effects.append((Effect.RESET_LOCAL, setting))
+            else:
                 self.effects += settings.effect_of_reset(setting)
         else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
             raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))

@@ -202,7 +202,7 @@ class Functions:
                 "advisory-lock",
                 name,
                 f"The function {shown} takes a lock that can stall other sessions (rule: advisory-lock).",
-                "The operator can allow advisory locks: filter.allow_advisory_locks: true.",
+                "Take it on a connection that does not go through SideCart.",
             )
         if function.group == "file" and not (function.verdict == "conditional" and self._file_listing):
             return _refusal(

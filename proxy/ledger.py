@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from proxy.snapshot import Settings
+from proxy.snapshot import Restore, Settings
 from proxy.verdict import Effect
 
 CUSTOM_SETTING: Final = "custom_setting"
@@ -30,21 +30,23 @@ _PINS: Final[Mapping[Effect, str]] = {
 class Ledger:
     """Keep one client's session state."""
 
-    __slots__ = ("lost", "pending_unnamed", "pins", "scarred", "startup", "unnamed")
+    __slots__ = ("coming", "lost", "pending_unnamed", "pins", "scarred", "startup", "unnamed")
 
     def __init__(self, startup: Settings) -> None:
         self.startup = startup
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.unnamed: bytes | None = None
         """The Parse message of the unnamed statement, to be repeated on an upstream that does not have it."""
-        self.pending_unnamed: deque[bytes] | None = None
-        """Parse messages of the unnamed statement whose ParseComplete is owed. None while there are none."""
+        self.coming: bytes | None = None
+        """What `unnamed` will be when all that was sent has been answered without an error."""
+        self.pending_unnamed: deque[bytes | None] | None = None
+        """What each Parse of the unnamed statement will leave whose reply is owed. None while there are none."""
         self.pins: dict[str, str] = {}
         """Why this client keeps its upstream: reason -> the name that caused it."""
         self.scarred = False
         """The upstream holds state that nothing can clear: it is closed, not cleaned."""
-        self.lost: tuple[tuple[str, str], ...] = ()
-        """Start-up settings that a RESET has undone on the upstream, to be set again before anything else runs."""
+        self.lost: dict[str, Restore] = {}
+        """Start-up settings that a RESET may have undone on the upstream, to be set again before anything else runs."""
         if startup.custom:
             self.pin(CUSTOM_SETTING, next(name for name, _ in startup.items if "." in name))
             self.scarred = True
@@ -61,11 +63,11 @@ class Ledger:
         reasons = []
         for effect, name in effects:
             if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
-                self.lost = self.startup.items
-            elif effect is Effect.RESET:
+                self.lost = {name: (value, False) for name, value in self.startup.items}
+            elif effect in (Effect.RESET, Effect.RESET_LOCAL):
                 value = self.startup.get(name)
-                if value is not None and (name, value) not in self.lost:
-                    self.lost = (*self.lost, (name, value))
+                if value is not None:
+                    self.lost[name] = (value, effect is Effect.RESET_LOCAL)
             elif (reason := _PINS.get(effect)) is not None:
                 if effect is Effect.SESSION_STATE or (effect is Effect.SETTING and "." in name):
                     self.scarred = True
@@ -73,11 +75,12 @@ class Ledger:
                     reasons.append(reason)
         return reasons
 
-    def expect_unnamed(self, parse: bytes) -> None:
-        """Note a Parse of the unnamed statement that goes upstream now."""
+    def expect_unnamed(self, parse: bytes | None) -> None:
+        """Note a Parse of the unnamed statement that goes upstream now; None for the stand-in of a refused one."""
         if self.pending_unnamed is None:
             self.pending_unnamed = deque()
         self.pending_unnamed.append(parse)
+        self.coming = parse
 
     def settle_unnamed(self, outcome: bool | None) -> None:
         """Note what became of the oldest such Parse: done, failed (the old one is gone too), or never run (None)."""
@@ -88,3 +91,7 @@ class Ledger:
             self.pending_unnamed = None
         if outcome is not None:
             self.unnamed = parse if outcome else None
+
+    def drop_unnamed(self) -> None:
+        """Note that there is no unnamed statement any more."""
+        self.unnamed = self.coming = None

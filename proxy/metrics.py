@@ -186,7 +186,9 @@ def _upstreams(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
         _by_one(stats.upstream_closes),
     )
     yield _counter(
-        "sidecart_upstream_replays_total", "Statements run again because their upstream was lost.", stats.replays
+        "sidecart_upstream_replays_total",
+        "Settings and statements sent again to make an upstream that of a client.",
+        stats.replays,
     )
 
 

@@ -158,7 +158,7 @@ class Pool:
         self.opening -= 1
         self.last_error = error
         self._failures += 1
-        delay = min(2.0 ** (self._failures - 1), self.limits.server_login_retry)
+        delay = min(2.0 ** min(self._failures - 1, 30), self.limits.server_login_retry)
         if self.waiting:
             delay = min(delay, PATIENCE)
         self._retry_at = now + delay * self._jitter()

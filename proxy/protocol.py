@@ -305,6 +305,9 @@ SYNC_MESSAGE: Final = message(SYNC)
 TERMINATE_MESSAGE: Final = message(TERMINATE)
 
 IMPOSSIBLE_PORTAL: Final = b"sidecart: refused"
+REFUSED_PARSE: Final = parse(b"", IMPOSSIBLE_PORTAL)
+"""Stands upstream in the place of a refused Parse of the unnamed statement: no SQL, so it destroys the old one as any
+failed Parse does, or is skipped with it."""
 REFUSED_EXECUTE: Final = execute(IMPOSSIBLE_PORTAL)
 """Stands upstream in the place of a refused message: it fails in the message's turn, and fails the transaction."""
 

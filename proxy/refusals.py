@@ -66,11 +66,9 @@ def statement(name: str, body: Body, within: str = "") -> Refused:
     )
 
 
-_HINTS = {
-    "listen": "The operator can allow it: filter.allow_listen: true.",
-    "data-modification": "Run it on a connection that does not go through SideCart.",
-    "ddl": "Run it on a connection that does not go through SideCart.",
-}
+ELSEWHERE = "Run it on a connection that does not go through SideCart."
+
+_HINTS = {"listen": ELSEWHERE, "data-modification": ELSEWHERE, "ddl": ELSEWHERE}
 
 
 def unknown(visited: Sequence[tuple[str, Body]], kind: str, field: str, rule: str, found: Any) -> Refused:

@@ -54,6 +54,8 @@ DESCRIBE: Final = 8
 EXECUTE: Final = 9
 CLOSE: Final = 10
 REFUSED: Final = 11  # the stand-in of a refused message: its error is replaced
+REFUSED_UNNAMED: Final = 12  # as REFUSED, for a Parse of the unnamed statement
+CLOSE_UNNAMED: Final = 13  # as CLOSE, for the unnamed statement
 
 _ENDS_WITH_READY = frozenset((QUERY, SYNC, FUNCTION, SKIP_QUERY))
 
@@ -62,7 +64,7 @@ _ENDS_WITH_READY = frozenset((QUERY, SYNC, FUNCTION, SKIP_QUERY))
 _ANSWERS: Final = {
     PARSE_COMPLETE: frozenset((PARSE, PARSE_UNNAMED, SKIP_PARSE)),
     BIND_COMPLETE: frozenset((BIND,)),
-    CLOSE_COMPLETE: frozenset((CLOSE,)),
+    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED)),
     NO_DATA: frozenset((DESCRIBE,)),
     ROW_DESCRIPTION: frozenset((DESCRIBE, QUERY, SKIP_QUERY)),
     PARAMETER_DESCRIPTION: frozenset((DESCRIBE,)),
@@ -93,8 +95,8 @@ class TripwireError(UpstreamProtocolError):
 class Listener(Protocol):
     """Takes the events that are not plain forwarding. Called while a chunk is walked; must not feed again."""
 
-    def parameter_reported(self, body: bytes) -> bool:
-        """Note a ParameterStatus; return whether the client has to see it."""
+    def parameter_reported(self, body: bytes) -> bytes | None:
+        """Note a ParameterStatus; return None to forward it, or what stands in its place (b"" for nothing)."""
 
     def error_reported(self, body: bytes) -> None:
         """Note an ErrorResponse that goes to the client."""
@@ -108,8 +110,11 @@ class Listener(Protocol):
     def unnamed_parsed(self, outcome: bool | None) -> None:
         """Note what became of a Parse of the unnamed statement: done, failed, or (None) never run."""
 
-    def reparse_lost(self) -> None:
-        """Note that a Parse of ours, of the unnamed statement, failed or never ran."""
+    def unnamed_repeated(self, outcome: bool | None) -> None:
+        """Note what became of a Parse of ours that repeats the unnamed statement, likewise."""
+
+    def unnamed_closed(self) -> None:
+        """Note that the unnamed statement has been closed."""
 
 
 class Replies:
@@ -160,10 +165,10 @@ class Replies:
             self.skipping = False
         self.owed.append(code)
 
-    def owe_refusal(self, fake: bytes) -> None:
+    def owe_refusal(self, fake: bytes, code: int = REFUSED) -> None:
         """Register a stand-in whose error is replaced by the ErrorResponse `fake`."""
         if not self.skipping:
-            self.owed.append(REFUSED)
+            self.owed.append(code)
             self._fakes.append(fake)
 
     @property
@@ -263,7 +268,7 @@ class Replies:
         if kind == NOTICE_RESPONSE:
             return b"" if head == SKIP_QUERY else None
         if kind == PARAMETER_STATUS:
-            return None if self.listener.parameter_reported(chunk[start:end]) else b""
+            return self.listener.parameter_reported(chunk[start:end])
         if kind == NOTIFICATION_RESPONSE:
             return None if self.listener.notification_arrived(chunk[start:end]) else b""
         if kind in (COPY_IN_RESPONSE, COPY_BOTH_RESPONSE):
@@ -284,9 +289,12 @@ class Replies:
         if head >= PARSE and kind not in _CARRY_ON:
             owed.popleft()
             if head == SKIP_PARSE:
+                self.listener.unnamed_repeated(True)
                 return b""
             if head == PARSE_UNNAMED:
                 self.listener.unnamed_parsed(True)
+            elif head == CLOSE_UNNAMED:
+                self.listener.unnamed_closed()
         return None
 
     def _error(self, body: bytes) -> bytes | None:
@@ -297,23 +305,20 @@ class Replies:
             self.listener.skipped_error(body)
             return b""
         fake: bytes | None = None
-        if head == REFUSED:
-            fake = self._fakes.popleft()
-        elif head == PARSE_UNNAMED:
-            self.listener.unnamed_parsed(False)
-        elif head == SKIP_PARSE:
-            self.listener.reparse_lost()
         if head > SKIP_QUERY:
             owed.popleft()
+            fake = self._settle(head, ran=True)
             # The server ignores everything up to the next Sync, a Query included (postgres.c, ignore_till_sync).
             while owed and owed[0] != SYNC:
-                skipped = owed.popleft()
-                if skipped == REFUSED:
-                    self._fakes.popleft()
-                elif skipped == PARSE_UNNAMED:
-                    self.listener.unnamed_parsed(None)
-                elif skipped == SKIP_PARSE:
-                    self.listener.reparse_lost()
+                self._settle(owed.popleft(), ran=False)
             self.skipping = not owed
         self.listener.error_reported(body if fake is None else fake)
         return fake
+
+    def _settle(self, code: int, *, ran: bool) -> bytes | None:
+        """Tell the listener of a message that failed, or that the server ignored; return its fake, if it has one."""
+        if code in (PARSE_UNNAMED, REFUSED_UNNAMED):
+            self.listener.unnamed_parsed(False if ran else None)
+        elif code == SKIP_PARSE:
+            self.listener.unnamed_repeated(False if ran else None)
+        return self._fakes.popleft() if code in (REFUSED, REFUSED_UNNAMED) else None

@@ -49,7 +49,7 @@ RULES: dict[str, str] = {
     "nul-byte": "A query text contains no NUL byte, because the parser and the server would see different texts.",
     "encoding": "A query text is valid in the client's encoding, which is one in which no byte of a character can be a"
     " quote or a backslash.",
-    "length": "A query text is no longer than filter.max_query_length.",
+    "length": "A query text is no longer than client.max_query_length.",
     "depth": "A query's expressions are nested no deeper than the parser and the filter can safely follow.",
     "operator-run": "A query text holds no endless run of operator characters: the lexer takes very long to read them.",
     "syntax": "A query text is one that PostgreSQL's own grammar accepts.",

@@ -30,7 +30,7 @@ from proxy.ledger import PREPARED_STATEMENT, Ledger
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
-from proxy.snapshot import Settings, assign, replay
+from proxy.snapshot import Settings, replay, restore
 from proxy.verdict import Action, Verdict
 
 STREAM_BIND_FROM: Final = 65_536
@@ -66,6 +66,7 @@ class Session:
         "_end",
         "_flow",
         "_flow_drop",
+        "_greeted",
         "_group_open",
         "_have",
         "_house",
@@ -77,6 +78,7 @@ class Session:
         "_prefix",
         "_swallowing",
         "_told",
+        "_unnamed_held",
         "_unnamed_synced",
         "_upstream_full",
         "_wire",
@@ -109,6 +111,7 @@ class Session:
         self.pool = pool
         self.ledger = ledger
         self.who = who
+        self._greeted = reported
         self.reported = reported
         """ParameterStatus values that the client was last told; shared with other sessions until they differ."""
         self.codec = codec
@@ -125,7 +128,8 @@ class Session:
         self._flow_drop = False
         self._group_open = False  # extended messages went upstream since the last Sync
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
-        self._unnamed_synced = False  # the link holds the unnamed statement that a private connection would
+        self._unnamed_held = False  # the upstream has the unnamed statement that a private connection would have
+        self._unnamed_synced = False  # … and will have it when all that was sent has been answered
         self._lease_error: UpstreamError | None = None
         self._notices: list[bytes] = []
         self._prefix = b""
@@ -292,20 +296,19 @@ class Session:
         if self._ignored():
             return b""
         if end > len(data):
-            return self._too_long(simple=True)
+            return self._too_long(simple=True, unnamed=True)
         text = p.query_text(data, pos + 5, end)
         verdict = self._house.filter.judge(text, self.codec)
         if verdict.action is Action.REFUSE:
-            self.ledger.unnamed = None
-            self._unnamed_synced = False
-            return self._refuse(verdict, simple=True)
+            return self._refuse(verdict, simple=True, unnamed=True)
         link = self.link or self._lease()
         if link is None:
-            return self._waited(simple=True)
+            return self._waited(simple=True, unnamed=True)
         self._restore(link)
         link.replies.owe(r.QUERY)
         self._group_open = False
         self._unnamed_synced = True
+        self.ledger.coming = None
         self._house.stats.statements[verdict.label] += 1
         if verdict.effects:
             self._pin_for(verdict)
@@ -318,17 +321,14 @@ class Session:
         if self._ignored():
             return b""
         if end > len(data):
-            return self._too_long(simple=False)
+            return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
         verdict = self._house.filter.judge(text, self.codec, extended=True)
         if verdict.action is Action.REFUSE:
-            if not name:
-                self.ledger.unnamed = None
-                self._unnamed_synced = False
-            return self._refuse(verdict, simple=False)
+            return self._refuse(verdict, simple=False, unnamed=not name)
         link = self.link or self._lease()
         if link is None:
-            return self._waited(simple=False)
+            return self._waited(simple=False, unnamed=not name)
         self._restore(link)
         self._house.stats.statements[verdict.label] += 1
         replaced: bytes | None = None
@@ -372,13 +372,17 @@ class Session:
         if self._ignored():
             return b""
         target, name = p.target_parts(data, pos + 5, end, "Close")
-        if target == 0x53 and not name:  # 'S', the unnamed statement
-            self.ledger.unnamed = None
+        unnamed = target == 0x53 and not name  # 'S', a statement
         if self.link is None:
-            # It cannot exist, and closing what does not exist is no error.
+            # Whatever has a name cannot exist, and closing what does not exist is no error.
+            if unnamed:
+                self.ledger.drop_unnamed()
             self._wire.write(_CLOSE_COMPLETE)
             return b""
-        return self._forward(r.CLOSE)
+        if unnamed:
+            self.ledger.coming = None
+            self._unnamed_synced = True
+        return self._forward(r.CLOSE_UNNAMED if unnamed else r.CLOSE)
 
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
         p.check_empty(pos + 5, end, "Sync")
@@ -437,7 +441,8 @@ class Session:
 
     def _use(self, statement: bytes, owed: int, data: bytes, pos: int, end: int) -> bytes | None:
         """Forward a Bind or a Describe of a statement; repeat the unnamed statement's Parse where the link lacks it."""
-        if self.link is None and (statement or self.ledger.unnamed is None):
+        unnamed = self.ledger.coming
+        if self.link is None and (statement or unnamed is None):
             # A client with named statements is pinned: without a link there are none.
             return self._no_statement(statement)
         link = self.link or self._lease()
@@ -448,7 +453,7 @@ class Session:
             link.replies.owe(owed)
             self._group_open = True
             return None
-        if self.ledger.unnamed is None:
+        if unnamed is None:
             return self._no_statement(statement)
         self._restore(link)
         link.replies.owe(r.SKIP_PARSE)
@@ -456,7 +461,7 @@ class Session:
         self._group_open = True
         self._unnamed_synced = True
         self._house.stats.replays += 1
-        return self.ledger.unnamed + data[pos : min(end, len(data))]
+        return unnamed + data[pos : min(end, len(data))]
 
     def _no_statement(self, name: bytes) -> bytes:
         shown = name.decode(self.codec, "replace")
@@ -464,7 +469,7 @@ class Session:
         error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
         return self._answer_error(error, simple=False)
 
-    def _too_long(self, *, simple: bool) -> bytes:
+    def _too_long(self, *, simple: bool, unnamed: bool) -> bytes:
         limit = self._house.max_query_length
         error = p.error_response(
             "ERROR",
@@ -474,9 +479,9 @@ class Session:
         )
         self._house.stats.statements[("refuse", "unparsable")] += 1
         self._house.stats.refused["too-long"] += 1
-        return self._answer_error(error, simple=simple)
+        return self._answer_error(error, simple=simple, unnamed=unnamed)
 
-    def _refuse(self, verdict: Verdict, *, simple: bool) -> bytes:
+    def _refuse(self, verdict: Verdict, *, simple: bool, unnamed: bool = False) -> bytes:
         house = self._house
         house.stats.statements[verdict.label] += 1
         house.stats.refused[verdict.rule] += 1
@@ -499,23 +504,35 @@ class Session:
             position=verdict.position,
             codec=self.codec,
         )
-        return self._answer_error(error, simple=simple)
+        return self._answer_error(error, simple=simple, unnamed=unnamed)
 
-    def _answer_error(self, error: bytes, *, simple: bool) -> bytes:
-        """Answer one message with an error, in its turn; return what stands for it upstream."""
+    def _answer_error(self, error: bytes, *, simple: bool, unnamed: bool = False) -> bytes:
+        """Answer one message with an error, in its turn; return what stands for it upstream.
+
+        `simple`: a ReadyForQuery follows. `unnamed`: the message would have destroyed the unnamed statement even so.
+        """
         link = self.link
         if link is None or (not link.replies.owed and link.replies.status == p.IDLE and not self._group_open):
+            if unnamed:
+                self.ledger.drop_unnamed()
+                self._unnamed_held = self._unnamed_synced = False
             self._swallowing = not simple
             self._wire.write(error + p.READY[p.IDLE] if simple else error)
             return b""
         # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
-        link.replies.owe_refusal(error)
+        if unnamed:
+            self.ledger.expect_unnamed(None)
+            self._unnamed_synced = True
+            stand_in = p.REFUSED_PARSE
+        else:
+            stand_in = p.REFUSED_EXECUTE
+        link.replies.owe_refusal(error, r.REFUSED_UNNAMED if unnamed else r.REFUSED)
         if not simple:
             self._group_open = True
-            return p.REFUSED_EXECUTE
+            return stand_in
         link.replies.owe(r.SYNC)
         self._group_open = False
-        return p.REFUSED_EXECUTE + p.SYNC_MESSAGE
+        return stand_in + p.SYNC_MESSAGE
 
     def _warn(self, verdict: Verdict) -> None:
         if verdict.warning:
@@ -556,7 +573,7 @@ class Session:
     def _attach(self, pooled: PooledUpstream) -> Upstream:
         upstream = cast(Upstream, pooled)  # the pool holds what the server opened for it
         self.link = upstream
-        self._unnamed_synced = upstream.unnamed_of is self and self.ledger.unnamed is not None
+        self._unnamed_held = self._unnamed_synced = upstream.unnamed_of is self and self.ledger.unnamed is not None
         upstream.unnamed_of = None
         upstream.replies.listener = self
         upstream.attach(self)
@@ -566,18 +583,18 @@ class Session:
             self._prefix = p.query(replay(upstream.settings, self.ledger.startup))
             upstream.replies.owe(r.SKIP_QUERY)
             upstream.settings = self.ledger.startup
-            self.ledger.lost = ()
+            self.ledger.lost.clear()
             self._house.stats.replays += 1
         return upstream
 
     def _restore(self, link: Upstream) -> None:
         """Set start-up settings again that a RESET has undone, before the next statement can miss them."""
         if self.ledger.lost and not link.replies.owed and link.replies.status != p.FAILED:
-            self._prefix += p.query(assign(self.ledger.lost))
+            self._prefix += p.query(restore(self.ledger.lost))
             link.replies.owe(r.SKIP_QUERY)
-            self.ledger.lost = ()
+            self.ledger.lost.clear()
 
-    def _waited(self, *, simple: bool) -> bytes:
+    def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
         """Answer a message for which there is no upstream: stop here, or report that the wait was in vain."""
         error = self._lease_error
         if error is None:
@@ -586,7 +603,7 @@ class Session:
         response = p.error_response(
             "ERROR", error.sqlstate, str(error), detail=error.detail, hint=error.hint, codec=self.codec
         )
-        return self._answer_error(response, simple=simple)
+        return self._answer_error(response, simple=simple, unnamed=unnamed)
 
     def leased(self, upstream: PooledUpstream) -> None:
         """Go on with what waited for an upstream."""
@@ -621,7 +638,7 @@ class Session:
             link.resume_reading()
         if self.ledger.lost:
             link.settings = None
-            self.ledger.lost = ()
+            self.ledger.lost.clear()
         link.unnamed_of = self if self.ledger.unnamed is not None else None
         link.detach()
         self.pool.release(link, self._house.now())
@@ -661,6 +678,9 @@ class Session:
         replies.ready = 0
         if done & _QUERIED:
             self.ledger.unnamed = None  # a simple Query destroys the unnamed statement
+            self._unnamed_held = True
+        if not replies.owed:
+            self.ledger.coming = self.ledger.unnamed
         if replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins:
             return
         self._house.stats.transactions += 1
@@ -719,15 +739,17 @@ class Session:
 
     # Listener of the replies owed
 
-    def parameter_reported(self, body: bytes) -> bool:
+    def parameter_reported(self, body: bytes) -> bytes | None:
         name, value = p.parameter_parts(body)
-        link = self.link
-        if link is not None:
-            link.parameters[name] = value
+        if self.link is not None:
+            self.link.parameters[name] = value
         if (name == "default_transaction_read_only" and value == "off") or (
             name == "standard_conforming_strings" and value != "on"
         ):
             raise TripwireError(f"the upstream reports {name} = {value}")
+        if name.lower() in self.ledger.lost:
+            # The server's value after a RESET; ours, which follows, is what the client connected with.
+            value = self._greeted.get(name, value)
         if name == "client_encoding":
             codec = self._house.filter.python_codec(value)
             if codec is None:
@@ -736,9 +758,9 @@ class Session:
         elif name == "application_name":
             self.who.application = value
         if self.reported.get(name) == value:
-            return False
+            return b""
         self.reported = {**self.reported, name: value}
-        return True
+        return p.parameter_status(name, value)
 
     def error_reported(self, body: bytes) -> None:
         if b"\0VFATAL\0" in body or b"\0VPANIC\0" in body:
@@ -753,11 +775,18 @@ class Session:
 
     def unnamed_parsed(self, outcome: bool | None) -> None:
         self.ledger.settle_unnamed(outcome)
-        if outcome is None:
-            self._unnamed_synced = False
+        if outcome is not None:
+            self._unnamed_held = True
+        self._unnamed_synced = self._unnamed_held
 
-    def reparse_lost(self) -> None:
-        self._unnamed_synced = False
+    def unnamed_repeated(self, outcome: bool | None) -> None:
+        if outcome is not None:
+            self._unnamed_held = outcome
+        self._unnamed_synced = self._unnamed_held
+
+    def unnamed_closed(self) -> None:
+        self.ledger.unnamed = None
+        self._unnamed_held = True
 
 
 _STOP: Final = b"stop"

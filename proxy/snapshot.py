@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
+
+Restore = tuple[str, bool]
+"""A value to set again, and whether for the running transaction only."""
 
 
 class Settings:
@@ -65,6 +68,23 @@ def assign(pairs: Iterable[tuple[str, str]]) -> bytes:
     """Return the SELECT that sets these settings for the session, in plain ASCII."""
     calls = (b"pg_catalog.set_config(" + _literal(n) + b"," + _literal(v) + b",false)" for n, v in pairs)
     return b"SELECT " + b",".join(calls)
+
+
+def restore(lost: Mapping[str, Restore]) -> bytes:
+    """Return the SELECT that sets each of these settings again where it has been reset, in plain ASCII.
+
+    A RESET may have been rolled back, or never have run: a value that the session has SET stays.
+    """
+    rows = b",".join(
+        b"(" + _literal(name) + b"," + _literal(value) + (b",true)" if local else b",false)")
+        for name, (value, local) in lost.items()
+    )
+    return (
+        b"SELECT pg_catalog.set_config(w.n,w.v,w.l) FROM (VALUES " + rows + b") AS w(n,v,l)"
+        b" WHERE w.n OPERATOR(pg_catalog.~~) '%.%' OR EXISTS (SELECT FROM pg_catalog.pg_settings s"
+        b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
+        b" AND s.source OPERATOR(pg_catalog.<>) 'session')"
+    )
 
 
 def _literal(text: str) -> bytes:

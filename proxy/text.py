@@ -72,7 +72,8 @@ def parse(text: str) -> list[dict[str, Any]]:
         if "stack depth" in message or "memory exhausted" in message:
             raise Refused(TOO_DEEP) from error
         raise Refused(
-            Refusal("syntax", message, "The text is not valid SQL (rule: syntax).", sqlstate=errors.SYNTAX_ERROR),
+            # No DETAIL: a private connection's error has none either.
+            Refusal("syntax", message, "", sqlstate=errors.SYNTAX_ERROR),
             _error_location(text, message, index),
         ) from error
     limit = sys.getrecursionlimit()

@@ -22,7 +22,7 @@ class TlsLayer(asyncio.Protocol):
     ConnectionError). Give it to `create_connection` or `connect_accepted_socket` without their `ssl`.
     """
 
-    __slots__ = ("_closing", "_incoming", "_inner", "_object", "_outgoing", "_raw", "_shaken", "ready")
+    __slots__ = ("_closing", "_ended", "_incoming", "_inner", "_object", "_outgoing", "_raw", "_shaken", "ready")
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class TlsLayer(asyncio.Protocol):
         self._raw: asyncio.Transport | None = None
         self._shaken = False
         self._closing = False
+        self._ended = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- protocol of the TCP transport ----------------------------------------------------------------------------
@@ -48,6 +49,8 @@ class TlsLayer(asyncio.Protocol):
         self._shake_hands()
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return  # nothing counts behind the peer's close_notify
         incoming = self._incoming
         incoming.write(data)
         if not self._shaken:
@@ -59,7 +62,8 @@ class TlsLayer(asyncio.Protocol):
             # Nothing pending in the BIO nor in OpenSSL means that the next read would only raise SSLWantReadError.
             while incoming.pending or self._object.pending():
                 piece = self._object.read(_RECORD)
-                if not piece:
+                if not piece:  # close_notify
+                    self._ended = True
                     break
                 pieces.append(piece)
         except ssl.SSLWantReadError:
@@ -73,9 +77,13 @@ class TlsLayer(asyncio.Protocol):
             self._inner.data_received(pieces[0])
         elif pieces:
             self._inner.data_received(b"".join(pieces))
+        if self._ended:
+            self._inner.eof_received()
+            self.close()
 
     def eof_received(self) -> bool:
-        if self._shaken:
+        if self._shaken and not self._ended:
+            self._ended = True
             self._inner.eof_received()
         return False
 

@@ -494,14 +494,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     # Listener of the replies owed, while nobody owns this upstream
 
-    def parameter_reported(self, body: bytes) -> bool:
+    def parameter_reported(self, body: bytes) -> bytes | None:
         name, value = p.parameter_parts(body)
         if READ_ONLY_PARAMETERS.get(name, value) != value and not self._cleaning:
             raise r.TripwireError(f"an idle upstream reports {name} = {value}")
         self.parameters[name] = value
         if not self._cleaning:
             self.pool.greetings.clear()  # the server was reloaded: what clients are greeted with may have changed
-        return False
+        return b""
 
     def error_reported(self, body: bytes) -> None:
         pass  # of an abandoned answer, or the reason why the server closes an idle connection
@@ -515,7 +515,10 @@ class UpstreamConnection(asyncio.Protocol):
     def unnamed_parsed(self, outcome: bool | None) -> None:
         pass
 
-    def reparse_lost(self) -> None:
+    def unnamed_repeated(self, outcome: bool | None) -> None:
+        pass
+
+    def unnamed_closed(self) -> None:
         pass
 
     # --- login ----------------------------------------------------------------------------------------------------

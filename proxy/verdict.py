@@ -24,6 +24,8 @@ class Effect(enum.Enum):
     """SET SESSION or set_config(…, false); the name is the setting's, case-folded."""
     RESET = "reset"
     """RESET name, SET name TO DEFAULT; the name is the setting's, or `all`."""
+    RESET_LOCAL = "reset_local"
+    """SET LOCAL name TO DEFAULT; the name is the setting's."""
     PREPARE = "prepare"
     """SQL PREPARE; the name is the statement's."""
     DEALLOCATE = "deallocate"

@@ -15,7 +15,7 @@ from proxy.house import House, Owner
 from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import Session
-from proxy.snapshot import NO_SETTINGS, Settings
+from proxy.snapshot import NO_SETTINGS, Settings, restore
 from proxy.stats import Stats
 
 READY_I, READY_T, READY_E = (p.READY[s] for s in (p.IDLE, p.IN_TRANSACTION, p.FAILED))
@@ -143,8 +143,8 @@ class FakeUpstream:
         self.owner.upstream_data(b"".join(messages))
 
     # Listener, while nobody owns it
-    def parameter_reported(self, body: bytes) -> bool:
-        return False
+    def parameter_reported(self, body: bytes) -> bytes | None:
+        return b""
 
     def error_reported(self, body: bytes) -> None: ...
     def skipped_error(self, body: bytes) -> None: ...
@@ -152,7 +152,11 @@ class FakeUpstream:
         return False
 
     def unnamed_parsed(self, outcome: bool | None) -> None: ...
-    def reparse_lost(self) -> None: ...
+    def unnamed_repeated(self, outcome: bool | None) -> None:
+        pass
+
+    def unnamed_closed(self) -> None:
+        pass
 
 
 class Quiet:
@@ -418,7 +422,7 @@ def test_refused_query_in_a_transaction_fails_the_transaction_upstream(town: Tow
     upstream.take()
     client.take()
     session.client_data(p.query(b"drop table t"))
-    assert upstream.take() == p.REFUSED_EXECUTE + SYNC
+    assert upstream.take() == p.REFUSED_PARSE + SYNC
     upstream.says(STAND_IN_FAILED, READY_E)
     error = client.error()
     assert error["C"] == "25006"
@@ -429,7 +433,7 @@ def test_refusal_waits_its_turn_behind_an_earlier_reply(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(b"select 1") + p.query(b"drop table t") + p.query(b"select 2"))
     upstream = town.link(session)
-    assert upstream.take() == p.query(b"select 1") + p.REFUSED_EXECUTE + SYNC + p.query(b"select 2")
+    assert upstream.take() == p.query(b"select 1") + p.REFUSED_PARSE + SYNC + p.query(b"select 2")
     assert client.take() == b""
     upstream.says(SELECTED, READY_I, STAND_IN_FAILED, READY_I, SELECTED, READY_I)
     assert client.kinds() == "CZEZCZ"
@@ -449,7 +453,7 @@ def test_refused_parse_behind_a_set_lets_the_server_roll_the_set_back(town: Town
     session.client_data(group + p.parse(b"", b"delete from t") + bind() + EXECUTE + SYNC)
     upstream = town.link(session)
     sent = upstream.take()
-    assert sent.startswith(group + p.REFUSED_EXECUTE)
+    assert sent.startswith(group + p.REFUSED_PARSE)
     assert sent.endswith(EXECUTE + SYNC)
     assert b"delete" not in sent
     upstream.says(PARSED, BOUND, SET, STAND_IN_FAILED, READY_I)
@@ -656,9 +660,7 @@ def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: T
     upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
     upstream.take()
     session.client_data(p.query(b"select 1"))
-    assert upstream.take() == p.query(b"SELECT pg_catalog.set_config('application_name','bi',false)") + p.query(
-        b"select 1"
-    )
+    assert upstream.take() == p.query(restore({"application_name": ("bi", False)})) + p.query(b"select 1")
 
 
 def test_replay_that_fails_ends_the_upstream_and_nothing_behind_it_reaches_the_client(town: Town) -> None:
