@@ -405,6 +405,9 @@ class _Greeter:
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
+    def query_done(self) -> None:
+        pass
+
     def unnamed_parsed(self, outcome: bool | None) -> None:
         pass
 

@@ -107,6 +107,9 @@ class Listener(Protocol):
     def notification_arrived(self, body: bytes) -> bool:
         """Return whether a NotificationResponse goes to the client."""
 
+    def query_done(self) -> None:
+        """Note the end of a client's Query, which has destroyed the unnamed statement."""
+
     def unnamed_parsed(self, outcome: bool | None) -> None:
         """Note what became of a Parse of the unnamed statement: done, failed, or (None) never run."""
 
@@ -227,7 +230,10 @@ class Replies:
                 if status not in (IDLE, IN_TRANSACTION, FAILED):
                     raise UpstreamProtocolError("unknown transaction status")
                 self.status = status
-                self.ready |= 1 << owed.popleft()
+                head = owed.popleft()
+                self.ready |= 1 << head
+                if head == QUERY:
+                    self.listener.query_done()
                 self.copying = False
                 replacement: bytes | None = b"" if skip else None
                 skip = bool(owed) and owed[0] == SKIP_QUERY

@@ -42,7 +42,6 @@ INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this con
 
 _CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
 _UPSTREAM_GONE = "terminating connection because the connection to the server was lost"
-_QUERIED = 1 << r.QUERY
 
 
 @dataclass(slots=True)
@@ -76,6 +75,7 @@ class Session:
         "_notices",
         "_paused",
         "_prefix",
+        "_restored",
         "_swallowing",
         "_told",
         "_unnamed_held",
@@ -136,6 +136,7 @@ class Session:
         self._paused = False
         self._writable = True
         self._upstream_full = False
+        self._restored = False  # lost settings were set again in the running transaction block
         self._told = False  # the upstream's own FATAL has reached the client: no second one
 
     def __repr__(self) -> str:
@@ -448,14 +449,13 @@ class Session:
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)
+        self._restore(link)  # first: it may destroy the unnamed statement
         if statement or self._unnamed_synced:
-            self._restore(link)
             link.replies.owe(owed)
             self._group_open = True
             return None
         if unnamed is None:
             return self._no_statement(statement)
-        self._restore(link)
         link.replies.owe(r.SKIP_PARSE)
         link.replies.owe(owed)
         self._group_open = True
@@ -546,6 +546,7 @@ class Session:
             self._notices.append(notice)
 
     def _pin_for(self, verdict: Verdict) -> None:
+        self._restored = False  # for what this statement may reset
         for reason in self.ledger.apply(verdict.effects):
             self._pinned(reason)
 
@@ -580,19 +581,33 @@ class Session:
         if not self._writable:
             upstream.pause_reading()
         if upstream.settings is not self.ledger.startup:
-            self._prefix = p.query(replay(upstream.settings, self.ledger.startup))
-            upstream.replies.owe(r.SKIP_QUERY)
+            self._ask_first(replay(upstream.settings, self.ledger.startup))
             upstream.settings = self.ledger.startup
             self.ledger.lost.clear()
             self._house.stats.replays += 1
         return upstream
 
     def _restore(self, link: Upstream) -> None:
-        """Set start-up settings again that a RESET has undone, before the next statement can miss them."""
-        if self.ledger.lost and not link.replies.owed and link.replies.status != p.FAILED:
-            self._prefix += p.query(restore(self.ledger.lost))
-            link.replies.owe(r.SKIP_QUERY)
-            self.ledger.lost.clear()
+        """Set start-up settings again that a RESET has undone, before the next statement can miss them.
+
+        Inside a transaction block this is done once, and again after its end, which may have rolled it back.
+        """
+        lost = self.ledger.lost
+        if not lost or link.replies.owed:
+            return
+        if link.replies.status == p.IDLE:
+            self._ask_first(restore(lost))
+            lost.clear()
+        elif link.replies.status == p.IN_TRANSACTION and not self._restored:
+            self._ask_first(restore(lost))
+            self._restored = True
+
+    def _ask_first(self, sql: bytes) -> None:
+        """Put a Query of ours in front of what goes out next. It destroys the upstream's unnamed statement."""
+        if self.link is not None:
+            self._prefix += p.query(sql)
+            self.link.replies.owe(r.SKIP_QUERY)
+            self._unnamed_held = self._unnamed_synced = False
 
     def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
         """Answer a message for which there is no upstream: stop here, or report that the wait was in vain."""
@@ -639,7 +654,7 @@ class Session:
         if self.ledger.lost:
             link.settings = None
             self.ledger.lost.clear()
-        link.unnamed_of = self if self.ledger.unnamed is not None else None
+        link.unnamed_of = self if self._unnamed_held and self.ledger.unnamed is not None else None
         link.detach()
         self.pool.release(link, self._house.now())
 
@@ -674,13 +689,11 @@ class Session:
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
         replies = link.replies
-        done = replies.ready
         replies.ready = 0
-        if done & _QUERIED:
-            self.ledger.unnamed = None  # a simple Query destroys the unnamed statement
-            self._unnamed_held = True
         if not replies.owed:
             self.ledger.coming = self.ledger.unnamed
+        if replies.status == p.IDLE:
+            self._restored = False
         if replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins:
             return
         self._house.stats.transactions += 1
@@ -772,6 +785,10 @@ class Session:
 
     def notification_arrived(self, body: bytes) -> bool:
         return "listen" in self.ledger.pins
+
+    def query_done(self) -> None:
+        self.ledger.unnamed = None
+        self._unnamed_held = True
 
     def unnamed_parsed(self, outcome: bool | None) -> None:
         self.ledger.settle_unnamed(outcome)

@@ -512,6 +512,9 @@ class UpstreamConnection(asyncio.Protocol):
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
+    def query_done(self) -> None:
+        pass
+
     def unnamed_parsed(self, outcome: bool | None) -> None:
         pass
 

@@ -151,6 +151,9 @@ class FakeUpstream:
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
+    def query_done(self) -> None:
+        pass
+
     def unnamed_parsed(self, outcome: bool | None) -> None: ...
     def unnamed_repeated(self, outcome: bool | None) -> None:
         pass
@@ -546,6 +549,31 @@ def test_unnamed_statement_is_repeated_where_another_client_parsed_in_between(to
     assert run_unnamed(town, other, b"select 2") is first
     session.client_data(bind() + SYNC)
     assert first.take() == p.parse(b"", b"select 1") + bind() + SYNC
+
+
+def test_upstream_that_served_a_client_is_not_taken_for_holding_its_unnamed_statement(town: Town) -> None:
+    session, _ = town.client()
+    run_unnamed(town, session)
+    other, _ = town.client()
+    first = run_unnamed(town, other, b"select 'of the other client'")
+    session.client_data(p.execute(b"nowhere") + SYNC)  # leases the same upstream without a look at the statement
+    first.says(p.error_response("ERROR", "34000", "no such portal"), READY_I)
+    first.take()
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert first.take() == p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC
+
+
+def test_settings_that_are_set_again_destroy_the_unnamed_statement(town: Town) -> None:
+    session, _ = town.client(application_name="bi")
+    session.client_data(p.query(b"reset all") + p.parse(b"", b"select 1") + SYNC)
+    upstream = town.link(session)
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I, PARSED, READY_I)
+    assert session.link is None
+    upstream.take()
+    session.client_data(bind() + EXECUTE + SYNC)
+    sent = upstream.take()
+    assert sent.startswith(p.query(b"RESET ALL;SELECT pg_catalog.set_config('application_name','bi',false)"))
+    assert sent.endswith(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC)
 
 
 def test_simple_query_destroys_the_unnamed_statement(town: Town) -> None:
