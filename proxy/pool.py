@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from proxy.config import PoolLimits
-from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
+from proxy.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
 from proxy.snapshot import Settings
 from proxy.stats import Stats
 
@@ -163,9 +163,7 @@ class Pool:
             delay = min(delay, PATIENCE)
         self._retry_at = now + delay * self._jitter()
         if not error.transient:
-            for who in list(self.waiting):
-                if self.waiting.pop(who, None) is not None:
-                    who.lease_failed(error)
+            self._fail_all(error)
 
     def cleaned(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that has proved to be clean."""
@@ -181,14 +179,17 @@ class Pool:
         self._grow(now)
 
     def drain(self) -> None:
-        """Close what is idle, and whatever comes back from now on."""
+        """Send away who waits, close what is idle, and whatever comes back from now on."""
         self.draining = True
+        self._send_away()
         for upstream in self.idle:
             upstream.close(CloseReason.DRAIN)
         self.idle.clear()
 
     def tick(self, now: float) -> None:
         """Do what time asks for: give up waits, retire idle upstreams, keep `min_pool_size` open."""
+        if self.draining:
+            self._send_away()
         for who, wait in list(self.waiting.items()):
             waited = now - wait.since
             if self.limits.query_wait_timeout and waited >= self.limits.query_wait_timeout:
@@ -207,6 +208,15 @@ class Pool:
                 spare -= 1
                 upstream.close(CloseReason.SERVER_LIFETIME if old else CloseReason.SERVER_IDLE_TIMEOUT)
         self._grow(now, warm=True)
+
+    def _send_away(self) -> None:
+        text = "the database system is shutting down"
+        self._fail_all(UpstreamError(text, CANNOT_CONNECT_NOW, reason=CloseReason.DRAIN))
+
+    def _fail_all(self, error: UpstreamError) -> None:
+        for who in list(self.waiting):
+            if self.waiting.pop(who, None) is not None:
+                who.lease_failed(error)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ class Settings:
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:
         """Return the one snapshot of these (name, value) pairs; of equal names the last counts."""
-        items = tuple(sorted({name.lower(): value for name, value in pairs}.items()))
+        # The server folds ASCII letters and no others (guc_name_compare(), guc.c).
+        items = tuple(sorted({n.lower() if n.isascii() else n: value for n, value in pairs}.items()))
         known = cls._interned.get(items)
         if known is None:
             known = cls._interned[items] = cls(items)
@@ -88,12 +89,16 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
 
 
 def _literal(text: str) -> bytes:
-    quoted = text.replace("'", "''")
-    if text.isascii():  # standard_conforming_strings is on: a backslash is a backslash
-        return b"'" + quoted.encode() + b"'"
-    escaped = "".join("\\\\" if c == "\\" else c if c.isascii() else f"\\+{ord(c):06x}" for c in quoted)
-    return b"U&'" + escaped.encode() + b"'"
+    return _quote(text, "'")
 
 
 def _identifier(name: str) -> bytes:
-    return b".".join(b'"' + part.replace('"', '""').encode("ascii", "replace") + b'"' for part in name.split("."))
+    return b".".join(_quote(part, '"') for part in name.split("."))
+
+
+def _quote(text: str, mark: str) -> bytes:
+    quoted = text.replace(mark, mark * 2)
+    if text.isascii():  # standard_conforming_strings is on: a backslash is a backslash
+        return f"{mark}{quoted}{mark}".encode()
+    escaped = "".join("\\\\" if c == "\\" else c if c.isascii() else f"\\+{ord(c):06x}" for c in quoted)
+    return f"U&{mark}{escaped}{mark}".encode()

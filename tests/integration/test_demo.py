@@ -66,6 +66,12 @@ def free_port() -> int:
 
 
 @contextmanager
+def _heed_signals() -> None:
+    """Undo what a test run in the background (nohup, `&` in a script) would hand down: ignored signals."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def running(folder: Path, **environ: str) -> Iterator[Demo]:
     port, metrics_port = free_port(), free_port()
     command = [sys.executable, "-m", "proxy", "demo", "--port", str(port), "--metrics-port", str(metrics_port)]
@@ -75,6 +81,7 @@ def running(folder: Path, **environ: str) -> Iterator[Demo]:
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"TMPDIR": str(folder), "PGHOST": "nowhere.invalid"} | environ,
+        preexec_fn=_heed_signals,
     )
     try:
         yield Demo(process, port, metrics_port, folder)

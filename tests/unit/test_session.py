@@ -943,6 +943,15 @@ def test_sweep_limits(town: Town) -> None:
     assert client.error()["C"] == "25P03" if client.closed else False
 
 
+def test_drain_sends_away_who_waits(town: Town) -> None:
+    busy(town)
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    town.pool.drain()
+    assert client.error()["C"] == "57P03"
+    assert not town.pool.waiting
+
+
 def test_drain_ends_idle_clients_and_lets_statements_finish(town: Town) -> None:
     idle, idle_client = town.client()
     session, client = town.client()
