@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import free_port
+
 READY_SECONDS = 30.0
 
 
@@ -59,19 +61,13 @@ class Demo:
         return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
 def _heed_signals() -> None:
     """Undo what a test run in the background (nohup, `&` in a script) would hand down: ignored signals."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
+@contextmanager
 def running(folder: Path, **environ: str) -> Iterator[Demo]:
     port, metrics_port = free_port(), free_port()
     command = [sys.executable, "-m", "proxy", "demo", "--port", str(port), "--metrics-port", str(metrics_port)]
