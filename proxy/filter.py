@@ -24,6 +24,11 @@ from .walk import Body, walk
 _ENTRY_BYTES = 700  # on the safe side: 170 to 600 bytes apart from texts, measured with tracemalloc
 
 
+MAX_PLAIN_PARSES = 2_000
+MAX_PLAIN_PARSE = 2_048
+"""Bytes of a Parse message that is remembered whole: 4 MB in all at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Hold what an operator decides about the filter. Patterns are `name`, `schema.name`, and either with a `*`."""
@@ -54,13 +59,25 @@ class Filter:
     `cache_bytes`. `hits`, `misses`, `evictions` and `cached_bytes` are plain integers for the metrics.
     """
 
-    __slots__ = ("_cache", "_cache_bytes", "cached_bytes", "evictions", "functions", "hits", "misses", "policy")
+    __slots__ = (
+        "_cache",
+        "_cache_bytes",
+        "cached_bytes",
+        "evictions",
+        "functions",
+        "hits",
+        "misses",
+        "plain_parses",
+        "policy",
+    )
 
     def __init__(self, policy: Policy | None = None, cache_bytes: int = 32 << 20) -> None:
         self.policy = policy or Policy()
         self.functions = self._functions()
         self._cache: OrderedDict[tuple[bytes, str, bool], Verdict] = OrderedDict()
         self._cache_bytes = cache_bytes
+        self.plain_parses: dict[bytes, Verdict] = {}
+        """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
         self.cached_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -89,6 +106,7 @@ class Filter:
         self.policy = replace(self.policy, server_version=server_version)
         self.functions = self._functions()
         self._cache.clear()
+        self.plain_parses.clear()
         self.cached_bytes = 0
 
     def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
@@ -109,6 +127,16 @@ class Filter:
         verdict = self._judge(sql, encoding, extended)
         self._remember(key, verdict)
         return verdict
+
+    def remember_parse(self, message: bytes, verdict: Verdict) -> None:
+        """Keep the verdict of a whole Parse message, as long as it is short, allowed and without effects.
+
+        Drivers send the same bytes again and again: one look-up then stands for decoding and judging them.
+        """
+        if verdict.action is Action.ALLOW and not verdict.effects and len(message) <= MAX_PLAIN_PARSE:
+            if len(self.plain_parses) >= MAX_PLAIN_PARSES:
+                self.plain_parses.clear()
+            self.plain_parses[message] = verdict
 
     def _remember(self, key: tuple[bytes, str, bool], verdict: Verdict) -> None:
         size = _size(key[0], verdict)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, Final, cast
-
-_RECORD: Final = 65_536
-"""More than a TLS record holds (16 KiB): SSL_read() gives one record at a time."""
+from typing import Any, cast
 
 
 class TlsLayer(asyncio.Protocol):
@@ -60,8 +57,8 @@ class TlsLayer(asyncio.Protocol):
         pieces = []
         try:
             # Nothing pending in the BIO nor in OpenSSL means that the next read would only raise SSLWantReadError.
-            while incoming.pending or self._object.pending():
-                piece = self._object.read(_RECORD)
+            while size := incoming.pending or self._object.pending():
+                piece = self._object.read(size)  # as much as it can be, and no larger a buffer
                 if not piece:  # close_notify
                     self._ended = True
                     break

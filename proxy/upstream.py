@@ -103,6 +103,7 @@ class Connector:
         try:
             async with asyncio.timeout(self._config.connect_timeout):
                 upstream = await self._connect(pool)
+            self._on_login(upstream.parameters)
         except TimeoutError:
             error = UpstreamError(
                 f"the upstream did not answer within {self._config.connect_timeout:g} s",
@@ -120,7 +121,6 @@ class Connector:
         else:
             self._stats.upstream_connects += 1
             self._audit.event("upstream opened", database=pool.database, tls=upstream.tls_version or "off")
-            self._on_login(upstream.parameters)
             pool.opened(upstream, now())
             return
         self._stats.upstream_connect_failures += 1
