@@ -53,7 +53,9 @@ class Client:
     """
 
     __slots__ = (
+        "_answered",
         "_barred",
+        "_busy_since",
         "_greeter",
         "_house",
         "_inbox",
@@ -79,6 +81,8 @@ class Client:
         self._greeter: _Greeter | None = None
         self._version = p.PROTOCOL_3_0
         self._inbox = b""
+        self._answered = 0
+        self._busy_since = 0.0
         self._seen = 0
         self._since = 0.0
 
@@ -223,6 +227,8 @@ class Client:
     def sweep(self, now: float, *, idle: float, idle_transaction: float, query: float, login: float) -> None:
         """Apply the time limits, in seconds, 0 meaning none. Called about once a second."""
         session = self.session
+        if session is not None and query:
+            self._time_query(session, now, query)
         activity = session.activity if session is not None else self._seen
         # Logging in has to end in time, however busily it sends; the other limits start again with every chunk.
         if not self._since or activity != self._seen:
@@ -233,18 +239,23 @@ class Client:
         if session is None:
             if login and quiet >= login:
                 self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
-        elif session.waiting:
+        elif session.waiting or session.running:
             return
-        elif session.running:
-            if query and quiet >= query:
-                session.cancel()
-                self._since = now
         elif not session.resting:
             if idle_transaction and quiet >= idle_transaction:
                 text = "idle transaction timeout"
                 self.end(CloseReason.IDLE_TRANSACTION_TIMEOUT, IDLE_IN_TRANSACTION_SESSION_TIMEOUT, text)
         elif idle and quiet >= idle:
             self.end(CloseReason.CLIENT_IDLE_TIMEOUT, IDLE_SESSION_TIMEOUT, "client_idle_timeout")
+
+    def _time_query(self, session: Session, now: float, limit: float) -> None:
+        """Cancel a statement that has run for `limit` seconds, however many rows it has sent."""
+        if not session.running or session.answered != self._answered or not self._busy_since:
+            self._answered = session.answered
+            self._busy_since = now if session.running else 0.0
+        elif now - self._busy_since >= limit:
+            session.cancel()
+            self._busy_since = now
 
     def bug(self) -> None:
         """End after an unexpected exception: this client and its upstream never resume."""

@@ -86,6 +86,7 @@ class Session:
         "_wire",
         "_writable",
         "activity",
+        "answered",
         "closed",
         "codec",
         "ledger",
@@ -121,6 +122,8 @@ class Session:
         self.link: Upstream | None = None
         self.waiting = False
         self.closed = False
+        self.answered = 0
+        """Counts the chunks that brought a ReadyForQuery: while it stands still, one statement runs."""
         self.activity = 0
         """Counts chunks of either side; a sweep that finds it unchanged knows that nothing happened."""
         self._inbox: list[bytes] = []
@@ -735,6 +738,7 @@ class Session:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
         replies = link.replies
         replies.ready = 0
+        self.answered += 1
         if not replies.owed:
             self.ledger.coming = self.ledger.unnamed
         if replies.status == p.IDLE:

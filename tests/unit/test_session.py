@@ -1008,6 +1008,18 @@ def test_sweep_limits(town: Town) -> None:
     sweep(running, 1.0, 4.0)
     assert town.link(running).cancels == 1
     town.link(running).says(p.error_response("ERROR", "57014", "canceled"), READY_I)
+    chatty, _ = town.client()
+    chatty.client_data(p.query(b"select 1"))
+    town.link(chatty).cancels = 0
+    for moment in (1.0, 2.0, 3.0, 4.0):  # rows do not prolong it, the next statement does
+        sweep(chatty, moment)
+        town.link(chatty).says(p.message(p.DATA_ROW, b"\0\0"))
+    assert town.link(chatty).cancels == 1
+    chatty.client_data(p.query(b"select 2"))
+    town.link(chatty).says(p.error_response("ERROR", "57014", "canceled"), READY_I)
+    sweep(chatty, 5.0, 6.0)
+    assert town.link(chatty).cancels == 1
+    town.link(chatty).says(SELECTED, READY_I)
     quiet, client = town.client()
     quiet.client_data(p.query(b"begin"))
     town.link(quiet).says(BEGUN, READY_T)
