@@ -116,7 +116,7 @@ class Server:
             if config.upstream.dbname:
                 self._pool_for(config.upstream.dbname)  # its first tick opens min_pool_size upstreams
             self._tick()
-            self.audit.event("started", host=config.listen.host, port=config.listen.port)
+            self.audit.event("started", host=config.listen.host, port=self._listeners[0].getsockname()[1])
             if not _is_loopback(config.listen.host):
                 self.audit.event(
                     "clients from other machines are refused until authentication rules exist",
@@ -175,11 +175,6 @@ class Server:
             listener.bind(address)
             listener.listen(self.config.listen.backlog)
             loop.add_reader(listener, self._accept, listener)
-
-    @property
-    def ports(self) -> list[int]:
-        """Return the ports that are listened on: of use where the configured one is 0."""
-        return [listener.getsockname()[1] for listener in self._listeners]
 
     async def _drain(self, kill: asyncio.Event) -> None:
         """Let running statements finish; take nothing new. A second signal or the deadline ends it."""
