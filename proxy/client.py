@@ -32,6 +32,7 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.session import INTERNAL_ERROR_TEXT, Identity, Session
 from proxy.snapshot import Settings, replay
+from proxy.unnamed import Unnamed
 
 
 class Phase(enum.Enum):
@@ -292,7 +293,7 @@ class Client:
 class _Greeter:
     """Has the settings of a new client validated, and reported, by the server itself: once for each snapshot."""
 
-    __slots__ = ("_client", "_error", "_house", "_link", "_pool", "settings")
+    __slots__ = ("_client", "_error", "_house", "_link", "_pool", "settings", "unnamed")
 
     def __init__(self, client: Client, house: House, pool: Pool, settings: Settings) -> None:
         self._client: Client | None = client
@@ -301,6 +302,7 @@ class _Greeter:
         self._link: Upstream | None = None
         self._error: UpstreamError | None = None
         self.settings = settings
+        self.unnamed = Unnamed()
 
     def start(self) -> None:
         """Lease an upstream, or stand in line for one."""
@@ -415,15 +417,3 @@ class _Greeter:
 
     def notification_arrived(self, body: bytes) -> bool:
         return False
-
-    def query_done(self) -> None:
-        pass
-
-    def unnamed_parsed(self, outcome: bool | None) -> None:
-        pass
-
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        pass
-
-    def unnamed_closed(self) -> None:
-        pass

@@ -1,12 +1,11 @@
 """The ledger: what a client's session *is*, apart from any upstream.
 
-It knows the settings that the client asked for at start-up, the unnamed statement, what a statement has left behind and
+It knows the settings that the client asked for at start-up, what a statement has left behind and
 why that pins the client to its upstream, and what has to be sent to another upstream to make it this client's.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -30,17 +29,11 @@ _PINS: Final[Mapping[Effect, str]] = {
 class Ledger:
     """Keep one client's session state."""
 
-    __slots__ = ("coming", "lost", "pending_unnamed", "pins", "scarred", "startup", "unnamed")
+    __slots__ = ("lost", "pins", "scarred", "startup")
 
     def __init__(self, startup: Settings) -> None:
         self.startup = startup
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
-        self.unnamed: bytes | None = None
-        """The Parse message of the unnamed statement, to be repeated on an upstream that does not have it."""
-        self.coming: bytes | None = None
-        """What `unnamed` will be when all that was sent has been answered without an error."""
-        self.pending_unnamed: deque[bytes | None] | None = None
-        """What each Parse of the unnamed statement will leave whose reply is owed. None while there are none."""
         self.pins: dict[str, str] = {}
         """Why this client keeps its upstream: reason -> the name that caused it."""
         self.scarred = False
@@ -74,24 +67,3 @@ class Ledger:
                 if self.pin(reason, name):
                     reasons.append(reason)
         return reasons
-
-    def expect_unnamed(self, parse: bytes | None) -> None:
-        """Note a Parse of the unnamed statement that goes upstream now; None for the stand-in of a refused one."""
-        if self.pending_unnamed is None:
-            self.pending_unnamed = deque()
-        self.pending_unnamed.append(parse)
-        self.coming = parse
-
-    def settle_unnamed(self, outcome: bool | None) -> None:
-        """Note what became of the oldest such Parse: done, failed (the old one is gone too), or never run (None)."""
-        if self.pending_unnamed is None:
-            return
-        parse = self.pending_unnamed.popleft()
-        if not self.pending_unnamed:
-            self.pending_unnamed = None
-        if outcome is not None:
-            self.unnamed = parse if outcome else None
-
-    def drop_unnamed(self) -> None:
-        """Note that there is no unnamed statement any more."""
-        self.unnamed = self.coming = None

@@ -40,6 +40,7 @@ from proxy.protocol import (
     ROW_DESCRIPTION,
     read_header,
 )
+from proxy.unnamed import Unnamed
 
 # What is owed, as small integers: a slotted object for each would cost twice the header walk.
 QUERY: Final = 0  # everything up to ReadyForQuery
@@ -103,6 +104,9 @@ class TripwireError(UpstreamProtocolError):
 class Listener(Protocol):
     """Takes the events that are not plain forwarding. Called while a chunk is walked; must not feed again."""
 
+    unnamed: Unnamed
+    """Is told what becomes of the unnamed statement."""
+
     def parameter_reported(self, body: bytes) -> bytes | None:
         """Note a ParameterStatus; return None to forward it, or what stands in its place (b"" for nothing)."""
 
@@ -114,18 +118,6 @@ class Listener(Protocol):
 
     def notification_arrived(self, body: bytes) -> bool:
         """Return whether a NotificationResponse goes to the client."""
-
-    def query_done(self) -> None:
-        """Note the end of a client's Query, which has destroyed the unnamed statement."""
-
-    def unnamed_parsed(self, outcome: bool | None) -> None:
-        """Note what became of a Parse of the unnamed statement: done, failed, or (None) never run."""
-
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        """Note what became of a Parse of ours that repeats the unnamed statement, likewise."""
-
-    def unnamed_closed(self) -> None:
-        """Note that the unnamed statement has been closed."""
 
 
 class Replies:
@@ -246,7 +238,7 @@ class Replies:
                 head = owed.popleft()
                 self.ready |= 1 << head
                 if head == QUERY:
-                    self.listener.query_done()
+                    self.listener.unnamed.ended()
                 self.copying = False
                 replacement: bytes | None = b"" if skip else None
                 skip = bool(owed) and owed[0] == SKIP_QUERY
@@ -308,12 +300,12 @@ class Replies:
         if head >= PARSE and kind not in _CARRY_ON:
             owed.popleft()
             if head == SKIP_PARSE:
-                self.listener.unnamed_repeated(True)
+                self.listener.unnamed.repeated(True)
                 return b""
             if head == PARSE_UNNAMED:
-                self.listener.unnamed_parsed(True)
+                self.listener.unnamed.parsed(True)
             elif head == CLOSE_UNNAMED:
-                self.listener.unnamed_closed()
+                self.listener.unnamed.ended()
         return None
 
     def _error(self, body: bytes) -> bytes | None:
@@ -337,7 +329,7 @@ class Replies:
     def _settle(self, code: int, *, ran: bool) -> bytes | None:
         """Tell the listener of a message that failed, or that the server ignored; return its fake, if it has one."""
         if code in (PARSE_UNNAMED, REFUSED_UNNAMED):
-            self.listener.unnamed_parsed(False if ran else None)
+            self.listener.unnamed.parsed(False if ran else None)
         elif code == SKIP_PARSE:
-            self.listener.unnamed_repeated(False if ran else None)
+            self.listener.unnamed.repeated(False if ran else None)
         return self._fakes.popleft() if code in (REFUSED, REFUSED_UNNAMED) else None

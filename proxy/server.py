@@ -20,13 +20,14 @@ from proxy import protocol as p
 from proxy.audit import Audit
 from proxy.client import Client, Phase
 from proxy.config import Config
+from proxy.connector import Connector
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.house import House, Member
 from proxy.pool import Pool
 from proxy.stats import Stats
+from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
-from proxy.upstream import Connector, Tasks
 
 TICK: Final = 0.25
 """Seconds between two looks at who waits; idle sessions are swept every fourth time."""

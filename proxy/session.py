@@ -31,6 +31,7 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
 from proxy.snapshot import Settings, replay, restore
+from proxy.unnamed import Unnamed
 from proxy.verdict import Action, Verdict
 
 STREAM_BIND_FROM: Final = 65_536
@@ -80,8 +81,6 @@ class Session:
         "_restored",
         "_swallowing",
         "_told",
-        "_unnamed_held",
-        "_unnamed_synced",
         "_upstream_full",
         "_wire",
         "_writable",
@@ -93,6 +92,7 @@ class Session:
         "link",
         "pool",
         "reported",
+        "unnamed",
         "waiting",
         "who",
     )
@@ -119,6 +119,7 @@ class Session:
         """ParameterStatus values that the client was last told; shared with other sessions until they differ."""
         self.codec = codec
         """The Python codec of the client's encoding."""
+        self.unnamed = Unnamed()
         self.link: Upstream | None = None
         self.waiting = False
         self.closed = False
@@ -133,8 +134,6 @@ class Session:
         self._flow_drop = False
         self._group_open = False  # extended messages went upstream since the last Sync
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
-        self._unnamed_held = False  # the upstream has the unnamed statement that a private connection would have
-        self._unnamed_synced = False  # … and will have it when all that was sent has been answered
         self._lease_error: UpstreamError | None = None
         self._notices: list[bytes] = []
         self._prefix = b""
@@ -315,8 +314,7 @@ class Session:
         elif link.replies.skipping:
             return False
         link.replies.owed.extend(_GROUP)
-        self.ledger.expect_unnamed(parse)
-        self._unnamed_synced = True
+        self.unnamed.parse_sent(parse)
         self._house.filter.hits += 1
         self._house.stats.statements[verdict.label] += 1
         if self._prefix:
@@ -353,8 +351,7 @@ class Session:
         self._restore(link)
         link.replies.owe(r.QUERY)
         self._group_open = False
-        self._unnamed_synced = True
-        self.ledger.coming = None
+        self.unnamed.end_sent()
         self._house.stats.statements[verdict.label] += 1
         if verdict.effects:
             self._pin_for(verdict)
@@ -387,9 +384,8 @@ class Session:
             link.replies.owe(r.PARSE)
         else:
             message = replaced or data[pos:end]
-            self.ledger.expect_unnamed(message)
+            self.unnamed.parse_sent(message)
             link.replies.owe(r.PARSE_UNNAMED)
-            self._unnamed_synced = True
             if self.codec == "utf-8":
                 self._house.filter.remember_parse(message, verdict)
         if verdict.effects:
@@ -425,12 +421,11 @@ class Session:
         if self.link is None:
             # Whatever has a name cannot exist, and closing what does not exist is no error.
             if unnamed:
-                self.ledger.drop_unnamed()
+                self.unnamed.drop()
             self._wire.write(_CLOSE_COMPLETE)
             return b""
         if unnamed:
-            self.ledger.coming = None
-            self._unnamed_synced = True
+            self.unnamed.end_sent()
         return self._forward(r.CLOSE_UNNAMED if unnamed else r.CLOSE)
 
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -490,7 +485,7 @@ class Session:
 
     def _use(self, statement: bytes, owed: int, data: bytes, pos: int, end: int) -> bytes | None:
         """Forward a Bind or a Describe of a statement; repeat the unnamed statement's Parse where the link lacks it."""
-        unnamed = self.ledger.coming
+        unnamed = self.unnamed.coming
         if self.link is None and (statement or unnamed is None):
             # A client with named statements is pinned: without a link there are none.
             return self._no_statement(statement)
@@ -498,7 +493,7 @@ class Session:
         if link is None:
             return self._waited(simple=False)
         self._restore(link)  # first: it may destroy the unnamed statement
-        if statement or self._unnamed_synced:
+        if statement or self.unnamed.synced:
             link.replies.owe(owed)
             self._group_open = True
             return None
@@ -507,7 +502,7 @@ class Session:
         link.replies.owe(r.SKIP_PARSE)
         link.replies.owe(owed)
         self._group_open = True
-        self._unnamed_synced = True
+        self.unnamed.repeat_sent()
         self._house.stats.replays += 1
         return unnamed + data[pos : min(end, len(data))]
 
@@ -562,15 +557,13 @@ class Session:
         link = self.link
         if link is None or (not link.replies.owed and link.replies.status == p.IDLE and not self._group_open):
             if unnamed:
-                self.ledger.drop_unnamed()
-                self._unnamed_held = self._unnamed_synced = False
+                self.unnamed.drop()
             self._swallowing = not simple
             self._wire.write(error + p.READY[p.IDLE] if simple else error)
             return b""
         # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
         if unnamed:
-            self.ledger.expect_unnamed(None)
-            self._unnamed_synced = True
+            self.unnamed.parse_sent(None)
             stand_in = p.REFUSED_PARSE
         else:
             stand_in = p.REFUSED_EXECUTE
@@ -622,7 +615,7 @@ class Session:
     def _attach(self, pooled: PooledUpstream) -> Upstream:
         upstream = cast(Upstream, pooled)  # the pool holds what the server opened for it
         self.link = upstream
-        self._unnamed_held = self._unnamed_synced = upstream.unnamed_of is self and self.ledger.unnamed is not None
+        self.unnamed.attach(upstream.unnamed_of is self)
         upstream.unnamed_of = None
         upstream.replies.listener = self
         upstream.attach(self)
@@ -655,7 +648,7 @@ class Session:
         if self.link is not None:
             self._prefix += p.query(sql)
             self.link.replies.owe(r.SKIP_QUERY)
-            self._unnamed_held = self._unnamed_synced = False
+            self.unnamed.other_sent()
 
     def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
         """Answer a message for which there is no upstream: stop here, or report that the wait was in vain."""
@@ -702,7 +695,7 @@ class Session:
         if self.ledger.lost:
             link.settings = None
             self.ledger.lost.clear()
-        link.unnamed_of = self if self._unnamed_held and self.ledger.unnamed is not None else None
+        link.unnamed_of = self if self.unnamed.stays else None
         link.detach()
         self.pool.release(link, self._house.now())
 
@@ -740,7 +733,7 @@ class Session:
         replies.ready = 0
         self.answered += 1
         if not replies.owed:
-            self.ledger.coming = self.ledger.unnamed
+            self.unnamed.settled()
         if replies.status == p.IDLE:
             self._restored = False
         if replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins:
@@ -834,25 +827,6 @@ class Session:
 
     def notification_arrived(self, body: bytes) -> bool:
         return "listen" in self.ledger.pins
-
-    def query_done(self) -> None:
-        self.ledger.unnamed = None
-        self._unnamed_held = True
-
-    def unnamed_parsed(self, outcome: bool | None) -> None:
-        self.ledger.settle_unnamed(outcome)
-        if outcome is not None:
-            self._unnamed_held = True
-        self._unnamed_synced = self._unnamed_held
-
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        if outcome is not None:
-            self._unnamed_held = outcome
-        self._unnamed_synced = self._unnamed_held
-
-    def unnamed_closed(self) -> None:
-        self.ledger.unnamed = None
-        self._unnamed_held = True
 
 
 _STOP: Final = b"stop"

@@ -1,21 +1,13 @@
-"""Connections to the upstream: connect, TLS, log in, read back the read-only settings, clean, cancel.
-
-The reply to SSLRequest is read from the bare socket, one byte and no more, before a transport exists: nothing that was
-sent ahead of TLS can be mistaken for what came through it (CVE-2021-23222).
-"""
+"""One connection to the upstream: log in, read back the read-only settings, serve its owner, clean up, end."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, cast
+from typing import Final, Protocol, cast
 
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.auth import UpstreamLogin
-from proxy.config import Upstream as UpstreamConfig
 from proxy.errors import (
     CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
@@ -30,7 +22,8 @@ from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.snapshot import NO_SETTINGS, Settings
 from proxy.stats import Stats
-from proxy.tls_layer import TlsLayer
+from proxy.tasks import Tasks
+from proxy.unnamed import Unnamed
 
 READ_ONLY_PARAMETERS: Final = {
     "default_transaction_read_only": "on",
@@ -50,225 +43,11 @@ _ROLLBACK: Final = p.query(b"ROLLBACK")
 _DISCARD_ALL: Final = p.query(b"DISCARD ALL")
 
 
-class Tasks:
-    """Create tasks that have a name and a reference for as long as they run."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
-
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def stop(self) -> None:
-        """Cancel what still runs, and wait for it."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-
-
-class Connector:
-    """Open connections to the configured server: upstreams, and the short ones that carry a CancelRequest.
-
-    `tls` is the context for the configured sslmode; None where that is `disable`. `on_login` gets the ParameterStatus
-    values of each new upstream before anybody can use it.
-    """
-
-    def __init__(
-        self,
-        config: UpstreamConfig,
-        tls: ssl.SSLContext | None,
-        stats: Stats,
-        audit: Audit,
-        tasks: Tasks,
-        cancel_wait_timeout: float,
-        on_login: Callable[[Mapping[str, str]], None],
-    ) -> None:
-        self._config = config
-        self._tls = tls
-        self._stats = stats
-        self._audit = audit
-        self._tasks = tasks
-        self._cancel_wait_timeout = cancel_wait_timeout
-        self._on_login = on_login
-
-    def open(self, pool: Pool) -> None:
-        """Log in for a pool, in the background; it ends in `Pool.opened` or `Pool.failed`."""
-        self._tasks.start(self._open(pool), f"login {pool.database}")
-
-    async def _open(self, pool: Pool) -> None:
-        now = asyncio.get_running_loop().time
-        try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                upstream = await self._connect(pool)
-            self._on_login(upstream.parameters)
-        except TimeoutError:
-            error = UpstreamError(
-                f"the upstream did not answer within {self._config.connect_timeout:g} s",
-                reason=CloseReason.UPSTREAM_LOGIN,
-            )
-        except UpstreamError as caught:
-            error = caught
-        except (OSError, UpstreamProtocolError) as caught:
-            error = UpstreamError(f"the upstream cannot be used: {caught}", reason=CloseReason.UPSTREAM_LOGIN)
-            error.__cause__ = caught
-        except Exception as caught:
-            self._stats.bugs += 1
-            self._audit.event("bug", level="error", what=type(caught).__name__, where="upstream login")
-            error = UpstreamError("SideCart met an internal error while logging in", reason=CloseReason.BUG)
-        else:
-            self._stats.upstream_connects += 1
-            self._audit.event("upstream opened", database=pool.database, tls=upstream.tls_version or "off")
-            pool.opened(upstream, now())
-            return
-        self._stats.upstream_connect_failures += 1
-        self._audit.event(
-            "upstream login failed",
-            level="error",
-            database=pool.database,
-            host=self._config.host,
-            sqlstate=error.sqlstate,
-            why=str(error),
-        )
-        pool.failed(error, now())
-
-    async def _connect(self, pool: Pool) -> UpstreamConnection:
-        """Connect and log in. libpq's sslmode words: `prefer` and `allow` have a second try without, or with, TLS."""
-        attempts = {"disable": (False,), "allow": (False, True), "prefer": (True, False)}.get(
-            self._config.sslmode, (True,)
-        )
-        for last, with_tls in enumerate(attempts, 1 - len(attempts)):
-            upstream = UpstreamConnection(pool, self, self._stats, self._audit, self._tasks)
-            try:
-                await self._start(upstream, with_tls=with_tls)
-                await upstream.log_in(self._config.user, self._config.password)
-            except (UpstreamError, UpstreamProtocolError, OSError):
-                upstream.close(CloseReason.UPSTREAM_LOGIN)
-                if last == 0:
-                    raise
-            except BaseException:
-                upstream.close(CloseReason.UPSTREAM_LOGIN)
-                raise
-            else:
-                return upstream
-        raise AssertionError("unreachable: the last attempt returns or raises")
+class Canceller(Protocol):
+    """Sends CancelRequests on connections of their own."""
 
     async def cancel(self, pid: int, secret: bytes) -> str:
-        """Send a CancelRequest, wait until the server closes, and return the outcome: `sent` or `failed`.
-
-        The server has sent its signal by the time it closes (`ProcessCancelRequestPacket()`, postmaster).
-        """
-        done = _CancelConnection(p.cancel_request(pid, secret))
-        try:
-            async with asyncio.timeout(self._cancel_wait_timeout):
-                await self._start(done, with_tls=self._config.sslmode not in ("disable", "allow"))
-                await done.closed
-        except (TimeoutError, OSError, UpstreamError):
-            return "failed"
-        finally:
-            done.abort()
-        return "sent"
-
-    async def _start(self, protocol: asyncio.Protocol, *, with_tls: bool) -> None:
-        """Connect a socket, negotiate TLS where it is wanted, and give it to the protocol."""
-        loop = asyncio.get_running_loop()
-        host, port = self._config.host, self._config.port
-        sock = await self._socket(host, port)
-        try:
-            if not with_tls or self._tls is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-                await loop.create_connection(lambda: protocol, sock=sock)
-                return
-            await loop.sock_sendall(sock, p.SSL_REQUEST)
-            answer = await loop.sock_recv(sock, 1)
-            if answer == b"N" and self._config.sslmode in ("allow", "prefer"):
-                await loop.create_connection(lambda: protocol, sock=sock)
-                return
-            if answer != b"S":
-                # Whatever text follows is not authenticated: it is not shown (CVE-2024-10977).
-                raise UpstreamError(
-                    f"the upstream does not speak TLS, but sslmode is {self._config.sslmode}",
-                    reason=CloseReason.UPSTREAM_TLS,
-                )
-            try:
-                layer = TlsLayer(self._tls, protocol, server_hostname=host)
-                await loop.create_connection(lambda: layer, sock=sock)
-                await layer.ready
-            except (ssl.SSLError, ConnectionError) as error:
-                raise UpstreamError(
-                    f"TLS with the upstream {host} failed: {_tls_reason(error)}", reason=CloseReason.UPSTREAM_TLS
-                ) from error
-        except BaseException:
-            sock.close()
-            raise
-
-    async def _socket(self, host: str, port: int) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        if host.startswith("/"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            await _connect_socket(sock, f"{host}/.s.PGSQL.{port}")
-            return sock
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise UpstreamError(
-                f'the host name "{host}" could not be resolved: {error.strerror}', reason=CloseReason.UPSTREAM_LOGIN
-            ) from error
-        failure: OSError | None = None
-        for family, kind, number, _, address in found:
-            sock = socket.socket(family, kind, number)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            try:
-                await _connect_socket(sock, address)
-            except OSError as error:
-                failure = error
-            else:
-                return sock
-        raise UpstreamError(
-            f"the upstream {host} port {port} cannot be reached: {failure.strerror if failure else 'no address'}",
-            reason=CloseReason.UPSTREAM_LOGIN,
-        ) from failure
-
-
-async def _connect_socket(sock: socket.socket, address: Any) -> None:
-    try:
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _tls_reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return str(error.reason or error)
-    return "it closed the connection during the handshake"
-
-
-class _CancelConnection(asyncio.Protocol):
-    """Carries one CancelRequest; `closed` is done when the server has closed."""
-
-    def __init__(self, request: bytes) -> None:
-        self._request = request
-        self._transport: asyncio.Transport | None = None
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        transport.write(self._request)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        """Return the outcome once the server has dealt with it: `sent` or `failed`."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -280,10 +59,10 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_audit",
         "_buffer",
+        "_canceller",
         "_cancels",
         "_cleaning",
         "_closed",
-        "_connector",
         "_deadline",
         "_discard",
         "_dropped",
@@ -302,22 +81,24 @@ class UpstreamConnection(asyncio.Protocol):
         "secret",
         "settings",
         "tls_version",
+        "unnamed",
         "unnamed_of",
         "write",
     )
 
-    def __init__(self, pool: Pool, connector: Connector, stats: Stats, audit: Audit, tasks: Tasks) -> None:
+    def __init__(self, pool: Pool, canceller: Canceller, stats: Stats, audit: Audit, tasks: Tasks) -> None:
         self.pool = pool
         self.replies = Replies(self)
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
+        self.unnamed = Unnamed()
         self.unnamed_of: object | None = None
         self.expires = 0.0
         self.idle_since = 0.0
         self.pid = 0
         self.secret = b""
         self.tls_version = ""
-        self._connector = connector
+        self._canceller = canceller
         self._stats = stats
         self._audit = audit
         self._tasks = tasks
@@ -415,7 +196,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def _cancel(self) -> None:
         outcome = "failed"
         try:
-            outcome = await self._connector.cancel(self.pid, self.secret)
+            outcome = await self._canceller.cancel(self.pid, self.secret)
         finally:
             self._cancels -= 1
             self._stats.cancels[outcome] += 1
@@ -511,18 +292,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def notification_arrived(self, body: bytes) -> bool:
         return False
-
-    def query_done(self) -> None:
-        pass
-
-    def unnamed_parsed(self, outcome: bool | None) -> None:
-        pass
-
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        pass
-
-    def unnamed_closed(self) -> None:
-        pass
 
     # --- login ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
-    "errors stats verdict snapshot",
+    "errors stats verdict snapshot unnamed",
     "config rules",
     "protocol auth walk functions constants refusals settings text catalog ledger pool",
     "replies",
@@ -21,8 +21,9 @@ PURE = (
     "client",
 )
 WITH_IO = (
-    "judge audit metrics console web tls tls_layer",
+    "judge audit metrics console web tls tls_layer tasks",
     "upstream",
+    "connector",
     "server",
     # The command: programs that verbs share, the verbs, the command itself.
     "workers commands commands.private_ca commands.starting",

@@ -215,57 +215,6 @@ def test_discard_all_keeps_the_pin() -> None:
     assert ledger.pins == {"prepared_statement": "mine"}
 
 
-def test_unnamed_statement_is_the_last_one_that_was_parsed() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.expect_unnamed(b"first")
-    ledger.expect_unnamed(b"second")
-    assert ledger.unnamed is None
-    ledger.settle_unnamed(True)
-    assert ledger.unnamed == b"first"
-    ledger.settle_unnamed(True)
-    assert (ledger.unnamed, ledger.pending_unnamed) == (b"second", None)
-
-
-def test_unnamed_statement_that_fails_takes_the_old_one_with_it() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.unnamed = b"old"
-    ledger.expect_unnamed(b"bad")
-    ledger.settle_unnamed(False)
-    assert ledger.unnamed is None
-
-
-def test_parse_that_never_ran_leaves_the_old_unnamed_statement() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.unnamed = b"old"
-    ledger.expect_unnamed(b"skipped")
-    ledger.settle_unnamed(None)
-    assert (ledger.unnamed, ledger.pending_unnamed) == (b"old", None)
-
-
-def test_stand_in_of_a_refused_parse_takes_the_unnamed_statement_with_it() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.unnamed = ledger.coming = b"old"
-    ledger.expect_unnamed(None)
-    assert (ledger.unnamed, ledger.coming) == (b"old", None)
-    ledger.settle_unnamed(False)
-    assert ledger.unnamed is None
-
-
-def test_coming_is_what_was_sent_last_whatever_is_answered_yet() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.expect_unnamed(b"first")
-    assert (ledger.unnamed, ledger.coming) == (None, b"first")
-    ledger.drop_unnamed()
-    assert (ledger.unnamed, ledger.coming) == (None, None)
-
-
-def test_settling_what_nobody_expects_changes_nothing() -> None:
-    ledger = Ledger(NO_SETTINGS)
-    ledger.unnamed = b"old"
-    ledger.settle_unnamed(True)
-    assert ledger.unnamed == b"old"
-
-
 # --- login ------------------------------------------------------------------------------------------------------------
 
 

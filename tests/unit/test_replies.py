@@ -10,6 +10,7 @@ from proxy import protocol as p
 from proxy import replies as r
 from proxy.errors import UpstreamProtocolError
 from proxy.replies import Replies, TripwireError
+from proxy.unnamed import Unnamed
 
 READY_I = p.READY[p.IDLE]
 PARSED = p.message(p.PARSE_COMPLETE)
@@ -25,10 +26,28 @@ def row(*values: bytes) -> bytes:
     )
 
 
+class Recorder(Unnamed):
+    """Writes down what it is told."""
+
+    def __init__(self, events: list[object]) -> None:
+        super().__init__()
+        self.events = events
+
+    def ended(self) -> None:
+        self.events.append("ended")
+
+    def parsed(self, outcome: bool | None) -> None:
+        self.events.append(("unnamed", outcome))
+
+    def repeated(self, outcome: bool | None) -> None:
+        self.events.append(("repeated", outcome))
+
+
 class Listener:
     def __init__(self) -> None:
         self.events: list[object] = []
         self.forward_parameters = True
+        self.unnamed = Recorder(self.events)
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         self.events.append(p.parameter_parts(body))
@@ -42,18 +61,6 @@ class Listener:
 
     def notification_arrived(self, body: bytes) -> bool:
         return False
-
-    def query_done(self) -> None:
-        self.events.append("query done")
-
-    def unnamed_parsed(self, outcome: bool | None) -> None:
-        self.events.append(("unnamed", outcome))
-
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        self.events.append(("repeated", outcome))
-
-    def unnamed_closed(self) -> None:
-        self.events.append("closed")
 
 
 def make(*owed: int) -> tuple[Replies, Listener]:
@@ -104,7 +111,7 @@ def test_replies_to_our_own_query_are_skipped(size: int) -> None:
     ours = ROWS + row(b"on") + p.parameter_status("TimeZone", "UTC") + SELECTED + READY_I
     theirs = ROWS + row(b"1") + SELECTED + READY_I
     assert feed_in(replies, ours + theirs, size) == theirs
-    assert listener.events == [("TimeZone", "UTC"), "query done"]  # theirs; ours is not told
+    assert listener.events == [("TimeZone", "UTC"), "ended"]  # theirs; ours is not told
 
 
 def test_parameter_status_among_skipped_replies_reaches_the_client_on_request() -> None:

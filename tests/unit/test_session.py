@@ -17,6 +17,7 @@ from proxy.replies import Replies
 from proxy.session import Session
 from proxy.snapshot import NO_SETTINGS, Settings, restore
 from proxy.stats import Stats
+from proxy.unnamed import Unnamed
 
 READY_I, READY_T, READY_E = (p.READY[s] for s in (p.IDLE, p.IN_TRANSACTION, p.FAILED))
 PARSED = p.message(p.PARSE_COMPLETE)
@@ -96,6 +97,7 @@ class FakeUpstream:
         self.replies = Replies(self)
         self.parameters = dict(PARAMETERS)
         self.settings: Settings | None = NO_SETTINGS
+        self.unnamed = Unnamed()
         self.unnamed_of: object | None = None
         self.expires = 1e9
         self.idle_since = 0.0
@@ -151,15 +153,7 @@ class FakeUpstream:
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
-    def query_done(self) -> None:
-        pass
-
     def unnamed_parsed(self, outcome: bool | None) -> None: ...
-    def unnamed_repeated(self, outcome: bool | None) -> None:
-        pass
-
-    def unnamed_closed(self) -> None:
-        pass
 
 
 class Quiet:
@@ -627,7 +621,7 @@ def test_group_takes_the_direct_path_the_second_time_and_nothing_differs(town: T
         upstream.says(answer)
         assert client.take() == answer
         assert session.link is None
-        assert session.ledger.unnamed == p.parse(b"", b"select $1")
+        assert session.unnamed.message == p.parse(b"", b"select $1")
     assert town.house.filter.plain_parses.keys() == {p.parse(b"", b"select $1")}
     assert town.stats.statements["allow", "select"] == 3
 
