@@ -204,7 +204,7 @@ class _Writer:
         self._pins = pins
         self._names = ("", "", "", "s1", "s2") if pins else ("",)
         self._reset_parsed = False
-        """The unnamed statement may be a RESET: it is not bound again."""
+        """The group has prepared a RESET, and ends."""
         self._parts: dict[Callable[[], list[Message]], int] = {
             self._whole: 55,
             self._parse_only: 10,
@@ -254,19 +254,20 @@ class _Writer:
     def _group(self) -> Batch:
         """Write an extended group: some parts, whole ones and loose ones, and a Sync."""
         out: list[Message] = []
-        for part in self._chance.choices(list(self._parts), list(self._parts.values()), k=self._length()):
+        length = self._chance.choice((1, 1, 1, 2, 3, 6))
+        for part in self._chance.choices(list(self._parts), list(self._parts.values()), k=length):
             out += part()
+            if self._reset_parsed:
+                break
         return [*out, _SYNC]
-
-    def _length(self) -> int:
-        return self._chance.choice((1, 1, 1, 2, 3, 6))
 
     def _prepare(self, text: str) -> tuple[str, Message]:
         """Write a Parse; return the statement's name, too.
 
-        SideCart notes at the Parse of a RESET that start-up settings may be lost, and sets them again once. Where the
-        same statement is executed again, they stay lost: a known limit. So a RESET has no name here, and its unnamed
-        statement is not bound again. A prepared SET may be: it changes nothing that SideCart would have to set again.
+        SideCart notes at the Parse of a RESET that start-up settings may be lost, and sets them again, once, in front
+        of the next message that finds no answer owed. Until then, and where the same statement is executed again, a
+        session that began with settings misses them: known limits. So a RESET ends its group, has no name here, and a
+        Query after the group destroys it. A prepared SET has no such limits.
         """
         reset = text in RESETS
         name = "" if reset else self._chance.choice(self._names)
@@ -297,8 +298,6 @@ class _Writer:
     def _bind_again(self) -> list[Message]:
         """Use what an earlier group has left: the unnamed statement, or a named one."""
         name = self._chance.choice(self._names)
-        if not name and self._reset_parsed:
-            return []
         return [_bind("", name, self._chance.choice(((), (b"4",), (b"4", b"5")))), _execute("")]
 
     def _describe_only(self) -> list[Message]:

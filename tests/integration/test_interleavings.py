@@ -275,7 +275,7 @@ def test_sessions_that_pin_beside_sessions_that_do_not(
 ) -> None:
     """Two of five clients set, reset and prepare as well.
 
-    A RESET that is prepared once and executed again is left out of the scripts (`_Writer._prepare` says why). With it
-    left out, ParameterStatus is compared here, too.
+    Two known limits are kept out of the scripts: a RESET that is prepared once and executed again, and statements that
+    follow a RESET before it is answered (`_Writer._prepare` says why). Without them ParameterStatus is the same, too.
     """
     assert_no_difference(seed, private, four_upstreams, scripts(seed, 5, pinning=2))
