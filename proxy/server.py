@@ -29,12 +29,21 @@ from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 TICK: Final = 0.25
 """Seconds between two looks at who waits; idle sessions are swept every fourth time."""
 ACCEPT_BATCH: Final = 64
 """Connections taken from the kernel's queue before anybody else has a turn."""
+ACCEPT_PAUSE: Final = 1.0
+"""Seconds without accepting, after the kernel had no file descriptor for a client."""
 LINGER: Final = 5.0
 """Seconds that a closed client has to read what was written to it."""
+FILE_MARGIN: Final = 256
+"""File descriptors beside those of clients: upstreams, cancels, the metrics page, the log."""
 DOOR_MARGIN: Final = 128
 """Connections that may knock beyond max_client_conn: cancel requests, and those that are told there is no room."""
 
@@ -109,6 +118,7 @@ class Server:
             (kill if stop.is_set() else stop).set()
 
         try:
+            self._raise_file_limit()
             self._listen(loop)
             if config.metrics.enabled:
                 site.start()
@@ -212,6 +222,24 @@ class Server:
         await self._tasks.stop()
         await asyncio.sleep(0)  # the transports' last writes and closes
 
+    def _raise_file_limit(self) -> None:
+        """Ask for as many file descriptors as max_client_conn can take; say so where the hard limit is lower."""
+        if resource is None:
+            return
+        wanted = self.config.client.max_client_conn + DOOR_MARGIN + FILE_MARGIN
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+        if given < wanted:
+            self.audit.event(
+                "the limit of open files is too low for client.max_client_conn",
+                level="warning",
+                limit=given,
+                need=wanted,
+            )
+
     def _learn_version(self, parameters: Mapping[str, str]) -> None:
         """Tell the filter which server it judges for. `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with it."""
         found = re.match(r"(\d+)", parameters.get("server_version", ""))
@@ -267,8 +295,14 @@ class Server:
                 sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:  # out of file descriptors, or a client that has gone already
+            except ConnectionError:
+                continue  # a client that has gone already
+            except OSError as error:
+                # Out of file descriptors or memory: the listener stays readable, so trying again at once would spin.
                 self.audit.event("accept failed", level="error", errno=error.errno)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(ACCEPT_PAUSE, self._listen_again, listener)
                 return
             self.stats.clients_accepted += 1
             present = len(self._doors) + self._handshakes + len(self.clients)
@@ -280,6 +314,10 @@ class Server:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._doors.add(_Door(self, sock, address[0]))
+
+    def _listen_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def door_closed(self, door: _Door) -> None:
         self._doors.discard(door)

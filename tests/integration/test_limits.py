@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -18,6 +20,16 @@ from tests.running import SideCart, wait_until
 from tests.wire import Wire
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process hold 2,000 connections: ordinary users start with 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 def test_idle_clients_cost_less_than_8_kb_each(upstream: Upstream) -> None:
     with SideCart(upstream, SIDECART_CLIENT_MAX_CLIENT_CONN=2000) as own, contextlib.ExitStack() as stack:
         for _ in range(50):  # what is allocated once for all is there before the count begins
@@ -30,6 +42,23 @@ def test_idle_clients_cost_less_than_8_kb_each(upstream: Upstream) -> None:
         print(f"an idle client costs {each:.0f} bytes")
         assert own.metric('sidecart_clients{state="idle"}') >= 1000
         assert each < 8192
+
+
+@pytest.mark.usefixtures("many_files")
+def test_clients_beyond_the_limit_of_open_files_do_not_stop_the_others(upstream: Upstream) -> None:
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(SideCart(upstream, SIDECART_CLIENT_MAX_CLIENT_CONN=300))
+        with Wire(own.port) as first:
+            assert first.ask("SELECT 1") == "TDCZ"
+            resource.prlimit(own.process.pid, resource.RLIMIT_NOFILE, (60, 60))
+            crowd = [stack.enter_context(Wire(own.port, login=False)) for _ in range(80)]
+            wait_until(lambda: "accept failed" in own.log, 5, "the files run out")
+            assert first.ask("SELECT 1") == "TDCZ"
+            for wire in crowd:
+                wire.sock.close()
+        with Wire(own.port) as later:
+            assert later.ask("SELECT 1") == "TDCZ"
+        assert own.log.count("accept failed") < 10  # it pauses, it does not spin
 
 
 def drink(wire: Wire) -> int:
