@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pglast.parser import ParseError, parse_sql_json
 
 from proxy import rules, text
 from proxy.filter import Filter, Policy
@@ -592,6 +593,24 @@ def test_the_deepest_tree_that_is_decoded_does_not_end_the_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["allow", "depth"]), done.stderr
+
+
+@pytest.mark.parametrize("value", [{}, [], {"a": [1, -2.5, True, False, None, {}, [[]]], "b": '{["\u00e9é,:]}'}])
+def test_deep_decoder_reads_what_json_writes(value: object) -> None:
+    for written in (json.dumps(value), json.dumps(value, separators=(",", ":"), ensure_ascii=False)):
+        assert text.decode_deep(written) == value
+
+
+def test_deep_decoder_agrees_with_the_other_on_the_whole_corpus() -> None:
+    for line in (DATA / "corpus.jsonl").read_text().splitlines():
+        sql = json.loads(line).get("sql", "")
+        if "\0" in sql:
+            continue
+        try:
+            tree = parse_sql_json(sql)
+        except ParseError:
+            continue
+        assert text.decode_deep(tree) == json.loads(tree)
 
 
 def test_depth_counts_brackets_outside_strings() -> None:
