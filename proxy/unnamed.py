@@ -96,3 +96,4 @@ class Unnamed:
     def settled(self) -> None:
         """Note that nothing is owed any more."""
         self.coming = self.message
+        self.synced = self._held

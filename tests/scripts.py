@@ -206,13 +206,13 @@ class _Writer:
         self._reset_parsed = False
         """The group has prepared a RESET, and ends."""
         self._parts: dict[Callable[[], list[Message]], int] = {
-            self._whole: 55,
+            self._whole: 40,
             self._parse_only: 10,
-            self._bind_again: 15,
+            self._bind_again: 20,
             self._describe_only: 5,
-            self._execute_again: 4,
-            self._close: 3,
-            self._flush: 3,
+            self._execute_again: 12,
+            self._close: 8,
+            self._flush: 5,
             self._nothing: 5,
         }
 

@@ -757,6 +757,21 @@ def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: T
     assert upstream.take() == p.query(restore({"application_name": ("bi", False)})) + p.query(b"select 1")
 
 
+def test_setting_after_a_reset_in_a_transaction_is_reported_as_it_is(town: Town) -> None:
+    session, client = town.client(client_encoding="UTF8", application_name="bi")
+    session.client_data(p.query(b"begin"))
+    upstream = town.link(session)
+    upstream.says(*([SELECTED, READY_I] if len(upstream.replies.owed) == 2 else []), BEGUN, READY_T)
+    session.client_data(p.query(b"reset all"))
+    upstream.says(p.parameter_status("application_name", ""), p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_T)
+    assert "S" not in client.kinds()  # the client connected with another value, which is set again now
+    session.client_data(p.query(b"set client_encoding to latin1"))
+    upstream.says(p.parameter_status("application_name", "bi"), SELECTED, READY_T)
+    upstream.says(p.parameter_status("client_encoding", "LATIN1"), SET, READY_T)
+    assert p.parameter_status("client_encoding", "LATIN1") in client.take()
+    assert session.codec == "latin-1"
+
+
 def test_replay_that_fails_ends_the_upstream_and_nothing_behind_it_reaches_the_client(town: Town) -> None:
     session, client = town.client(application_name="other")
     session.client_data(p.query(b"select 1"))

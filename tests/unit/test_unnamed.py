@@ -88,6 +88,13 @@ def test_repetition_that_never_ran_changes_nothing_where_it_was_held(unnamed: Un
     assert (unnamed.synced, unnamed.stays) == (True, True)
 
 
+def test_close_that_was_skipped_changes_nothing(unnamed: Unnamed) -> None:
+    unnamed.attach(False)
+    unnamed.end_sent()
+    unnamed.settled()  # an earlier message failed: there was no answer
+    assert (unnamed.message, unnamed.coming, unnamed.synced) == (b"old", b"old", False)
+
+
 def test_query_of_ours_destroys_it_on_the_upstream_alone(unnamed: Unnamed) -> None:
     unnamed.other_sent()
     assert (unnamed.coming, unnamed.synced, unnamed.stays) == (b"old", False, False)
