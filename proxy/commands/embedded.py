@@ -279,7 +279,8 @@ class EmbeddedServer:
         if os.geteuid() == 0:
             user = _unprivileged()
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._folder = _private_folder(self._identity)
+        with _undisturbed():  # else a Ctrl-C could come between making the folder and knowing of it
+            self._folder = _private_folder(self._identity)
         self._bin_dir = self._reachable_bin_dir()
         self.version = self._run([str(self._bin_dir / "postgres"), "--version"]).split()[2]
 
@@ -443,7 +444,7 @@ def _private_folder(identity: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM while things are cleaned up."""
+    """Hold back Ctrl-C and SIGTERM while things are made or cleaned up that must not be left half-way."""
     numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
