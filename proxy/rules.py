@@ -359,7 +359,6 @@ REFUSED_PREFIXES = (
     *("postgis.gdal_", "postgis.enable_outdb_rasters", "pltcl.", "pltclu."),
 )
 """Dotted settings that switch off auditing, or let an extension reach outside the database."""
-TRANSACTION_MODES = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
 
 ENCODINGS: dict[str, str] = {
     "utf8": "utf-8",

@@ -154,8 +154,16 @@ def test_client_that_dies_in_mid_statement_frees_its_upstream(upstream: Upstream
         with Wire(own.port) as next_:
             assert next_.ask("SELECT 1") == "TDCZ"
         assert not sleeping()
-        # … in a transaction, in a COPY, and in half a message
-        for last_words in (p.query(b"BEGIN"), p.query(b"COPY orders TO STDOUT"), p.query(b"SELECT 1")[:7]):
+        # … in a transaction, in a COPY, in half a message, and with a statement ahead of its end in one chunk
+        farewell = p.query(b"SELECT 1") + p.TERMINATE_MESSAGE
+        garbage = p.query(b"SELECT 1") + b"\xff" * 9
+        for last_words in (
+            p.query(b"BEGIN"),
+            p.query(b"COPY orders TO STDOUT"),
+            p.query(b"SELECT 1")[:7],
+            farewell,
+            garbage,
+        ):
             dying = Wire(own.port)
             dying.send(last_words)
             dying.sock.close()
@@ -163,6 +171,7 @@ def test_client_that_dies_in_mid_statement_frees_its_upstream(upstream: Upstream
                 assert next_.ask("SELECT 1") == "TDCZ"
                 assert next_.status == p.IDLE
         assert own.metric("sidecart_bugs_total") == 0
+        assert own.metric('sidecart_upstream_closes_total{reason="cancel_unfinished"}') == 0
 
 
 def test_sigterm_drains(upstream: Upstream) -> None:

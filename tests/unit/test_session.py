@@ -896,6 +896,18 @@ def test_client_that_breaks_the_protocol_is_closed_with_a_reason(town: Town, dat
     assert town.stats.bugs == 0
 
 
+@pytest.mark.parametrize("last", [p.TERMINATE_MESSAGE, b"\xff" * 5, struct.pack("!BI", p.QUERY, 3)])
+def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes) -> None:
+    # Its reply is owed: an upstream that never gets it would be waited for in vain, and lost.
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + p.query(b"select 2") + last)
+    (upstream,) = town.pool.cleaning
+    assert isinstance(upstream, FakeUpstream)
+    assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
+    assert len(upstream.replies.owed) == 2
+    assert client.closed
+
+
 def test_statement_longer_than_the_limit_is_thrown_away_as_it_arrives(town: Town) -> None:
     session, client = town.client()
     text = b"select '" + b"x" * 900_000 + b"'"
