@@ -1,0 +1,248 @@
+"""Hold what a database has beside the built-ins: a frozen snapshot in which the filter looks names up.
+
+Two forms of it. `Rows` is what the system catalogues say, as `LOAD` reads them: names, types, bodies, definitions.
+`Catalog` is what remains once `prove.py` has judged those bodies: for each name the objects that it can mean, and for
+each object that is no read the `Taint` that says why. The serving process keeps the second form alone.
+
+Objects are looked up by name in every schema, whatever the search_path: it is the client's to change, so an
+unqualified name is a read only if everything that it can mean is one. Where a text was printed by the server under an
+empty search_path (the definition of a view, the expression of a policy), an unqualified name means the built-in alone:
+such texts are judged `exact`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
+Key = tuple[str, int]
+"""An object: one of the five kinds, and its OID."""
+
+ANY_NUMBER = 1 << 20
+"""More arguments than any call has: the upper bound of a variadic function's."""
+
+
+# -- what the system catalogues say ------------------------------------------------------------------------------------
+
+
+class FunctionRow(NamedTuple):
+    """One row of pg_proc that is not built in: of another schema, or with an OID that initdb did not give."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """prokind: f function, a aggregate, w window function, p procedure."""
+    language: str
+    volatility: str
+    """provolatile: i, s or v. Believed of extensions' functions in C only."""
+    arguments: tuple[int, ...]
+    """The types of the input arguments."""
+    defaults: int
+    """How many of the last arguments may be left out."""
+    variadic: bool
+    returns: tuple[int, ...]
+    """The result type, then those of OUT and TABLE columns."""
+    trigger: bool
+    """It returns trigger or event_trigger, so no statement can call it."""
+    source: str
+    """prosrc; empty for a body in SQL-standard form."""
+    definition: str
+    """pg_get_functiondef for SQL and PL/pgSQL: the whole CREATE FUNCTION, with its arguments' names and defaults,
+    and the body of a function in SQL-standard form, all printed under an empty search_path. Else empty."""
+    default_expressions: str
+    """pg_get_expr(proargdefaults): a comma-separated list, exact. Empty without defaults."""
+    settings: tuple[str, ...]
+    """proconfig: `name=value`."""
+    extension: str
+    """The extension that owns it by pg_depend (deptype e), or empty."""
+    support: tuple[int, ...]
+    """Functions that run when this one does: an aggregate's transition, final, combine, serial and moving functions,
+    a planner support function. Built-in ones are left out."""
+
+
+class RelationRow(NamedTuple):
+    """One row of pg_class that a FROM can name: tables, views, materialised views, foreign and partitioned tables."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """relkind: r, p, v, m, f; S for sequences, which a FROM can name, too."""
+    row_type: int
+    """reltype: the composite type of its rows; 0 for none."""
+    definition: str
+    """A view's SELECT by pg_get_viewdef, exact. Empty for everything else; a materialised view runs nothing."""
+    expressions: tuple[str, ...]
+    """What reading a row evaluates: policies for SELECT where row security is on, virtual generated columns; exact."""
+    children: tuple[int, ...]
+    """Relations that are read with it: partitions and inheriting tables."""
+    server: str
+    """The foreign server, empty for a local relation."""
+    functions: tuple[int, ...]
+    """Functions outside the built-ins that planning a read can run, by pg_depend: of CHECK constraints, indexes,
+    partition keys and, for views, of the rewrite rule."""
+    operators: tuple[int, ...]
+    """The same for operators."""
+    column_types: tuple[int, ...]
+    """The types of its columns that are not built in."""
+    columns: tuple[str, ...]
+    """Those of its column names that are also the name of a function outside the built-ins with one argument, or
+    stand in the list of built-in names that LOAD was given: `x.name` is no call where x has such a column."""
+
+
+class TypeRow(NamedTuple):
+    """One row of pg_type. For built-in types only oid, schema, name and kind are filled in."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    """typtype: b base, c composite, d domain, e enum, m multirange, p pseudo, r range."""
+    parts: tuple[int, ...]
+    """Types it is made of and that are not built in: a domain's base, an array's element, a composite's columns, a
+    range's subtype."""
+    expressions: tuple[str, ...]
+    """A domain's CHECKs, with VALUE in them, and its default; exact."""
+    functions: tuple[int, ...]
+    """Its input, output, receive, send, typmod, subscript and range functions outside the built-ins."""
+
+
+class OperatorRow(NamedTuple):
+    """One row of pg_operator that is not built in. `left` is 0 for a prefix operator."""
+
+    oid: int
+    schema: str
+    name: str
+    left: int
+    right: int
+    function: int
+    support: tuple[int, ...] = ()
+    """Its selectivity estimators outside the built-ins: planning runs them."""
+
+
+class CastRow(NamedTuple):
+    """One row of pg_cast that is not built in and calls a function."""
+
+    oid: int
+    source: int
+    target: int
+    function: int
+    context: str
+    """castcontext: i implicit, a in assignments, e explicit only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Hold one reading of the system catalogues, taken in one transaction."""
+
+    version: int
+    """server_version_num."""
+    database: str
+    functions: tuple[FunctionRow, ...] = ()
+    relations: tuple[RelationRow, ...] = ()
+    types: tuple[TypeRow, ...] = ()
+    operators: tuple[OperatorRow, ...] = ()
+    casts: tuple[CastRow, ...] = ()
+
+
+# -- what the filter looks up ------------------------------------------------------------------------------------------
+
+
+class Taint(NamedTuple):
+    """Say why an object is no read."""
+
+    what: str
+    """The object as a person writes it: `function public.writer()`, `view public.v2`, `domain public.evildom`."""
+    why: str
+    """One clause without a full stop: `its body executes INSERT`, `it calls function public.vol_writer()`."""
+    allow: str
+    """The name that filter.allow_functions takes to call it a read all the same: `public.writer`."""
+    rule: str = ""
+    """Another rule than the kind's own, such as extension-function."""
+
+
+class Callable(NamedTuple):
+    """A function that a call can mean when it has `low` to `high` arguments."""
+
+    oid: int
+    schema: str
+    low: int
+    high: int
+
+
+class Relation(NamedTuple):
+    oid: int
+    schema: str
+    columns: frozenset[str]
+
+
+class Type(NamedTuple):
+    oid: int
+    schema: str
+
+
+class Operator(NamedTuple):
+    """`left` and `right` are type names without a schema; empty: none (prefix operators), or any type."""
+
+    oid: int
+    schema: str
+    left: str
+    right: str
+
+
+class Lookup(Protocol):
+    """Give the taint of an object. A dict does; so does what records who asked, while bodies are being proved."""
+
+    def get(self, key: Key, /) -> Taint | None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalog:
+    """Answer for names. Built by `prove.prove`; every mapping is by bare name."""
+
+    functions: Mapping[str, tuple[Callable, ...]] = field(default_factory=dict)
+    relations: Mapping[str, tuple[Relation, ...]] = field(default_factory=dict)
+    types: Mapping[str, tuple[Type, ...]] = field(default_factory=dict)
+    operators: Mapping[str, tuple[Operator, ...]] = field(default_factory=dict)
+    taints: Lookup = field(default_factory=dict)
+    tainted_operators: frozenset[str] = frozenset()
+    """Names of operators that are no reads."""
+    tainted_types: bool = False
+    """Whether any type, domain or cast is no read: without one, names of types need not be looked at."""
+    everything: Taint | None = None
+    """A taint that no name in a statement shows, such as an implicit cast between built-in types: it spoils all."""
+    exact: bool = False
+    """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
+    version: int = 0
+    database: str = ""
+
+    def function(self, schema: str, name: str, arguments: int) -> tuple[Callable, ...]:
+        """Give the functions that a call with so many arguments can mean; the built-in ones are not among them."""
+        return tuple(
+            found
+            for found in self.functions.get(name, ())
+            if found.low <= arguments <= found.high and self._fits(schema, found.schema)
+        )
+
+    def relation(self, schema: str, name: str) -> tuple[Relation, ...]:
+        return tuple(found for found in self.relations.get(name, ()) if self._fits(schema, found.schema))
+
+    def type(self, schema: str, name: str) -> tuple[Type, ...]:
+        return tuple(found for found in self.types.get(name, ()) if self._fits(schema, found.schema))
+
+    def operator(self, schema: str, name: str) -> tuple[Operator, ...]:
+        return tuple(found for found in self.operators.get(name, ()) if self._fits(schema, found.schema))
+
+    def taint(self, kind: str, objects: Iterable[Callable | Relation | Type | Operator]) -> Taint | None:
+        """Give the first taint among objects of one kind."""
+        for found in objects:
+            taint = self.taints.get((kind, found.oid))
+            if taint is not None:
+                return taint
+        return None
+
+    def _fits(self, wanted: str, schema: str) -> bool:
+        return schema == wanted if wanted else not self.exact or schema == "pg_catalog"
