@@ -13,9 +13,8 @@ such texts are judged `exact`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
 Key = tuple[str, int]
@@ -200,19 +199,15 @@ class Lookup(Protocol):
     def get(self, key: Key, /) -> Taint | None: ...
 
 
-_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType({})
-_NO_TAINTS: Final[Lookup] = MappingProxyType[Key, Taint]({})
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalog:
     """Answer for names. Built by `prove.prove`; every mapping is by bare name."""
 
-    functions: Mapping[str, tuple[Callable, ...]] = _NOTHING
-    relations: Mapping[str, tuple[Relation, ...]] = _NOTHING
-    types: Mapping[str, tuple[Type, ...]] = _NOTHING
-    operators: Mapping[str, tuple[Operator, ...]] = _NOTHING
-    taints: Lookup = _NO_TAINTS
+    functions: Mapping[str, tuple[Callable, ...]] = field(default_factory=dict)
+    relations: Mapping[str, tuple[Relation, ...]] = field(default_factory=dict)
+    types: Mapping[str, tuple[Type, ...]] = field(default_factory=dict)
+    operators: Mapping[str, tuple[Operator, ...]] = field(default_factory=dict)
+    taints: Lookup = field(default_factory=dict[Key, Taint])
     tainted_operators: frozenset[str] = frozenset()
     """Names of operators that are no reads."""
     tainted_types: bool = False
