@@ -185,7 +185,7 @@ class Type(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """`left` and `right` are type names without a schema; empty: none (prefix operators), or any type."""
+    """`left` and `right` are names of types without a schema; empty: the operator has no operand there."""
 
     oid: int
     schema: str
@@ -214,6 +214,8 @@ class Catalog:
     """Whether any type, domain or cast is no read: without one, names of types need not be looked at."""
     everything: Taint | None = None
     """A taint that no name in a statement shows, such as an implicit cast between built-in types: it spoils all."""
+    implicit_casts: bool = False
+    """Whether the database has implicit casts of its own: then types of operands do not say which operator is meant."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     version: int = 0

@@ -3,18 +3,24 @@
 Names are the parser's: folded, unescaped, cut to 63 bytes, and compared part by part, never as joined text: a function
 called "pg_catalog.count" (with the dot in its name) is not pg_catalog's count.
 
-There is no catalogue here. A name that is not built in is refused until the operator lists it, and that holds for the
-harmless functions of `functions_ext.tsv` too: only pg_depend knows whether `last(x)` is TimescaleDB's or a function
-that somebody wrote yesterday. What the file adds without a catalogue are refusals, and hints.
+A name that is not built in is looked up in the live catalogue, where every function that it can mean has to be a read,
+in whatever schema it lies. A built-in's name is looked up as well: `public.lower(varchar)` is called by `lower(x)` for
+a varchar, although pg_catalog comes first (parser/parse_func.c picks by argument types, then by schema).
+
+Without a catalogue a name that is not built in is refused until the operator lists it, and that holds for the harmless
+functions of `functions_ext.tsv` too: only pg_depend knows whether `last(x)` is TimescaleDB's or a function that
+somebody wrote yesterday. What the file adds then are refusals, and hints.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 
-from . import rules
+from . import errors, rules
+from .catalog import FUNCTION, TYPE, Catalog
+from .policy import Policy
+from .refusals import allow_line, unproved
 from .rules import Refusal
 
 _BUILT_IN = ("", "pg_catalog")
@@ -54,37 +60,28 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 class Functions:
-    """Hold the policy of one configuration and answer for names. `server_version` is a major; 0: unknown."""
+    """Hold the policy of one configuration and one catalogue, and answer for names."""
 
     __slots__ = (
-        "_advisory_locks",
         "_allow",
+        "_attributes",
         "_deny",
-        "_file_listing",
         "_memo",
-        "_sleep",
+        "_policy",
+        "_refused_attributes",
         "_version",
-        "attributes",
+        "catalog",
         "plain",
     )
 
-    def __init__(
-        self,
-        allow: Sequence[str] = (),
-        deny: Sequence[str] = (),
-        *,
-        server_version: int = 0,
-        advisory_locks: bool = False,
-        file_listing: bool = True,
-        sleep: bool = True,
-    ) -> None:
-        self._allow = Patterns(allow)
-        self._deny = Patterns(deny)
-        self._version = server_version
-        self._advisory_locks = advisory_locks
-        self._file_listing = file_listing
-        self._sleep = sleep
-        self._memo: dict[tuple[str, str], Refusal | None] = {}
+    def __init__(self, policy: Policy, catalog: Catalog | None = None) -> None:
+        self._policy = policy
+        self._allow = Patterns(policy.allow_functions)
+        self._deny = Patterns(policy.deny_functions)
+        self._version = policy.server_version // 10000
+        self.catalog = catalog
+        self._memo: dict[tuple[str, str, int], Refusal | None] = {}
+        known = catalog.functions if catalog is not None else {}
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
         self.plain = frozenset(
             name
@@ -94,54 +91,65 @@ class Functions:
             and not function.takes_type
             and name not in special
             and name not in rules.INPUT_TYPE_FUNCTIONS
+            and name not in known
             and not self._deny.match("pg_catalog", name)
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
-        self.attributes = self._refused_attributes()
-        """Names that are refused as an attribute: `x.name` calls the function when x has no such column."""
+        self._refused_attributes = self._find_refused_attributes()
+        self._attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys()
+        if catalog is not None:
+            self._attributes |= known.keys() | catalog.types.keys()
 
     def _exists(self, since: int, until: int) -> bool:
         return not self._version or (since <= self._version and not 0 < until < self._version)
 
-    def _refused_attributes(self) -> frozenset[str]:
+    def _find_refused_attributes(self) -> frozenset[str]:
         refused = {
             name
             for name, function in rules.FUNCTIONS.items()
-            if function.one_argument and (self.judge("", name) is not None or name in rules.SQL_TEXT_FUNCTIONS)
+            if function.one_argument
+            and self._exists(function.since, function.until)
+            and (self._built_in(name, function) is not None or name in rules.SQL_TEXT_FUNCTIONS)
         }
-        # Which of an extension's functions take one argument is not known, and its schema may be on the search path.
-        refused |= {
-            name
-            for name, function in rules.EXTENSIONS.items()
-            if "." not in name and function.verdict != "allow" and self.judge("", name) is not None
-        }
+        if self.catalog is None:
+            # Which of an extension's functions take one argument is not known, and its schema may be on the path.
+            refused |= {
+                name
+                for name, function in rules.EXTENSIONS.items()
+                if "." not in name and function.verdict != "allow" and self.judge("", name, 1) is not None
+            }
         return frozenset(refused)
 
     def is_type(self, schema: str, name: str) -> bool:
-        """Tell whether a call of this name with one argument is a cast: no built-in function, but a built-in type."""
-        if schema not in _BUILT_IN or name not in rules.TYPES:
+        """Tell whether a call of this name with one argument is a cast: no function, but a type."""
+        if schema in _BUILT_IN and name in rules.TYPES:
+            function = rules.FUNCTIONS.get(name)
+            if function is not None and self._exists(function.since, function.until):
+                return False
+            known = self._exists(*rules.TYPES[name])
+        else:
+            known = self.catalog is not None and bool(self.catalog.type(schema, name))
+        if not known or self._deny.match(schema, name, unqualified=True):
             return False
-        function = rules.FUNCTIONS.get(name)
-        known = function is not None and self._exists(function.since, function.until)
-        return not known and self._exists(*rules.TYPES[name]) and not self._deny.match(schema, name, unqualified=True)
+        return self.catalog is None or not self.catalog.function(schema, name, 1)
 
-    def judge(self, schema: str, name: str) -> Refusal | None:
-        """Say why a function may not be called; None when it may, as far as its name tells.
+    def judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
+        """Say why a function may not be called with so many arguments; None when it may, as far as that tells.
 
         The caller still looks at the arguments of those in SQL_TEXT_FUNCTIONS and INPUT_TYPE_FUNCTIONS, of set_config
         and of lo_open.
         """
-        key = (schema, name)
+        key = (schema, name, arguments)
         try:
             return self._memo[key]
         except KeyError:
             pass
         if len(self._memo) >= 4096:  # the names come from clients
             self._memo.clear()
-        refusal = self._memo[key] = self._judge(schema, name)
+        refusal = self._memo[key] = self._judge(schema, name, arguments)
         return refusal
 
-    def _judge(self, schema: str, name: str) -> Refusal | None:
+    def _judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
         shown = f"{schema}.{name}" if schema else name
         if self._deny.match(schema, name, unqualified=True):
             return _refusal(
@@ -152,10 +160,35 @@ class Functions:
         if schema in _BUILT_IN:
             function = rules.FUNCTIONS.get(name)
             if function is not None and (function.verdict == "block" or self._exists(function.since, function.until)):
-                return self._built_in(name, function)
+                return self._built_in(name, function) or self._tainted(schema, name, arguments)
         extension = rules.EXTENSIONS.get(shown) or rules.EXTENSIONS.get(name)
         if schema == "information_schema" and extension is not None and extension.extension == schema:
             return None
+        if self.catalog is None:
+            return self._guess(schema, name, shown, extension)
+        if self.catalog.function(schema, name, arguments):
+            return self._tainted(schema, name, arguments)
+        if self._allow.match(schema, name):
+            return None
+        plural = "argument" if arguments == 1 else "arguments"
+        return Refusal(
+            "unknown-function",
+            f"function {shown} does not exist",
+            f"Neither PostgreSQL nor this database, as its catalogue was last read, has a function {shown} that takes"
+            f" {arguments} {plural} (rule: unknown-function).",
+            f"If it was created a moment ago, try again. {allow_line(shown)}",
+            errors.UNDEFINED_FUNCTION,
+        )
+
+    def _tainted(self, schema: str, name: str, arguments: int) -> Refusal | None:
+        """Refuse a call that can mean a function of the database that is no read."""
+        if self.catalog is None:
+            return None
+        taint = self.catalog.taint(FUNCTION, self.catalog.function(schema, name, arguments))
+        return None if taint is None else unproved("unproved-function", taint)
+
+    def _guess(self, schema: str, name: str, shown: str, extension: rules.Extension | None) -> Refusal | None:
+        """Judge a name that is not built in without a catalogue."""
         twin = rules.FUNCTIONS.get(name)
         risky = (extension is not None and extension.verdict != "allow") or (
             twin is not None and twin.verdict != "allow"
@@ -178,12 +211,13 @@ class Functions:
                 " (rule: extension-function).",
             )
         known = "" if extension is None else f" It may belong to the extension {extension.extension}."
+        soon = "The catalogue of this database has not been read yet: try again in a moment. "
         return _refusal(
             "unknown-function",
             shown,
             f"The function {shown} is not built in, and nothing says that it only reads"
             f" (rule: unknown-function).{known}",
-            _allow_line(shown),
+            (soon if self._policy.live else "") + allow_line(shown),
         )
 
     def _built_in(self, name: str, function: rules.Function) -> Refusal | None:
@@ -196,7 +230,7 @@ class Functions:
                 "Write a cast instead.",
             )
         if name in rules.ADVISORY_LOCKS:
-            if self._advisory_locks:
+            if self._policy.allow_advisory_locks:
                 return None
             return _refusal(
                 "advisory-lock",
@@ -204,14 +238,14 @@ class Functions:
                 f"The function {shown} takes a lock that can stall other sessions (rule: advisory-lock).",
                 "Take it on a connection that does not go through SideCart.",
             )
-        if function.group == "file" and not (function.verdict == "conditional" and self._file_listing):
+        if function.group == "file" and not (function.verdict == "conditional" and self._policy.allow_file_listing):
             return _refusal(
                 "file-function" if function.verdict == "block" else "file-listing",
                 name,
                 f"The function {shown} reads files of the server"
                 f" (rule: {'file-function' if function.verdict == 'block' else 'file-listing'}).",
             )
-        if function.group == "dos" and not self._sleep:
+        if function.group == "dos" and not self._policy.allow_pg_sleep:
             return _refusal("sleep", name, f"The function {shown} holds a connection (rule: sleep).")
         if function.verdict == "block":
             return _refusal(
@@ -221,30 +255,28 @@ class Functions:
             )
         return None
 
+    def is_attribute(self, name: str) -> bool:
+        """Tell whether `x.name` needs a second look: where x has no such column it calls a function, or casts."""
+        return name in self._attributes or (bool(self._deny) and self._deny.match("", name, unqualified=True))
+
     def attribute(self, name: str) -> Refusal | None:
-        """Say why `x.name` may not be written: it would call a refused function. None when it may."""
-        if name not in self.attributes and not (self._deny and self._deny.match("", name, unqualified=True)):
-            return None
-        refusal = self.judge("", name)
+        """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast."""
+        refusal = None
+        if name in self._refused_attributes or (self._deny and self._deny.match("", name, unqualified=True)):
+            refusal = self.judge("", name, 1)
+            if refusal is None:
+                refusal = _refusal(
+                    "sql-text-function", name, f"The function {name} runs SQL given as text (rule: sql-text-function)."
+                )
+        elif self.catalog is not None:
+            refusal = self._tainted("", name, 1)
+            taint = None if refusal else self.catalog.taint(TYPE, self.catalog.type("", name))
+            if taint is not None:
+                refusal = unproved("unproved-type", taint)
         if refusal is None:
-            refusal = _refusal(
-                "sql-text-function", name, f"The function {name} runs SQL given as text (rule: sql-text-function)."
-            )
+            return None
         return refusal._replace(
             detail=f"{refusal.detail} A column of that name is written in the same way as a call of the function."
-        )
-
-    def operator(self, schema: str, name: str) -> Refusal | None:
-        """Say why OPERATOR(schema.name) may not be used; None when it may."""
-        if schema == "pg_catalog" or self._allow.match(schema, name):
-            return None
-        shown = f"{schema}.{name}"
-        return Refusal(
-            "unknown-operator",
-            f"permission denied for operator {shown}: SideCart forwards reads only",
-            f"The operator {shown} is not built in, and nothing says that its function only reads"
-            " (rule: unknown-operator).",
-            _allow_line(shown),
         )
 
     def fastpath(
@@ -266,17 +298,20 @@ class Functions:
         """Say why a keyword that PostgreSQL has since `since` may not be used on this server; None when it may."""
         if self._version == 0 or self._version >= since or self._allow.match("", name):
             return None
+        if self.catalog is not None and self.catalog.functions.get(name):
+            taint = self.catalog.taint(FUNCTION, self.catalog.functions[name])
+            return None if taint is None else unproved("unproved-function", taint)
         return _refusal(
             "keyword-function",
             name,
             f"Before PostgreSQL {since}, {name} is the name of a function that is not built in"
             " (rule: keyword-function).",
-            _allow_line(name),
+            allow_line(name),
         )
 
-
-def _allow_line(shown: str) -> str:
-    return f"The operator can allow it: filter.allow_functions: {json.dumps([shown], ensure_ascii=False)}."
+    def allows_operator(self, schema: str, name: str) -> bool:
+        """Tell whether the operator of SideCart lists this operator of SQL as a read."""
+        return self._allow.match(schema, name)
 
 
 def _refusal(rule: str, shown: str, detail: str, hint: str = "") -> Refusal:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from . import rules
+from . import errors, rules
+from .catalog import Taint
 from .rules import Refusal, Refused
 
 Body = dict[str, Any]
@@ -28,6 +30,54 @@ def unknown_part(name: str, rule: str = "unknown-node") -> Refusal:
         f"cannot execute {rules.COMMAND}: SideCart forwards reads only",
         f'The filter does not know "{name}" here (rule: {rule}).',
         sqlstate=rules.STATEMENT_SQLSTATE,
+    )
+
+
+def _not_there(rule: str, sqlstate: str, what: str, shown: str, quoted: str) -> Refusal:
+    return Refusal(
+        rule,
+        f"{what} {quoted} does not exist",
+        f"The catalogue of this database, as it was last read, has no {what} {shown} (rule: {rule}).",
+        "If it was created a moment ago, try again.",
+        sqlstate,
+    )
+
+
+def unknown_relation(shown: str) -> Refusal:
+    """Refuse a name in FROM that the catalogue does not hold, in the words that the server has for it."""
+    return _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", shown, f'"{shown}"')
+
+
+def unknown_type(shown: str) -> Refusal:
+    """Refuse a type that the catalogue does not hold."""
+    return _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", shown, f'"{shown}"')
+
+
+def unknown_operator(schema: str, name: str) -> Refusal:
+    """Refuse OPERATOR(schema.name) where nothing is known of it."""
+    shown = f"{schema}.{name}"
+    return Refusal(
+        "unknown-operator",
+        f"permission denied for operator {shown}: SideCart forwards reads only",
+        f"The operator {shown} is not built in, and nothing says that its function only reads"
+        " (rule: unknown-operator).",
+        allow_line(shown),
+    )
+
+
+def allow_line(shown: str) -> str:
+    """Give the line of the configuration that would allow an object."""
+    return f"The operator can allow it: filter.allow_functions: {json.dumps([shown], ensure_ascii=False)}."
+
+
+def unproved(rule: str, taint: Taint) -> Refusal:
+    """Refuse the use of an object of the database that is no read."""
+    rule = taint.rule or rule
+    return Refusal(
+        rule,
+        f"permission denied for {taint.what}: SideCart forwards reads only",
+        f"Nothing proves that {taint.what} only reads: {taint.why} (rule: {rule}).",
+        allow_line(taint.allow),
     )
 
 

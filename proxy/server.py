@@ -18,6 +18,7 @@ from typing import Final, cast
 from proxy import metrics, tls, web
 from proxy import protocol as p
 from proxy.audit import Audit
+from proxy.cache import VerdictCache
 from proxy.client import Client, Phase
 from proxy.config import Config
 from proxy.connector import Connector
@@ -75,7 +76,7 @@ class Server:
                 deny_functions=config.filter.deny_functions,
                 max_query_length=config.client.max_query_length,
             ),
-            cache_bytes=config.filter.cache_bytes,
+            VerdictCache(config.filter.cache_bytes),
         )
         self.clients: set[Client] = set()
         self.pools: dict[str, Pool] = {}
@@ -418,8 +419,8 @@ class Server:
             maxwait_seconds=max(waits, default=0.0),
             verdict_cache_hits=self.filter.hits,
             verdict_cache_misses=self.filter.misses,
-            verdict_cache_evictions=self.filter.evictions,
-            verdict_cache_bytes=self.filter.cached_bytes,
+            verdict_cache_evictions=self.filter.cache.evictions,
+            verdict_cache_bytes=self.filter.cache.size,
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
         )

@@ -65,5 +65,13 @@ class Verdict:
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
 
+    @property
+    def unresolved(self) -> bool:
+        """Whether it was refused for a name that nothing is known of: a newer catalogue could know better."""
+        return self.rule in _UNRESOLVED
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
+
+
+_UNRESOLVED = frozenset({"unknown-function", "unknown-relation", "unknown-type", "unknown-operator"})

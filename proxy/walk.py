@@ -27,7 +27,7 @@ INTERESTING = frozenset(
     | {"JsonObjectConstructor", "JsonArrayConstructor", "JsonArrayQueryConstructor", "JsonObjectAgg", "JsonArrayAgg"}
     | {"JsonScalarExpr", "JsonSerializeExpr", "JsonTable", "JsonFuncExpr"}
 )
-"""Nodes that the filter looks into. Those with a PATH field join them when that has more than one part."""
+"""Nodes that the filter looks into in any case. Those with a PATH field join them when that has more than one part."""
 
 
 class Unknown(NamedTuple):
@@ -50,8 +50,8 @@ class Walked(NamedTuple):
 _ROOTS: Mapping[str, dict[str, Field]] = {**NODES, **STATEMENT_NODES}
 
 
-def walk(kind: str, body: Body) -> Walked:
-    """Visit `body`, a node of the given kind, and all that it contains.
+def walk(kind: str, body: Body, interesting: frozenset[str] = INTERESTING) -> Walked:
+    """Visit `body`, a node of the given kind, and all that it contains; report the nodes of the `interesting` kinds.
 
     A statement's own node may be the root and nothing else. The statements inside EXPLAIN, PREPARE, DECLARE and COPY
     are not followed: the caller judges them. Nothing below an unknown node or field is visited: one is enough to
@@ -69,7 +69,7 @@ def walk(kind: str, body: Body) -> Walked:
         if fields is None:
             unknown.append(Unknown(kind, "", "", body))
             continue
-        if kind in INTERESTING:
+        if kind in interesting:
             found.append(entry)
         for name, value in body.items():
             what = fields.get(name)
@@ -87,7 +87,7 @@ def walk(kind: str, body: Body) -> Walked:
                     if "String" not in item and "A_Star" not in item:
                         unknown.append(Unknown(kind, name, "", body))
                         break
-                if what == PATH and len(value) > 1:
+                if what == PATH and len(value) > 1 and kind not in interesting:
                     found.append(entry)
             elif what is None:
                 unknown.append(Unknown(kind, name, "", body))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pglast.parser import ParseError, parse_sql_json
 
 from proxy import rules, text
+from proxy.cache import VerdictCache
+from proxy.catalog import RELATION, Catalog, Relation, Taint
 from proxy.filter import Filter, Policy
 from proxy.settings import parse_bool, python_codec, split_identifiers, split_options
 from proxy.verdict import Action, Effect, Verdict
@@ -516,18 +518,59 @@ def test_cache_tells_constants_apart() -> None:
 
 
 def test_cache_is_bounded_by_bytes_and_forgets_the_least_recently_used() -> None:
-    cached = Filter(cache_bytes=20_000)
+    cached = Filter(cache=VerdictCache(20_000))
     for number in range(100):
-        cached.judge(f"select {number}".encode())
+        cached.judge(f"select a{number}".encode())
         cached.judge(b"select 'kept'")
-        assert cached.cached_bytes <= 20_000
-    assert cached.evictions > 50
+        assert cached.cache.size <= 20_000
+    assert cached.cache.evictions > 50
     assert cached.hits == 99
-    long = b"select '" + b"x" * 5000 + b"'"
-    before = cached.evictions
+    long = b"select '" + b"\\" * 5000 + b"'"
+    before = cached.cache.evictions
     cached.judge(long)
     cached.judge(long)
-    assert cached.hits == 99 and cached.evictions == before  # one text may not push out the others
+    assert cached.hits == 99 and cached.cache.evictions == before  # one text may not push out the others
+
+
+def test_databases_share_a_cache_and_no_verdict() -> None:
+    cache = VerdictCache()
+    one, other = Filter(cache=cache), Filter(Policy(allow_functions=("slugify",)), cache)
+    assert one.judge(b"select slugify('x')").action is Action.REFUSE
+    assert other.judge(b"select slugify('x')").action is Action.ALLOW
+    assert len(cache.entries) == 3  # both texts, and the shape of the allowed one
+
+
+def test_a_new_catalogue_forgets_every_verdict() -> None:
+    cached = Filter()
+    message = b"P..."
+    cached.remember_parse(message, cached.judge(b"select count(*) from orders where id = 1"))
+    view = Relation(16384, "public", frozenset())
+    taint = Taint("view public.orders", "it calls function public.writer()", "public.orders")
+    cached.learn_catalog(Catalog(relations={"orders": (view,)}, taints={(RELATION, 16384): taint}))
+    assert cached.judge(b"select count(*) from orders where id = 1").rule == "unproved-relation"
+    assert cached.judge(b"select count(*) from orders where id = 2").rule == "unproved-relation"
+    assert not cached.plain_parses
+
+
+def test_statements_that_differ_in_constants_are_parsed_once() -> None:
+    cached = Filter()
+    for number in range(50):
+        assert cached.judge(f"select a from t where id = {number} and v = 'é{number}'".encode()).action is Action.ALLOW
+    assert (cached.misses, cached.shape_hits) == (1, 49)
+
+
+def test_a_shape_is_of_no_use_where_a_constant_decides() -> None:
+    cached = Filter()
+    for mode, action in (("262144", Action.ALLOW), ("131072", Action.REFUSE), ("262144", Action.ALLOW)):
+        assert cached.judge(f"select lo_open(1, {mode})".encode()).action is action
+    for sql, action in (("select 1", Action.ALLOW), ("delete from t", Action.REFUSE)):
+        assert cached.judge(f"select query_to_xml('{sql}', true, true, '')".encode()).action is action
+    for value, action in (("on", Action.ALLOW), ("off", Action.REFUSE)):
+        text = f"select set_config('default_transaction_read_only', '{value}', false)"
+        assert cached.judge(text.encode()).action is action
+    for name, action in (("int4", Action.ALLOW), ("evildom", Action.REFUSE)):
+        assert cached.judge(f"select pg_input_is_valid('1', '{name}')".encode()).action is action
+    assert cached.shape_hits == 0
 
 
 # -- shapes that end other processes (SPEC 5.8) --------------------------------------------------------------------

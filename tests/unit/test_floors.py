@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
-    "errors stats verdict snapshot unnamed",
-    "config rules",
-    "protocol auth walk functions constants refusals settings text catalog ledger pool",
-    "replies",
-    "filter",
+    "errors stats verdict snapshot unnamed policy catalog",
+    "config rules cache",
+    "protocol auth walk constants refusals settings text operands shape catalog_rows ledger pool",
+    "replies functions",
+    "judgement",
+    "filter plpgsql",
     "house login prove",
     "session",
     "client",

@@ -1,0 +1,587 @@
+"""Judge parsed statements: what each kind of statement, each call, name and setting in it has to be for a read.
+
+`Judgement` holds what is asked of the statements of one text, one after the other, and collects what they leave behind.
+It raises `Refused`; `filter.py` makes verdicts of that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+from . import constants, operands, refusals, rules, settings
+from . import text as texts
+from .catalog import OPERATOR, RELATION, TYPE
+from .functions import Functions
+from .policy import Policy
+from .rules import Refusal, Refused
+from .verdict import Effect
+from .walk import INTERESTING, Body, Walked, walk
+
+
+class Judgement:
+    """Judge the statements of one text, one after the other; collect what they leave behind. Raises Refused."""
+
+    __slots__ = (
+        "_catalog",
+        "_depth",
+        "_functions",
+        "_interesting",
+        "_policy",
+        "constants_decide",
+        "effects",
+        "flagged",
+        "kind",
+        "replacement",
+    )
+
+    def __init__(self, functions: Functions, policy: Policy) -> None:
+        self._functions = functions
+        self._policy = policy
+        self._catalog = functions.catalog
+        self._interesting = INTERESTING if self._catalog is None else _interesting(bool(self._catalog.operators))
+        self._depth = 0  # of SQL given as text to functions
+        self.effects: list[tuple[Effect, str]] = []
+        self.kind = ""
+        self.replacement = ""
+        self.flagged = ""
+        self.constants_decide = False
+        """Whether a constant's value had a part in the verdict: another text of the same shape may get another one."""
+
+    def statement(self, node: Body) -> None:
+        """Judge one statement. Sets `kind`, and `replacement` where the statement is rewritten."""
+        self.replacement = ""
+        ((name, body),) = node.items()
+        self.kind = rules.KINDS.get(name, "")
+        if name == "SelectStmt":
+            if self._catalog is not None and self._catalog.everything is not None:
+                raise Refused(refusals.unproved("unproved-cast", self._catalog.everything))
+            self._expressions(name, body)
+            return
+        handler = _HANDLERS.get(name)
+        if handler is None:
+            self.kind = rules.STATEMENTS.get(name, rules.OTHER_STATEMENT).kind
+            raise refusals.statement(name, body)
+        handler(self, name, body)
+
+    # -- expressions ---------------------------------------------------------------------------------------------------
+
+    def _expressions(self, name: str, body: Body) -> None:
+        walked = walk(name, body, self._interesting)
+        if walked.unknown:
+            part = walked.unknown[0]
+            raise refusals.unknown(walked.visited, part.kind, part.field, part.rule, part.body)
+        for kind, node in walked.found:
+            _EXPRESSIONS[kind](self, kind, node, walked)
+
+    def _call(self, _: str, node: Body, walked: Walked) -> None:
+        names = node["funcname"]
+        name = names[-1]["String"]["sval"]
+        # A name of three parts starts with the database's, which the server only accepts if it is the current one.
+        schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
+        if name in self._functions.plain and (not schema or schema == "pg_catalog"):
+            return
+        location = node.get("location", 0)
+        arguments = len(node.get("args", ()))
+        if arguments == 1 and self._functions.is_type(schema, name):
+            self._type_named(schema, name, location)
+            return
+        # WITHIN GROUP (ORDER BY …): the sorted expressions are arguments, too (parser/parse_func.c).
+        arguments += len(node.get("agg_order", ())) if node.get("agg_within_group") else 0
+        refusal = self._functions.judge(schema, name, arguments)
+        if refusal is not None:
+            raise Refused(refusal, location)
+        if name in rules.SQL_TEXT_FUNCTIONS:
+            self._sql_text(name, node)
+        elif name == "set_config":
+            self._set_config(node, walked.visited[0][1])
+        elif name == "lo_open":
+            self._lo_open(name, node)
+        elif name in rules.INPUT_TYPE_FUNCTIONS:
+            self._input_type(name, node)
+        self._leaves(name)
+
+    def _lo_open(self, name: str, node: Body) -> None:
+        self.constants_decide = True
+        mode = constants.integer(constants.arguments(node), 1)
+        if mode is None or mode & rules.INV_WRITE:
+            raise Refused(
+                refusals.function(
+                    "large-object-write",
+                    name,
+                    "The mode of lo_open has to be a number without INV_WRITE (131072)",
+                    "lo_open(oid, 262144) opens a large object for reading.",
+                ),
+                node.get("location", 0),
+            )
+
+    def _leaves(self, function: str) -> None:
+        if function in rules.SESSION_STATE_FUNCTIONS:
+            self.effects.append((Effect.SESSION_STATE, function))
+        elif rules.ADVISORY_LOCKS.get(function):
+            self.effects.append((Effect.ADVISORY_LOCK, function))
+
+    def _column(self, _: str, node: Body, walked: Walked) -> None:
+        # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
+        fields = node["fields"]
+        last = fields[-1].get("String")
+        if last is None:
+            return
+        name = last["sval"]
+        if self._functions.is_attribute(name):
+            schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
+            if not self._is_column(schema, fields[-2]["String"]["sval"], name, walked):
+                self._attribute(name, node.get("location", 0))
+
+    def _is_column(self, schema: str, table: str, name: str, walked: Walked) -> bool:
+        """Tell whether `table` has this column, wherever in the statement that name is given to something."""
+        if self._catalog is None:
+            return False
+        tables = 0
+        for kind, node in walked.visited:
+            if kind == "CommonTableExpr" and node["ctename"] == table:
+                return False
+            alias = node.get("alias") if kind in _ALIASED else None
+            if (alias["aliasname"] if alias else node.get("relname")) != table or kind not in _ALIASED:
+                continue
+            if kind != "RangeVar" or (schema and node.get("schemaname", schema) != schema):
+                return False
+            if alias and "colnames" in alias:
+                return False  # its columns bear other names here
+            meant = self._catalog.relation(node.get("schemaname", ""), node["relname"])
+            if not meant or not all(name in relation.columns for relation in meant):
+                return False
+            tables += 1
+        return tables > 0
+
+    def _indirection(self, _: str, node: Body, __: Walked) -> None:
+        for part in node["indirection"]:
+            if "String" in part and self._functions.is_attribute(part["String"]["sval"]):
+                self._attribute(part["String"]["sval"], -1)
+
+    def _attribute(self, name: str, location: int) -> None:
+        refusal = self._functions.attribute(name)
+        if refusal is not None:
+            raise Refused(refusal, location, "" if location >= 0 else f"={name}")
+        self._leaves(name)
+
+    def _operator(self, kind: str, node: Body, _: Walked) -> None:
+        catalog = self._catalog
+        for use in operands.used(kind, node):
+            if catalog is None:
+                if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
+                    continue
+                raise Refused(refusals.unknown_operator(use.schema, use.name), node.get("location", 0))
+            meant = catalog.operator(use.schema, use.name)
+            if not meant and use.schema not in ("", "pg_catalog"):
+                if self._functions.allows_operator(use.schema, use.name):
+                    continue
+                raise Refused(refusals.unknown_operator(use.schema, use.name), node.get("location", 0))
+            if not catalog.implicit_casts:
+                meant = tuple(
+                    operator
+                    for operator in meant
+                    if operands.can_be(use.left, operator.left) and operands.can_be(use.right, operator.right)
+                )
+            taint = catalog.taint(OPERATOR, meant)
+            if taint is not None:
+                raise Refused(refusals.unproved("unproved-operator", taint), node.get("location", 0))
+
+    def _relation(self, _: str, node: Body, walked: Walked) -> None:
+        name = node["relname"]
+        schema = node.get("schemaname", "")
+        if name in rules.SECRET_RELATIONS and schema in ("", "pg_catalog"):
+            self.flagged = name
+        if (
+            self._catalog is None or walked.visited[0][0] == "ConstraintsSetStmt"
+        ):  # which names constraints in RangeVars
+            return
+        meant = self._catalog.relation(schema, name)
+        if meant:
+            taint = self._catalog.taint(RELATION, meant)
+            if taint is not None:
+                raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
+        elif schema or not _names_a_query(name, walked):
+            shown = f"{schema}.{name}" if schema else name
+            raise Refused(refusals.unknown_relation(shown), node.get("location", 0))
+
+    def _type(self, _: str, node: Body, __: Walked) -> None:
+        names = node.get("names", ())
+        schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
+        if names:
+            self._type_named(schema, names[-1]["String"]["sval"], node.get("location", -1))
+
+    def _type_named(self, schema: str, name: str, location: int) -> None:
+        catalog = self._catalog
+        if catalog is None:
+            return
+        # Unqualified, pg_catalog's comes first: settings.py lets no search_path put it anywhere else.
+        built_in = name in rules.TYPES and schema in ("", "pg_catalog")
+        if built_in and not catalog.tainted_types:
+            return
+        meant = catalog.type("pg_catalog" if built_in else schema, name)
+        taint = catalog.taint(TYPE, meant)
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-type", taint), location)
+        if not meant and not built_in:
+            raise Refused(refusals.unknown_type(f"{schema}.{name}" if schema else name), location)
+
+    def _sample(self, _: str, node: Body, __: Walked) -> None:
+        name = node["method"][-1]["String"]["sval"]
+        schema = node["method"][-2]["String"]["sval"] if len(node["method"]) > 1 else ""
+        if name not in rules.SAMPLE_METHODS or schema not in ("", "pg_catalog"):
+            refusal = self._functions.judge(schema, name, 1)
+            if refusal is not None:
+                raise Refused(refusal, node.get("location", 0))
+
+    def _keyword(self, kind: str, node: Body, _: Walked) -> None:
+        name, since = rules.KEYWORD_FUNCTIONS[kind]
+        refusal = self._functions.keyword(name or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value"), since)
+        if refusal is not None:
+            raise Refused(refusal, node.get("location", -1))
+
+    def _sql_text(self, name: str, node: Body) -> None:
+        self.constants_decide = True
+        arguments = constants.arguments(node)
+        location = node.get("location", 0)
+        if name == "ts_rewrite" and arguments is not None and len(arguments) != 2:
+            return  # with three arguments it takes queries, not SQL
+        for at in rules.SQL_TEXT_FUNCTIONS[name]:
+            if (
+                name == "crosstab"
+                and at == 1
+                and (len(arguments or ()) < 2 or constants.integer(arguments, 1) is not None)
+            ):
+                continue
+            constant = constants.string(arguments, at)
+            if constant is None:
+                raise Refused(
+                    refusals.function(
+                        "sql-text-function",
+                        name,
+                        f"The SQL that {name} runs has to be a string constant",
+                    ),
+                    location,
+                )
+            self._inner_text(name, constant, location)
+
+    def _inner_text(self, name: str, sql: str, location: int) -> None:
+        kind = self.kind
+        self._depth += 1
+        try:
+            statements = texts.parse(sql) if self._depth <= _TEXT_DEPTH else []
+            if len(statements) != 1 or "SelectStmt" not in statements[0]["stmt"]:
+                raise Refused(
+                    refusals.function("sql-text-function", name, f"The SQL given to {name} has to be one SELECT")
+                )
+            self.statement(statements[0]["stmt"])
+        except Refused as refused:
+            inner = refused.refusal
+            raise Refused(
+                refusals.function("sql-text-function", name, f"In the SQL given to {name}: {inner.message}"), location
+            ) from refused
+        finally:
+            self._depth -= 1
+            self.kind = kind
+
+    def _input_type(self, name: str, node: Body) -> None:
+        self.constants_decide = True
+        given = constants.string(constants.arguments(node), 1)
+        base = "" if given is None else _TYPE_SUFFIX.sub("", given.strip()).lower().removeprefix("pg_catalog.")
+        if base not in rules.TYPES and base not in rules.TYPE_ALIASES:
+            raise Refused(
+                refusals.function(
+                    "input-type",
+                    name,
+                    f"The type given to {name} has to be the name of a built-in type, as a string constant",
+                ),
+                node.get("location", 0),
+            )
+
+    def _set_config(self, node: Body, statement: Body) -> None:
+        self.constants_decide = True
+        arguments = constants.arguments(node)
+        location = node.get("location", 0)
+        name = constants.string(arguments, 0)
+        if name is None or arguments is None or len(arguments) != 3:
+            if constants.bare(statement) in _pg_dump_trees():
+                self.effects += settings.effect_of_value("restrict_nonsystem_relation_kind")
+                return
+            raise Refused(
+                refusals.function("setting-name", "set_config", "The name of the setting has to be a string constant"),
+                location,
+            )
+        folded = settings.fold(name)
+        constant = arguments[2].get("A_Const", {})
+        local = "boolval" in constant and constant["boolval"].get("boolval", False) is True
+        value = constants.string(arguments, 1)
+        denied = self._policy.deny_settings
+        if "isnull" in arguments[1].get("A_Const", {}):  # set_config with a null resets (guc_funcs.c)
+            refusal = settings.refuse_reset(folded, denied)
+        elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
+            # PostgREST sends this in each transaction. What a path can do to the names that we look up, it can do only
+            # with schemas that somebody could already create functions in; the catalogue check (DESIGN 6) closes it.
+            refusal = settings.refuse_value(folded, "", None, denied)
+        else:
+            refusal = settings.refuse_value(folded, value, None, denied)
+        if refusal is not None:
+            raise Refused(refusal, location)
+        if not local or folded == "seed":
+            self.effects += settings.effect_of_value(folded)
+
+    # -- statements ----------------------------------------------------------------------------------------------------
+
+    def _harmless(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+
+    def _inner(self, body: Body, allowed: frozenset[str], command: str) -> None:
+        """Judge the statement inside EXPLAIN, PREPARE, DECLARE or COPY; the outer statement's kind stays."""
+        kind = self.kind
+        ((name, inner),) = body["query"].items()
+        if name not in allowed:
+            refused = refusals.statement(name, inner) if name not in _HANDLERS else None
+            if refused is None:
+                what = "SELECT, DECLARE or EXECUTE" if len(allowed) > 1 else "SELECT"
+                refused = Refused(
+                    Refusal(
+                        "inner-statement",
+                        f"cannot execute {command}: SideCart forwards reads only",
+                        f"{command} takes a {what} here (rule: inner-statement).",
+                        sqlstate=rules.STATEMENT_SQLSTATE,
+                    )
+                )
+            raise refused
+        try:
+            self.statement({name: inner})
+        finally:
+            self.kind = kind
+
+    def _explain(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self._inner(body, _EXPLAINABLE, "EXPLAIN")
+
+    def _prepare(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self._inner(body, _SELECT, "PREPARE")
+        self.effects.append((Effect.PREPARE, body["name"]))
+
+    def _declare(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self._inner(body, _SELECT, "DECLARE CURSOR")
+        if body.get("options", 0) & rules.CURSOR_OPT_HOLD:
+            self.effects.append((Effect.HOLD_CURSOR, body["portalname"]))
+
+    def _copy(self, name: str, body: Body) -> None:
+        rule, right = "", "COPY ... TO STDOUT is allowed."
+        table = refusals.table(body)
+        if body.get("is_from"):
+            rule, detail = "copy-from", f"The statement writes table {table}"
+        elif body.get("is_program"):
+            rule, detail = "copy-program", "The statement runs a command on the server"
+        elif "filename" in body:
+            rule, detail = "copy-file", "The statement writes a file on the server"
+        if rule:
+            raise Refused(
+                Refusal(
+                    rule,
+                    f"cannot execute COPY {'FROM' if rule == 'copy-from' else 'TO'}: SideCart forwards reads only",
+                    f"{detail} (rule: {rule}).",
+                    right,
+                    rules.STATEMENT_SQLSTATE,
+                ),
+                word={"copy-from": "FROM", "copy-program": "PROGRAM", "copy-file": "TO"}[rule],
+            )
+        self._expressions(name, body)
+        if "query" in body:
+            self._inner(body, _SELECT, "COPY")
+
+    def _lock(self, name: str, body: Body) -> None:
+        if body.get("mode") != rules.ACCESS_SHARE_LOCK:
+            raise Refused(
+                Refusal(
+                    "table-lock",
+                    "cannot execute LOCK TABLE: SideCart forwards reads only",
+                    "The lock would stall other sessions (rule: table-lock).",
+                    "LOCK TABLE ... IN ACCESS SHARE MODE is allowed.",
+                    rules.STATEMENT_SQLSTATE,
+                )
+            )
+        self._expressions(name, body)
+
+    def _listen(self, name: str, body: Body) -> None:
+        if not self._policy.allow_listen:
+            raise refusals.statement(name, body)
+        self._expressions(name, body)
+        self.effects.append((Effect.LISTEN, body["conditionname"]))
+
+    def _deallocate(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self.effects.append((Effect.DEALLOCATE, body.get("name", "")))
+
+    def _discard(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        if body.get("target") == "DISCARD_ALL":
+            self.effects.append((Effect.DISCARD_ALL, ""))
+
+    def _transaction(self, name: str, body: Body) -> None:
+        kind = body.get("kind", "")
+        self.kind = rules.TRANSACTION_KINDS.get(kind, "two_phase")
+        if kind not in rules.TRANSACTION_KINDS:
+            raise Refused(
+                Refusal(
+                    "two-phase",
+                    f"cannot execute {rules.COMMAND}: SideCart forwards reads only",
+                    "A two-phase transaction outlives its session (rule: two-phase).",
+                    sqlstate=rules.STATEMENT_SQLSTATE,
+                )
+            )
+        self._expressions(name, body)
+        start = "START TRANSACTION" if kind == "TRANS_STMT_START" else "BEGIN"
+        self._modes(start, body.get("options", []))
+
+    def _modes(self, start: str, options: list[Body]) -> None:
+        """Check transaction modes; where one of them is READ WRITE, build the statement anew with READ ONLY.
+
+        The new text consists of fixed words only, so nothing of the client's can be in it (SQL: transaction_mode_list).
+        """
+        words: list[str] = []
+        wants_write = False
+        for option in options:
+            definition = option["DefElem"]
+            mode = definition["defname"]
+            constant = definition.get("arg", {}).get("A_Const", {})
+            if (
+                mode == "transaction_isolation"
+                and constants.string([{"A_Const": constant}], 0) in rules.ISOLATION_LEVELS
+            ):
+                words.append(f"ISOLATION LEVEL {constant['sval']['sval'].upper()}")
+            elif mode == "transaction_read_only" and "ival" in constant:
+                wants_write |= not constant["ival"].get("ival", 0)
+                words.append("READ ONLY")
+            elif mode == "transaction_deferrable" and "ival" in constant:
+                words.append("DEFERRABLE" if constant["ival"].get("ival", 0) else "NOT DEFERRABLE")
+            else:
+                raise Refused(refusals.unknown_part(mode), definition.get("location", -1))
+        if wants_write:
+            self.replacement = f"{start} {', '.join(words)}"
+
+    def _set(self, name: str, body: Body) -> None:
+        kind = body.get("kind", "VAR_SET_VALUE")
+        local = body.get("is_local", False)
+        if kind == "VAR_SET_MULTI":
+            self._set_multi(name, body)
+            return
+        self._expressions(name, body)
+        denied = self._policy.deny_settings
+        if kind == "VAR_RESET_ALL":
+            self.kind = "reset"
+            self.effects.append((Effect.RESET, "all"))
+            return
+        setting = settings.fold(body["name"])
+        if kind == "VAR_SET_VALUE":
+            values = [constants.setting_word(argument) for argument in body["args"]]
+            known = [value for value in values if value is not None]
+            complete = len(known) == len(values)
+            value = ", ".join(known) if complete else None
+            refusal = settings.refuse_value(setting, value, known if complete else None, denied)
+            if refusal is not None:
+                raise Refused(refusal, constants.argument_location(body) if refusal.rule != "setting" else -1)
+            if not local or setting == "seed":
+                self.effects += settings.effect_of_value(setting)
+        elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
+            self.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
+            refusal = settings.refuse_reset(setting, denied)
+            if refusal is not None:
+                raise Refused(refusal)
+            if local:
+                self.effects.append((Effect.RESET_LOCAL, setting))
+            else:
+                self.effects += settings.effect_of_reset(setting)
+        else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
+            raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))
+
+    def _set_multi(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        what = body["name"]
+        if what == "TRANSACTION SNAPSHOT":
+            return
+        options = body["args"]
+        if what == "TRANSACTION":
+            self._modes("SET TRANSACTION", options)
+        elif what == "SESSION CHARACTERISTICS":
+            self._modes("SET SESSION CHARACTERISTICS AS TRANSACTION", options)
+            for option in options:
+                setting = f"default_{option['DefElem']['defname']}"
+                if settings.matches(self._policy.deny_settings, setting):
+                    raise Refused(refusals.unknown_part(setting))
+                self.effects += settings.effect_of_value(setting)
+        else:
+            raise Refused(refusals.unknown_part(what))
+
+
+_TEXT_DEPTH = 3
+_TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
+_SELECT = frozenset({"SelectStmt"})
+_EXPLAINABLE = frozenset({"SelectStmt", "DeclareCursorStmt", "ExecuteStmt"})
+
+_HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
+    **dict.fromkeys(
+        ("VariableShowStmt", "FetchStmt", "ClosePortalStmt", "ExecuteStmt", "ConstraintsSetStmt", "UnlistenStmt"),
+        Judgement._harmless,
+    ),
+    "ExplainStmt": Judgement._explain,
+    "PrepareStmt": Judgement._prepare,
+    "DeclareCursorStmt": Judgement._declare,
+    "CopyStmt": Judgement._copy,
+    "LockStmt": Judgement._lock,
+    "ListenStmt": Judgement._listen,
+    "DeallocateStmt": Judgement._deallocate,
+    "DiscardStmt": Judgement._discard,
+    "TransactionStmt": Judgement._transaction,
+    "VariableSetStmt": Judgement._set,
+}
+"""Statements that are reads, each with its condition; SELECT is apart, as the most frequent one."""
+
+_EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
+    "FuncCall": Judgement._call,
+    "ColumnRef": Judgement._column,
+    "A_Indirection": Judgement._indirection,
+    **dict.fromkeys(operands.KINDS, Judgement._operator),
+    "RangeVar": Judgement._relation,
+    "TypeName": Judgement._type,
+    "RangeTableSample": Judgement._sample,
+    **dict.fromkeys(rules.KEYWORD_FUNCTIONS, Judgement._keyword),
+}
+"""What is asked of the nodes that `walk` reports."""
+
+
+_ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
+"""Nodes of FROM that can have an alias."""
+
+
+def _interesting(operators: bool) -> frozenset[str]:
+    """Give the nodes to look into where there is a catalogue: names of types, and operators if there are any."""
+    return INTERESTING | {"TypeName"} | (operands.KINDS if operators else frozenset())
+
+
+def _names_a_query(name: str, walked: Walked) -> bool:
+    """Tell whether WITH gives this name to a query somewhere in the statement."""
+    return any(kind == "CommonTableExpr" and node["ctename"] == name for kind, node in walked.visited)
+
+
+@cache
+def _pg_dump_trees() -> frozenset[str]:
+    """Give the one statement with a computed name that is allowed: pg_dump's of August 2024 and later.
+
+    With any other operator, clause or value the row could be another setting's.
+    """
+    return frozenset(constants.bare(texts.parse(sql)[0]["stmt"]["SelectStmt"]) for sql in _PG_DUMP)
+
+
+_PG_DUMP = (
+    "SELECT set_config(name, 'view, foreign-table', false) FROM pg_settings"
+    " WHERE name = 'restrict_nonsystem_relation_kind'",
+    "SELECT pg_catalog.set_config(name, 'view, foreign-table', false) FROM pg_catalog.pg_settings"
+    " WHERE name = 'restrict_nonsystem_relation_kind'",
+)

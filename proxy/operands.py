@@ -1,0 +1,114 @@
+"""Find the operators that a node applies, also those that no name shows, and what is known of their operands' types.
+
+`x IN (1, 2)` applies `=`, `BETWEEN` two comparisons, `CASE x WHEN y` and `JOIN … USING` a hidden `=`. PostgreSQL looks
+those up by name like any other (parser/parse_expr.c, parse_clause.c), so an operator that somebody made can be meant.
+Which one is, types decide; the tree has types only where they are written down: constants, casts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Body = dict[str, Any]
+
+
+class Use(NamedTuple):
+    """One operator as it is applied. The families are those of `family`; `left` is None for a prefix operator."""
+
+    schema: str
+    name: str
+    left: str | None
+    right: str
+
+
+ANY = ""
+"""The family of an operand that can be of any type."""
+_FAMILIES = {
+    "number": "int2 int4 int8 float4 float8 numeric oid",
+    "text": "text varchar bpchar name char",
+    "time": "date time timetz timestamp timestamptz interval",
+    "bool": "bool",
+    "uuid": "uuid",
+    "json": "json jsonb",
+    "bytea": "bytea",
+}
+# Families are closed under the built-in implicit casts (pg_cast.dat, castcontext i) but for the reg* types, which take
+# text and numbers and are in none.
+_FAMILY = {name: family for family, names in _FAMILIES.items() for name in names.split()}
+
+_BETWEEN = {
+    "AEXPR_BETWEEN": (">=", "<="),
+    "AEXPR_NOT_BETWEEN": ("<", ">"),
+    "AEXPR_BETWEEN_SYM": (">=", "<="),
+    "AEXPR_NOT_BETWEEN_SYM": ("<", ">"),
+}
+_LISTS = frozenset({"AEXPR_IN", "AEXPR_OP_ANY", "AEXPR_OP_ALL"})
+
+KINDS = frozenset({"A_Expr", "SubLink", "SortBy", "CaseExpr", "JoinExpr"})
+"""The nodes that `used` looks into."""
+
+
+def family(node: Body | None) -> str:
+    """Give the family of types that an expression is of, ANY when the tree does not say."""
+    if node is None:
+        return ANY
+    constant = node.get("A_Const")
+    if constant is not None:
+        if "ival" in constant or "fval" in constant:
+            return "number"
+        return "bool" if "boolval" in constant else ANY  # a string is of unknown type: it becomes what is wanted
+    cast = node.get("TypeCast")
+    if cast is not None and "arrayBounds" not in cast["typeName"]:
+        names = [name["String"]["sval"] for name in cast["typeName"].get("names", ())]
+        if len(names) == 1 or names[:1] == ["pg_catalog"]:
+            return _FAMILY.get(names[-1], ANY)
+    return ANY
+
+
+def can_be(operand: str | None, wanted: str) -> bool:
+    """Tell whether an operand of this family can stand where an operator wants this type.
+
+    `operand` is None for the missing one of a prefix operator; `wanted` is a type's bare name, empty for the same.
+    """
+    if operand is None or not wanted:
+        return operand is None and not wanted
+    return operand == ANY or _FAMILY.get(wanted, operand) == operand
+
+
+def used(kind: str, node: Body) -> list[Use]:
+    """Give the operators that a node of one of KINDS applies."""
+    if kind == "A_Expr":
+        return _expression(node)
+    if kind == "CaseExpr":
+        if "arg" not in node:
+            return []
+        left = family(node["arg"])
+        whens = (when["CaseWhen"] for when in node.get("args", ()) if "CaseWhen" in when)
+        return [Use("", "=", left, family(when.get("expr"))) for when in whens]
+    if kind == "JoinExpr":
+        return [Use("", "=", ANY, ANY)] if node.get("isNatural") or "usingClause" in node else []
+    if kind == "SortBy":
+        return [_named(node["useOp"], ANY, ANY)] if "useOp" in node else []
+    if "operName" in node:
+        return [_named(node["operName"], family(node.get("testexpr")), ANY)]
+    return [Use("", "=", family(node.get("testexpr")), ANY)] if "testexpr" in node else []
+
+
+def _expression(node: Body) -> list[Use]:
+    form = node.get("kind", "AEXPR_OP")
+    left = family(node["lexpr"]) if "lexpr" in node else None
+    right = node.get("rexpr", {})
+    if form in _BETWEEN:
+        limits = [family(item) for item in right.get("List", {}).get("items", ())] or [ANY]
+        return [Use("", name, left, limit) for name in _BETWEEN[form] for limit in limits]
+    if form in _LISTS:
+        items = right.get("List", {}).get("items", ())
+        return [_named(node["name"], left, family) for family in {family(item) for item in items} or {ANY}]
+    if form == "AEXPR_SIMILAR":
+        return [_named(node["name"], left, ANY)]
+    return [_named(node["name"], left, family(right or None))]
+
+
+def _named(names: list[Body], left: str | None, right: str) -> Use:
+    schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
+    return Use(schema, names[-1]["String"]["sval"], left, right)

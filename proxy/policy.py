@@ -1,0 +1,31 @@
+"""Say what an operator decides about the filter. Data, no logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Hold what an operator decides about the filter. Patterns are `name`, `schema.name`, and either with a `*`."""
+
+    allow_functions: tuple[str, ...] = ()
+    """Functions that are reads although nothing proves it; operators (`schema.@@`), views, types and foreign tables,
+    too."""
+    deny_functions: tuple[str, ...] = ()
+    """Functions that are refused although the tables allow them; wins over `allow_functions`."""
+    max_query_length: int = 1 << 20
+    """Bytes of a query text; longer ones are refused with 54000."""
+    server_version: int = 0
+    """The upstream's server_version_num. 0: unknown, and taken for a version as new as the parser's."""
+    allow_listen: bool = False
+    allow_advisory_locks: bool = False
+    allow_pg_sleep: bool = True
+    allow_file_listing: bool = True
+    """pg_ls_waldir and its like, which monitoring agents use; the server grants them to pg_monitor only."""
+    allow_large_object_reads: bool = True
+    """lo_open for reading, loread and lo_lseek through FunctionCall, as pg_dump and pgJDBC send them."""
+    deny_settings: tuple[str, ...] = ()
+    """Settings that a client may not change although the table allows them, such as `app.tenant_id` or `app.*`."""
+    live: bool = False
+    """A live catalogue is on its way: until it is there, what it could prove is refused with a hint that says so."""
