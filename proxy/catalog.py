@@ -20,6 +20,10 @@ FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "oper
 Key = tuple[str, int]
 """An object: one of the five kinds, and its OID."""
 
+UNREADABLE = "\0"
+"""Stands for a text that the server did not print, because the object was being dropped. The filter lets no text with
+this byte in it pass, so that nothing can be proved of it."""
+
 ANY_NUMBER = 1 << 20
 """More arguments than any call has: the upper bound of a variadic function's."""
 
@@ -44,7 +48,7 @@ class FunctionRow(NamedTuple):
     """How many of the last arguments may be left out."""
     variadic: bool
     returns: tuple[int, ...]
-    """The result type, then those of OUT and TABLE columns."""
+    """The result type, then those of OUT and TABLE columns, then an aggregate's types of states."""
     trigger: bool
     """It returns trigger or event_trigger, so no statement can call it."""
     source: str
@@ -59,8 +63,9 @@ class FunctionRow(NamedTuple):
     extension: str
     """The extension that owns it by pg_depend (deptype e), or empty."""
     support: tuple[int, ...]
-    """Functions that run when this one does: an aggregate's transition, final, combine, serial and moving functions,
-    a planner support function. Built-in ones are left out."""
+    """Functions that run when this one does: an aggregate's transition, final, combine, serial and moving functions
+    (built-in ones, too), and what pg_depend says that a body in SQL-standard form and the arguments' defaults call:
+    through operators and casts as well, which the printed text need not show."""
 
 
 class RelationRow(NamedTuple):
@@ -82,8 +87,9 @@ class RelationRow(NamedTuple):
     server: str
     """The foreign server, empty for a local relation."""
     functions: tuple[int, ...]
-    """Functions outside the built-ins that planning a read can run, by pg_depend: of CHECK constraints, indexes,
-    partition keys and, for views, of the rewrite rule."""
+    """Functions outside the built-ins that planning or doing a read can run, by pg_depend: of CHECK constraints,
+    indexes, extended statistics, partition keys (the parents', too), policies for SELECT, virtual generated columns
+    and, for views, of the rewrite rule."""
     operators: tuple[int, ...]
     """The same for operators."""
     column_types: tuple[int, ...]
@@ -107,7 +113,9 @@ class TypeRow(NamedTuple):
     expressions: tuple[str, ...]
     """A domain's CHECKs, with VALUE in them, and its default; exact."""
     functions: tuple[int, ...]
-    """Its input, output, receive, send, typmod, subscript and range functions outside the built-ins."""
+    """Its input, output, receive, send, typmod, subscript and range functions outside the built-ins; what its
+    expressions call; the functions of its default operator classes, which ORDER BY, GROUP BY and DISTINCT call without
+    naming them. A built-in type can have such a class (of json, for one), and then has them here, too."""
 
 
 class OperatorRow(NamedTuple):
@@ -120,7 +128,7 @@ class OperatorRow(NamedTuple):
     right: int
     function: int
     support: tuple[int, ...] = ()
-    """Its selectivity estimators outside the built-ins: planning runs them."""
+    """The functions of its commutator and its negator: the planner puts those in its place."""
 
 
 class CastRow(NamedTuple):
@@ -132,6 +140,17 @@ class CastRow(NamedTuple):
     function: int
     context: str
     """castcontext: i implicit, a in assignments, e explicit only."""
+
+
+class BuiltIn(NamedTuple):
+    """A built-in function that an aggregate, an operator or a cast of the user's calls: its verdict goes by its name.
+
+    An aggregate over set_config or an operator over lo_unlink needs no superuser.
+    """
+
+    oid: int
+    schema: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +165,7 @@ class Rows:
     types: tuple[TypeRow, ...] = ()
     operators: tuple[OperatorRow, ...] = ()
     casts: tuple[CastRow, ...] = ()
+    built_ins: tuple[BuiltIn, ...] = ()
 
 
 # -- what the filter looks up ------------------------------------------------------------------------------------------
@@ -185,7 +205,7 @@ class Type(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """`left` and `right` are names of types without a schema; empty: the operator has no operand there."""
+    """`left` and `right` are types' names, with their schema unless that is pg_catalog; empty: no operand there."""
 
     oid: int
     schema: str

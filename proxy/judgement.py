@@ -142,13 +142,18 @@ class Judgement:
         for kind, node in walked.visited:
             if kind == "CommonTableExpr" and node["ctename"] == table:
                 return False
+            if kind == "JoinExpr" and node.get("join_using_alias", {}).get("aliasname") == table:
+                return False
             alias = node.get("alias") if kind in _ALIASED else None
             if (alias["aliasname"] if alias else node.get("relname")) != table or kind not in _ALIASED:
                 continue
             if kind != "RangeVar" or (schema and node.get("schemaname", schema) != schema):
                 return False
-            if alias and "colnames" in alias:
-                return False  # its columns bear other names here
+            if alias and "colnames" in alias:  # its columns bear other names here
+                if not any(column["String"]["sval"] == name for column in alias["colnames"]):
+                    return False
+                tables += 1
+                continue
             meant = self._catalog.relation(node.get("schemaname", ""), node["relname"])
             if not meant or not all(name in relation.columns for relation in meant):
                 return False

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from . import rules
+
 Body = dict[str, Any]
 
 
@@ -35,6 +37,9 @@ _FAMILIES = {
 # Families are closed under the built-in implicit casts (pg_cast.dat, castcontext i) but for the reg* types, which take
 # text and numbers and are in none.
 _FAMILY = {name: family for family, names in _FAMILIES.items() for name in names.split()}
+
+_OPEN = ("reg", "any", "record")
+"""Types that many others become without a word."""
 
 _BETWEEN = {
     "AEXPR_BETWEEN": (">=", "<="),
@@ -68,11 +73,15 @@ def family(node: Body | None) -> str:
 def can_be(operand: str | None, wanted: str) -> bool:
     """Tell whether an operand of this family can stand where an operator wants this type.
 
-    `operand` is None for the missing one of a prefix operator; `wanted` is a type's bare name, empty for the same.
+    `operand` is None for the missing one of a prefix operator; `wanted` is a type as `catalog.Operator` has it, empty
+    for the same.
     """
     if operand is None or not wanted:
         return operand is None and not wanted
-    return operand == ANY or _FAMILY.get(wanted, operand) == operand
+    if operand == ANY or wanted.startswith(_OPEN):
+        return True
+    # A type of the database can be a domain over anything; a built-in one outside the families takes none of them.
+    return _FAMILY[wanted] == operand if wanted in _FAMILY else wanted not in rules.TYPES
 
 
 def used(kind: str, node: Body) -> list[Use]:

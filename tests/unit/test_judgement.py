@@ -1,0 +1,263 @@
+"""Names that are looked up in a live catalogue: functions, attributes, relations, types, operators."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from proxy import catalog as c
+from proxy.filter import Filter, Policy
+from proxy.verdict import Action, Verdict
+
+EVIL = 90_000
+"""OIDs from here on are tainted."""
+
+
+def relation(oid: int, schema: str = "public", *columns: str) -> c.Relation:
+    return c.Relation(oid, schema, frozenset(columns))
+
+
+CATALOG = c.Catalog(
+    functions={
+        "slugify": (c.Callable(1, "public", 1, 1),),
+        "writer": (c.Callable(EVIL + 1, "public", 0, 0),),
+        "lower": (c.Callable(EVIL + 2, "public", 1, 1),),
+        "total": (c.Callable(EVIL + 3, "public", 1, 1),),
+        "computed": (c.Callable(EVIL + 4, "public", 1, 1),),
+        "two": (c.Callable(2, "public", 1, 1), c.Callable(EVIL + 5, "audit", 2, 3)),
+        "spread": (c.Callable(EVIL + 6, "public", 1, c.ANY_NUMBER),),
+        "nextval": (c.Callable(3, "api", 1, 1),),
+        "percentile": (c.Callable(EVIL + 7, "public", 2, 2),),
+        "set_limit": (c.Callable(4, "public", 1, 1),),
+        "json_value": (c.Callable(EVIL + 8, "public", 2, 2),),
+        "abs": (c.Callable(EVIL + 9, "pg_catalog", 2, 2),),
+        "sampler": (c.Callable(EVIL + 10, "public", 1, 1),),
+    },
+    relations={
+        "t": (relation(10, "public", "total"),),
+        "u": (relation(11),),
+        "v2": (relation(EVIL + 20),),
+        "orders": (relation(12, "public"), relation(EVIL + 21, "api")),
+        "pg_class": (relation(13, "pg_catalog"),),
+    },
+    types={
+        "evildom": (c.Type(EVIL + 30, "public"),),
+        "_evildom": (c.Type(EVIL + 31, "public"),),
+        "mood": (c.Type(30, "public"),),
+        "t": (c.Type(31, "public"),),
+        "int8": (c.Type(20, "pg_catalog"),),
+        "money": (c.Type(EVIL + 32, "pg_catalog"),),
+    },
+    operators={
+        "+": (c.Operator(EVIL + 40, "public", "int4", "text"), c.Operator(40, "public", "point", "box")),
+        "=": (c.Operator(EVIL + 41, "public", "point", "box"),),
+        "@@@": (c.Operator(EVIL + 42, "public", "int4", "text"),),
+        "!!!": (c.Operator(EVIL + 43, "public", "", "text"),),
+        "<=": (c.Operator(EVIL + 44, "public", "public.mood", "text"),),
+        "~=": (c.Operator(41, "public", "text", "text"),),
+    },
+    taints={
+        **{
+            (kind, EVIL + number): c.Taint(f"{kind} public.x{number}", "its body executes INSERT", f"public.x{number}")
+            for kind in (c.FUNCTION, c.RELATION, c.TYPE, c.OPERATOR)
+            for number in range(50)
+        }
+    },
+    tainted_operators=frozenset({"+", "=", "@@@", "!!!", "<="}),
+    tainted_types=True,
+)
+FILTER = Filter()
+FILTER.learn_catalog(CATALOG)
+
+
+def judge(sql: str, **policy: object) -> Verdict:
+    if not policy:
+        return FILTER.judge(sql.encode())
+    other = Filter(Policy(**policy))  # type: ignore[arg-type]
+    other.learn_catalog(CATALOG)
+    return other.judge(sql.encode())
+
+
+@pytest.mark.parametrize(
+    ("sql", "rule"),
+    [
+        ("select writer()", "unproved-function"),
+        ("select public.writer()", "unproved-function"),
+        ("select lower('X'::varchar)", "unproved-function"),  # public.lower(varchar) beats pg_catalog.lower(text)
+        ("select pg_catalog.abs(1, 2)", "unproved-function"),  # a superuser can put a function there
+        ("select two(1, 2)", "unproved-function"),
+        ("select spread(1, 2, 3, 4, 5)", "unproved-function"),
+        ("select spread(variadic array[1])", "unproved-function"),
+        ("select percentile(0.5) within group (order by a) from t", "unproved-function"),
+        ("select nextval('s')", "side-effect-function"),  # api.nextval only reads, but pg_catalog's can be meant
+        ("select nosuch(1)", "unknown-function"),
+        ("select slugify()", "unknown-function"),
+        ("select * from t tablesample sampler(10)", "unproved-function"),
+        # x.f is f(x) where x has no column f, and a cast where f is a type
+        ("select (t).computed from t", "unproved-function"),
+        ("select t.computed from t", "unproved-function"),
+        ("select (t).total from t", "unproved-function"),
+        ("select u.total from u", "unproved-function"),
+        ("select x.total from t as x(a)", "unproved-function"),
+        ("select x.total from t as x, lateral (select x.total from u as x) y", "unproved-function"),
+        ("select x.total from (select 1) x", "unproved-function"),
+        ("select t.total from t join u using (id) as t", "unproved-function"),
+        ("with t as (select 1) select t.total from t", "unproved-function"),
+        ("select api.t.total from public.t", "unproved-function"),
+        ("select ('x'::text).evildom", "unproved-type"),
+        ("select x.evildom from abs(1) x", "unproved-type"),
+        # relations
+        ("select * from v2", "unproved-relation"),
+        ("select * from public.v2", "unproved-relation"),
+        ("table v2", "unproved-relation"),
+        ("copy (select 1 from v2) to stdout", "unproved-relation"),
+        ("copy v2 to stdout", "unproved-relation"),
+        ("explain select * from v2", "unproved-relation"),
+        ("select * from orders", "unproved-relation"),
+        ("select (with v2 as (select 1) select 1), * from v2", "unproved-relation"),
+        ("select * from nosuch", "unknown-relation"),
+        ("select * from public.pg_class", "unknown-relation"),
+        ("with nosuch as (select 1) select * from public.nosuch", "unknown-relation"),
+        # types
+        ("select 'x'::evildom", "unproved-type"),
+        ("select cast('x' as public.evildom)", "unproved-type"),
+        ("select '{x}'::evildom[]", "unproved-type"),
+        ("select '{x}'::_evildom", "unproved-type"),
+        ("select evildom('x')", "unproved-type"),
+        ("select public.evildom('x')", "unproved-type"),
+        ("select * from json_to_record('{}') as x(a evildom)", "unproved-type"),
+        ("select * from json_table('{}', '$' columns (a evildom path '$.a')) x", "unproved-type"),
+        ("select * from xmltable('/a' passing '<a/>' columns a evildom path 'x') x", "unproved-type"),
+        ("prepare p(evildom) as select $1", "unproved-type"),
+        ("select evildom 'x'", "unproved-type"),
+        ("select json_value('{}', '$' returning evildom)", "unproved-type"),
+        ("select 1::money", "unproved-type"),  # somebody's cast function to a built-in type
+        ("select 'x'::nosuch", "unknown-type"),
+        # operators
+        ("select 1 @@@ 'x'", "unproved-operator"),
+        ("select 1 operator(public.@@@) 'x'", "unproved-operator"),
+        ("select id + v from t", "unproved-operator"),
+        ("select 1 + v from t", "unproved-operator"),
+        ("select !!! v from t", "unproved-operator"),
+        ("select a @@@ any (array['x']) from t", "unproved-operator"),
+        ("select a in (b, c) from t", "unproved-operator"),
+        ("select a in (select b from u) from t", "unproved-operator"),
+        ("select a = all (select b from u) from t", "unproved-operator"),
+        ("select case a when b then 1 end from t", "unproved-operator"),
+        ("select nullif(a, b) from t", "unproved-operator"),
+        ("select a is distinct from b from t", "unproved-operator"),
+        ("select a between b and 'z' from t", "unproved-operator"),
+        ("select * from t join u using (id)", "unproved-operator"),
+        ("select * from t natural join u", "unproved-operator"),
+        ("select * from t order by a using @@@", "unproved-operator"),
+        ("select (a, b) = (select 1, 2) from t", "unproved-operator"),
+        ("select 1 operator(public.%%%) 2", "unknown-operator"),
+    ],
+)
+def test_disguise_is_refused(sql: str, rule: str) -> None:
+    verdict = judge(sql)
+    assert verdict.rule == rule, verdict
+    assert f"(rule: {rule})" in verdict.detail
+    assert verdict.position > 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select slugify('x'), public.slugify('x')",
+        "select two(1)",
+        "select pg_catalog.lower('X')",
+        "select abs(1)",
+        "select api.nextval('s')",
+        "select t.total, x.total from t, t as x",
+        "select x.total from t as x(total)",
+        "select public.t.total from public.t",
+        "select t.slugify from t",
+        "select x.mood, (x).mood from u x",
+        "select * from t, u, pg_class, pg_catalog.pg_class",
+        "select * from public.orders",
+        "with nosuch as (select 1) select * from nosuch",
+        "with recursive r as (select 1 union select 1 from r) select * from r",
+        "select 'x'::mood, mood('x'), null::t, '1'::int8, int8 '1', 'a'::text, '{}'::int[]",
+        "select a + 1, 2 + 3, a + '1 day'::interval, date '2020-01-01' + 1 from t",
+        "select point '(1,2)' operator(pg_catalog.~=) point '(1,2)'",
+        "select 'a' ~= 'b'",
+        "select 1 = 1, a = 1, a = true, a in (1, 2), a between 1 and 2 from t",
+        "select - a from t",
+        "select 1 = any (array['x'])",  # its left operand can be no point
+        "set constraints nosuch, t_fkey deferred",
+        "select setting from t",
+        "begin",
+    ],
+)
+def test_honest_read_is_allowed(sql: str) -> None:
+    verdict = judge(sql)
+    assert verdict.action is Action.ALLOW, verdict
+
+
+def test_refusal_carries_the_line_that_would_allow_the_object() -> None:
+    verdict = judge("select é, writer() from t")
+    assert verdict.message == "permission denied for function public.x1: SideCart forwards reads only"
+    assert verdict.detail == (
+        "Nothing proves that function public.x1 only reads: its body executes INSERT (rule: unproved-function)."
+    )
+    assert verdict.hint == 'The operator can allow it: filter.allow_functions: ["public.x1"].'
+    assert (verdict.sqlstate, verdict.position) == ("42501", 11)
+
+
+def test_unknown_names_are_told_in_the_servers_words() -> None:
+    unknown = [judge("select nosuch(1)"), judge("select 1 from nosuch"), judge("select 'x'::a.nosuch")]
+    assert [(verdict.sqlstate, verdict.message) for verdict in unknown] == [
+        ("42883", "function nosuch does not exist"),
+        ("42P01", 'relation "nosuch" does not exist'),
+        ("42704", 'type "a.nosuch" does not exist'),
+    ]
+    assert all(verdict.unresolved for verdict in unknown)
+    assert not judge("select writer()").unresolved
+
+
+def test_until_a_catalogue_is_there_the_hint_says_so() -> None:
+    verdict = Filter(Policy(live=True)).judge(b"select slugify('x')")
+    assert verdict.rule == "unknown-function" and verdict.unresolved
+    assert verdict.hint == (
+        "The catalogue of this database has not been read yet: try again in a moment."
+        ' The operator can allow it: filter.allow_functions: ["slugify"].'
+    )
+
+
+def test_session_state_is_noted_through_the_catalogue() -> None:
+    assert [name for _, name in judge("select set_limit(0.1)").effects] == ["set_limit"]
+
+
+def test_operator_of_the_house_has_the_last_word() -> None:
+    assert judge("select slugify('x')", deny_functions=("public.slug*",)).rule == "denied-function"
+    assert judge("select x.slugify from u x", deny_functions=("slugify",)).rule == "denied-function"
+    assert judge("select later(1)", allow_functions=("later",)).action is Action.ALLOW
+
+
+def test_keyword_of_a_newer_server_is_somebodys_function() -> None:
+    assert judge("select json_value('{}', '$')", server_version=150000).rule == "unproved-function"
+    assert judge("select json_value('{}', '$')", server_version=180000).action is Action.ALLOW
+
+
+def test_implicit_casts_between_built_in_types_spoil_everything() -> None:
+    spoiled = Filter()
+    cast = c.Taint("cast from text to integer", "it calls function public.castf(text)", "public.castf")
+    spoiled.learn_catalog(replace(CATALOG, everything=cast))
+    assert spoiled.judge(b"select 1").rule == "unproved-cast"
+    assert spoiled.judge(b"begin").action is Action.ALLOW
+
+
+def test_implicit_casts_make_types_of_operands_say_nothing() -> None:
+    cautious = Filter()
+    cautious.learn_catalog(replace(CATALOG, implicit_casts=True))
+    assert cautious.judge(b"select 1 + 1").rule == "unproved-operator"
+
+
+def test_text_printed_by_the_server_means_built_ins_where_it_names_no_schema() -> None:
+    exact = Filter()
+    exact.learn_catalog(replace(CATALOG, exact=True))
+    assert exact.judge(b"select lower('x'::varchar), 1 + 'x'::text from public.t").action is Action.ALLOW
+    assert exact.judge(b"select public.lower('x')").rule == "unproved-function"
+    assert exact.judge(b"select 1 operator(public.+) 'x'").rule == "unproved-operator"
