@@ -266,5 +266,11 @@ class Catalog:
                 return taint
         return None
 
+    def relations_of(self, schema: str) -> tuple[Relation, ...]:
+        """Give the relations of a schema; of all schemas, for an empty name."""
+        return tuple(
+            found for known in self.relations.values() for found in known if not schema or found.schema == schema
+        )
+
     def _fits(self, wanted: str, schema: str) -> bool:
         return schema == wanted if wanted else not self.exact or schema == "pg_catalog"

@@ -21,13 +21,14 @@ def arguments(node: Body) -> list[Body] | None:
     return arguments
 
 
-def string(arguments: list[Body] | None, at: int) -> str | None:
-    """Give the argument's value when it is a string constant, bare or cast to text."""
+def string(arguments: list[Body] | None, at: int, *casts: str) -> str | None:
+    """Give the argument's value when it is a string constant, bare or cast to text or one of the built-in `casts`."""
     if arguments is None or at >= len(arguments):
         return None
     argument = arguments[at]
     cast = argument.get("TypeCast")
-    if cast is not None and [n["String"]["sval"] for n in cast["typeName"]["names"]] in _TEXT_TYPES:
+    names = [] if cast is None else [name["String"]["sval"] for name in cast["typeName"]["names"]]
+    if cast is not None and (names in _TEXT_TYPES or (names[-1] in casts and names[:-1] in ([], ["pg_catalog"]))):
         if cast["typeName"].keys() & {"typmods", "arrayBounds"}:
             return None
         argument = cast["arg"]

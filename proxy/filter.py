@@ -14,10 +14,11 @@ from typing import Any
 from . import errors, rules, settings
 from . import text as texts
 from .cache import VerdictCache
-from .catalog import Catalog
+from .catalog import TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
 from .policy import Policy
+from .refusals import unproved
 from .rules import Refusal, Refused
 from .shape import is_shareable, normal_form
 from .verdict import Action, Effect, Verdict
@@ -120,6 +121,17 @@ class Filter:
             except (UnicodeDecodeError, LookupError):
                 return None
         return normal_form(sql)
+
+    def recall(self, sql: bytes, encoding: str, extended: bool) -> Verdict | None:
+        """Return what is remembered of this very text; None has it judged elsewhere, and counts as a miss."""
+        key = (sql, encoding, extended, self._scope)
+        verdict = self._entries.get(key)
+        if verdict is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+            self._entries.move_to_end(key)
+        return verdict
 
     def remember(self, sql: bytes, encoding: str, extended: bool, verdict: Verdict) -> None:
         """Keep a verdict that another process found under this filter's policy and catalogue."""
@@ -251,6 +263,20 @@ class Filter:
             warning="SideCart forwards reads only: READ WRITE was replaced by READ ONLY",
             effects=effects,
         )
+
+    def judge_types(self, oids: Sequence[int]) -> Verdict | None:
+        """Judge the parameter types that a Parse message gives by OID; None where no objection is.
+
+        A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it.
+        """
+        catalog = self.functions.catalog
+        if catalog is None or not catalog.tainted_types:
+            return None
+        for oid in oids:
+            taint = catalog.taints.get((TYPE, oid))
+            if taint is not None:
+                return _refuse(unproved("unproved-type", taint), "unparsable")
+        return None
 
     def judge_setting(self, name: str, value: str) -> Verdict:
         """Judge one startup parameter, by the same table as SET. `options` is split into its settings."""

@@ -83,6 +83,7 @@ class Functions:
         self._memo: dict[tuple[str, str, int], Refusal | None] = {}
         known = catalog.functions if catalog is not None else {}
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
+        special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         self.plain = frozenset(
             name
             for name, function in rules.FUNCTIONS.items()

@@ -12,7 +12,7 @@ from functools import cache
 
 from . import constants, operands, refusals, rules, settings
 from . import text as texts
-from .catalog import OPERATOR, RELATION, TYPE
+from .catalog import OPERATOR, RELATION, TYPE, Catalog
 from .functions import Functions
 from .policy import Policy
 from .rules import Refusal, Refused
@@ -100,6 +100,8 @@ class Judgement:
             self._lo_open(name, node)
         elif name in rules.INPUT_TYPE_FUNCTIONS:
             self._input_type(name, node)
+        elif self._catalog is not None and name in _READS_BY_NAME:
+            self._reads_by_name(self._catalog, name, node)
         self._leaves(name)
 
     def _lo_open(self, name: str, node: Body) -> None:
@@ -270,6 +272,18 @@ class Judgement:
                     location,
                 )
             self._inner_text(name, constant, location)
+
+    def _reads_by_name(self, catalog: Catalog, name: str, node: Body) -> None:
+        """Judge what a function reads that takes the name of a relation or schema as text (utils/adt/xml.c)."""
+        self.constants_decide = True
+        given = constants.string(constants.arguments(node), 0, "regclass", "name")
+        if name in rules.RELATION_TEXT_FUNCTIONS and given is not None:
+            self._inner_text(name, f"TABLE {given}", node.get("location", 0))
+            return
+        schema = given if name in rules.SCHEMA_TEXT_FUNCTIONS and given is not None else ""
+        taint = catalog.taint(RELATION, catalog.relations_of(schema))
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         kind = self.kind
@@ -561,6 +575,7 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
 """What is asked of the nodes that `walk` reports."""
 
 
+_READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
 _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
 """Nodes of FROM that can have an alias."""
 

@@ -319,6 +319,11 @@ SQL_TEXT_FUNCTIONS: dict[str, tuple[int, ...]] = {
     "pgr_drivingdistance": (0,),
 }
 """Functions that run arguments as SQL, and which ones. Those of extensions have to be in allow_functions first."""
+RELATION_TEXT_FUNCTIONS = frozenset({"table_to_xml", "table_to_xmlschema", "table_to_xml_and_xmlschema"})
+"""Functions that read the relation whose name, as text, is their first argument."""
+SCHEMA_TEXT_FUNCTIONS = frozenset({"schema_to_xml", "schema_to_xmlschema", "schema_to_xml_and_xmlschema"})
+DATABASE_FUNCTIONS = frozenset({"database_to_xml", "database_to_xmlschema", "database_to_xml_and_xmlschema"})
+"""Functions that read every relation of a schema, and of the database."""
 INPUT_TYPE_FUNCTIONS = frozenset({"pg_input_is_valid", "pg_input_error_info"})
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""

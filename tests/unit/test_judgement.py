@@ -118,6 +118,16 @@ def judge(sql: str, **policy: object) -> Verdict:
         ("select * from nosuch", "unknown-relation"),
         ("select * from public.pg_class", "unknown-relation"),
         ("with nosuch as (select 1) select * from public.nosuch", "unknown-relation"),
+        # relations named by text
+        ("select table_to_xml('v2', true, false, '')", "sql-text-function"),
+        ("select table_to_xml('public.v2'::regclass, true, false, '')", "sql-text-function"),
+        ("select table_to_xml('\"v2\"'::pg_catalog.regclass, true, false, '')", "sql-text-function"),
+        ("select table_to_xmlschema('u, v2', true, false, '')", "sql-text-function"),
+        ("select table_to_xml(oid, true, false, '') from pg_class", "unproved-relation"),
+        ("select table_to_xml(90020, true, false, '')", "unproved-relation"),
+        ("select schema_to_xml('public', true, false, '')", "unproved-relation"),
+        ("select schema_to_xml($1, true, false, '')", "unproved-relation"),
+        ("select database_to_xml(true, false, '')", "unproved-relation"),
         # types
         ("select 'x'::evildom", "unproved-type"),
         ("select cast('x' as public.evildom)", "unproved-type"),
@@ -184,6 +194,8 @@ def test_disguise_is_refused(sql: str, rule: str) -> None:
         "select 'a' ~= 'b'",
         "select 1 = 1, a = 1, a = true, a in (1, 2), a between 1 and 2 from t",
         "select - a from t",
+        "select table_to_xml('u', true, false, ''), table_to_xml('public.u'::regclass, true, false, '')",
+        "select schema_to_xml('pg_catalog'::name, true, false, '')",
         "select 1 = any (array['x'])",  # its left operand can be no point
         "set constraints nosuch, t_fkey deferred",
         "select setting from t",
