@@ -1,7 +1,7 @@
 # Every target makes .venv when it is missing. Nothing outside this folder is touched, but for private temporary folders.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench deep lock clean
+.PHONY: help venv demo test check bench bench-filter deep servers fuzz lock clean
 SHELL := /bin/sh
 
 BIN := .venv/bin
@@ -14,7 +14,10 @@ help:
 	@echo "make check   format, lint, types, security lint, unit tests (under a minute)"
 	@echo "make test    all tests that take less than ten minutes together"
 	@echo "make deep    the long tests"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmark of the whole: throughput beside PgBouncer's"
+	@echo "make bench-filter  what a verdict costs, beside pglast's own tree"
+	@echo "make servers PostgreSQL 13 to 18 for make deep (Linux x86-64; needs npm)"
+	@echo "make fuzz    the fuzzer of the filter, for SECONDS=3600"
 	@echo "make lock    write requirements.lock anew (needs uv)"
 	@echo "make clean   remove .venv and everything else that was made here"
 
@@ -54,7 +57,23 @@ check: .venv/installed
 bench: .venv/installed
 	@$(BIN)/python -m bench.pgbench $(BENCH)
 
+bench-filter: .venv/installed
+	@$(BIN)/python -m bench.filter
+
+# Without them the tests that want every version run on the versions that are installed, and say what is missing.
+servers: .servers/installed
+
+.servers/installed: tools/servers/package.json tools/servers/package-lock.json
+	@mkdir -p .servers && cp tools/servers/package.json tools/servers/package-lock.json tools/servers/.npmrc .servers/
+	@cd .servers && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+SECONDS ?= 3600
+fuzz: .venv/installed
+	@$(BIN)/python -m tests.fuzz.fuzz_filter --seconds $(SECONDS)
+
 deep: .venv/installed
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory servers; fi
 	@$(BIN)/python -m pytest -q -m deep tests
 
 # No header, no index: a lock file without host names.
