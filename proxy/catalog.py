@@ -95,8 +95,8 @@ class RelationRow(NamedTuple):
     column_types: tuple[int, ...]
     """The types of its columns that are not built in."""
     columns: tuple[str, ...]
-    """Those of its column names that are also the name of a function outside the built-ins with one argument, or
-    stand in the list of built-in names that LOAD was given: `x.name` is no call where x has such a column."""
+    """Those of its column names that are also the name of a function outside the built-ins with one argument, or of such
+    a type, or stand in the list of names that LOAD was given: `x.name` is no call where x has such a column."""
 
 
 class TypeRow(NamedTuple):
@@ -191,6 +191,8 @@ class Callable(NamedTuple):
     schema: str
     low: int
     high: int
+    returns: str = ""
+    """The name of the built-in type that it returns; empty for any other type."""
 
 
 class Relation(NamedTuple):

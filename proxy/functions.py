@@ -112,13 +112,12 @@ class Functions:
             and self._exists(function.since, function.until)
             and (self._built_in(name, function) is not None or name in rules.SQL_TEXT_FUNCTIONS)
         }
-        if self.catalog is None:
-            # Which of an extension's functions take one argument is not known, and its schema may be on the path.
-            refused |= {
-                name
-                for name, function in rules.EXTENSIONS.items()
-                if "." not in name and function.verdict != "allow" and self.judge("", name, 1) is not None
-            }
+        # Which of an extension's functions take one argument is not known, and its schema may be on the path.
+        refused |= {
+            name
+            for name, function in rules.EXTENSIONS.items()
+            if "." not in name and function.verdict != "allow" and self.judge("", name, 1) is not None
+        }
         return frozenset(refused)
 
     def is_type(self, schema: str, name: str) -> bool:

@@ -89,7 +89,10 @@ class Judgement:
             return
         # WITHIN GROUP (ORDER BY …): the sorted expressions are arguments, too (parser/parse_func.c).
         arguments += len(node.get("agg_order", ())) if node.get("agg_within_group") else 0
-        refusal = self._functions.judge(schema, name, arguments)
+        meant = schema
+        if self._catalog is not None and name in self._catalog.functions and not schema:
+            meant = "pg_catalog" if operands.means_built_in(name, node, self._catalog.functions) else ""
+        refusal = self._functions.judge(meant, name, arguments)
         if refusal is not None:
             raise Refused(refusal, location)
         if name in rules.SQL_TEXT_FUNCTIONS:
@@ -200,9 +203,7 @@ class Judgement:
         schema = node.get("schemaname", "")
         if name in rules.SECRET_RELATIONS and schema in ("", "pg_catalog"):
             self.flagged = name
-        if (
-            self._catalog is None or walked.visited[0][0] == "ConstraintsSetStmt"
-        ):  # which names constraints in RangeVars
+        if self._catalog is None or walked.visited[0][0] in _READS_NOTHING:
             return
         meant = self._catalog.relation(schema, name)
         if meant:
@@ -575,6 +576,8 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
 """What is asked of the nodes that `walk` reports."""
 
 
+_READS_NOTHING = frozenset({"ConstraintsSetStmt", "LockStmt"})
+"""Statements with RangeVars that are not read: the first one's are names of constraints."""
 _READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
 _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
 """Nodes of FROM that can have an alias."""

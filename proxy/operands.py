@@ -1,15 +1,18 @@
-"""Find the operators that a node applies, also those that no name shows, and what is known of their operands' types.
+"""Find the operators that a node applies, also those that no name shows, and what is known of arguments' types.
 
 `x IN (1, 2)` applies `=`, `BETWEEN` two comparisons, `CASE x WHEN y` and `JOIN … USING` a hidden `=`. PostgreSQL looks
 those up by name like any other (parser/parse_expr.c, parse_clause.c), so an operator that somebody made can be meant.
-Which one is, types decide; the tree has types only where they are written down: constants, casts.
+Which one is, types decide, and so they do among functions of one name; the tree has types only where they are written
+down: in constants, in casts, in calls of built-in functions that return one type.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import rules
+from .catalog import Callable
 
 Body = dict[str, Any]
 
@@ -68,6 +71,49 @@ def family(node: Body | None) -> str:
         if len(names) == 1 or names[:1] == ["pg_catalog"]:
             return _FAMILY.get(names[-1], ANY)
     return ANY
+
+
+Functions = Mapping[str, tuple[Callable, ...]]
+"""The database's own functions, by name."""
+
+
+def type_of(node: Body, functions: Functions) -> str:
+    """Give the built-in type of an expression where the tree is certain of it, else an empty text."""
+    constant = node.get("A_Const")
+    if constant is not None:
+        if "ival" in constant:
+            return "int4"
+        return "numeric" if "fval" in constant else "bool" if "boolval" in constant else ""
+    cast = node.get("TypeCast")
+    if cast is not None:
+        named = cast["typeName"]
+        names = [name["String"]["sval"] for name in named.get("names", ())]
+        known = len(names) == 1 or names[:1] == ["pg_catalog"]
+        return names[-1] if known and names[-1] in rules.TYPES and not named.keys() & {"arrayBounds", "setof"} else ""
+    call = node.get("FuncCall")
+    if call is not None:
+        *schema, name = (name["String"]["sval"] for name in call["funcname"])
+        returns = {rules.CALLS.get(name, ("", frozenset()))[0]}
+        if schema != ["pg_catalog"]:
+            returns.update(function.returns for function in functions.get(name, ()))
+        return returns.pop() if len(returns) == 1 and schema in ([], ["pg_catalog"]) else ""
+    return ""
+
+
+def means_built_in(name: str, call: Body, functions: Functions) -> bool:
+    """Tell whether a call can mean nothing but pg_catalog's function, although others bear its name.
+
+    A built-in that takes exactly the types of the arguments is chosen (func_select_candidate() is not even asked), and
+    of two such functions the one that comes first in the path, where pg_catalog does. A string constant alone becomes
+    text, the preferred one of the string types.
+    """
+    arguments = call.get("args", ())
+    if call.get("func_variadic") or call.get("agg_within_group"):
+        return False
+    types = [type_of(argument, functions) for argument in arguments]
+    if len(types) == 1 and "sval" in arguments[0].get("A_Const", {}):
+        types = ["text"]
+    return all(types) and ",".join(types) in rules.CALLS.get(name, ("", frozenset()))[1]
 
 
 def can_be(operand: str | None, wanted: str) -> bool:

@@ -7,6 +7,8 @@ The long tables are tab-separated files in `proxy/data/`:
   compares the two, so that a new pglast cannot bring a node or a field that nobody looked at.
 - `functions.tsv` (PostgreSQL 15), `functions_16plus.tsv`, `functions_more.tsv` (what pg_proc of 13 to 18 holds beyond
   them), `functions_ext.tsv` (extensions): the verdict for each function by name.
+- `functions_types.tsv`: from pg_proc of 13 to 18: argument and result types, to tell which overload a call means.
+- `extensions.tsv`: the extensions whose labels on functions in C are believed, and the exceptions among them.
 - `functions_shape.tsv`: from pg_proc of 13 to 18: the first and last version that has the function, whether a refused
   one can be called with one argument (and so as an attribute), whether it is an input function that takes a type's OID.
 - `settings.tsv`: the settings a client may change, and to which values.
@@ -88,6 +90,13 @@ RULES: dict[str, str] = {
     "input-function": "Input functions that take a type's OID run the checks of that type.",
     "input-type": "pg_input_is_valid and pg_input_error_info take a built-in type's name as a constant.",
     "unknown-function": "A function that is not built in is refused until the operator lists it.",
+    "unproved-function": "A function of the database is a read only if its body, and all that it calls, is one.",
+    "unproved-relation": "What a view, a policy or a generated column runs has to be a read; no foreign table is one.",
+    "unproved-type": "A type is a read only if its domain's CHECKs, its functions and its parts are reads.",
+    "unproved-operator": "An operator of the database is a read only if its function is one.",
+    "unproved-cast": "A cast of the database is a read only if its function is one.",
+    "unknown-relation": "A relation is one that the database had when its catalogue was last read.",
+    "unknown-type": "A type is one that the database had when its catalogue was last read.",
     "unknown-operator": "An operator of a schema other than pg_catalog is refused until the operator lists it.",
     "denied-function": "The operator lists this function in filter.deny_functions.",
     "keyword-function": "On an older server this keyword is an ordinary function's name.",
@@ -269,6 +278,13 @@ FUNCTIONS: dict[str, Function] = _load_functions()
 """pg_catalog's functions of PostgreSQL 13 to 18, by name."""
 
 
+CALLS: dict[str, tuple[str, frozenset[str]]] = {
+    name: (returns, frozenset(signatures.split())) for name, returns, signatures in _rows("functions_types.tsv")
+}
+"""For names of pg_catalog's functions: the type that all of that name return on PostgreSQL 13 to 18 (empty: several, or
+a polymorphic one), and the lists of argument types, separated by commas, that all those versions have."""
+
+
 class Extension(NamedTuple):
     """Say what is known of an extension's function."""
 
@@ -281,6 +297,11 @@ EXTENSIONS: dict[str, Extension] = {
     name: Extension(extension, verdict, group) for extension, name, group, verdict, _ in _rows("functions_ext.tsv")
 }
 """Functions of extensions by `name` or `schema.name`; they hold only where the function belongs to the extension."""
+
+READING_EXTENSIONS: dict[str, frozenset[str]] = {
+    name: frozenset(liars.split()) for name, liars, _ in _rows("extensions.tsv")
+}
+"""Extensions whose functions in C only read if they are declared IMMUTABLE or STABLE, apart from those named here."""
 
 TYPES: dict[str, tuple[int, int]] = {
     name: (int(since or 0), int(until or 0)) for name, since, until in _rows("types.tsv")

@@ -5,29 +5,22 @@ Verdicts hold, and what is let through writes nothing, although the upstream rol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
+from tests.corpus import EXTENSIONS, SQL, create
 from tests.running import SideCart
 from tests.wire import Wire
 
-DATA = Path(__file__).parents[1] / "data"
-CASES: list[dict[str, Any]] = [
-    case for case in map(json.loads, (DATA / "corpus.jsonl").read_text().splitlines()) if "sql" in case
-]
 OURS = "SideCart forwards reads only"
 
 
 @pytest.fixture(scope="module")
 def corpus(postgres: EmbeddedServer) -> Iterator[SideCart]:
-    postgres.sql("CREATE DATABASE corpus")
-    postgres.sql((DATA / "fixture.sql").read_text(), "corpus")
+    create(postgres, "corpus", *EXTENSIONS)
     # A statement of the corpus that would run for hours is cut short: that is an answer, too.
     postgres.sql("ALTER DATABASE corpus SET statement_timeout = '300ms'")
     upstream = Upstream(
@@ -57,7 +50,7 @@ def judged(wire: Wire, text: str) -> str:
 def test_what_the_corpus_blocks_is_refused(corpus: SideCart, postgres: EmbeddedServer) -> None:
     wrong = []
     with Wire(corpus.port, "corpus") as wire:
-        for case in CASES:
+        for case in SQL:
             if case["verdict"] != "block" or case.get("policy_knob") or case.get("requires"):
                 continue
             outcome = judged(wire, case["sql"])
@@ -75,7 +68,7 @@ def test_what_the_corpus_allows_is_let_through_and_leaves_no_trace(corpus: SideC
         "SELECT count(*), sum(id) FROM t; SELECT last_value FROM s; SELECT count(*) FROM pg_class", "corpus"
     )
     major = int(postgres.version.split(".")[0])
-    for case in CASES:
+    for case in SQL:
         if case["verdict"] != "allow" or case.get("policy_knob") or case.get("requires"):
             continue
         with Wire(corpus.port, "corpus") as wire:

@@ -32,6 +32,8 @@ CATALOG = c.Catalog(
         "set_limit": (c.Callable(4, "public", 1, 1),),
         "json_value": (c.Callable(EVIL + 8, "public", 2, 2),),
         "abs": (c.Callable(EVIL + 9, "pg_catalog", 2, 2),),
+        "replace": (c.Callable(5, "public", 3, 3, "text"),),  # as citext's
+        "repeat": (c.Callable(6, "public", 2, 2),),
         "sampler": (c.Callable(EVIL + 10, "public", 1, 1),),
     },
     relations={
@@ -85,6 +87,12 @@ def judge(sql: str, **policy: object) -> Verdict:
         ("select writer()", "unproved-function"),
         ("select public.writer()", "unproved-function"),
         ("select lower('X'::varchar)", "unproved-function"),  # public.lower(varchar) beats pg_catalog.lower(text)
+        ("select lower(v) from t", "unproved-function"),  # v may be a varchar
+        ("select lower(slugify('x'))", "unproved-function"),
+        ("select lower(repeat('x', 2))", "unproved-function"),
+        ("select lower(variadic 'X'::text)", "unproved-function"),
+        ("select lower('X'::text[])", "unproved-function"),
+        ("select lower('X'::public.text)", "unproved-function"),
         ("select pg_catalog.abs(1, 2)", "unproved-function"),  # a superuser can put a function there
         ("select two(1, 2)", "unproved-function"),
         ("select spread(1, 2, 3, 4, 5)", "unproved-function"),
@@ -177,6 +185,8 @@ def test_disguise_is_refused(sql: str, rule: str) -> None:
         "select slugify('x'), public.slugify('x')",
         "select two(1)",
         "select pg_catalog.lower('X')",
+        "select lower('X'), lower('X'::text), lower(replace('a', 'b', 'c')), lower(cast(1 as pg_catalog.text))",
+        "lock table v2, nosuch in access share mode",
         "select abs(1)",
         "select api.nextval('s')",
         "select t.total, x.total from t, t as x",

@@ -1,0 +1,26 @@
+"""The labelled corpus, and the objects that it speaks of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from proxy.commands.embedded import EmbeddedServer
+
+DATA = Path(__file__).parent / "data"
+CASES: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "corpus.jsonl").read_text("utf-8").splitlines()]
+SQL = [case for case in CASES if "sql" in case]
+EXTENSIONS = ("tablefunc", "pg_trgm", "unaccent", "fuzzystrmatch", "uuid-ossp", "pgcrypto")
+"""Those whose functions the corpus calls."""
+
+
+def create(server: EmbeddedServer, database: str, *extensions: str) -> None:
+    """Make a database with the objects of fixture.sql, and with those of the extensions that the server has."""
+    server.sql(f"CREATE DATABASE {database}")
+    # Other databases of this server may have been made in the same way: the role belongs to all of them.
+    role = "do $$ begin create role sc_reader login; exception when duplicate_object then null; end $$;"
+    server.sql((DATA / "fixture.sql").read_text("utf-8").replace("create role sc_reader login;", role), database)
+    for extension in extensions:
+        if server.sql(f"SELECT 1 FROM pg_available_extensions WHERE name = '{extension}'", database).strip():
+            server.sql(f'CREATE EXTENSION "{extension}"', database)
