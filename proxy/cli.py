@@ -8,7 +8,7 @@ import click
 
 from proxy import __version__
 
-VERBS = ("demo", "serve")
+VERBS = ("check", "demo", "rules", "serve")
 """Each verb is a module of proxy.commands that holds a click command named `command`."""
 
 

@@ -287,23 +287,24 @@ class Judgement:
             raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
+        """Judge SQL given as text to a function: it has to be one read."""
         kind = self.kind
         self._depth += 1
         try:
             statements = texts.parse(sql) if self._depth <= _TEXT_DEPTH else []
-            if len(statements) != 1 or "SelectStmt" not in statements[0]["stmt"]:
-                raise Refused(
-                    refusals.function("sql-text-function", name, f"The SQL given to {name} has to be one SELECT")
-                )
-            self.statement(statements[0]["stmt"])
+            one_select = len(statements) == 1 and "SelectStmt" in statements[0]["stmt"]
+            if one_select:
+                self.statement(statements[0]["stmt"])
         except Refused as refused:
             inner = refused.refusal
-            raise Refused(
-                refusals.function("sql-text-function", name, f"In the SQL given to {name}: {inner.message}"), location
-            ) from refused
+            why = f"In the SQL given to {name}: {inner.message}"
+            raise Refused(refusals.function("sql-text-function", name, why, inner.hint), location) from refused
         finally:
             self._depth -= 1
             self.kind = kind
+        if not one_select:
+            why = f"The SQL given to {name} has to be one SELECT"
+            raise Refused(refusals.function("sql-text-function", name, why), location)
 
     def _input_type(self, name: str, node: Body) -> None:
         self.constants_decide = True

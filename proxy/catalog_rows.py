@@ -1,0 +1,152 @@
+"""Read a database's system catalogues: one Query text, in one round trip, and the rows that come back.
+
+The text is proxy/data/catalogue.sql, the same for PostgreSQL 13 to 18 and for a role that owns nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib import resources
+from typing import TypeVar
+
+from .catalog import UNREADABLE, BuiltIn, CastRow, FunctionRow, OperatorRow, RelationRow, Rows, TypeRow
+
+ResultSet = Sequence[Sequence[bytes | None]]
+"""The rows of one SELECT: values in text format, in UTF-8."""
+
+T = TypeVar("T")
+
+_LOAD = resources.files("proxy").joinpath("data", "catalogue.sql").read_text("utf-8")
+_BUILT_IN_SCHEMAS = ("pg_catalog", "information_schema")
+_FIRST_NORMAL_OBJECT_ID = 16384  # access/transam.h: initdb's objects are below it
+_PRINTED_LANGUAGES = ("sql", "plpgsql")
+_TRIGGERS = (2279, 3838)  # the types trigger and event_trigger
+
+
+def load_query(names: Iterable[str] = ()) -> bytes:
+    """Return the text of one Query message that reads everything; `decode` takes the result sets of its SELECTs.
+
+    `names` are those of refused built-in functions with one argument: columns of these names are worth knowing. The
+    session must have standard_conforming_strings on. Where something is dropped or locked meanwhile, the server may
+    answer with an error, and the transaction is left failed: roll back, and read again.
+    """
+    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
+    return _LOAD.replace("$names", f"ARRAY[{quoted}]").encode()
+
+
+def decode(result_sets: Sequence[ResultSet]) -> Rows:
+    """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
+    server, functions, relations, expressions, references, inherits, columns, types, operators, casts, built_ins = (
+        [[_text(value) for value in row] for row in rows] for rows in result_sets
+    )
+    ((version, database),) = server
+    printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
+    children = _grouped((parent, child) for parent, child in inherits)
+    column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
+    column_names = _grouped((relation, name) for relation, name, _, is_function in columns if is_function == "t")
+    codes: defaultdict[str, set[int]] = defaultdict(set)
+    used_operators: defaultdict[str, set[int]] = defaultdict(set)
+    for kind, owner, code, operator in references:
+        if kind == "r" and operator != "0":
+            used_operators[owner].add(int(operator))
+        else:
+            codes[kind + owner].add(int(code))
+    own_types = {int(oid) for oid, schema, *_ in types if _own_object(oid, schema)}
+
+    rows = Rows(
+        version=int(version),
+        database=database,
+        functions=tuple(_function(row, codes["f" + row[0]]) for row in functions),
+        relations=tuple(
+            RelationRow(
+                oid=int(oid),
+                schema=schema,
+                name=name,
+                kind=kind,
+                row_type=int(row_type),
+                definition=definition or (UNREADABLE if kind == "v" and _own_object(oid, schema) else ""),
+                expressions=tuple(printed["r" + oid]),
+                children=tuple(map(int, children[oid])),
+                server=server_name,
+                functions=tuple(sorted(codes["r" + oid])),
+                operators=tuple(sorted(used_operators[oid])),
+                column_types=tuple(dict.fromkeys(column_types[oid])),
+                columns=tuple(column_names[oid]),
+            )
+            for oid, schema, name, kind, row_type, definition, server_name in relations
+        ),
+        types=tuple(
+            TypeRow(
+                oid=int(oid),
+                schema=schema,
+                name=name,
+                kind=kind,
+                parts=tuple(sorted(own_types.intersection([*_oids(parts), *column_types[relation]]))),
+                expressions=tuple(printed["t" + oid]),
+                functions=tuple(sorted(codes["t" + oid])),
+            )
+            for oid, schema, name, kind, relation, parts in types
+        ),
+        operators=tuple(
+            OperatorRow(int(oid), schema, name, int(left), int(right), int(function), _oids(support))
+            for oid, schema, name, left, right, function, support in operators
+        ),
+        casts=tuple(
+            CastRow(int(oid), int(source), int(target), int(function), context)
+            for oid, source, target, function, context in casts
+        ),
+    )
+    called = {cast.function for cast in rows.casts}
+    called.update(*codes.values(), *((operator.function, *operator.support) for operator in rows.operators))
+    named = (BuiltIn(int(oid), schema, name) for oid, schema, name in built_ins)
+    return replace(rows, built_ins=tuple(row for row in named if row.oid in called))
+
+
+def _text(value: bytes | None) -> str:
+    # A database in SQL_ASCII can hold names in any encoding: no statement in UTF-8 can name those.
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _grouped(pairs: Iterable[tuple[str, T]]) -> defaultdict[str, list[T]]:
+    groups: defaultdict[str, list[T]] = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return groups
+
+
+def _own_object(oid: str, schema: str) -> bool:
+    return int(oid) >= _FIRST_NORMAL_OBJECT_ID or schema not in _BUILT_IN_SCHEMAS
+
+
+def _oids(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def _function(row: list[str], support: set[int]) -> FunctionRow:
+    oid, schema, name, kind, language, volatility, arguments, defaults, variadic, results, types, modes, *rest = row
+    source, definition, default_expressions, settings, extension = rest
+    result, *states = _oids(results)
+    outputs = (type_ for type_, mode in zip(_oids(types), modes, strict=True) if mode in "obt")
+    readable = language in _PRINTED_LANGUAGES and kind != "a"
+    return FunctionRow(
+        oid=int(oid),
+        schema=schema,
+        name=name,
+        kind=kind,
+        language=language,
+        volatility=volatility,
+        arguments=_oids(arguments),
+        defaults=int(defaults),
+        variadic=variadic == "t",
+        returns=(result, *outputs, *states),
+        trigger=result in _TRIGGERS,
+        source=source,
+        definition=definition or (UNREADABLE if readable else ""),
+        default_expressions=default_expressions or (UNREADABLE if defaults != "0" else ""),
+        settings=tuple(json.loads(settings)) if settings else (),
+        extension=extension,
+        support=tuple(sorted(support)),
+    )

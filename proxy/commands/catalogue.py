@@ -1,0 +1,162 @@
+"""Read the system catalogues of a database that a libpq connection string names: for `check` and `rules`.
+
+What the string means is libpq's (manual, "Connection Strings"), defaults and environment variables included, so that
+one that works with psql works here. It connects as the server does, read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+from urllib.parse import unquote
+
+import click
+
+from proxy import catalog_rows, rules, tls
+from proxy.catalog import Rows
+from proxy.config import Upstream
+from proxy.connector import Connector
+from proxy.errors import ConfigError, UpstreamError
+from proxy.stats import Stats
+from proxy.tasks import Tasks
+
+_VARIABLES = {
+    word: f"PG{word.upper()}"
+    for word in ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "connect_timeout")
+} | {"dbname": "PGDATABASE"}
+"""The keywords that count here, and the variables that stand in for them, as in libpq."""
+_IDLE = frozenset(
+    {"application_name", "channel_binding", "client_encoding", "fallback_application_name", "gssencmode", "keepalives"}
+    | {"keepalives_count", "keepalives_idle", "keepalives_interval", "options", "sslcompression", "sslsni"}
+    | {"target_session_attrs", "tcp_user_timeout"}
+)
+"""Keywords of libpq that change nothing of what is read."""
+
+_URI = re.compile(
+    r"""
+    postgres(?:ql)?://
+    (?: (?P<user>[^:@/]*) (?: : (?P<password>[^@/]*) )? @ )?
+    (?: \[ (?P<address>[^\]]*) \] | (?P<host>[^:/?\[]*) ) (?: : (?P<port>\d*) )?
+    (?: / (?P<dbname>[^?]*) )? (?: \? (?P<options>.*) )?
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(?!')((?:[^\s\\]|\\.)*))(?=\s|\Z)\s*", re.DOTALL)
+
+
+class CatalogueError(click.ClickException):
+    """Say in one sentence why a catalogue could not be read."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"sidecart: {self.message}", err=True)
+
+
+def load(dsn: str) -> Rows:
+    """Return the rows of the database that a connection string names. Raises CatalogueError."""
+    upstream = parse(dsn, os.environ)
+    # Which functions a policy refuses is not known here: every built-in name can matter for a column.
+    query = catalog_rows.load_query(rules.FUNCTIONS)
+    try:
+        return catalog_rows.decode(asyncio.run(_fetch(upstream, query)))
+    except (ConfigError, UpstreamError) as error:
+        where = f"{upstream.dbname} on {upstream.host} port {upstream.port}"
+        raise CatalogueError(f"The catalogue of {where} could not be read: {str(error).rstrip('.')}.") from error
+
+
+def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
+    """Return the server that a connection string names, in URI or in keyword form. Raises CatalogueError."""
+    words = _uri(dsn) if re.match(r"postgres(ql)?://", dsn) else _pairs(dsn)
+    for word in words:
+        if word not in _VARIABLES and word not in _IDLE:
+            raise CatalogueError(
+                f'The connection string has the keyword "{word}", which does not work here: leave it out;'
+                f" {', '.join(_VARIABLES)} work."
+            )
+
+    def value(word: str, default: str) -> str:
+        return words.get(word) or environ.get(_VARIABLES[word]) or default
+
+    host = value("host", "localhost")
+    if "," in host:
+        raise CatalogueError("The connection string names several hosts: name the one whose catalogue is to be read.")
+    user = value("user", "") or getpass.getuser()
+    sslmode = value("sslmode", "prefer")
+    if sslmode not in tls.SSL_MODES:
+        raise CatalogueError(
+            f'sslmode is "{sslmode}" in the connection string; it is one of {", ".join(tls.SSL_MODES)}.'
+        )
+    return Upstream(
+        host=host,
+        port=_number(value("port", "5432"), "port", 65535),
+        dbname=value("dbname", user),
+        user=user,
+        password=value("password", ""),
+        sslmode=sslmode,
+        sslrootcert=value("sslrootcert", ""),
+        # As in libpq, 0 means no limit; a program that nobody watches needs one.
+        connect_timeout=float(_number(value("connect_timeout", "10"), "connect_timeout", 3600) or 3600),
+    )
+
+
+def _number(text: str, word: str, highest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > highest:
+        raise CatalogueError(f'{word} is "{text}" in the connection string; it is a number up to {highest}.')
+    return int(text)
+
+
+def _uri(dsn: str) -> dict[str, str]:
+    found = _URI.fullmatch(dsn)
+    if found is None:
+        # The text is not repeated: it can hold a password.
+        raise CatalogueError(
+            "The connection string is no URI such as postgresql://user@host:5432/dbname?sslmode=require."
+        )
+    parts = found.groupdict(default="")
+    words = {word: unquote(parts[word]) for word in ("user", "password", "host", "port", "dbname")}
+    words["host"] = parts["address"] or words["host"]
+    for option in filter(None, parts["options"].split("&")):
+        word, _, value = option.partition("=")
+        if option == "ssl=true":  # libpq takes it for JDBC's sake
+            word, value = "sslmode", "require"
+        words[unquote(word)] = unquote(value)
+    return words
+
+
+def _pairs(dsn: str) -> dict[str, str]:
+    words: dict[str, str] = {}
+    at = 0
+    while at < len(dsn.rstrip()):
+        found = _PAIR.match(dsn, at)
+        if found is None:
+            raise CatalogueError(
+                "The connection string is neither a URI (postgresql://user@host/dbname) nor made of keyword=value"
+                " pairs, such as 'host=db.example.com dbname=app user=reader'."
+            )
+        words[found[1]] = re.sub(r"\\(.)", r"\1", found[2] if found[2] is not None else found[3], flags=re.DOTALL)
+        at = found.end()
+    return words
+
+
+async def _fetch(upstream: Upstream, query: bytes) -> list[list[list[bytes | None]]]:
+    bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
+    context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled)
+    tasks = Tasks()
+    connector = Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout, lambda *_: None)
+    try:
+        return await connector.fetch_once(upstream.dbname, query)
+    finally:
+        await tasks.stop()
+
+
+class _Silent:
+    """An audit that keeps nothing: what goes wrong is said by the command."""
+
+    def event(self, event: str, /, *, level: str = "info", **fields: str | int | float | bool | None) -> None:
+        pass

@@ -1,0 +1,143 @@
+"""What `check` and `rules` share: the policy of a configuration without its server, and the live catalogue of another.
+
+Whatever cannot be had is an `Unusable` with one sentence; both verbs print it and end with exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from proxy import catalog
+from proxy import config as configuration
+from proxy.errors import ConfigError
+from proxy.filter import Filter
+from proxy.policy import Policy
+
+UNUSABLE = 2
+"""Exit code for wrong options, and for what cannot be read."""
+STDIN = 0
+"""The file descriptor itself: `sys.stdin` is None where it was closed."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Unusable(click.ClickException):
+    """Say that an option, a file or a database cannot be used."""
+
+    exit_code = UNUSABLE
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.splitlines():
+            click.echo(f"sidecart: {line}", err=True)
+
+
+def options(command: F) -> F:
+    """Add the options that say what counts as a read."""
+    for decorate in reversed(
+        (
+            click.option(
+                "-c",
+                "--config",
+                "config_file",
+                envvar="SIDECART_CONFIG",
+                type=click.Path(path_type=Path),
+                help="config.yaml: its section filter and client.max_query_length hold here, too.",
+            ),
+            click.option(
+                "--allow-function",
+                "allowed",
+                multiple=True,
+                metavar="NAME",
+                help="A function that counts as a read, as in filter.allow_functions. May be repeated.",
+            ),
+            click.option(
+                "--server-version",
+                type=click.IntRange(10, 99),
+                metavar="MAJOR",
+                help="Major version of the server, such as 15. Default: the newest one that the parser knows.",
+            ),
+            click.option(
+                "--catalog",
+                "dsn",
+                metavar="DSN",
+                help="Read functions, views and types from this database first, and prove them. For example"
+                " 'host=db.example.com dbname=app user=reader'.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def echo(text: str) -> None:
+    """Print a line; a character that standard output cannot show becomes a question mark."""
+    encoding = sys.stdout.encoding
+    click.echo(text.encode(encoding, "replace").decode(encoding))
+
+
+def read(file: Path | str) -> bytes:
+    """Return a file's bytes; `-` is standard input."""
+    standard = str(file) == "-"
+    try:
+        with open(STDIN if standard else file, "rb", closefd=not standard) as opened:
+            return opened.read()
+    except OSError as error:
+        raise Unusable(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def text(file: Path | str) -> str:
+    """Return a file's text, without the byte order mark that editors on Windows write."""
+    data = read(file)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Unusable(f"{file}, line {line}: this is not UTF-8 text.") from error
+
+
+def policy(
+    config_file: Path | None, allowed: tuple[str, ...], server_version: int | None, environ: Mapping[str, str]
+) -> Policy:
+    """Return the policy that `sidecart serve` would have by this configuration, with what the options add."""
+    # No connection is made with the upstream that serve would need, so where it is missing anything will do.
+    anything = {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "nobody"}
+    try:
+        config = configuration.load(
+            None if config_file is None else text(config_file),
+            {**anything, **environ},
+            source=str(config_file),
+        )
+    except ConfigError as error:
+        raise Unusable(str(error)) from error
+    return Policy(
+        allow_functions=(*config.filter.allow_functions, *allowed),
+        deny_functions=config.filter.deny_functions,
+        max_query_length=config.client.max_query_length,
+        server_version=(server_version or 0) * 10000,
+    )
+
+
+def rows(dsn: str) -> catalog.Rows:
+    """Read the system catalogues of a database."""
+    from proxy.commands import catalogue  # asyncio and TLS: nothing that a check of a file needs
+
+    return catalogue.load(dsn)
+
+
+def learn(judge: Filter, dsn: str) -> None:
+    """Let a filter judge by the live catalogue of a database, and for its version unless the policy names one."""
+    from proxy import prove
+
+    found = rows(dsn)
+    judge.learn_version(judge.policy.server_version or found.version)
+    judge.learn_catalog(prove.prove(found, judge.policy))
+
+
+def page(rule: str) -> str:
+    """Return where the page about a rule stands in the project."""
+    return f"docs/rules/{rule}.md"

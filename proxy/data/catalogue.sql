@@ -1,0 +1,224 @@
+-- Read everything that proxy/catalog.py's Rows hold, in one round trip, on PostgreSQL 13 to 18, as any role.
+-- What the server prints under an empty search_path names every object outside pg_catalog in full.
+-- Not built in is what initdb did not make (FirstNormalObjectId, access/transam.h), in pg_catalog too, where a
+-- superuser can put things; and whatever stands in other schemas.
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL search_path = '';
+SET LOCAL quote_all_identifiers = off;
+-- Printing a view locks the relations in it (AcquireRewriteLocks(), ruleutils.c); a migration can hold them for long.
+SET LOCAL lock_timeout = '3s';
+SET LOCAL statement_timeout = '60s';
+-- Compiling would take longer than all the rest.
+SET LOCAL jit = off;
+
+-- Rows come in order, so that two readings can be compared.
+-- Printing what another session has just dropped can be an error, which would end the whole reading. The snapshot
+-- has it still, but has_..._privilege and pg_relation_size (which takes the lock first) look at what there is now, and
+-- are null.
+
+-- server
+SELECT current_setting('server_version_num'), current_database();
+
+-- functions
+SELECT p.oid, n.nspname, p.proname, p.prokind, l.lanname, p.provolatile, p.proargtypes, p.pronargdefaults,
+    p.provariadic <> 0, concat_ws(' ', p.prorettype, a.aggtranstype, nullif(a.aggmtranstype, 0)),
+    array_to_string(p.proallargtypes, ' '), array_to_string(p.proargmodes, ''), p.prosrc,
+    CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
+    CASE WHEN has_function_privilege(p.oid, 'EXECUTE') IS NOT NULL THEN pg_get_expr(p.proargdefaults, 0) END,
+    to_json(p.proconfig), e.extname
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid
+LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+LEFT JOIN pg_extension e ON e.oid = d.refobjid
+WHERE p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
+ORDER BY p.oid;
+
+-- relations; built-in views are not printed: they are reads, and information_schema is long. Other sessions' temporary
+-- tables come and go, and cannot be read.
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.reltype,
+    CASE WHEN c.relkind = 'v' AND (c.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
+        AND pg_relation_size(c.oid) IS NOT NULL THEN pg_get_viewdef(c.oid) END,
+    s.srvname
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid
+LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
+WHERE c.relkind IN ('v', 'm', 'f') OR c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't'
+ORDER BY c.oid;
+
+-- expressions of (r)elations and (t)ypes: policies for SELECT, generated columns that are computed when they are read
+-- (attgenerated v, from PostgreSQL 18 on), CHECKs and defaults of domains
+SELECT 'r', c.oid, CASE WHEN has_table_privilege(c.oid, 'SELECT') IS NOT NULL THEN pg_get_expr(p.polqual, c.oid) END
+FROM pg_policy p
+JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
+WHERE p.polcmd IN ('r', '*') AND p.polqual IS NOT NULL
+UNION ALL
+SELECT 'r', a.attrelid,
+    CASE WHEN has_table_privilege(a.attrelid, 'SELECT') IS NOT NULL THEN pg_get_expr(d.adbin, d.adrelid) END
+FROM pg_attribute a
+JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attgenerated = 'v'
+UNION ALL
+SELECT 't', contypid, CASE WHEN has_type_privilege(contypid, 'USAGE') IS NOT NULL THEN pg_get_expr(conbin, 0) END
+FROM pg_constraint
+WHERE contypid <> 0 AND contype = 'c' AND oid >= 16384
+UNION ALL
+SELECT 't', oid, CASE WHEN has_type_privilege(oid, 'USAGE') IS NOT NULL THEN pg_get_expr(typdefaultbin, 0) END
+FROM pg_type
+WHERE typdefaultbin IS NOT NULL AND oid >= 16384
+ORDER BY 1, 2, 3;
+
+-- references: (f)unctions, (r)elations and (t)ypes, and which functions and operators their definitions refer to.
+-- Printed text hides calls: an implicit cast, the equality of CASE x WHEN, of NULLIF and of JOIN USING.
+-- Planning a read of a relation computes the constant parts of CHECK constraints, indexes, partition keys and extended
+-- statistics (eval_const_expressions() below get_relation_info(), plancat.c), and calls operator classes.
+-- Functions that take `internal` are left out: only C can, they are the inner works of a type or an extension, and
+-- their labels say little (PostGIS leaves its estimators volatile). Those of aggregates are kept.
+WITH code AS (
+    SELECT p.oid
+    FROM pg_proc p
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
+        AND 'internal'::regtype <> ALL (p.proargtypes)
+),
+operator AS (
+    SELECT o.oid, o.oprcode::oid AS code
+    FROM pg_operator o
+    JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
+),
+opclass AS (
+    SELECT c.oid, c.opcintype, c.opcdefault, c.opcmethod, code.oid AS code
+    FROM pg_opclass c
+    JOIN pg_amproc p ON p.amprocfamily = c.opcfamily
+    JOIN code ON code.oid = p.amproc
+    UNION ALL
+    SELECT c.oid, c.opcintype, c.opcdefault, c.opcmethod, operator.code
+    FROM pg_opclass c
+    JOIN pg_amop a ON a.amopfamily = c.opcfamily
+    JOIN operator ON operator.oid = a.amopopr
+),
+referred (refclassid, refobjid, code, operator) AS (
+    SELECT 'pg_proc'::regclass::oid, oid, oid, 0::oid FROM code
+    UNION ALL
+    SELECT 'pg_operator'::regclass, oid, code, oid FROM operator
+    UNION ALL
+    SELECT 'pg_opclass'::regclass, oid, code, 0 FROM opclass
+),
+referring (classid, objid, kind, owner) AS (
+    SELECT 'pg_proc'::regclass::oid, oid, 'f', oid FROM pg_proc
+    UNION ALL
+    SELECT 'pg_type'::regclass, oid, 't', oid FROM pg_type
+    UNION ALL
+    SELECT 'pg_class'::regclass, a.relid::oid, 'r', c.oid
+    FROM pg_class c
+    CROSS JOIN LATERAL pg_partition_ancestors(c.oid) a -- and itself
+    WHERE c.relkind = 'p' OR c.relispartition
+    UNION ALL
+    SELECT 'pg_class'::regclass, indexrelid, 'r', indrelid FROM pg_index
+    UNION ALL
+    SELECT 'pg_statistic_ext'::regclass, oid, 'r', stxrelid FROM pg_statistic_ext
+    UNION ALL
+    SELECT 'pg_constraint'::regclass, oid, 'r', conrelid FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0
+    UNION ALL
+    SELECT 'pg_constraint'::regclass, oid, 't', contypid FROM pg_constraint WHERE contype = 'c' AND contypid <> 0
+    UNION ALL
+    SELECT 'pg_rewrite'::regclass, r.oid, 'r', c.oid
+    FROM pg_rewrite r
+    JOIN pg_class c ON c.oid = r.ev_class AND c.relkind = 'v'
+    WHERE r.ev_type = '1'
+    UNION ALL
+    SELECT 'pg_policy'::regclass, p.oid, 'r', c.oid
+    FROM pg_policy p
+    JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
+    WHERE p.polcmd IN ('r', '*')
+    UNION ALL
+    SELECT 'pg_attrdef'::regclass, d.oid, 'r', d.adrelid
+    FROM pg_attribute a
+    JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attgenerated = 'v'
+)
+SELECT g.kind, g.owner, d.code, d.operator
+FROM pg_depend
+JOIN referred d USING (refclassid, refobjid)
+JOIN referring g USING (classid, objid)
+UNION
+-- ORDER BY, GROUP BY and DISTINCT name no operator: they take the default operator class of btree or hash.
+SELECT 't', opcintype, code, 0
+FROM opclass
+WHERE opcdefault AND opcmethod IN (403, 405)
+UNION
+SELECT 'f', p.oid, part.code, 0
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_aggregate a ON a.aggfnoid = p.oid
+CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+    a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) part (code)
+WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND part.code <> 0
+ORDER BY 1, 2, 3, 4;
+
+-- inheritance and partitions
+SELECT inhparent, inhrelid FROM pg_inherits ORDER BY inhparent, inhrelid;
+
+-- columns with types that are not built in, or with names of functions and types: x.name is a call or a cast, too
+SELECT a.attrelid, a.attname, t.oid, f.proname IS NOT NULL
+FROM pg_attribute a
+LEFT JOIN (
+    SELECT t.oid
+    FROM pg_type t
+    JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE t.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
+) t ON t.oid = a.atttypid
+LEFT JOIN (
+    SELECT p.proname
+    FROM pg_proc p
+    JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
+        AND p.pronargs >= 1 AND p.pronargs - p.pronargdefaults <= 1
+    UNION
+    SELECT t.typname
+    FROM pg_type t
+    JOIN pg_namespace n ON n.oid = t.typnamespace
+    WHERE t.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
+    UNION
+    SELECT unnest($names::name[])
+) f ON f.proname = a.attname
+WHERE a.attnum > 0 AND NOT a.attisdropped AND (t.oid IS NOT NULL OR f.proname IS NOT NULL)
+ORDER BY a.attrelid, a.attnum;
+
+-- types, and those that they are made of, but for row types of temporary and TOAST tables; multiranges came with 14
+SELECT t.oid, n.nspname, t.typname, t.typtype, t.typrelid,
+    concat_ws(' ', t.typbasetype, t.typelem, r.rngsubtype, m.rngtypid)
+FROM pg_type t
+JOIN pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_range r ON r.rngtypid = t.oid
+LEFT JOIN (
+    SELECT rngtypid, (to_jsonb(pg_range) ->> 'rngmultitypid')::oid AS oid FROM pg_range
+) m ON m.oid = t.oid
+WHERE n.nspname !~ '^pg_(temp|toast)' OR t.typrelid = 0 AND t.typelem = 0
+ORDER BY t.oid;
+
+-- operators; the planner may put the commutator or the negator of one in its place
+SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid,
+    concat_ws(' ', nullif(commutator.oprcode::oid, 0), nullif(negator.oprcode::oid, 0))
+FROM pg_operator o
+JOIN pg_namespace n ON n.oid = o.oprnamespace
+LEFT JOIN pg_operator commutator ON commutator.oid = o.oprcom
+LEFT JOIN pg_operator negator ON negator.oid = o.oprnegate
+WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
+ORDER BY o.oid;
+
+-- casts
+SELECT oid, castsource, casttarget, castfunc, castcontext FROM pg_cast WHERE castfunc <> 0 AND oid >= 16384
+ORDER BY oid;
+
+-- the names of built-in functions
+SELECT p.oid, n.nspname, p.proname
+FROM pg_proc p
+JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.oid < 16384 AND n.nspname IN ('pg_catalog', 'information_schema')
+ORDER BY p.oid;
+
+COMMIT
