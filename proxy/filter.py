@@ -150,14 +150,18 @@ class Filter:
     def _judge(self, sql: bytes, encoding: str, extended: bool) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it."""
         judgement = Judgement(self.functions, self.policy)
+        # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
+        raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:
-            verdict = self._judge_text(sql, encoding, extended, judgement)
+            verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
         except Refused as refused:  # about the text as a whole
             verdict = _refuse(refused.refusal, "unparsable", max(refused.location + 1, 0))
         except RecursionError:
             verdict = _refuse(texts.TOO_DEEP, "unparsable")
         except Exception:  # whatever goes wrong, nothing is forwarded
             verdict = _refuse(_INTERNAL, "unparsable")
+        if raw_utf8 and verdict.action is Action.REFUSE:
+            verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
 
     def _judge_text(self, sql: bytes, encoding: str, extended: bool, judgement: Judgement) -> Verdict:
@@ -310,6 +314,23 @@ def _refuse(refusal: Refusal, kind: str, position: int = 0) -> Verdict:
         hint=refusal.hint,
         position=position,
     )
+
+
+def _is_utf8(sql: bytes) -> bool:
+    try:
+        sql.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _in_bytes(verdict: Verdict, text: str) -> Verdict:
+    """Turn a refusal of a UTF-8 text into one for a client that takes each byte for a character."""
+    position = len(text[: verdict.position - 1].encode()) + 1 if verdict.position else 0
+    message, detail, hint = (
+        words.encode().decode(rules.RAW) for words in (verdict.message, verdict.detail, verdict.hint)
+    )
+    return replace(verdict, message=message, detail=detail, hint=hint, position=position)
 
 
 _ALLOWED = {

@@ -386,15 +386,18 @@ REFUSED_PREFIXES = (
 )
 """Dotted settings that switch off auditing, or let an extension reach outside the database."""
 
+RAW = "iso8859-1"
+"""Python's codec for encodings that it has none for: Latin-1 under another name, which keeps every byte. The server
+takes the bytes of an SQL_ASCII client for its own encoding's."""
 ENCODINGS: dict[str, str] = {
     "utf8": "utf-8",
-    "sqlascii": "latin-1",
-    "muleinternal": "latin-1",
+    "sqlascii": RAW,
+    "muleinternal": RAW,
     "eucjp": "euc_jp",
     "eucjis2004": "euc_jis_2004",
     "euckr": "euc_kr",
     "euccn": "gb2312",
-    "euctw": "latin-1",
+    "euctw": RAW,
     "latin1": "latin-1",
     "latin2": "iso8859-2",
     "latin3": "iso8859-3",
@@ -424,7 +427,7 @@ ENCODINGS: dict[str, str] = {
     "win1258": "cp1258",
 }
 """PostgreSQL's client encodings in which every byte below 0x80 is that ASCII character, and the Python codec that
-decodes them. EUC_TW, MULE_INTERNAL and SQL_ASCII have none: Latin-1 keeps every byte, and positions count bytes.
+decodes them. EUC_TW, MULE_INTERNAL and SQL_ASCII have none: positions count bytes there.
 SJIS, SHIFT_JIS_2004, BIG5, GBK, UHC, GB18030 and JOHAB are missing on purpose."""
 ENCODING_ALIASES: dict[str, str] = {
     "unicode": "utf8",

@@ -23,7 +23,7 @@ _PLAIN_LIMIT = 2000
 """Up to this recursion limit msgspec, which recurses in C, gives RecursionError long before an 8 MB stack ends.
 Tried: a limit of 20,000 is still survived, 24,000 is not."""
 _CODECS = frozenset(rules.ENCODINGS.values())
-_EXACT = ("utf-8", "latin-1")  # no character above 0x7F decodes to an ASCII one
+_EXACT = ("utf-8", "latin-1", rules.RAW)  # no character above 0x7F decodes to an ASCII one
 _HIGH_BYTES = bytes(range(128, 256))
 _decode = msgspec.json.Decoder().decode
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy import catalog as c
+from proxy import rules
 from proxy.filter import Filter, Policy
 from proxy.verdict import Action, Verdict
 
@@ -252,6 +253,21 @@ def test_until_a_catalogue_is_there_the_hint_says_so() -> None:
         "The catalogue of this database has not been read yet: try again in a moment."
         ' The operator can allow it: filter.allow_functions: ["slugify"].'
     )
+
+
+def test_a_client_without_an_encoding_names_things_in_the_servers() -> None:
+    """Read as Latin-1, `t.é` is no function that anybody knows; the server reads UTF-8 and calls it."""
+    judge = Filter()
+    writer = c.Callable(EVIL + 1, "public", 1, 1)
+    judge.learn_catalog(replace(CATALOG, functions={"é": (writer,)}, relations={"té": (relation(10),)}, operators={}))
+    verdict = judge.judge("select té.é from té".encode(), rules.RAW)
+    assert (verdict.rule, verdict.position) == ("unproved-function", len("select ") + 1)
+    assert judge.judge("select 1 from té".encode(), rules.RAW).action is Action.ALLOW
+    assert judge.judge("select 'é', é() from té".encode(), rules.RAW).position == len("select 'é', ".encode()) + 1
+    shown = judge.judge("select 1 from é".encode(), rules.RAW).message.encode(rules.RAW)
+    assert shown == 'relation "é" does not exist'.encode()
+    latin = judge.judge("select té.é from té".encode("latin-1"), "latin-1")
+    assert latin.rule == "unproved-function"
 
 
 def test_session_state_is_noted_through_the_catalogue() -> None:
