@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
+CAST_TO = "cast to"
 Key = tuple[str, int]
-"""An object: one of the five kinds, and its OID."""
+"""An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
+which a value's own type and its columns do not run."""
 
 UNREADABLE = "\0"
 """Stands for a text that the server did not print, because the object was being dropped. The filter lets no text with
@@ -233,7 +235,7 @@ class Catalog:
     tainted_operators: frozenset[str] = frozenset()
     """Names of operators that are no reads."""
     tainted_types: bool = False
-    """Whether any type, domain or cast is no read: without one, names of types need not be looked at."""
+    """Whether any type, domain or cast is no read: without one, names of built-in types need not be looked at."""
     everything: Taint | None = None
     """A taint that no name in a statement shows, such as an implicit cast between built-in types: it spoils all."""
     implicit_casts: bool = False

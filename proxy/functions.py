@@ -82,6 +82,8 @@ class Functions:
         self.catalog = catalog
         self._memo: dict[tuple[str, str, int], Refusal | None] = {}
         known = catalog.functions if catalog is not None else {}
+        # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
+        cast_like = rules.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         self.plain = frozenset(
@@ -93,6 +95,7 @@ class Functions:
             and name not in special
             and name not in rules.INPUT_TYPE_FUNCTIONS
             and name not in known
+            and name not in cast_like
             and not self._deny.match("pg_catalog", name)
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""

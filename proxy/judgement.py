@@ -12,7 +12,7 @@ from functools import cache
 
 from . import constants, operands, refusals, rules, settings
 from . import text as texts
-from .catalog import OPERATOR, RELATION, TYPE, Catalog
+from .catalog import CAST_TO, OPERATOR, RELATION, TYPE, Catalog
 from .functions import Functions
 from .policy import Policy
 from .rules import Refusal, Refused
@@ -28,6 +28,7 @@ class Judgement:
         "_depth",
         "_functions",
         "_interesting",
+        "_literals",
         "_policy",
         "constants_decide",
         "effects",
@@ -41,6 +42,7 @@ class Judgement:
         self._policy = policy
         self._catalog = functions.catalog
         self._interesting = INTERESTING if self._catalog is None else _interesting(bool(self._catalog.operators))
+        self._literals: set[int] = set()  # id() of the TypeNames that constants are written with
         self._depth = 0  # of SQL given as text to functions
         self.effects: list[tuple[Effect, str]] = []
         self.kind = ""
@@ -95,6 +97,8 @@ class Judgement:
         refusal = self._functions.judge(meant, name, arguments)
         if refusal is not None:
             raise Refused(refusal, location)
+        if arguments == 1 and name in rules.TYPES and schema in ("", "pg_catalog"):
+            self._type_named(schema, name, location)  # no such function of that type: then it is a cast
         if name in rules.SQL_TEXT_FUNCTIONS:
             self._sql_text(name, node)
         elif name == "set_config":
@@ -214,13 +218,19 @@ class Judgement:
             shown = f"{schema}.{name}" if schema else name
             raise Refused(refusals.unknown_relation(shown), node.get("location", 0))
 
+    def _cast(self, _: str, node: Body, __: Walked) -> None:
+        # The type's own input function reads 'x'::t and null::t; there is nothing to cast (coerce_type()).
+        if node["arg"].get("A_Const", {}).keys() & {"sval", "isnull"}:
+            self._literals.add(id(node["typeName"]))
+
     def _type(self, _: str, node: Body, __: Walked) -> None:
         names = node.get("names", ())
         schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
         if names:
-            self._type_named(schema, names[-1]["String"]["sval"], node.get("location", -1))
+            literal = id(node) in self._literals
+            self._type_named(schema, names[-1]["String"]["sval"], node.get("location", -1), literal=literal)
 
-    def _type_named(self, schema: str, name: str, location: int) -> None:
+    def _type_named(self, schema: str, name: str, location: int, *, literal: bool = False) -> None:
         catalog = self._catalog
         if catalog is None:
             return
@@ -232,6 +242,9 @@ class Judgement:
         taint = catalog.taint(TYPE, meant)
         if taint is not None:
             raise Refused(refusals.unproved("unproved-type", taint), location)
+        taint = None if literal else catalog.taint(CAST_TO, meant)
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-cast", taint), location)
         if not meant and not built_in:
             raise Refused(refusals.unknown_type(f"{schema}.{name}" if schema else name), location)
 
@@ -570,6 +583,7 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
     "A_Indirection": Judgement._indirection,
     **dict.fromkeys(operands.KINDS, Judgement._operator),
     "RangeVar": Judgement._relation,
+    "TypeCast": Judgement._cast,
     "TypeName": Judgement._type,
     "RangeTableSample": Judgement._sample,
     **dict.fromkeys(rules.KEYWORD_FUNCTIONS, Judgement._keyword),
@@ -586,7 +600,7 @@ _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTable
 
 def _interesting(operators: bool) -> frozenset[str]:
     """Give the nodes to look into where there is a catalogue: names of types, and operators if there are any."""
-    return INTERESTING | {"TypeName"} | (operands.KINDS if operators else frozenset())
+    return INTERESTING | {"TypeCast", "TypeName"} | (operands.KINDS if operators else frozenset())
 
 
 def _names_a_query(name: str, walked: Walked) -> bool:

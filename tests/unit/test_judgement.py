@@ -51,6 +51,8 @@ CATALOG = c.Catalog(
         "t": (c.Type(31, "public"),),
         "int8": (c.Type(20, "pg_catalog"),),
         "money": (c.Type(EVIL + 32, "pg_catalog"),),
+        "ct": (c.Type(33, "public"),),
+        "date": (c.Type(34, "pg_catalog"),),
     },
     operators={
         "+": (c.Operator(EVIL + 40, "public", "int4", "text"), c.Operator(40, "public", "point", "box")),
@@ -65,7 +67,9 @@ CATALOG = c.Catalog(
             (kind, EVIL + number): c.Taint(f"{kind} public.x{number}", "its body executes INSERT", f"public.x{number}")
             for kind in (c.FUNCTION, c.RELATION, c.TYPE, c.OPERATOR)
             for number in range(50)
-        }
+        },
+        (c.CAST_TO, 33): c.Taint("the cast from text to public.ct", "it calls function public.x", "public.castf"),
+        (c.CAST_TO, 34): c.Taint("the cast from text to date", "it calls function public.x", "public.castf"),
     },
     tainted_operators=frozenset({"+", "=", "@@@", "!!!", "<="}),
     tainted_types=True,
@@ -152,6 +156,16 @@ def judge(sql: str, **policy: object) -> Verdict:
         ("select json_value('{}', '$' returning evildom)", "unproved-type"),
         ("select 1::money", "unproved-type"),  # somebody's cast function to a built-in type
         ("select 'x'::nosuch", "unknown-type"),
+        # casts
+        ("select 'x'::text::ct", "unproved-cast"),
+        ("select $1::ct", "unproved-cast"),
+        ("select cast(v as ct) from t", "unproved-cast"),
+        ("select ct(v) from t", "unproved-cast"),
+        ("select v::ct, 'x'::ct from t", "unproved-cast"),
+        ("select array['x'::text]::ct[]", "unproved-cast"),
+        ("select v::date from t", "unproved-cast"),
+        ("select date(v) from t", "unproved-cast"),
+        ("select json_value('{}', '$' returning ct)", "unproved-cast"),
         # operators
         ("select 1 @@@ 'x'", "unproved-operator"),
         ("select 1 operator(public.@@@) 'x'", "unproved-operator"),
@@ -205,6 +219,7 @@ def test_disguise_is_refused(sql: str, rule: str) -> None:
         "select 'a' ~= 'b'",
         "select 1 = 1, a = 1, a = true, a in (1, 2), a between 1 and 2 from t",
         "select - a from t",
+        "select '(1)'::ct, null::ct, cast('(1)' as public.ct), ct '(1)', date '2020-01-01', '2020-01-01'::date",
         "select table_to_xml('u', true, false, ''), table_to_xml('public.u'::regclass, true, false, '')",
         "select schema_to_xml('pg_catalog'::name, true, false, '')",
         "select 1 = any (array['x'])",  # its left operand can be no point
