@@ -1,0 +1,608 @@
+"""Prove what in a database only reads: functions by their bodies, everything else by what it calls.
+
+Each body, and each definition of a view, a policy, a domain or a default, is judged by the filter that judges clients'
+statements. While it is, the catalogue that the filter looks names up in has no taints, and writes down who was asked
+for: so the verdict on a body says whether it writes by itself, and the record says what else it uses. Declared
+volatility and SECURITY DEFINER play no part: a label is a promise, not a proof.
+
+An object is tainted when its own text is no read, or when anything that it uses is tainted. That is solved from the
+spoilers outwards, so a cycle without a spoiler in it is a read. It is the greatest fixed point, and the right one: "has
+no effect" is a safety property. An effect happens at some first step of an execution, and that step stands in the text
+of one object that the execution reached through calls; a recursion that never reaches such a text never has one.
+
+Texts that the server printed under an empty search_path are judged `exact`. The text of a body is bound when it runs,
+under a search_path that is not known here (proconfig or not), so a name in it can mean that object of any schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable as Function
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from . import plpgsql, refusals, rules, settings
+from . import text as texts
+from .catalog import (
+    ANY_NUMBER,
+    CAST,
+    CAST_TO,
+    FUNCTION,
+    OPERATOR,
+    RELATION,
+    TYPE,
+    UNREADABLE,
+    BuiltIn,
+    Callable,
+    CastRow,
+    Catalog,
+    FunctionRow,
+    Key,
+    Operator,
+    OperatorRow,
+    Relation,
+    RelationRow,
+    Rows,
+    Taint,
+    Type,
+    TypeRow,
+)
+from .functions import Functions, Patterns
+from .judgement import Judgement
+from .policy import Policy
+from .rules import Refused
+from .verdict import Effect
+
+_FIRST_NORMAL_OID = 16384  # access/transam.h; below it is what initdb made
+_CONSTRUCTORS = frozenset(
+    {"range_constructor2", "range_constructor3"} | {f"multirange_constructor{n}" for n in range(3)}
+)
+_BY_NAME_ONLY = rules.SQL_TEXT_FUNCTIONS.keys() | rules.SESSION_STATE_FUNCTIONS
+"""Functions that the filter allows by looking at the call: reached in any other way, nobody looks."""
+
+
+class Proof(NamedTuple):
+    """Say why an object is a read, or why not."""
+
+    what: str
+    """As in Taint: `function public.my_stable_report()`."""
+    taint: Taint | None
+    uses: tuple[str, ...]
+    """The objects of the database that it was found to use."""
+    statement: str
+    """The part of its text that is no read, or that uses what is none. Empty where that is not in a text."""
+    line: int
+    """The line of the body on which that stands; 0: unknown."""
+
+
+def prove(
+    rows: Rows,
+    policy: Policy,
+    *,
+    skip: Collection[int] = (),
+    progress: Function[[int], None] | None = None,
+) -> Catalog:
+    """Judge everything in `rows`, and give the catalogue that the filter looks names up in.
+
+    Call it in a helper process: PL/pgSQL's parser may end it. `progress` is called with the OID of each function before
+    its body is parsed; functions in `skip` are not parsed, and are no reads.
+    """
+    return _Court(rows, policy, skip, progress).catalog()
+
+
+def explain(rows: Rows, policy: Policy, name: str, *, skip: Collection[int] = ()) -> list[Proof]:
+    """Give the proofs of all objects of this name, with or without their schema: functions, views, types, operators."""
+    return _Court(rows, policy, skip, None).proofs(name)
+
+
+class _Place(NamedTuple):
+    """Where something stands."""
+
+    text: str
+    line: int
+
+
+_NOWHERE = _Place("", 0)
+
+
+class _Spoiled(Exception):  # noqa: N818 - it is a finding
+    """Say in a clause why the object that is being judged is no read, and where that stands."""
+
+    def __init__(self, why: str, place: _Place = _NOWHERE, rule: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.place = place
+        self.rule = rule
+
+
+@dataclass(slots=True)
+class _Object:
+    """One object while it is judged: what it uses, and why it is no read by itself."""
+
+    what: str
+    name: str
+    """What filter.allow_functions takes, with the schema: a cast's is that of its function."""
+    uses: dict[Key, _Place] = field(default_factory=dict)
+    why: str = ""
+    place: _Place = _NOWHERE
+    rule: str = ""
+    allowed: bool = False
+
+
+class _Recorder:
+    """Stand in for the taints: there are none, and whoever is asked for is written down."""
+
+    __slots__ = ("place", "uses")
+
+    def __init__(self) -> None:
+        self.uses: dict[Key, _Place] = {}
+        self.place = _NOWHERE
+
+    def get(self, key: Key, /) -> Taint | None:
+        self.uses.setdefault(key, self.place)
+        return None
+
+
+class _Unremembered(Functions):
+    """Look a name up at each call, so that the recorder hears of each."""
+
+    __slots__ = ()
+
+    def judge(self, schema: str, name: str, arguments: int) -> rules.Refusal | None:
+        return self._judge(schema, name, arguments)
+
+
+class _Court:
+    """Judge the objects of one reading of the catalogues, then let the taints spread."""
+
+    def __init__(
+        self, rows: Rows, policy: Policy, skip: Collection[int], progress: Function[[int], None] | None
+    ) -> None:
+        self._rows = rows
+        self._policy = replace(policy, server_version=rows.version)
+        self._allow = Patterns(policy.allow_functions)
+        self._skip = skip
+        self._progress = progress
+        self._recorder = _Recorder()
+        self._types = {row.oid: row for row in rows.types}
+        self._functions = {row.oid: row for row in rows.functions}
+        self._row_types = {row.oid: row.row_type for row in rows.relations}
+        self._shadows = frozenset(self._row_types.values())
+        self._plain = Functions(self._policy).plain
+        self._names = _names(rows)
+        recording = replace(self._names, taints=self._recorder, tainted_types=True)
+        self._anywhere = _Unremembered(self._policy, recording)
+        self._exact = _Unremembered(self._policy, replace(recording, exact=True))
+        self.objects: dict[Key, _Object] = {}
+        self._judge_all()
+        self.taints, self._through = _spread(self.objects)
+
+    def catalog(self) -> Catalog:
+        """Give what the filter needs."""
+        operators = {row.name for row in self._rows.operators if (OPERATOR, row.oid) in self.taints}
+        casts = (row for row in self._rows.casts if self._hidden(row) and (CAST, row.oid) in self.taints)
+        return replace(
+            self._names,
+            taints=self.taints,
+            tainted_operators=frozenset(operators),
+            tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
+            everything=next((self.taints[CAST, row.oid] for row in casts), None),
+        )
+
+    def proofs(self, name: str) -> list[Proof]:
+        """Give the proofs of what bears a name."""
+        return [
+            self._proof(key, found)
+            for key, found in self.objects.items()
+            if self._is_shown(key) and name in (found.name, found.name.partition(".")[2])
+        ]
+
+    def _is_shown(self, key: Key) -> bool:
+        """Tell whether a person has heard of an object: not of the row type of a table beside the table."""
+        kind, oid = key
+        if kind == TYPE:
+            return oid in self._types and not _initial(self._types[oid]) and oid not in self._shadows
+        return kind not in (CAST, CAST_TO) and key in self.objects
+
+    def _proof(self, key: Key, found: _Object) -> Proof:
+        taint = self.taints.get(key)
+        place = found.place
+        if key in self._through:
+            place = found.uses[self._through[key]]
+        uses = tuple(self.objects[used].what for used in found.uses if used != key and self._is_shown(used))
+        return Proof(found.what, taint, uses, place.text, place.line)
+
+    # -- judging -------------------------------------------------------------------------------------------------------
+
+    def _judge_all(self) -> None:
+        for function in self._rows.functions:
+            if not function.trigger:
+                what = f"{_FUNCTIONS.get(function.kind, 'function')} {self._signature(function)}"
+                # A pattern with a * cannot have meant dblink_exec.
+                self._judge(FUNCTION, function, what, self._function, exact=self._listed(function) == "block")
+        for built_in in self._rows.built_ins:
+            self._judge(FUNCTION, built_in, f"function {built_in.schema}.{built_in.name}", self._built_in)
+        for relation in self._rows.relations:
+            what = f"{_RELATIONS.get(relation.kind, 'table')} {relation.schema}.{relation.name}"
+            self._judge(RELATION, relation, what, self._relation)
+        for type_ in self._rows.types:
+            what = f"{'domain' if type_.kind == 'd' else 'type'} {self._type_name(type_.oid)}"
+            self._judge(TYPE, type_, what, self._type)
+            if not _initial(type_):
+                # A row, an array and a domain are cast by casting what they are made of.
+                to = f"the cast to {self._type_name(type_.oid)}"
+                self._judge(CAST_TO, type_, to, lambda row: self._use(CAST_TO, row.parts))
+        for operator in self._rows.operators:
+            operands = ", ".join(self._type_name(oid) for oid in (operator.left, operator.right) if oid)
+            what = f"operator {operator.schema}.{operator.name} ({operands})"
+            self._judge(OPERATOR, operator, what, self._operator)
+        self._casts()
+
+    def _judge(
+        self,
+        kind: str,
+        row: FunctionRow | BuiltIn | RelationRow | TypeRow | OperatorRow,
+        what: str,
+        judge: Function[[Any], None],
+        *,
+        exact: bool = False,
+    ) -> None:
+        found = _Object(what, f"{row.schema}.{row.name}")
+        found.allowed = not isinstance(row, BuiltIn) and self._allow.match(row.schema, row.name, exact=exact)
+        self._judge_one((kind, row.oid), found, judge, row)
+
+    def _judge_one(self, key: Key, found: _Object, judge: Function[[Any], None], subject: Any) -> None:
+        self.objects[key] = found
+        if found.allowed:
+            return
+        self._recorder.uses = found.uses
+        self._recorder.place = _NOWHERE
+        try:
+            judge(subject)
+        except _Spoiled as spoiled:
+            found.why, found.place, found.rule = spoiled.why, spoiled.place, spoiled.rule
+        except Exception as error:  # whatever goes wrong, it is not called a read
+            found.why = f"it could not be judged, which is a fault of SideCart ({type(error).__name__})"
+
+    # -- functions -----------------------------------------------------------------------------------------------------
+
+    def _function(self, row: FunctionRow) -> None:
+        if row.kind == "p":
+            raise _Spoiled("it is a procedure, which can commit")
+        verdict = self._listed(row)
+        if verdict == "block":
+            raise _Spoiled(f"it is one of those of the extension {row.extension} that do more than read", rule=_LISTED)
+        if verdict == "conditional" and row.name not in _BY_NAME_ONLY:
+            raise _Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
+        if not verdict and row.kind != "a":
+            self._body(row)
+        if row.kind == "a":
+            self._call(row.support)
+        else:
+            self._use(FUNCTION, row.support)
+        if row.default_expressions:
+            self._text(f"SELECT {row.default_expressions}", "argument's default", self._exact)
+        for setting in row.settings:
+            name, _, value = setting.partition("=")
+            if settings.refuse_value(settings.fold(name), value, None, self._policy.deny_settings) is not None:
+                raise _Spoiled(f'it sets {name} to "{value}"')
+        # Arguments and results are coerced to their types: to a domain, by running its CHECKs.
+        self._use(TYPE, row.arguments)
+        self._use(TYPE, row.returns)
+
+    def _built_in(self, row: BuiltIn) -> None:
+        # An operator, a cast or an aggregate calls it by its OID, with arguments that no text shows: the names that are
+        # judged by their arguments will not do.
+        if row.schema == "pg_catalog" and row.name not in self._plain:
+            raise _Spoiled("it does more than read, or can do more than read")
+
+    def _listed(self, row: FunctionRow) -> str:
+        """Give the table's verdict on an extension's function; empty without one. pg_depend says whose it is."""
+        found = rules.EXTENSIONS.get(f"{row.schema}.{row.name}") or rules.EXTENSIONS.get(row.name)
+        if found is None:
+            return ""
+        owner = row.extension
+        if not owner and row.schema == "information_schema" and row.oid < _FIRST_NORMAL_OID:
+            owner = row.schema
+        owners = found.extension.partition(" (")[0].split("/")
+        return found.verdict if owner in owners else ""
+
+    def _body(self, row: FunctionRow) -> None:
+        if row.language in ("sql", "plpgsql"):
+            if UNREADABLE in row.definition:
+                raise _Spoiled("its body could not be printed by the server")
+            if row.oid in self._skip:
+                raise _Spoiled("its body ends the parser")
+            if self._progress is not None:
+                self._progress(row.oid)
+            if row.language == "plpgsql":
+                self._plpgsql(row)
+            elif row.source:
+                self._text(row.source, "body", self._anywhere)
+            else:
+                self._sql_standard(row)
+        elif row.language == "internal" and row.source in _CONSTRUCTORS:
+            return  # CREATE TYPE AS RANGE made it; only a superuser can make more such
+        elif row.language not in ("c", "internal") or row.extension not in rules.READING_EXTENSIONS:
+            raise _Spoiled(f"it is written in {row.language}, which cannot be read")
+        elif row.name in rules.READING_EXTENSIONS[row.extension]:
+            raise _Spoiled(f"it does more than read, and is declared {_LABELS[row.volatility]}", rule=_LISTED)
+        elif row.volatility == "v" and not any(map(self._is_internal, row.arguments)):
+            raise _Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
+
+    def _is_internal(self, oid: int) -> bool:
+        """Tell whether a type is `internal`: then no statement can call the function, only the planner, an index or an
+        aggregate, and the label (selectivity functions are VOLATILE) says nothing."""
+        row = self._types.get(oid)
+        return row is not None and row.name == "internal" and _initial(row)
+
+    def _plpgsql(self, row: FunctionRow) -> None:
+        try:
+            parts = plpgsql.read(row.definition, row.source, self._is_scalar)
+        except plpgsql.Unreadable as unreadable:
+            raise _Spoiled(f"its body {unreadable.why}", _Place(unreadable.text, unreadable.line)) from unreadable
+        for sql, place in {piece.sql: _Place(piece.text, piece.line) for piece in parts.pieces}.items():
+            self._text(sql, "body", self._anywhere, place)
+        for row_type in parts.row_types:
+            self._recorder.place = _Place(".".join(row_type.names), row_type.line)
+            for name in row_type.names:
+                self._use(TYPE, (found.oid for found in self._names.types.get(name, ())))
+                self._use(TYPE, (self._row_types[found.oid] for found in self._names.relations.get(name, ())))
+
+    def _is_scalar(self, names: tuple[str, ...]) -> bool | None:
+        """Tell whether all types of the database with this name have no columns; None where there is none."""
+        found = [
+            type_.oid for type_ in self._names.types.get(names[-1], ()) if len(names) == 1 or type_.schema == names[-2]
+        ]
+        kinds = {self._types[oid].kind for oid in found if not _initial(self._types[oid])}
+        return "c" not in kinds if kinds else None
+
+    def _sql_standard(self, row: FunctionRow) -> None:
+        """Judge `BEGIN ATOMIC … END` or `RETURN …`: trees that stand in the CREATE FUNCTION itself."""
+        try:
+            (raw,) = texts.parse(row.definition)
+            body = raw["stmt"]["CreateFunctionStmt"].get("sql_body", {"List": {}})
+        except (Refused, ValueError, KeyError) as error:
+            raise _Spoiled("its body cannot be parsed") from error
+        blocks = body["List"].get("items", ()) if "List" in body else [{"List": {"items": [body]}}]
+        start = _STANDARD_BODY.search(row.definition)
+        place = _Place("" if start is None else row.definition[start.start() :].strip(), 1)
+        for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
+            self._statement({"stmt": _selected(statement)}, row.definition, "body", self._exact, place)
+
+    # -- everything else -----------------------------------------------------------------------------------------------
+
+    def _relation(self, row: RelationRow) -> None:
+        if row.server:
+            raise _Spoiled(f"it reads the foreign server {row.server}")
+        if row.definition:
+            self._text(row.definition, "definition", self._exact)
+        for expression in row.expressions:
+            self._text(f"SELECT {expression}", "policy or generated column", self._exact)
+        if row.kind == "v":  # the definition shows how they are called
+            self._use(FUNCTION, row.functions)
+        else:
+            self._call(row.functions)
+        self._use(OPERATOR, row.operators)
+        self._use(RELATION, row.children)
+        # Where a column's value is cast, no name in the statement shows its type.
+        self._use(TYPE, (row.row_type, *row.column_types))
+
+    def _type(self, row: TypeRow) -> None:
+        for expression in row.expressions:
+            self._text(f"SELECT {expression}", "CHECK or default", self._exact)
+        self._call(row.functions)
+        self._use(TYPE, row.parts)
+
+    def _operator(self, row: OperatorRow) -> None:
+        self._call((row.function, *row.support))
+        self._use(TYPE, (row.left, row.right))
+
+    def _casts(self) -> None:
+        for row in self._rows.casts:
+            if not row.function:
+                continue
+            source, target = self._types.get(row.source), self._types.get(row.target)
+            what = f"the cast from {self._type_name(row.source)} to {self._type_name(row.target)}"
+            function = self.objects.get((FUNCTION, row.function))
+            found = _Object(what, "" if function is None else function.name)
+            self._judge_one((CAST, row.oid), found, self._call, (row.function,))
+            if source is None or target is None or self._hidden(row):
+                continue  # the last one spoils everything
+            if _initial(target) and not _initial(source):
+                users = [(TYPE, source)]  # what is cast is not named
+            elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable
+                users = [(TYPE, type_) for type_ in (source, target) if not _initial(type_)]
+            else:
+                users = [(TYPE if _initial(target) else CAST_TO, target)]
+            for user in (self.objects[kind, type_.oid] for kind, type_ in users):
+                if not user.allowed:
+                    user.uses.setdefault((CAST, row.oid), _NOWHERE)
+
+    def _hidden(self, row: CastRow) -> bool:
+        """Tell whether a cast runs where no name shows it: not an explicit one, and between built-in types."""
+        types = (self._types.get(row.source), self._types.get(row.target))
+        return row.context != "e" and all(type_ is None or _initial(type_) for type_ in types)
+
+    def _use(self, kind: str, oids: Iterable[int]) -> None:
+        for oid in oids:
+            if oid:
+                self._recorder.get((kind, oid))
+
+    def _call(self, oids: Iterable[int]) -> None:
+        """Note calls that stand in no text, so that nobody looks at their arguments."""
+        for oid in oids:
+            row = self._functions.get(oid)
+            if row is not None and row.name in _BY_NAME_ONLY and self._listed(row) == "conditional":
+                raise _Spoiled(f"it calls {self.objects[FUNCTION, oid].what}, whose arguments nobody looks at there")
+            self._use(FUNCTION, (oid,))
+
+    # -- texts ---------------------------------------------------------------------------------------------------------
+
+    def _text(self, sql: str, part: str, functions: Functions, place: _Place | None = None) -> None:
+        """Judge a text that is to consist of SELECTs. `part` is what the reason calls it."""
+        if UNREADABLE in sql:  # the parser would stop there without a word
+            raise _Spoiled(f"its {part} could not be printed by the server")
+        try:
+            statements = texts.parse(sql)
+        except Refused as refused:
+            raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or _NOWHERE) from refused
+        for raw in statements:
+            self._statement(raw, sql, part, functions, place)
+
+    def _statement(
+        self, raw: dict[str, Any], sql: str, part: str, functions: Functions, place: _Place | None = None
+    ) -> None:
+        start = raw.get("stmt_location", 0)
+        end = start + raw["stmt_len"] if "stmt_len" in raw else None
+        self._recorder.place = place or _place(sql, start, end)
+        judgement = Judgement(functions, self._policy)
+        ((name, body),) = raw["stmt"].items()
+        try:
+            if name != "SelectStmt":
+                raise refusals.statement(name, body)
+            judgement.statement(raw["stmt"])
+        except Refused as refused:
+            _, command = texts.caret(sql, start, end, refused.location, refused.word)
+            raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
+        if judgement.effects:
+            effect, what = judgement.effects[0]
+            does = (
+                f"sets {what} for the session"
+                if effect is Effect.SETTING
+                else f"leaves a trace in the session ({what})"
+            )
+            raise _Spoiled(f"its {part} {does}", self._recorder.place)
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def _signature(self, row: FunctionRow) -> str:
+        return f"{row.schema}.{row.name}({', '.join(map(self._type_name, row.arguments))})"
+
+    def _type_name(self, oid: int) -> str:
+        row = self._types.get(oid)
+        if row is None:
+            return f"type {oid}"
+        name = f"{row.name[1:]}[]" if row.name.startswith("_") else row.name
+        return name if row.schema == "pg_catalog" else f"{row.schema}.{name}"
+
+
+_LISTED = "extension-function"
+_LABELS = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
+_FUNCTIONS = {"a": "aggregate", "p": "procedure"}
+_RELATIONS = {
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+    "S": "sequence",
+}
+
+
+def _initial(row: TypeRow) -> bool:
+    """Tell whether a type is one of pg_catalog's own, made by initdb."""
+    return row.schema == "pg_catalog" and row.oid < _FIRST_NORMAL_OID
+
+
+_STANDARD_BODY = re.compile(r"^(?:BEGIN ATOMIC|RETURN )", re.MULTILINE)
+
+
+def _selected(statement: dict[str, Any]) -> dict[str, Any]:
+    """Give a statement of a SQL-standard body; RETURN as the SELECT that it is."""
+    returned = statement.get("ReturnStmt")
+    if returned is None:
+        return statement
+    return {"SelectStmt": {"targetList": [{"ResTarget": {"val": returned["returnval"]}}], "op": "SETOP_NONE"}}
+
+
+def _place(sql: str, start: int, end: int | None) -> _Place:
+    """Find a statement, given by byte offsets, in its text."""
+    first = texts.character(sql, start)
+    text = sql[first : None if end is None else texts.character(sql, end)]
+    return _Place(text.strip(), sql.count("\n", 0, first + len(text) - len(text.lstrip())) + 1)
+
+
+_RULE = re.compile(r" \(rule: [^)]*\)")
+_DETAIL = re.compile(
+    r"The (?:input )?function (.+?) ((?:does|reads|takes|holds|is|bears|runs) .+?) \(rule: .*", re.DOTALL
+)
+
+
+def _reason(refusal: rules.Refusal, command: str) -> str:
+    """Turn a refusal into what a body does: `executes INSERT`."""
+    message = refusal.message.removesuffix(": SideCart forwards reads only")
+    if message.startswith("cannot execute "):
+        return f"executes {message.removeprefix('cannot execute ').replace(rules.COMMAND, command or 'a statement')}"
+    called = _DETAIL.fullmatch(refusal.detail)
+    if called is not None:
+        return f"calls {called[1]}, which {called[2]}"
+    if message.startswith("permission denied "):
+        message = f"{message}: {_RULE.sub('', refusal.detail).rstrip('.')}"
+    return f"is refused: {message}"
+
+
+_RELATIVE = {"it": "which", "its": "whose"}
+_VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
+
+
+def _spread(objects: dict[Key, _Object]) -> tuple[dict[Key, Taint], dict[Key, Key]]:
+    """Taint what is spoiled and, along the reversed edges, all that uses it; the nearest reason is the one given.
+
+    The second answer says for an object that is tainted by another one by which.
+    """
+    users: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key, found in objects.items():
+        for used in found.uses:
+            users[used].append(key)
+    spoiled = {key: found for key, found in objects.items() if found.why}
+    for key in users.keys() - objects.keys():
+        kind, oid = key
+        if kind not in (TYPE, CAST_TO) or oid >= _FIRST_NORMAL_OID:  # built-in types have nothing of their own
+            spoiled[key] = _Object(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
+    taints = {key: Taint(found.what, found.why, found.name, found.rule) for key, found in spoiled.items()}
+    through: dict[Key, Key] = {}
+    waiting = deque((key, key) for key in spoiled)
+    while waiting:
+        key, root = waiting.popleft()
+        subject, _, rest = spoiled[root].why.partition(" ")
+        leads = "" if key == root else f"which leads to {spoiled[root].what}, "
+        chain = f"{taints[key].what}, {leads}{_RELATIVE[subject]} {rest}"
+        for user in users[key]:
+            if user not in taints:
+                found = objects[user]
+                taints[user] = Taint(found.what, f"it {_VERBS[key[0]]} {chain}", found.name)
+                through[user] = key
+                waiting.append((user, root))
+    return {key: taint for key, taint in taints.items() if key in objects}, through
+
+
+def _names(rows: Rows) -> Catalog:
+    """Sort the rows by name."""
+    known = {type_.oid: type_.name for type_ in rows.types if _initial(type_) and type_.kind != "p"}
+    functions: defaultdict[str, tuple[Callable, ...]] = defaultdict(tuple)
+    for row in rows.functions:
+        if not row.trigger:
+            low = max(len(row.arguments) - row.defaults - row.variadic, 0)
+            high = ANY_NUMBER if row.variadic else len(row.arguments)
+            functions[row.name] += (Callable(row.oid, row.schema, low, high, known.get(row.returns[0], "")),)
+    relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
+    for relation in rows.relations:
+        relations[relation.name] += (Relation(relation.oid, relation.schema, frozenset(relation.columns)),)
+    types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
+    for type_ in rows.types:
+        types[type_.name] += (Type(type_.oid, type_.schema),)
+    bare = {type_.oid: type_.name for type_ in rows.types} | {0: ""}
+    operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
+    for operator in rows.operators:
+        left, right = (bare.get(oid, "?") for oid in (operator.left, operator.right))
+        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right),)
+    return Catalog(
+        dict(functions),
+        dict(relations),
+        dict(types),
+        dict(operators),
+        implicit_casts=any(cast.context == "i" for cast in rows.casts),
+        version=rows.version,
+        database=rows.database,
+    )
