@@ -134,12 +134,13 @@ class OperatorRow(NamedTuple):
 
 
 class CastRow(NamedTuple):
-    """One row of pg_cast that is not built in and calls a function."""
+    """One row of pg_cast that is not built in, and calls a function or is implicit."""
 
     oid: int
     source: int
     target: int
     function: int
+    """0: none, the value stays as it is or goes through its text form."""
     context: str
     """castcontext: i implicit, a in assignments, e explicit only."""
 
@@ -195,6 +196,8 @@ class Callable(NamedTuple):
     high: int
     returns: str = ""
     """The name of the built-in type that it returns; empty for any other type."""
+    twin: bool = False
+    """Whether a built-in of this name takes the very same types: then the search_path alone decides between them."""
 
 
 class Relation(NamedTuple):
@@ -239,7 +242,8 @@ class Catalog:
     everything: Taint | None = None
     """A taint that no name in a statement shows, such as an implicit cast between built-in types: it spoils all."""
     implicit_casts: bool = False
-    """Whether the database has implicit casts of its own: then types of operands do not say which operator is meant."""
+    """Whether the database has implicit casts of its own between built-in types: then types of operands do not say
+    which operator is meant."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     version: int = 0

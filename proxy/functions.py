@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from . import errors, rules
-from .catalog import FUNCTION, TYPE, Catalog
+from .catalog import FUNCTION, TYPE, Catalog, Taint
 from .policy import Policy
 from .refusals import allow_line, unproved
 from .rules import Refusal
@@ -311,6 +311,20 @@ class Functions:
             " (rule: keyword-function).",
             allow_line(name),
         )
+
+    def shadow(self) -> Taint | None:
+        """Give a taint that a search_path with pg_catalog last would put in the place of a built-in."""
+        catalog = self.catalog
+        if catalog is None:
+            return None
+        twins = (
+            found
+            for name in catalog.functions.keys() & rules.FUNCTIONS
+            for found in catalog.functions[name]
+            if found.twin
+        )
+        types = (found for name in catalog.types.keys() & rules.TYPES for found in catalog.types[name])
+        return catalog.taint(FUNCTION, twins) or catalog.taint(TYPE, types)
 
     def allows_operator(self, schema: str, name: str) -> bool:
         """Tell whether the operator of SideCart lists this operator of SQL as a read."""

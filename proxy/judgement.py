@@ -354,8 +354,11 @@ class Judgement:
         if "isnull" in arguments[1].get("A_Const", {}):  # set_config with a null resets (guc_funcs.c)
             refusal = settings.refuse_reset(folded, denied)
         elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
-            # PostgREST sends this in each transaction. What a path can do to the names that we look up, it can do only
-            # with schemas that somebody could already create functions in; the catalogue check (DESIGN 6) closes it.
+            # PostgREST sends this in each transaction, and no path is known to put pg_catalog anywhere but first. Names
+            # are looked up in every schema, so this matters only where a name of pg_catalog's is somebody's, too.
+            taint = self._functions.shadow()
+            if taint is not None:
+                raise Refused(refusals.unproved("setting-value", taint), location)
             refusal = settings.refuse_value(folded, "", None, denied)
         else:
             refusal = settings.refuse_value(folded, value, None, denied)

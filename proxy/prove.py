@@ -577,32 +577,43 @@ def _spread(objects: dict[Key, _Object]) -> tuple[dict[Key, Taint], dict[Key, Ke
     return {key: taint for key, taint in taints.items() if key in objects}, through
 
 
+def _is_polymorphic(name: str) -> bool:
+    return name.startswith("any")
+
+
 def _names(rows: Rows) -> Catalog:
     """Sort the rows by name."""
+    every = {type_.oid: type_.name for type_ in rows.types if _initial(type_)}
     known = {type_.oid: type_.name for type_ in rows.types if _initial(type_) and type_.kind != "p"}
     functions: defaultdict[str, tuple[Callable, ...]] = defaultdict(tuple)
     for row in rows.functions:
         if not row.trigger:
             low = max(len(row.arguments) - row.defaults - row.variadic, 0)
             high = ANY_NUMBER if row.variadic else len(row.arguments)
-            functions[row.name] += (Callable(row.oid, row.schema, low, high, known.get(row.returns[0], "")),)
+            taken = [every.get(oid, "?") for oid in row.arguments]
+            # Which polymorphic arguments a built-in takes is in no table: any of them can be its twin.
+            twin = ",".join(taken) in rules.CALLS.get(row.name, ("", ()))[1] or any(map(_is_polymorphic, taken))
+            returns = known.get(row.returns[0], "")
+            functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin),)
     relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
     for relation in rows.relations:
         relations[relation.name] += (Relation(relation.oid, relation.schema, frozenset(relation.columns)),)
     types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
     for type_ in rows.types:
         types[type_.name] += (Type(type_.oid, type_.schema),)
-    bare = {type_.oid: type_.name for type_ in rows.types} | {0: ""}
+    shown = {type_.oid: f"{type_.schema}.{type_.name}" for type_ in rows.types} | every | {0: ""}
     operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
     for operator in rows.operators:
-        left, right = (bare.get(oid, "?") for oid in (operator.left, operator.right))
+        left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
         operators[operator.name] += (Operator(operator.oid, operator.schema, left, right),)
     return Catalog(
         dict(functions),
         dict(relations),
         dict(types),
         dict(operators),
-        implicit_casts=any(cast.context == "i" for cast in rows.casts),
+        implicit_casts=any(
+            cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
+        ),
         version=rows.version,
         database=rows.database,
     )

@@ -15,6 +15,16 @@ EXTENSIONS = ("tablefunc", "pg_trgm", "unaccent", "fuzzystrmatch", "uuid-ossp", 
 """Those whose functions the corpus calls."""
 
 
+PROVED = {
+    "B-ext-0624": 'the body of "pg_catalog.count" reads',
+    "B-ext-0625": 'the body of "Count" reads',
+    "B-ext-0626": "the body of the function with the long name reads",
+}
+"""Blocked cases that are reads by a live catalogue: they are about names, and the functions of the fixture are honest."""
+SPOILED = {"A-cap-0136": "the policy on rls calls chk, which writes"}
+"""Allowed cases that are none by a live catalogue."""
+
+
 def create(server: EmbeddedServer, database: str, *extensions: str) -> None:
     """Make a database with the objects of fixture.sql, and with those of the extensions that the server has."""
     server.sql(f"CREATE DATABASE {database}")

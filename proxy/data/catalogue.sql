@@ -210,8 +210,10 @@ LEFT JOIN pg_operator negator ON negator.oid = o.oprnegate
 WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
 ORDER BY o.oid;
 
--- casts
-SELECT oid, castsource, casttarget, castfunc, castcontext FROM pg_cast WHERE castfunc <> 0 AND oid >= 16384
+-- casts; one without a function runs nothing, but an implicit one has a say in which operator is meant
+SELECT oid, castsource, casttarget, castfunc, castcontext
+FROM pg_cast
+WHERE oid >= 16384 AND (castfunc <> 0 OR castcontext = 'i')
 ORDER BY oid;
 
 -- the names of built-in functions

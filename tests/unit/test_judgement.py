@@ -285,6 +285,19 @@ def test_a_client_without_an_encoding_names_things_in_the_servers() -> None:
     assert latin.rule == "unproved-function"
 
 
+def test_path_from_a_parameter_could_put_somebodys_function_before_the_built_in() -> None:
+    sql = b"select set_config('search_path', $1, true)"
+    twin = Filter()
+    evil = {"lower": (c.Callable(EVIL + 1, "public", 1, 1, "text", twin=True),)}
+    twin.learn_catalog(replace(CATALOG, functions=evil, types={}))
+    assert twin.judge(sql).rule == "setting-value"
+    without = Filter()
+    harmless = {"lower": (c.Callable(1, "public", 1, 1, "text", twin=True), c.Callable(EVIL + 1, "public", 1, 1))}
+    without.learn_catalog(replace(CATALOG, functions=harmless, types={"mood": CATALOG.types["mood"]}))
+    assert without.judge(sql).action is Action.ALLOW
+    assert Filter().judge(sql).action is Action.ALLOW
+
+
 def test_session_state_is_noted_through_the_catalogue() -> None:
     assert [name for _, name in judge("select set_limit(0.1)").effects] == ["set_limit"]
 
