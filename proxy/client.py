@@ -149,8 +149,8 @@ class Client:
         if self._barred is not None:
             text, hint = self._barred
             raise login.LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, hint=hint)
-        settings = login.vet(parameters, house.filter)
         pool = house.pool_for(database)
+        settings = login.vet(parameters, house.filter_for(database))
         house.clients += 1
         self.phase = Phase.LOGIN
         who.application = settings.get("application_name") or ""
@@ -174,9 +174,9 @@ class Client:
             # A private connection speaks the database's encoding unless the client asks for another.
             settings = Settings.of((*settings.items, ("client_encoding", encoding)))
             parameters = {**parameters, "client_encoding": encoding}
-        codec = house.filter.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
-        ledger = Ledger(settings)
-        self.session = Session(house, self._wire, pool, ledger, who, parameters, codec, self.end)
+        judge = house.filter_for(pool.database)
+        codec = judge.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
+        self.session = Session(house, self._wire, pool, judge, Ledger(settings), who, parameters, codec, self.end)
         self.phase = Phase.READY
         pid, secret = house.register(self, 32 if self._version >= p.PROTOCOL_3_2 else 4)
         self._wire.write(
@@ -240,7 +240,7 @@ class Client:
         if session is None:
             if login and quiet >= login:
                 self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
-        elif session.waiting or session.running:
+        elif session.waiting or session.judging or session.running:
             return
         elif not session.resting:
             if idle_transaction and quiet >= idle_transaction:
@@ -250,20 +250,21 @@ class Client:
             self.end(CloseReason.CLIENT_IDLE_TIMEOUT, IDLE_SESSION_TIMEOUT, "client_idle_timeout")
 
     def _time_query(self, session: Session, now: float, limit: float) -> None:
-        """Cancel a statement that has run for `limit` seconds, however many rows it has sent."""
-        if not session.running or session.answered != self._answered or not self._busy_since:
+        """Cancel a statement that has run, or been judged, for `limit` seconds, however many rows it has sent."""
+        busy = session.running or session.judging
+        if not busy or session.answered != self._answered or not self._busy_since:
             self._answered = session.answered
-            self._busy_since = now if session.running else 0.0
+            self._busy_since = now if busy else 0.0
         elif now - self._busy_since >= limit:
             session.cancel()
             self._busy_since = now
 
     def bug(self) -> None:
         """End after an unexpected exception: this client and its upstream never resume."""
-        self._house.stats.bugs += 1
         if self.session is not None:
             self.session.bug()
         else:
+            self._house.stats.bugs += 1
             self.end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT)
 
     def end(self, reason: CloseReason, sqlstate: str = "", text: str = "", *, detail: str = "", hint: str = "") -> None:

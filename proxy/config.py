@@ -183,8 +183,10 @@ class ClientLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterConfig:
-    """Adjust what the filter takes for a read. Names are `function` or `schema.function`."""
+    """Adjust what the filter takes for a read. Names are `function` or `schema.function`, and may have a `*`."""
 
+    mode: str = _key(_choice("enforce", "observe"), "enforce")
+    catalog_refresh: float = _key(_duration(zero=True), 60.0)
     allow_functions: tuple[str, ...] = _key(_functions, ())
     deny_functions: tuple[str, ...] = _key(_functions, ())
     cache_bytes: int = _key(_size(0, 1 << 36), 33554432)
@@ -284,6 +286,11 @@ def start_up_notes(config: Config) -> tuple[str, ...]:
     if config.upstream.sslmode not in ("verify-full", "verify-ca") and not _LOOPBACK.fullmatch(config.upstream.host):
         notes.append(
             f"upstream.sslmode is {config.upstream.sslmode}: the server's identity is not checked; use verify-full."
+        )
+    if config.filter.mode == "observe":
+        notes.append(
+            "filter.mode is observe: what the filter would refuse is logged and LET THROUGH; only the read-only session"
+            " and the role's privileges protect the server."
         )
     if not config.upstream.password:
         notes.append("upstream.password is empty: this works only if the server asks the role for no password.")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
 
 from proxy import protocol as p
+from proxy.config import PoolLimits
 from proxy.config import Upstream as UpstreamConfig
 from proxy.errors import CloseReason, UpstreamError, UpstreamProtocolError
 from proxy.house import Audit
@@ -22,12 +23,17 @@ from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
 from proxy.upstream import UpstreamConnection
 
+FETCH_TIMEOUT: Final = 60.0
+"""Seconds in which the answer to a Query of SideCart's own has to be there."""
+MAX_FETCHED: Final = 64 << 20
+"""Bytes that it may have: the catalogue of a database with 100,000 functions."""
+
 
 class Connector:
-    """Open connections to the configured server: upstreams, and the short ones that carry a CancelRequest.
+    """Open connections to the configured server: upstreams, and short ones for a CancelRequest or a single Query.
 
-    `tls` is the context for the configured sslmode; None where that is `disable`. `on_login` gets the ParameterStatus
-    values of each new upstream before anybody can use it.
+    `tls` is the context for the configured sslmode; None where that is `disable`. `on_login` gets the database and the
+    ParameterStatus values of each new upstream of a pool, which nobody can use before it returns.
     """
 
     def __init__(
@@ -38,7 +44,7 @@ class Connector:
         audit: Audit,
         tasks: Tasks,
         cancel_wait_timeout: float,
-        on_login: Callable[[Mapping[str, str]], None],
+        on_login: Callable[[str, Mapping[str, str]], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._tls = tls
@@ -55,19 +61,10 @@ class Connector:
     async def _open(self, pool: Pool) -> None:
         now = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._config.connect_timeout):
-                upstream = await self._connect(pool)
-            self._on_login(upstream.parameters)
-        except TimeoutError:
-            error = UpstreamError(
-                f"the upstream did not answer within {self._config.connect_timeout:g} s",
-                reason=CloseReason.UPSTREAM_LOGIN,
-            )
+            upstream = await self._reach(pool)
+            await self._introduce(upstream)
         except UpstreamError as caught:
             error = caught
-        except (OSError, UpstreamProtocolError) as caught:
-            error = UpstreamError(f"the upstream cannot be used: {caught}", reason=CloseReason.UPSTREAM_LOGIN)
-            error.__cause__ = caught
         except Exception as caught:
             self._stats.bugs += 1
             self._audit.event("bug", level="error", what=type(caught).__name__, where="upstream login")
@@ -87,6 +84,51 @@ class Connector:
             why=str(error),
         )
         pool.failed(error, now())
+
+    async def fetch_once(self, database: str, query: bytes) -> list[list[list[bytes | None]]]:
+        """Run one simple Query on a connection of its own; return the rows of each of its results, as text.
+
+        The connection counts in no pool. Bounded in time and in bytes. Raises UpstreamError.
+        """
+        # An upstream belongs to a pool. This one's is empty, and nobody leases from it.
+        pool = Pool(database, PoolLimits(), self, self._stats, lambda: 1.0)
+        upstream = await self._reach(pool)
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT):
+                return await upstream.fetch(query, MAX_FETCHED)
+        except TimeoutError as error:
+            raise UpstreamError(
+                f"the upstream did not answer within {FETCH_TIMEOUT:g} s", reason=CloseReason.UPSTREAM_PROTOCOL
+            ) from error
+        except (OSError, UpstreamProtocolError) as error:
+            raise _unusable(error) from error
+        finally:
+            upstream.close(CloseReason.SERVER_LIFETIME)
+
+    async def _reach(self, pool: Pool) -> UpstreamConnection:
+        """Connect and log in within connect_timeout. Raises UpstreamError for everything that can be expected."""
+        try:
+            async with asyncio.timeout(self._config.connect_timeout):
+                return await self._connect(pool)
+        except TimeoutError as error:
+            raise UpstreamError(
+                f"the upstream did not answer within {self._config.connect_timeout:g} s",
+                reason=CloseReason.UPSTREAM_LOGIN,
+            ) from error
+        except (OSError, UpstreamProtocolError) as error:
+            raise _unusable(error) from error
+
+    async def _introduce(self, upstream: UpstreamConnection) -> None:
+        """Tell of an upstream before a client can get it. Raises UpstreamError if it ends meanwhile."""
+        if self._on_login is None:
+            return
+        try:
+            await self._on_login(upstream.pool.database, upstream.parameters)
+        except BaseException:
+            upstream.close(CloseReason.UPSTREAM_LOGIN)
+            raise
+        if upstream.closed:
+            raise UpstreamError("the upstream closed the connection after login", reason=CloseReason.UPSTREAM_LOGIN)
 
     async def _connect(self, pool: Pool) -> UpstreamConnection:
         """Connect and log in. libpq's sslmode words: `prefer` and `allow` have a second try without, or with, TLS."""
@@ -186,6 +228,10 @@ class Connector:
             f"the upstream {host} port {port} cannot be reached: {failure.strerror if failure else 'no address'}",
             reason=CloseReason.UPSTREAM_LOGIN,
         ) from failure
+
+
+def _unusable(error: Exception) -> UpstreamError:
+    return UpstreamError(f"the upstream cannot be used: {error}", reason=CloseReason.UPSTREAM_LOGIN)
 
 
 async def _connect_socket(sock: socket.socket, address: Any) -> None:

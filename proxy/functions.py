@@ -81,7 +81,7 @@ class Functions:
         self._version = policy.server_version // 10000
         self.catalog = catalog
         self._memo: dict[tuple[str, str, int], Refusal | None] = {}
-        known = catalog.functions if catalog is not None else {}
+        known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
         cast_like = rules.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
@@ -102,7 +102,7 @@ class Functions:
         self._refused_attributes = self._find_refused_attributes()
         self._attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys()
         if catalog is not None:
-            self._attributes |= known.keys() | catalog.types.keys()
+            self._attributes |= known
 
     def _exists(self, since: int, until: int) -> bool:
         return not self._version or (since <= self._version and not 0 < until < self._version)
@@ -125,16 +125,23 @@ class Functions:
 
     def is_type(self, schema: str, name: str) -> bool:
         """Tell whether a call of this name with one argument is a cast: no function, but a type."""
-        if schema in _BUILT_IN and name in rules.TYPES:
+        if schema in _BUILT_IN:
             function = rules.FUNCTIONS.get(name)
-            if function is not None and self._exists(function.since, function.until):
+            if function is not None and (function.verdict == "block" or self._exists(function.since, function.until)):
                 return False
+        if schema in _BUILT_IN and name in rules.TYPES:
             known = self._exists(*rules.TYPES[name])
         else:
             known = self.catalog is not None and bool(self.catalog.type(schema, name))
         if not known or self._deny.match(schema, name, unqualified=True):
             return False
         return self.catalog is None or not self.catalog.function(schema, name, 1)
+
+    def can_be_cast(self, schema: str, name: str) -> bool:
+        """Tell whether a call of a function can be a cast as well, because a type has that name, too."""
+        if schema in _BUILT_IN and name in rules.TYPES:
+            return True
+        return self.catalog is not None and bool(self.catalog.type(schema, name))
 
     def judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
         """Say why a function may not be called with so many arguments; None when it may, as far as that tells.

@@ -11,6 +11,7 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import Replies
 from proxy.stats import Stats
+from proxy.verdict import Verdict
 
 
 class Owner(Protocol):
@@ -68,11 +69,59 @@ class Audit(Protocol):
     def event(self, event: str, /, *, level: str = "info", **fields: str | int | float | bool | None) -> None: ...
 
 
+class Asker(Protocol):
+    """Whoever waits for what cannot be said at once."""
+
+    def judged(self, verdict: Verdict | None) -> None:
+        """Take the verdict; None: the wait for the catalogue is over, judge again."""
+
+    def bug(self) -> None:
+        """End after an unexpected exception."""
+
+
+class Question:
+    """What an asker waits for: a verdict of the helper process, or a newer catalogue. It is told once at most."""
+
+    __slots__ = ("asker",)
+
+    def __init__(self, asker: Asker) -> None:
+        self.asker: Asker | None = asker
+        """None once it was told, or does not want to know any more."""
+
+    def cancel(self) -> None:
+        """Take the question back: the answer comes to nobody."""
+        self.asker = None
+
+    def tell(self, verdict: Verdict | None, audit: Audit) -> None:
+        """Give the answer, if anybody still waits for it."""
+        asker, self.asker = self.asker, None
+        if asker is None:
+            return
+        try:
+            asker.judged(verdict)
+        except Exception as error:
+            audit.event("bug", level="error", what=type(error).__name__, where="judged")
+            asker.bug()
+
+
+class Judge(Protocol):
+    """The helper process that judges texts too long to be judged between two other clients' messages."""
+
+    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
+        """Have a text judged as `judge` would; the answer comes later, never before this returns."""
+
+
+class Catalogues(Protocol):
+    """The live catalogues of the databases that are served."""
+
+    def refresh_for(self, database: str, asker: Asker) -> Question | None:
+        """Ask for a newer catalogue, for a name that is not in this one; None: not now, this one has to do."""
+
+
 @dataclass(slots=True)
 class House:
     """What all clients of a process share."""
 
-    filter: Filter
     stats: Stats
     audit: Audit
     now: Callable[[], float]
@@ -80,12 +129,18 @@ class House:
     max_client_conn: int
     pool_for: Callable[[str], Pool]
     """Return the pool of a database; raises UpstreamError for one that is not served."""
+    filter_for: Callable[[str], Filter]
+    """Return the filter of a database that has a pool."""
+    judge: Judge
+    catalogues: Catalogues
     register: Callable[[Member, int], tuple[int, bytes]]
     """Make the cancel key of a client, its secret of so many bytes."""
     forget: Callable[[Member], None]
     """Called once, when a client has closed."""
     cancel: Callable[[int, bytes], None]
     """Carry out a CancelRequest."""
+    observe: bool = False
+    """filter.mode: whether what the filter refuses is noted and let through."""
     draining: bool = False
     clients: int = 0
     """Clients that have logged in, or are about to."""

@@ -97,7 +97,7 @@ class Judgement:
         refusal = self._functions.judge(meant, name, arguments)
         if refusal is not None:
             raise Refused(refusal, location)
-        if arguments == 1 and name in rules.TYPES and schema in ("", "pg_catalog"):
+        if arguments == 1 and self._functions.can_be_cast(schema, name):
             self._type_named(schema, name, location)  # no such function of that type: then it is a cast
         if name in rules.SQL_TEXT_FUNCTIONS:
             self._sql_text(name, node)
@@ -154,6 +154,8 @@ class Judgement:
             if kind == "JoinExpr" and node.get("join_using_alias", {}).get("aliasname") == table:
                 return False
             alias = node.get("alias") if kind in _ALIASED else None
+            if alias is None and kind in _NAMED_BY_ITSELF:
+                return False  # it bears its function's name, which may be this one
             if (alias["aliasname"] if alias else node.get("relname")) != table or kind not in _ALIASED:
                 continue
             if kind != "RangeVar" or (schema and node.get("schemaname", schema) != schema):
@@ -163,6 +165,8 @@ class Judgement:
                     return False
                 tables += 1
                 continue
+            if "schemaname" not in node and _names_a_query(node["relname"], walked):
+                return False
             meant = self._catalog.relation(node.get("schemaname", ""), node["relname"])
             if not meant or not all(name in relation.columns for relation in meant):
                 return False
@@ -599,6 +603,7 @@ _READS_NOTHING = frozenset({"ConstraintsSetStmt", "LockStmt"})
 _READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
 _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
 """Nodes of FROM that can have an alias."""
+_NAMED_BY_ITSELF = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
 
 
 def _interesting(operators: bool) -> frozenset[str]:

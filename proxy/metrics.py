@@ -35,7 +35,7 @@ class Gauges:
     """Hold what is true at one moment, and the counts that live outside Stats."""
 
     clients: Mapping[str, int] = field(default_factory=dict)
-    """State to count: active, idle, waiting, login."""
+    """State to count: active, idle, waiting, judging, login."""
     servers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, state) to count: active, idle, cleaning, login."""
     waiting: int = 0
@@ -48,6 +48,8 @@ class Gauges:
     verdict_cache_misses: int = 0
     verdict_cache_evictions: int = 0
     verdict_cache_bytes: int = 0
+    catalog_ages: Mapping[str, float] = field(default_factory=dict)
+    """Database to the seconds since its catalogue was loaded, or found to be up to date."""
     draining: bool = False
     audit_dropped: int = 0
     """Audit records that were not written (`Audit.dropped`)."""
@@ -85,6 +87,7 @@ class StatsCollector(Collector):
         yield from _clients(stats, gauges)
         yield from _upstreams(stats, gauges)
         yield from _verdict_cache(gauges)
+        yield from _catalogues(stats, gauges)
         yield _counter(
             "sidecart_bugs_total", "Unexpected exceptions and tripwires; each ended its session.", stats.bugs
         )
@@ -117,7 +120,7 @@ def registry(stats: Stats, gauges: Callable[[], Gauges]) -> CollectorRegistry:
 def _statements(stats: Stats) -> Iterator[Metric]:
     yield _counters(
         "sidecart_statements_total",
-        "Statements judged, by verdict (allow, refuse, replace) and kind.",
+        "Statements judged, by verdict (allow, refuse, replace, observe) and kind.",
         ("verdict", "kind"),
         _stable(lambda: dict(stats.statements)).items(),
     )
@@ -126,6 +129,12 @@ def _statements(stats: Stats) -> Iterator[Metric]:
         "Statements refused, by the rule that refused them.",
         ("rule",),
         _by_one(stats.refused),
+    )
+    yield _counters(
+        "sidecart_observed_total",
+        "Statements let through by filter.mode observe, by the rule that would have refused them.",
+        ("rule",),
+        _by_one(stats.observed),
     )
     yield _counter("sidecart_transactions_total", "Transactions ended.", stats.transactions)
     yield _counters(
@@ -207,6 +216,27 @@ def _verdict_cache(gauges: Gauges) -> Iterator[Metric]:
     yield _gauge("sidecart_verdict_cache_bytes", "Size of the verdict cache.", (), [((), gauges.verdict_cache_bytes)])
 
 
+def _catalogues(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
+    yield _gauge(
+        "sidecart_catalog_age_seconds",
+        "Time since a database's functions, views and types were last looked at.",
+        ("database",),
+        _by_one(gauges.catalog_ages),
+    )
+    yield _counters(
+        "sidecart_catalog_loads_total",
+        "Looks at the functions, views and types of a database, by outcome (changed, unchanged, failed).",
+        ("outcome",),
+        _by_one(stats.catalog_loads),
+    )
+    yield _counters(
+        "sidecart_helper_starts_total",
+        "Helper processes started, by what they do (texts, proofs).",
+        ("helper",),
+        _by_one(stats.helper_starts),
+    )
+
+
 def _counter(name: str, text: str, value: int) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
@@ -234,7 +264,7 @@ def _histogram(name: str, text: str, source: Histogram) -> Metric:
     return family
 
 
-def _by_one(counts: Mapping[str, int]) -> _Labelled:
+def _by_one(counts: Mapping[str, float]) -> _Labelled:
     return [((key,), value) for key, value in _stable(lambda: dict(counts)).items()]
 
 

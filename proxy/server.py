@@ -19,12 +19,14 @@ from proxy import metrics, tls, web
 from proxy import protocol as p
 from proxy.audit import Audit
 from proxy.cache import VerdictCache
+from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
 from proxy.config import Config
 from proxy.connector import Connector
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.house import House, Member
+from proxy.judge import Prover, Texts
 from proxy.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
@@ -70,16 +72,17 @@ class Server:
         self.config = config
         self.stats = Stats()
         self.audit = Audit(level=config.log.level)
-        self.filter = Filter(
-            Policy(
-                allow_functions=config.filter.allow_functions,
-                deny_functions=config.filter.deny_functions,
-                max_query_length=config.client.max_query_length,
-            ),
-            VerdictCache(config.filter.cache_bytes),
+        self.cache = VerdictCache(config.filter.cache_bytes)
+        self._policy = Policy(
+            allow_functions=config.filter.allow_functions,
+            deny_functions=config.filter.deny_functions,
+            max_query_length=config.client.max_query_length,
+            live=True,
         )
         self.clients: set[Client] = set()
         self.pools: dict[str, Pool] = {}
+        self.filters: dict[str, Filter] = {}
+        """One for each pool, and as long as it: databases have their own functions."""
         self._doors: set[_Door] = set()
         self._keys: dict[int, tuple[bytes, Member]] = {}
         self._idents = 0
@@ -91,6 +94,9 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
         self._connector: Connector
+        self._texts: Texts
+        self._prover: Prover
+        self._catalogues: Catalogues
         self.house: House
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -125,10 +131,13 @@ class Server:
                 site.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal)
-            if config.upstream.dbname:
-                self._pool_for(config.upstream.dbname)  # its first tick opens min_pool_size upstreams
+            if (database := config.upstream.dbname) != "":
+                self._pool_for(database)  # its first tick opens min_pool_size upstreams
+                self._catalogues.serve(database, self.filters[database])
             self._tick()
             self.audit.event("started", host=config.listen.host, port=self._listeners[0].getsockname()[1])
+            if config.filter.mode == "observe":
+                self.audit.event("filter.mode is observe: nothing that it refuses is held back", level="warning")
             if not _is_loopback(config.listen.host):
                 self.audit.event(
                     "clients from other machines are refused until authentication rules exist",
@@ -159,19 +168,34 @@ class Server:
             self.audit,
             self._tasks,
             config.pool.cancel_wait_timeout,
-            self._learn_version,
+            self._logged_in,
+        )
+        self._texts = Texts(self.stats, self.audit, self._tasks)
+        self._prover = Prover(self.stats, self.audit)
+        self._catalogues = Catalogues(
+            config.filter.catalog_refresh,
+            self._connector.fetch_once,
+            self._prover,
+            self.stats,
+            self.audit,
+            self._tasks,
+            loop.time,
+            _jitter,
         )
         self.house = House(
-            filter=self.filter,
             stats=self.stats,
             audit=self.audit,
             now=loop.time,
             max_query_length=config.client.max_query_length,
             max_client_conn=config.client.max_client_conn,
             pool_for=self._pool_for,
+            filter_for=self.filters.__getitem__,
+            judge=self._texts,
+            catalogues=self._catalogues,
             register=self._register,
             forget=self._forget,
             cancel=self._cancel,
+            observe=config.filter.mode == "observe",
         )
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -221,6 +245,8 @@ class Server:
             for upstream in [*pool.leased, *pool.cleaning]:
                 upstream.close(CloseReason.DRAIN)
         await self._tasks.stop()
+        await self._texts.close()
+        await self._prover.close()
         await asyncio.sleep(0)  # the transports' last writes and closes
 
     def _raise_file_limit(self) -> None:
@@ -241,11 +267,19 @@ class Server:
                 need=wanted,
             )
 
-    def _learn_version(self, parameters: Mapping[str, str]) -> None:
-        """Tell the filter which server it judges for. `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with it."""
+    async def _logged_in(self, database: str, parameters: Mapping[str, str]) -> None:
+        """Tell the database's filter which server it judges for, and wait for the database's first catalogue.
+
+        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version.
+        """
+        judge = self.filters.get(database)
+        if judge is None:
+            return
         found = re.match(r"(\d+)", parameters.get("server_version", ""))
         if found is not None:
-            self.filter.learn_version(int(found[1]) * 10000)
+            judge.learn_version(int(found[1]) * 10000)
+        self._catalogues.serve(database, judge)
+        await self._catalogues.first(database)
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
 
@@ -262,6 +296,7 @@ class Server:
             raise error
         pool = self.pools.get(database)
         if pool is None:
+            self.filters[database] = Filter(self._policy, self.cache)
             pool = self.pools[database] = Pool(database, self.config.pool, self._connector, self.stats, _jitter)
         return pool
 
@@ -371,7 +406,9 @@ class Server:
             pool.tick(now)
             error = pool.last_error
             if error is not None and error.sqlstate == INVALID_CATALOG_NAME and not (pool.size or pool.waiting):
-                del self.pools[database]  # else every name that somebody tries would stay
+                del self.pools[database], self.filters[database]  # else every name that somebody tries would stay
+                self._catalogues.forget(database)
+        self._catalogues.tick(now)
         if self._ticks % 4:
             return
         limits = self.config.client
@@ -398,8 +435,8 @@ class Server:
             if client.phase is not Phase.READY or session is None:
                 clients["login"] += 1
                 continue
-            if session.waiting:
-                clients["waiting"] += 1
+            if session.waiting or session.judging:
+                clients["waiting" if session.waiting else "judging"] += 1
             else:
                 clients["active" if session.link is not None else "idle"] += 1
             pinned.update(list(session.ledger.pins))
@@ -411,16 +448,18 @@ class Server:
             servers[database, "cleaning"] = len(pool.cleaning)
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
+        filters = list(self.filters.copy().values())
         return metrics.Gauges(
             clients=dict(clients),
             servers=servers,
             waiting=len(waits),
             pinned=dict(pinned),
             maxwait_seconds=max(waits, default=0.0),
-            verdict_cache_hits=self.filter.hits,
-            verdict_cache_misses=self.filter.misses,
-            verdict_cache_evictions=self.filter.cache.evictions,
-            verdict_cache_bytes=self.filter.cache.size,
+            verdict_cache_hits=sum(each.hits + each.shape_hits for each in filters),
+            verdict_cache_misses=sum(each.misses for each in filters),
+            verdict_cache_evictions=self.cache.evictions,
+            verdict_cache_bytes=self.cache.size,
+            catalog_ages=self._catalogues.ages(),
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
         )

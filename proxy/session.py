@@ -1,8 +1,8 @@
 """The client session: one frontend message at a time; what to forward, what to answer here, what to refuse.
 
 Pure: bytes come in through `client_data` and `upstream_data`, and leave through two ports, the wire to the client and
-the leased upstream. Nothing here waits: a session that has to wait for an upstream keeps its bytes, pauses its client,
-and goes on in `leased`.
+the leased upstream. Nothing here waits: a session that has to wait for an upstream, or for a verdict from elsewhere,
+keeps its bytes, pauses its client, and goes on in `leased` or `judged`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
+from proxy import observe
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.errors import (
@@ -25,7 +26,9 @@ from proxy.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from proxy.house import House, Upstream, Wire
+from proxy.filter import Filter
+from proxy.functions import Functions
+from proxy.house import House, Question, Upstream, Wire
 from proxy.ledger import PREPARED_STATEMENT, Ledger
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
@@ -38,6 +41,16 @@ STREAM_BIND_FROM: Final = 65_536
 """A Bind that is not whole after so many bytes is forwarded as it arrives: only its two names are read."""
 MESSAGE_SLACK: Final = 262_400
 """What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
+
+MAX_INLINE: Final = 2_048
+"""Bytes of a text that is judged at once; a longer one that is not known yet goes to the helper process.
+
+A text of so many bytes holds the event loop for 18 ms at the worst (`1+1+1+…`; 37 ms for 4 kB, 60 ms for 16 kB of
+`1::int::int…`), an ordinary one for less than one.
+"""
+
+OBSERVED: Final = "observed"
+"""The pin of a client that sent what filter.mode observe has let through."""
 
 INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
 
@@ -65,6 +78,7 @@ class Session:
     """
 
     __slots__ = (
+        "_asked",
         "_end",
         "_flow",
         "_flow_drop",
@@ -73,21 +87,25 @@ class Session:
         "_have",
         "_house",
         "_inbox",
-        "_lease_error",
         "_need",
         "_notices",
         "_paused",
         "_prefix",
+        "_question",
+        "_refreshed",
         "_restored",
         "_swallowing",
         "_told",
         "_upstream_full",
+        "_verdict",
+        "_wait_error",
         "_wire",
         "_writable",
         "activity",
         "answered",
         "closed",
         "codec",
+        "filter",
         "ledger",
         "link",
         "pool",
@@ -102,6 +120,7 @@ class Session:
         house: House,
         wire: Wire,
         pool: Pool,
+        judge: Filter,
         ledger: Ledger,
         who: Identity,
         reported: Mapping[str, str],
@@ -112,6 +131,7 @@ class Session:
         self._wire = wire
         self._end = end
         self.pool = pool
+        self.filter = judge
         self.ledger = ledger
         self.who = who
         self._greeted = reported
@@ -134,7 +154,11 @@ class Session:
         self._flow_drop = False
         self._group_open = False  # extended messages went upstream since the last Sync
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
-        self._lease_error: UpstreamError | None = None
+        self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
+        self._question: Question | None = None  # what is asked elsewhere about that message: the session is judging
+        self._asked: tuple[bytes, str, bool, Functions] | None = None  # what was sent to the helper, and judged by
+        self._verdict: Verdict | None = None  # what the helper says of just that
+        self._refreshed = False  # that message has waited for a newer catalogue already
         self._notices: list[bytes] = []
         self._prefix = b""
         self._paused = False
@@ -163,9 +187,14 @@ class Session:
         return self.link is not None and bool(self.link.replies.owed)
 
     @property
+    def judging(self) -> bool:
+        """Whether the next message waits for a verdict, or for a newer catalogue."""
+        return self._question is not None
+
+    @property
     def resting(self) -> bool:
         """Whether the client could go now and lose nothing but its session's state."""
-        return not (self.waiting or self.running or self.status != p.IDLE or self._group_open)
+        return not (self.waiting or self.judging or self.running or self.status != p.IDLE or self._group_open)
 
     @property
     def whole(self) -> bool:
@@ -175,19 +204,26 @@ class Session:
     def holding(self) -> tuple[str, str]:
         reason = "pinned: " + "+".join(self.ledger.pins) if self.ledger.pins else ""
         if not reason:
-            reason = "running" if self.running else "in a transaction"
+            reason = "running" if self.running or self.judging else "in a transaction"
         who = self.who
         return f"{who.user}@{who.peer}" + (f" ({who.application})" if who.application else ""), reason
 
     def cancel(self) -> str:
         """Cancel what this session runs or waits for; return the outcome for the metric."""
-        if self.waiting and self.pool.leave(self):
-            text = "canceling statement due to user request"
-            self.lease_failed(UpstreamError(text, QUERY_CANCELED, reason=CloseReason.CLIENT_CANCEL_REQUEST))
-            return "waiting"
         if self.running and self.link is not None:
             self.link.cancel()
             return "sent"
+        text = "canceling statement due to user request"
+        error = UpstreamError(text, QUERY_CANCELED, reason=CloseReason.CLIENT_CANCEL_REQUEST)
+        if self.waiting and self.pool.leave(self):
+            self.lease_failed(error)
+            return "waiting"
+        if self._question is not None:
+            self._question.cancel()
+            self._question = None
+            self._wait_error = error
+            self._go_on()
+            return "waiting"
         return "idle"
 
     # --- bytes from the client ------------------------------------------------------------------------------------
@@ -199,7 +235,7 @@ class Session:
         if self._inbox or self.waiting:
             self._inbox.append(data)
             self._have += len(data)
-            if self.waiting or self._have < self._need:
+            if self.waiting or self._question is not None or self._have < self._need:
                 return
             data = b"".join(self._inbox)
             self._inbox.clear()
@@ -222,7 +258,7 @@ class Session:
 
     def _pace(self) -> None:
         """Pause the client's reading while it waits, does not read itself, or sends faster than the upstream takes."""
-        hold = self.waiting or not self._writable or self._upstream_full
+        hold = self.waiting or self._question is not None or not self._writable or self._upstream_full
         if hold != self._paused and not self.closed:
             self._paused = hold
             if hold:
@@ -315,8 +351,8 @@ class Session:
         ):
             return False
         parse = data[:end]
-        verdict = self._house.filter.plain_parses.get(parse)
-        if verdict is None or self.codec != "utf-8" or self._swallowing or self._lease_error or self.ledger.lost:
+        verdict = self.filter.plain_parses.get(parse)
+        if verdict is None or self.codec != "utf-8" or self._swallowing or self._wait_error or self.ledger.lost:
             return False
         link = self.link
         if link is None:
@@ -328,7 +364,7 @@ class Session:
             return False
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent(parse)
-        self._house.filter.hits += 1
+        self.filter.hits += 1
         self._house.stats.statements[verdict.label] += 1
         if self._prefix:
             data, self._prefix = self._prefix + data, b""
@@ -347,7 +383,7 @@ class Session:
     # --- one handler for each frontend message --------------------------------------------------------------------
     #
     # Each returns None to forward the message's exact bytes, other bytes to send in their place (b"" for nothing), or
-    # _STOP to leave the message unserved until an upstream is leased, or _END.
+    # _STOP to leave the message unserved until there is an upstream or a verdict for it, or _END.
 
     def _query(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
@@ -355,9 +391,18 @@ class Session:
         if end > len(data):
             return self._too_long(simple=True, unnamed=True)
         text = p.query_text(data, pos + 5, end)
-        verdict = self._house.filter.judge(text, self.codec)
+        if len(text) > MAX_INLINE:
+            known = self._judge_long(text, extended=False)
+            if known is None:
+                return self._waited(simple=True, unnamed=True)
+            verdict = known
+        else:
+            verdict = self.filter.judge(text, self.codec)
         if verdict.action is Action.REFUSE:
-            return self._refuse(verdict, simple=True, unnamed=True)
+            if verdict.unresolved and self._awaits_catalogue():
+                return self._waited(simple=True, unnamed=True)
+            if not self._observes(verdict, text):
+                return self._refuse(verdict, simple=True, unnamed=True)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
@@ -365,12 +410,12 @@ class Session:
         link.replies.owe(r.QUERY)
         self._group_open = False
         self.unnamed.end_sent()
+        if verdict.action is not Action.ALLOW:
+            replaced = self._let_through(link, verdict)
+            return None if replaced is None else p.query(replaced)
         self._house.stats.statements[verdict.label] += 1
         if verdict.effects:
             self._pin_for(verdict)
-        if verdict.action is Action.REPLACE:
-            self._warn(verdict)
-            return p.query(verdict.text or b"")
         return None
 
     def _parse(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -379,19 +424,30 @@ class Session:
         if end > len(data):
             return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
-        verdict = self._house.filter.judge(text, self.codec, extended=True)
+        if len(text) > MAX_INLINE:
+            known = self._judge_long(text, extended=True)
+            if known is None:
+                return self._waited(simple=False, unnamed=not name)
+            verdict = known
+        else:
+            verdict = self.filter.judge(text, self.codec, extended=True)
         if verdict.action is Action.REFUSE:
-            return self._refuse(verdict, simple=False, unnamed=not name)
+            if verdict.unresolved and self._awaits_catalogue():
+                return self._waited(simple=False, unnamed=not name)
+            if not self._observes(verdict, text):
+                return self._refuse(verdict, simple=False, unnamed=not name)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False, unnamed=not name)
         self._restore(link)
-        self._house.stats.statements[verdict.label] += 1
         replaced: bytes | None = None
-        if verdict.action is Action.REPLACE:
-            self._warn(verdict)
+        if verdict.action is Action.ALLOW:
+            self._house.stats.statements[verdict.label] += 1
+            if verdict.effects:
+                self._pin_for(verdict)
+        elif (instead := self._let_through(link, verdict)) is not None:
             types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
-            replaced = p.parse(name, verdict.text or b"", types)
+            replaced = p.parse(name, instead, types)
         if name:
             self._pin(PREPARED_STATEMENT, "a named statement")
             link.replies.owe(r.PARSE)
@@ -400,9 +456,7 @@ class Session:
             self.unnamed.parse_sent(message)
             link.replies.owe(r.PARSE_UNNAMED)
             if self.codec == "utf-8":
-                self._house.filter.remember_parse(message, verdict)
-        if verdict.effects:
-            self._pin_for(verdict)
+                self.filter.remember_parse(message, verdict)
         self._group_open = True
         return replaced
 
@@ -465,7 +519,7 @@ class Session:
         if self._ignored():
             return b""
         oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
-        verdict = self._house.filter.judge_function_call(oid, formats, arguments)
+        verdict = self.filter.judge_function_call(oid, formats, arguments)
         if verdict.action is not Action.ALLOW:
             return self._refuse(verdict, simple=True)
         link = self.link or self._lease()
@@ -478,6 +532,43 @@ class Session:
         if verdict.effects:
             self._pin_for(verdict)
         return None
+
+    # --- verdicts that are not there at once ----------------------------------------------------------------------
+
+    def _judge_long(self, text: bytes, *, extended: bool) -> Verdict | None:
+        """Return the verdict of a long text, if it is known; else ask for it, and return None."""
+        if self._wait_error is not None:
+            return None
+        if len(text) > self._house.max_query_length:
+            return self.filter.judge(text, self.codec, extended=extended)  # it looks at the length first
+        asked = (text, self.codec, extended, self.filter.functions)
+        if self._verdict is not None and asked == self._asked:
+            return self._verdict
+        verdict = self.filter.recall(text, self.codec, extended)
+        if verdict is None:
+            self._asked = asked
+            self._question = self._house.judge.ask(self, self.filter, text, self.codec, extended)
+            self._pace()
+        return verdict
+
+    def _awaits_catalogue(self) -> bool:
+        """Whether a message with a name that nobody knows has to wait for a newer catalogue, or has done so in vain."""
+        if self._wait_error is not None:
+            return True
+        if self._refreshed:
+            return False
+        self._question = self._house.catalogues.refresh_for(self.pool.database, self)
+        if self._question is None:
+            return False
+        self._refreshed = True
+        self._pace()
+        return True
+
+    def judged(self, verdict: Verdict | None) -> None:
+        """Go on with what waited for a verdict; None: judge it again, by the catalogue as it is now."""
+        self._question = None
+        self._verdict = verdict
+        self._go_on()
 
     # --- what handlers have in common -----------------------------------------------------------------------------
 
@@ -537,19 +628,9 @@ class Session:
         return self._answer_error(error, simple=simple, unnamed=unnamed)
 
     def _refuse(self, verdict: Verdict, *, simple: bool, unnamed: bool = False) -> bytes:
-        house = self._house
-        house.stats.statements[verdict.label] += 1
-        house.stats.refused[verdict.rule] += 1
-        house.audit.event(
-            "refused",
-            session=self.who.ident,
-            user=self.who.user,
-            database=self.pool.database,
-            application=self.who.application,
-            kind=verdict.kind,
-            rule=verdict.rule,
-            sqlstate=verdict.sqlstate,
-        )
+        self._house.stats.statements[verdict.label] += 1
+        self._house.stats.refused[verdict.rule] += 1
+        self._note("refused", verdict)
         error = p.error_response(
             "ERROR",
             verdict.sqlstate,
@@ -560,6 +641,18 @@ class Session:
             codec=self.codec,
         )
         return self._answer_error(error, simple=simple, unnamed=unnamed)
+
+    def _note(self, event: str, verdict: Verdict) -> None:
+        self._house.audit.event(
+            event,
+            session=self.who.ident,
+            user=self.who.user,
+            database=self.pool.database,
+            application=self.who.application,
+            kind=verdict.kind,
+            rule=verdict.rule,
+            sqlstate=verdict.sqlstate,
+        )
 
     def _answer_error(self, error: bytes, *, simple: bool, unnamed: bool = False) -> bytes:
         """Answer one message with an error, in its turn; return what stands for it upstream.
@@ -587,9 +680,29 @@ class Session:
         self._group_open = False
         return stand_in + p.SYNC_MESSAGE
 
-    def _warn(self, verdict: Verdict) -> None:
-        if verdict.warning:
+    def _observes(self, verdict: Verdict, text: bytes) -> bool:
+        """Whether filter.mode lets this refused text go upstream all the same."""
+        return self._house.observe and observe.lets_through(verdict.rule, text, self.codec)
+
+    def _let_through(self, link: Upstream, verdict: Verdict) -> bytes | None:
+        """Account for what goes upstream though it is not allowed as it came; return the text to send instead, if any.
+
+        What a refused text leaves behind is unknown, so nobody else gets the upstream of a client that sent one.
+        """
+        stats = self._house.stats
+        if verdict.action is Action.REPLACE:
+            stats.statements[verdict.label] += 1
+            if verdict.effects:
+                self._pin_for(verdict)
             self._notify(p.notice_response("WARNING", "01000", verdict.warning, codec=self.codec))
+            return verdict.text
+        stats.statements[("observe", verdict.kind)] += 1
+        stats.observed[verdict.rule] += 1
+        self._note("observed", verdict)
+        self.ledger.scarred = True
+        self._pin(OBSERVED, verdict.rule)
+        link.replies.observed = True
+        return None
 
     def _notify(self, notice: bytes) -> None:
         """Send a notice as soon as no message is half-way out."""
@@ -616,7 +729,7 @@ class Session:
 
     def _lease(self) -> Upstream | None:
         """Take an upstream, or stand in line; None after a wait in vain, too."""
-        if self._lease_error is not None:
+        if self._wait_error is not None:
             return None
         upstream = self.pool.lease(self, self._house.now())
         if upstream is None:
@@ -664,11 +777,11 @@ class Session:
             self.unnamed.other_sent()
 
     def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
-        """Answer a message for which there is no upstream: stop here, or report that the wait was in vain."""
-        error = self._lease_error
+        """Answer a message that lacks an upstream or a verdict: stop here, or report that the wait was in vain."""
+        error = self._wait_error
         if error is None:
             return _STOP
-        self._lease_error = None
+        self._wait_error = None
         response = p.error_response(
             "ERROR", error.sqlstate, str(error), detail=error.detail, hint=error.hint, codec=self.codec
         )
@@ -677,14 +790,17 @@ class Session:
     def leased(self, upstream: PooledUpstream) -> None:
         """Go on with what waited for an upstream."""
         self.waiting = False
-        self._attach(upstream)
+        link = self._attach(upstream)
         self._go_on()
+        if self.link is link and self._done_with(link):
+            # By a newer catalogue it was refused, or has to be judged elsewhere once more: nothing went upstream.
+            self._release(link)
 
     def lease_failed(self, error: UpstreamError) -> None:
         """Answer what waited with the error."""
         self.waiting = False
         self._house.audit.event("lease failed", session=self.who.ident, user=self.who.user, reason=error.reason.value)
-        self._lease_error = error
+        self._wait_error = error
         self._go_on()
 
     def still_waiting(self, seconds: float) -> None:
@@ -698,7 +814,10 @@ class Session:
             self._pump(data)
         except ClientProtocolError as error:
             self._end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
-        self._lease_error = None
+        self._wait_error = None
+        if not self.waiting and self._question is None:
+            self._asked = self._verdict = None
+            self._refreshed = False
         self._pace()
 
     def _release(self, link: Upstream) -> None:
@@ -749,10 +868,14 @@ class Session:
             self.unnamed.settled()
         if replies.status == p.IDLE:
             self._restored = False
-        if replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins:
-            return
-        self._house.stats.transactions += 1
-        self._release(link)
+        if self._done_with(link):
+            self._house.stats.transactions += 1
+            self._release(link)
+
+    def _done_with(self, link: Upstream) -> bool:
+        """Whether nothing keeps this client on its upstream."""
+        replies = link.replies
+        return not (replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins)
 
     def upstream_lost(self) -> None:
         """Learn that the linked upstream's socket has ended: with it goes this client's transaction or state."""
@@ -777,6 +900,7 @@ class Session:
 
     def bug(self) -> None:
         """End after an unexpected exception: this session and its upstream never resume."""
+        self._house.stats.bugs += 1
         whole = self._drop_link(CloseReason.BUG)
         self._end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT if whole else "")
 
@@ -784,6 +908,10 @@ class Session:
         """Leave the line, and hand the upstream back: clean, to be cleaned, or not at all."""
         self.closed = True
         self._inbox.clear()
+        self._asked = None
+        if self._question is not None:
+            self._question.cancel()
+            self._question = None
         if self.waiting:
             self.pool.leave(self)
             self.waiting = False
@@ -819,7 +947,7 @@ class Session:
             # The server's value after a RESET; ours, which follows, is what the client connected with.
             value = self._greeted.get(name, value)
         if name == "client_encoding":
-            codec = self._house.filter.python_codec(value)
+            codec = self.filter.python_codec(value)
             if codec is None:
                 raise TripwireError(f"the upstream reports client_encoding = {value}")
             self.codec = codec

@@ -32,10 +32,13 @@ class Stats:
     __slots__ = (
         "bugs",
         "cancels",
+        "catalog_loads",
         "client_bytes_received",
         "client_bytes_sent",
         "client_closes",
         "clients_accepted",
+        "helper_starts",
+        "observed",
         "pins",
         "queue_wait",
         "refused",
@@ -53,8 +56,11 @@ class Stats:
         self.client_closes: dict[str, int] = defaultdict(int)  # CloseReason.value
         self.client_bytes_received = 0
         self.client_bytes_sent = 0
-        self.statements: dict[tuple[str, str], int] = defaultdict(int)  # (Action.value, Verdict.kind)
+        self.statements: dict[tuple[str, str], int] = defaultdict(int)  # (Action.value or `observe`, Verdict.kind)
         self.refused: dict[str, int] = defaultdict(int)  # rule
+        self.observed: dict[str, int] = defaultdict(int)  # rule
+        self.catalog_loads: dict[str, int] = defaultdict(int)  # outcome
+        self.helper_starts: dict[str, int] = defaultdict(int)  # what the helper process is for
         self.pins: dict[str, int] = defaultdict(int)  # Effect.value, or another pin reason
         self.cancels: dict[str, int] = defaultdict(int)  # outcome
         self.queue_wait = Histogram()

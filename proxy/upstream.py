@@ -39,6 +39,10 @@ _READ_BACK: Final = (
 )
 MAX_DRAIN: Final = 4 << 20
 """Bytes of an abandoned answer that are read and dropped; beyond that a new connection is cheaper."""
+_BESIDE_ROWS: Final = frozenset(
+    (p.COMMAND_COMPLETE, p.EMPTY_QUERY_RESPONSE, p.NOTICE_RESPONSE, p.PARAMETER_STATUS, p.NOTIFICATION_RESPONSE)
+)
+"""What the answer to a Query of ours may hold beside its results."""
 _ROLLBACK: Final = p.query(b"ROLLBACK")
 _DISCARD_ALL: Final = p.query(b"DISCARD ALL")
 
@@ -110,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._discard = False
         self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._buffer: bytearray | None = bytearray()  # only while logging in
+        self._buffer: bytearray | None = bytearray()  # only while logging in, or fetching
         self._mail: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
@@ -180,6 +184,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def cancelling(self) -> bool:
         return self._cancels > 0
 
@@ -216,7 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
 
     def _count(self, reason: CloseReason) -> None:
-        if self._buffer is None:  # it had logged in
+        if self._buffer is None:  # it had logged in for a pool
             self._stats.upstream_closes[reason.value] += 1
             self._audit.event("upstream closed", database=self.pool.database, reason=reason.value)
 
@@ -350,14 +358,45 @@ class UpstreamConnection(asyncio.Protocol):
                 transient=False,
             )
 
+    async def fetch(self, query: bytes, limit: int) -> list[list[list[bytes | None]]]:
+        """Run one Query on an idle upstream that is closed afterwards; return the rows of each of its results.
+
+        Statements without a result count for nothing. Raises UpstreamError, also where there are more than `limit`
+        bytes, and UpstreamProtocolError.
+        """
+        self._buffer = bytearray()
+        self.write(p.query(query))
+        results: list[list[list[bytes | None]]] = []
+        size = 0
+        while True:
+            kind, body = await self._message()
+            size += len(body)
+            if size > limit:
+                raise UpstreamError(f"the answer is longer than {limit} bytes", reason=CloseReason.UPSTREAM_PROTOCOL)
+            if kind == p.ROW_DESCRIPTION:
+                results.append([])
+            elif kind == p.DATA_ROW and results:
+                results[-1].append(p.row_values(body))
+            elif kind == p.ERROR_RESPONSE:
+                sqlstate = p.error_fields(body).get("C", CONNECTION_FAILURE)
+                raise UpstreamError(
+                    f"the upstream answered with an error (SQLSTATE {sqlstate})",
+                    sqlstate,
+                    reason=CloseReason.UPSTREAM_PROTOCOL,
+                )
+            elif kind == p.READY_FOR_QUERY:
+                return results
+            elif kind not in _BESIDE_ROWS:
+                raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place")
+
     async def _message(self) -> tuple[int, bytes]:
-        """Return the next whole message of the login."""
+        """Return the next whole message while nobody owns this upstream: of the login, or of what `fetch` asks."""
         buffer = self._buffer
         while buffer is not None:
             if len(buffer) >= 5:
                 kind, length = p.read_header(buffer)
                 if not 4 <= length <= r.MAX_CONTROL_MESSAGE:
-                    raise UpstreamProtocolError("invalid message length during login")
+                    raise UpstreamProtocolError("invalid length of a backend message")
                 if len(buffer) > length:
                     body = bytes(buffer[5 : length + 1])
                     del buffer[: length + 1]

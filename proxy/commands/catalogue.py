@@ -148,7 +148,7 @@ async def _fetch(upstream: Upstream, query: bytes) -> list[list[list[bytes | Non
     bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
     context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled)
     tasks = Tasks()
-    connector = Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout, lambda *_: None)
+    connector = Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout)
     try:
         return await connector.fetch_once(upstream.dbname, query)
     finally:

@@ -137,3 +137,16 @@ select 1 order by 1 using operator(public.<)
 select 1 = any (select 1) and (1,2) operator(evil.=) (select 1,2)
 select 1 operator(evil.=) any (array[1])
 select * from t where a operator(evil.~~) 'x'
+select postgres.pg_catalog.lo_create(0)
+select U&"pg\005fcatalog".U&"\006Co_create"(0)
+select json_array(select lo_create(0))
+select (zz.lo_creat).* from abs(-1) zz
+select (case when true then 0::oid end).lo_create
+select lo_create(0) within group (order by 1)
+select lo_create(0) filter (where false) over (rows unbounded preceding)
+select 1 from a tablesample system (1) repeatable (lo_create(0))
+select 1 order by 1 fetch first (lo_create(0)) rows with ties
+select 1 group by cube (1, lo_create(0))
+select distinct on (lo_create(0)) 1
+select 1 from rows from (now(), lo_create(0)) as zz
+with recursive zz as (select 1 union all select lo_create(0) from zz) table zz

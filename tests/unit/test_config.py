@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, Metrics, Upstream, load, start_up_notes
+from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, FilterConfig, Metrics, Upstream, load, start_up_notes
 from proxy.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +130,25 @@ def test_functions_are_a_list_in_the_file_and_separated_by_commas_in_the_environ
     )
     environ = MINIMAL | {"SIDECART_FILTER_DENY_FUNCTIONS": "a, b"}
     assert load("filter: {allow_functions: []}", environ).filter.deny_functions == ("a", "b")
+
+
+def test_patterns_are_names_of_functions() -> None:
+    config = load("filter: {allow_functions: [postgis.st_*, '*']}", MINIMAL)
+    assert config.filter.allow_functions == ("postgis.st_*", "*")
+
+
+def test_mode_of_the_filter() -> None:
+    assert load(None, MINIMAL).filter.mode == "enforce"
+    assert load("filter: {mode: observe}", MINIMAL).filter.mode == "observe"
+    assert wrong("filter: {mode: off}") == [
+        "config.yaml, line 1: filter.mode: must be one of enforce, observe; it is 'off'"
+    ]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("500ms", 0.5), ("5min", 300.0)])
+def test_refresh_of_the_catalogue(text: str, seconds: float) -> None:
+    assert load(None, MINIMAL).filter.catalog_refresh == 60.0
+    assert load(f"filter: {{catalog_refresh: {text}}}", MINIMAL).filter.catalog_refresh == seconds
 
 
 def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
@@ -269,6 +288,9 @@ def test_start_up_notes() -> None:
         "upstream.sslmode",
         "upstream.password",
     ]
+    [loud] = start_up_notes(Config(upstream=quiet, filter=FilterConfig(mode="observe")))
+    assert loud.startswith("filter.mode is observe: ")
+    assert "LET THROUGH" in loud
 
 
 def test_sql_script_has_one_text() -> None:

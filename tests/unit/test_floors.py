@@ -17,20 +17,20 @@ PURE = (
     "replies functions",
     "judgement",
     "filter plpgsql",
-    "house login prove",
+    "house login observe prove",
     "session",
     "client",
 )
 WITH_IO = (
-    "judge audit metrics console web tls tls_layer tasks",
-    "upstream",
-    "connector",
+    "audit metrics console web tls tls_layer tasks",
+    "judge upstream",
+    "catalogues connector",
     "server",
     # The command: programs that verbs share, the verbs, the command itself.
-    "workers commands commands.private_ca commands.starting",
-    "commands.embedded",
+    "workers commands commands.private_ca commands.starting commands.script commands.catalogue",
+    "commands.embedded commands.offline",
     "commands.shop",
-    "commands.demo commands.serve",
+    "commands.demo commands.serve commands.check commands.rules",
     "cli",
     "__main__",
 )

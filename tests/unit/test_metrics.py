@@ -23,13 +23,17 @@ NAMES = {
     "sidecart_bugs_total": "counter",
     "sidecart_build_info": "gauge",
     "sidecart_cancels_total": "counter",
+    "sidecart_catalog_age_seconds": "gauge",
+    "sidecart_catalog_loads_total": "counter",
     "sidecart_client_closes_total": "counter",
     "sidecart_client_received_bytes_total": "counter",
     "sidecart_client_sent_bytes_total": "counter",
     "sidecart_clients": "gauge",
     "sidecart_clients_accepted_total": "counter",
     "sidecart_draining": "gauge",
+    "sidecart_helper_starts_total": "counter",
     "sidecart_maxwait_seconds": "gauge",
+    "sidecart_observed_total": "counter",
     "sidecart_pinned_clients": "gauge",
     "sidecart_pins_total": "counter",
     "sidecart_queue_wait_seconds": "histogram",
@@ -61,6 +65,9 @@ def filled() -> tuple[Stats, Gauges]:
     stats.statements["refuse", "insert"] = 7
     stats.refused["stmt-insert"] = 8
     stats.pins["hold_cursor"] = 9
+    stats.observed["ddl"] = 27
+    stats.catalog_loads["failed"] = 28
+    stats.helper_starts["texts"] = 29
     stats.cancels["sent"] = 10
     stats.replays = 11
     stats.transactions = 12
@@ -79,6 +86,7 @@ def filled() -> tuple[Stats, Gauges]:
         verdict_cache_misses=23,
         verdict_cache_evictions=24,
         verdict_cache_bytes=25,
+        catalog_ages={"shop": 30.5},
         draining=True,
         audit_dropped=26,
     )
@@ -117,6 +125,10 @@ def test_each_value_stands_under_its_name() -> None:
         "sidecart_statements_total{kind=insert,verdict=refuse}": 7,
         "sidecart_refused_total{rule=stmt-insert}": 8,
         "sidecart_pins_total{reason=hold_cursor}": 9,
+        "sidecart_observed_total{rule=ddl}": 27,
+        "sidecart_catalog_loads_total{outcome=failed}": 28,
+        "sidecart_helper_starts_total{helper=texts}": 29,
+        "sidecart_catalog_age_seconds{database=shop}": 30.5,
         "sidecart_cancels_total{outcome=sent}": 10,
         "sidecart_upstream_replays_total": 11,
         "sidecart_transactions_total": 12,

@@ -7,14 +7,16 @@ import struct
 import pytest
 
 from proxy import protocol as p
+from proxy.catalog import Callable, Catalog
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
-from proxy.house import House, Owner
+from proxy.house import Asker, House, Owner, Question
+from proxy.observe import MAX_LENGTH
 from proxy.pool import Pool
 from proxy.replies import Replies
-from proxy.session import Session
+from proxy.session import MAX_INLINE, Session
 from proxy.snapshot import NO_SETTINGS, Settings, restore
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
@@ -164,6 +166,38 @@ class Quiet:
         self.events.append((event, dict(fields)))
 
 
+class FakeJudge:
+    """The helper process and the catalogues: questions are kept until the test answers them."""
+
+    def __init__(self, audit: Quiet) -> None:
+        self._audit = audit
+        self.asked: list[tuple[Question, bytes, str, bool]] = []
+        self.refreshes: list[Question] = []
+        self.refreshable = True
+
+    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
+        question = Question(asker)
+        self.asked.append((question, sql, encoding, extended))
+        return question
+
+    def refresh_for(self, database: str, asker: Asker) -> Question | None:
+        if not self.refreshable:
+            return None
+        self.refreshes.append(Question(asker))
+        return self.refreshes[-1]
+
+    def answer(self, judge: Filter) -> None:
+        """Answer the oldest question as the helper would."""
+        question, sql, encoding, extended = self.asked.pop(0)
+        verdict = judge.judge(sql, encoding, extended=extended)
+        judge.remember(sql, encoding, extended, verdict)
+        question.tell(verdict, self._audit)
+
+    def refreshed(self) -> None:
+        """End the oldest wait for a newer catalogue."""
+        self.refreshes.pop(0).tell(None, self._audit)
+
+
 class Town:
     """A house with one pool, whose upstreams are opened at once when the test says so."""
 
@@ -175,14 +209,18 @@ class Town:
         self.cancelled: list[tuple[int, bytes]] = []
         limits = PoolLimits(default_pool_size=size, min_pool_size=1, query_wait_notify=5.0, query_wait_timeout=15.0)
         self.pool = Pool("shop", limits, self, self.stats, lambda: 1.0)
+        self.filter = Filter(Policy(max_query_length=100_000))
+        self.judge = FakeJudge(self.audit)
         self.house = House(
-            filter=Filter(Policy(max_query_length=100_000)),
             stats=self.stats,
             audit=self.audit,
             now=lambda: self.now,
             max_query_length=100_000,
             max_client_conn=10,
             pool_for=self._pool_for,
+            filter_for={"shop": self.filter}.__getitem__,
+            judge=self.judge,
+            catalogues=self.judge,
             register=lambda session, length: (1234, b"k" * length),
             forget=lambda session: None,
             cancel=lambda pid, secret: self.cancelled.append((pid, secret)),
@@ -622,7 +660,7 @@ def test_group_takes_the_direct_path_the_second_time_and_nothing_differs(town: T
         assert client.take() == answer
         assert session.link is None
         assert session.unnamed.message == p.parse(b"", b"select $1")
-    assert town.house.filter.plain_parses.keys() == {p.parse(b"", b"select $1")}
+    assert town.filter.plain_parses.keys() == {p.parse(b"", b"select $1")}
     assert town.stats.statements["allow", "select"] == 3
 
 
@@ -630,7 +668,7 @@ def test_group_takes_the_direct_path_the_second_time_and_nothing_differs(town: T
 def test_direct_path_and_the_handlers_agree_however_the_bytes_come(town: Town, size: int) -> None:
     session, client = town.client()
     data = group(b"select $1") * 2 + group(b"select $1", portal=b"p") + group(b"drop table t") + group(b"select $1")
-    town.house.filter.remember_parse(p.parse(b"", b"select $1"), town.house.filter.judge(b"select $1", extended=True))
+    town.filter.remember_parse(p.parse(b"", b"select $1"), town.filter.judge(b"select $1", extended=True))
     sent = b""
     for i in range(0, len(data), size):
         session.client_data(data[i : i + size])
@@ -649,15 +687,15 @@ def test_refused_or_effective_parse_never_takes_the_direct_path(town: Town) -> N
     session, _ = town.client()
     for text in (b"delete from t", b"set work_mem = '1MB'", b"begin read write"):
         session.client_data(group(text))
-    assert not town.house.filter.plain_parses
-    town.house.filter.remember_parse(p.parse(b"", b"select 1"), town.house.filter.judge(b"select 1", extended=True))
-    town.house.filter.learn_version(150000)
-    assert not town.house.filter.plain_parses
+    assert not town.filter.plain_parses
+    town.filter.remember_parse(p.parse(b"", b"select 1"), town.filter.judge(b"select 1", extended=True))
+    town.filter.learn_version(150000)
+    assert not town.filter.plain_parses
 
 
 def test_group_of_a_client_that_waits_is_served_later(town: Town) -> None:
     holders = busy(town)
-    town.house.filter.remember_parse(p.parse(b"", b"select 1"), town.house.filter.judge(b"select 1", extended=True))
+    town.filter.remember_parse(p.parse(b"", b"select 1"), town.filter.judge(b"select 1", extended=True))
     session, client = town.client()
     session.client_data(group(b"select 1"))
     assert session.waiting
@@ -868,6 +906,425 @@ def test_client_that_leaves_the_line_is_forgotten(town: Town) -> None:
     session.client_data(p.query(b"select 1"))
     session.client_lost()
     assert not town.pool.waiting
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+LONG = b"select 1 where 1 in (" + b",".join([b"1"] * MAX_INLINE) + b")"
+LONG_WRITE = b"insert into t values (" + b"1," * MAX_INLINE + b"1)"
+UNKNOWN = b"select newborn(1)"
+
+
+def newborn(*names: str) -> Catalog:
+    """Return a catalogue with harmless functions of one argument."""
+    return Catalog(functions={name: (Callable(number, "public", 1, 1),) for number, name in enumerate(names, 20_000)})
+
+
+def test_text_of_the_inline_length_is_judged_at_once_and_a_longer_one_elsewhere(town: Town) -> None:
+    session, _ = town.client()
+    text = b"select '" + b"x" * (MAX_INLINE - 9) + b"'"
+    session.client_data(p.query(text))
+    assert town.link(session).take() == p.query(text)
+    town.link(session).says(SELECTED, READY_I)
+    longer = text[:-1] + b"x'"
+    session.client_data(p.query(longer))
+    assert session.judging
+    assert [asked[1:] for asked in town.judge.asked] == [(longer, "utf-8", False)]
+
+
+def test_long_text_is_forwarded_when_its_verdict_is_there_and_known_the_next_time(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG))
+    assert session.judging
+    assert not client.reading
+    assert session.link is None
+    town.judge.answer(town.filter)
+    upstream = town.link(session)
+    assert upstream.take() == p.query(LONG)
+    assert client.reading
+    assert not session.judging
+    upstream.says(SELECTED, READY_I)
+    session.client_data(p.query(LONG))
+    assert town.link(session).take() == p.query(LONG)
+    assert town.judge.asked == []
+
+
+def test_refused_long_text_is_answered_here(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG_WRITE) + p.query(b"select 1"))
+    town.judge.answer(town.filter)
+    assert client.error()["C"] == "25006"
+    assert town.link(session).take() == p.query(b"select 1")
+    assert town.stats.refused == {"data-modification": 1}
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_order_of_a_pipeline_is_kept_while_a_text_of_it_is_judged(town: Town, size: int) -> None:
+    session, client = town.client()
+    data = p.query(b"select 1") + p.query(LONG) + p.query(b"select 2")
+    for at in range(0, len(data), size):
+        session.client_data(data[at : at + size])
+    upstream = town.link(session)
+    assert upstream.take() == p.query(b"select 1")
+    upstream.says(SELECTED, READY_I)
+    assert session.link is None, "nobody waits for the helper with an upstream in hand"
+    town.judge.answer(town.filter)
+    assert town.link(session).take() == p.query(LONG) + p.query(b"select 2")
+    town.link(session).says(SELECTED, READY_I, SELECTED, READY_I)
+    assert client.kinds() == "CZCZCZ"
+
+
+def test_what_comes_while_a_text_is_judged_waits_and_asks_nothing(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(LONG))
+    session.client_data(p.query(b"select 2"))  # was under way already
+    session.client_data(p.query(LONG_WRITE)[:100])
+    assert len(town.judge.asked) == 1
+    town.judge.answer(town.filter)
+    assert town.link(session).take() == p.query(LONG) + p.query(b"select 2")
+
+
+def test_long_parse_waits_and_the_rest_of_its_group_behind_it(town: Town) -> None:
+    session, client = town.client()
+    group = p.parse(b"", LONG) + bind() + EXECUTE + SYNC
+    session.client_data(group)
+    assert session.judging
+    assert town.judge.asked[0][3] is True
+    town.judge.answer(town.filter)
+    upstream = town.link(session)
+    assert upstream.take() == group
+    upstream.says(PARSED, BOUND, SELECTED, READY_I)
+    assert client.kinds() == "12CZ"
+
+
+def test_verdict_of_a_text_that_the_server_skips_is_not_used_for_the_next_one(town: Town) -> None:
+    """Two long Parses in a group: an error before the first makes the server skip it while it is judged."""
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select oops") + p.parse(b"a", LONG) + SYNC + p.parse(b"b", LONG_WRITE) + SYNC)
+    upstream = town.link(session)
+    upstream.says(p.error_response("ERROR", "42703", "no oops"))
+    town.judge.answer(town.filter)
+    assert upstream.take() == p.parse(b"", b"select oops") + SYNC
+    assert session.judging
+    assert town.judge.asked[0][1] == LONG_WRITE
+    upstream.says(READY_I)
+    town.judge.answer(town.filter)
+    assert client.kinds() == "EZEZ"
+    assert upstream.take() == b""
+
+
+def test_cancel_while_a_text_is_judged_answers_at_once(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG) + p.query(b"select 1"))
+    assert session.cancel() == "waiting"
+    assert client.error()["C"] == "57014"
+    assert not session.judging
+    assert town.link(session).take() == p.query(b"select 1")
+    town.link(session).says(SELECTED, READY_I)
+    town.judge.answer(town.filter)  # too late: nobody asks any more
+    assert client.kinds() == "CZ"
+    assert session.link is None
+
+
+def test_cancel_of_a_parse_that_is_judged_swallows_up_to_sync(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", LONG) + bind() + EXECUTE + SYNC)
+    assert session.cancel() == "waiting"
+    assert client.kinds() == "EZ"
+    assert session.link is None
+
+
+def test_cancel_in_a_transaction_while_a_text_is_judged_fails_the_transaction(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin"))
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    upstream.take()
+    client.take()
+    session.client_data(p.query(LONG))
+    assert session.cancel() == "waiting"
+    assert upstream.take() == p.REFUSED_PARSE + SYNC
+    upstream.says(STAND_IN_FAILED, READY_E)
+    assert client.error()["C"] == "57014"
+
+
+def test_cancel_reaches_the_statement_that_runs_not_the_one_that_is_judged_behind_it(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"select pg_sleep(60)") + p.query(LONG))
+    assert session.cancel() == "sent"
+    assert town.link(session).cancels == 1
+    assert session.judging
+
+
+def test_client_that_leaves_while_its_text_is_judged_is_told_nothing(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG))
+    session.client_lost()
+    assert town.judge.asked[0][0].asker is None, "the helper need not begin with it"
+    town.judge.answer(town.filter)
+    assert client.take() == b""
+    assert not town.pool.leased
+
+
+def test_drain_and_time_limits_leave_a_client_alone_whose_text_is_judged(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG))
+    session.drain()
+    for moment in (1.0, 50.0, 99.0):
+        session.sweep(moment, idle=10.0, idle_transaction=5.0, query=0.0, login=2.0)
+    assert not client.closed
+    town.judge.answer(town.filter)
+    town.link(session).says(SELECTED, READY_I)
+    session.drain()
+    assert client.error()["C"] == "57P01"
+
+
+def test_query_timeout_counts_the_time_of_judging(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG))
+    for moment in (1.0, 3.9):
+        session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+    assert session.judging
+    session.sweep(4.0, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+    assert client.error()["C"] == "57014"
+
+
+def test_judged_text_that_has_to_wait_for_an_upstream_is_judged_once(town: Town) -> None:
+    holders = busy(town)
+    session, _ = town.client()
+    session.client_data(p.query(LONG))
+    town.judge.answer(town.filter)
+    assert session.waiting
+    assert not session.judging
+    upstream = town.link(holders[0])
+    holders[0].client_data(p.query(b"commit"))
+    upstream.take()
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
+    assert upstream.take() == p.query(LONG)
+    assert town.judge.asked == []
+
+
+def test_judged_text_that_waits_for_an_upstream_is_judged_again_by_a_newer_catalogue(town: Town) -> None:
+    holders = busy(town)
+    session, client = town.client()
+    text = LONG + b" or newborn(1)"
+    town.filter.learn_catalog(newborn("newborn"))
+    session.client_data(p.query(text))
+    town.judge.answer(town.filter)
+    assert session.waiting
+    town.filter.learn_catalog(newborn("another"))
+    town.judge.refreshable = False
+    upstream = town.link(holders[0])
+    holders[0].client_data(p.query(b"commit"))
+    upstream.take()
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
+    assert session.judging
+    assert upstream in town.pool.idle
+    town.judge.answer(town.filter)
+    assert upstream.take() == b""
+    assert client.kinds() == "EZ"
+
+
+def test_upstream_goes_back_when_what_waited_for_it_is_refused_by_a_newer_catalogue(town: Town) -> None:
+    holders = busy(town)
+    town.judge.refreshable = False
+    town.filter.learn_catalog(newborn("newborn"))
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    assert session.waiting
+    town.filter.learn_catalog(newborn("another"))
+    upstream = town.link(holders[0])
+    holders[0].client_data(p.query(b"commit"))
+    upstream.take()
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
+    assert client.kinds() == "EZ"
+    assert session.link is None
+    assert upstream in town.pool.idle
+
+
+def test_text_over_the_limit_never_goes_to_the_helper(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select '" + b"x" * 100_000 + b"'"))
+    assert client.error()["C"] == "54000"
+    assert town.judge.asked == []
+
+
+def test_exception_while_a_verdict_is_taken_ends_that_session_and_is_counted(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(LONG))
+    town.pool.lease = None  # type: ignore[method-assign, assignment]
+    town.judge.answer(town.filter)
+    assert client.error()["C"] == "XX000"
+    assert client.closed
+    assert town.stats.bugs == 1
+    assert town.audit.events[-2][0] == "bug"
+
+
+# --- a newer catalogue -----------------------------------------------------------------------------------------------
+
+
+def test_unknown_name_waits_for_a_newer_catalogue_and_runs_if_it_is_there(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN) + p.query(b"select 2"))
+    assert session.judging
+    assert client.take() == b""
+    town.filter.learn_catalog(newborn("newborn"))
+    town.judge.refreshed()
+    assert town.link(session).take() == p.query(UNKNOWN) + p.query(b"select 2")
+    assert not town.stats.refused
+
+
+def test_parse_with_an_unknown_name_waits_and_the_rest_of_its_group_behind_it(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(group(UNKNOWN))
+    assert session.judging
+    town.filter.learn_catalog(newborn("newborn"))
+    town.judge.refreshed()
+    assert town.link(session).take() == group(UNKNOWN)
+    session.client_data(group(b"select stillborn(1)"))
+    town.judge.refreshed()
+    assert client.kinds() == ""
+    town.link(session).says(PARSED, BOUND, p.message(p.NO_DATA), SELECTED, READY_I)
+    assert client.kinds() == "12nCZ"
+
+
+def test_unknown_name_is_refused_when_the_newer_catalogue_does_not_have_it(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    town.judge.refreshed()
+    assert client.error()["C"] in ("42501", "42883")
+    assert not session.judging
+    assert town.judge.refreshes == []
+    assert town.stats.refused == {"unknown-function": 1}
+
+
+def test_unknown_name_is_refused_at_once_when_no_newer_catalogue_can_be_had(town: Town) -> None:
+    town.judge.refreshable = False
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    assert client.kinds() == "EZ"
+
+
+def test_write_is_refused_without_looking_at_a_newer_catalogue(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"delete from t"))
+    assert client.kinds() == "EZ"
+    assert town.judge.refreshes == []
+
+
+def test_long_text_with_an_unknown_name_is_judged_again_by_the_newer_catalogue_and_waits_once(town: Town) -> None:
+    session, client = town.client()
+    text = LONG + b" or newborn(1)"
+    session.client_data(p.query(text))
+    town.judge.answer(town.filter)
+    assert len(town.judge.refreshes) == 1
+    town.filter.learn_catalog(newborn("another"))
+    town.judge.refreshed()
+    town.judge.answer(town.filter)
+    assert client.kinds() == "EZ"
+    assert (town.judge.asked, town.judge.refreshes) == ([], [])
+
+
+def test_cancel_of_a_wait_for_the_catalogue(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    assert session.cancel() == "waiting"
+    assert client.error()["C"] == "57014"
+    town.judge.refreshed()
+    assert client.take() == b""
+
+
+# --- filter.mode: observe --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lenient(town: Town) -> Town:
+    town.house.observe = True
+    town.judge.refreshable = False
+    return town
+
+
+def test_observed_text_goes_upstream_and_is_counted_noted_and_pinned(lenient: Town) -> None:
+    session, client = lenient.client()
+    session.client_data(p.query(b"delete from t"))
+    upstream = lenient.link(session)
+    assert upstream.take() == p.query(b"delete from t")
+    upstream.says(p.error_response("ERROR", "25006", "cannot execute DELETE in a read-only transaction"), READY_I)
+    assert client.error()["C"] == "25006"
+    assert session.link is upstream
+    assert lenient.stats.statements == {("observe", "delete"): 1}
+    assert lenient.stats.observed == {"data-modification": 1}
+    assert not lenient.stats.refused
+    [fields] = [fields for event, fields in lenient.audit.events if event == "observed"]
+    assert fields["rule"] == "data-modification"
+    session.client_lost()
+    assert upstream.closed is CloseReason.DIRTY
+
+
+def test_observed_parse_goes_upstream_and_never_takes_the_direct_path(lenient: Town) -> None:
+    session, _ = lenient.client()
+    for _ in range(2):
+        data = group(b"select nobody_knows()")
+        session.client_data(data)
+        upstream = lenient.link(session)
+        assert upstream.take() == data
+        upstream.says(PARSED, BOUND, p.message(p.NO_DATA), SELECTED, READY_I)
+    assert lenient.stats.observed == {"unknown-function": 2}
+
+
+def test_tag_of_a_write_is_no_surprise_after_an_observed_text(lenient: Town) -> None:
+    session, client = lenient.client()
+    session.client_data(p.query(b"notify x"))
+    lenient.link(session).says(p.message(p.COMMAND_COMPLETE, b"NOTIFY\0"), READY_I)
+    assert client.kinds() == "CZ"
+    assert not client.closed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"set default_transaction_read_only = off",
+        b"set transaction_read_only = off",
+        b"reset transaction_read_only",
+        b"set role postgres",
+        b"set session authorization postgres",
+        b"set standard_conforming_strings = off",
+        b"set client_encoding = 'SJIS'",
+        b"select set_config('transaction_read_only', 'off', false)",
+        # What hides behind something that is refused first, and was not judged any more.
+        b"notify x; set transaction_read_only = off; delete from t",
+        b"begin read write; delete from t",
+        b"select nobody_knows(), set_config('default_transaction_read_only', 'off', false)",
+        b"select nobody_knows(), U&\"set\\005fconfig\"('default_transaction_read_only', 'off', false)",
+        b"do $$ begin perform set_config('default_transaction_read_only', 'off', false); end $$",
+        b"alter role current_user set default_transaction_read_only = off",
+        b"copy t from stdin",
+        b"selec 1",
+        b"select '\xff'",
+    ],
+)
+def test_text_that_stays_refused_when_others_are_observed(lenient: Town, text: bytes) -> None:
+    session, client = lenient.client()
+    session.client_data(p.query(text))
+    assert session.link is None
+    assert client.kinds() == "EZ"
+    assert not lenient.stats.observed
+
+
+def test_function_call_stays_refused_when_others_are_observed(lenient: Town) -> None:
+    session, client = lenient.client()
+    session.client_data(p.message(p.FUNCTION_CALL, struct.pack("!IHHH", 957, 0, 0, 0)))
+    assert client.kinds() == "EZ"
+
+
+def test_long_refused_text_stays_refused_when_others_are_observed(lenient: Town) -> None:
+    session, client = lenient.client()
+    session.client_data(p.query(b"insert into t values (" + b"1," * MAX_LENGTH + b"1)"))
+    lenient.judge.answer(lenient.filter)
+    assert client.kinds() == "EZ"
+    session.client_data(p.query(LONG_WRITE))
+    lenient.judge.answer(lenient.filter)
+    assert lenient.link(session).take() == p.query(LONG_WRITE)
 
 
 # --- attacks and accidents -------------------------------------------------------------------------------------------

@@ -1,0 +1,186 @@
+"""Time verdicts, side by side with `pglast.parse_sql` and a Visitor that looks at every node of the same text.
+
+All variants take turns in short rounds within one process, so that a machine whose speed drifts drifts for all; figures
+are medians over the rounds, and the ratios are what counts. Run it with `make bench-filter`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import pglast
+from pglast.visitors import Visitor
+
+from proxy.cache import VerdictCache
+from proxy.filter import Filter
+from proxy.verdict import Action
+
+SELECT = "SELECT abalance FROM pgbench_accounts WHERE aid = 47110;"
+JOIN = (
+    "SELECT o.id, o.placed_at, c.name, sum(l.quantity * l.unit_price) AS total FROM orders o"
+    " JOIN customers c ON c.id = o.customer_id JOIN lines l ON l.order_id = o.id"
+    " WHERE o.placed_at >= '2024-01-01' AND c.country = 'DE' GROUP BY 1, 2, 3 ORDER BY total DESC LIMIT 20"
+)
+# The longest of those that psql 15 sends for `\d orders`: its columns (psql -E shows them).
+DESCRIBE = r"""SELECT a.attname,
+  pg_catalog.format_type(a.atttypid, a.atttypmod),
+  (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true)
+   FROM pg_catalog.pg_attrdef d
+   WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.atthasdef),
+  a.attnotnull,
+  (SELECT c.collname FROM pg_catalog.pg_collation c, pg_catalog.pg_type t
+   WHERE c.oid = a.attcollation AND t.oid = a.atttypid AND a.attcollation <> t.typcollation) AS attcollation,
+  a.attidentity,
+  a.attgenerated
+FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = '16385' AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum;"""
+TEXTS = {"pgbench's SELECT": (SELECT, 15.0), "a join": (JOIN, 60.0), r"psql's \d": (DESCRIBE, 110.0)}
+"""Texts, and the microseconds that a verdict without the cache may take."""
+REPEATED_AIM, SHAPED_AIM, RATIO_AIM, BATCH_AIM = 0.5, 3.0, 0.3, 10_000
+
+ROUND = 0.004  # seconds
+OTHERS = 2_000  # texts that differ in a constant: more than are judged in a round
+BATCH = 40_000
+
+
+class Looking(Visitor):
+    """Look at every node, and do nothing."""
+
+    def visit(self, ancestors: Any, node: Any) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Variant:
+    """One way to treat a text; `times` are microseconds a call, one for each round."""
+
+    name: str
+    call: Callable[[], object]
+    aim: float = 0.0
+    calls: int = 1
+    times: list[float] = field(default_factory=list)
+
+    def calibrate(self) -> None:
+        """Find how many calls fill a round."""
+        self.call()
+        while self._time() < ROUND / 2:
+            self.calls *= 2
+
+    def round(self) -> None:
+        self.times.append(self._time() / self.calls * 1e6)
+
+    def _time(self) -> float:
+        call = self.call
+        started = time.perf_counter()
+        for _ in range(self.calls):
+            call()
+        return time.perf_counter() - started
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.times)
+
+
+@click.command()
+@click.option("--rounds", default=300, show_default=True, help="How often each variant has its turn.")
+@click.option("--batch/--no-batch", default=True, help="Time `sidecart check --batch`, too.")
+def main(rounds: int, batch: bool) -> None:
+    """Print microseconds for a verdict, the aims, and the ratios to pglast's own tools."""
+    pairs = [_pair(name, sql, aim) for name, (sql, aim) in TEXTS.items()]
+    cached = [
+        Variant("repeated text", _repeated(SELECT), REPEATED_AIM),
+        Variant("same shape, new constant", _new_constants(), SHAPED_AIM),
+    ]
+    variants = [*itertools.chain(*pairs), *cached]
+    empty = Variant("", lambda: None)
+    for variant in (empty, *variants):
+        variant.calibrate()
+    for _ in range(rounds):
+        for variant in (empty, *variants):
+            variant.round()
+    click.echo(
+        f"Microseconds, medians of {rounds} rounds; a call of nothing takes {empty.median:.2f} and is taken off\n"
+    )
+    click.echo(f"{'':42} {'verdict':>8} {'aim':>6}   {'parse_sql + Visitor':>19} {'ratio':>6} {'aim':>5}")
+    for ours, theirs in pairs:
+        # Round by round, since neighbours in time share the machine's mood.
+        ratio = statistics.median(a / b for a, b in zip(ours.times, theirs.times, strict=True))
+        click.echo(
+            f"{ours.name:42} {ours.median - empty.median:8.1f} {ours.aim:6.0f}   {theirs.median - empty.median:19.1f}"
+            f" {ratio:6.2f} {RATIO_AIM:5.1f}"
+        )
+    for variant in cached:
+        click.echo(f"{variant.name:42} {variant.median - empty.median:8.2f} {variant.aim:6.1f}")
+    if batch:
+        for name, statements in (("new constants", _others()), ("other names, so no cached verdict", _other_names())):
+            click.echo(f"check --batch, {name}: {_batch(statements):.0f} statements/s, aim {BATCH_AIM}")
+
+
+def _pair(name: str, sql: str, aim: float) -> tuple[Variant, Variant]:
+    judge, text = Filter(cache=VerdictCache(0)).judge, sql.encode()
+    assert judge(text).action is Action.ALLOW
+    return (
+        Variant(f"{name} ({len(text)} characters), uncached", lambda: judge(text), aim),
+        Variant(name, lambda: Looking()(pglast.parse_sql(sql))),
+    )
+
+
+def _repeated(sql: str) -> Callable[[], object]:
+    judge, text = Filter().judge, sql.encode()
+    return lambda: judge(text)
+
+
+def _others() -> list[bytes]:
+    return [SELECT.replace("47110", str(number)).encode() for number in range(100_000, 100_000 + OTHERS)]
+
+
+def _other_names() -> list[bytes]:
+    return [SELECT.replace("abalance", f"column_{number}").encode() for number in range(BATCH)]
+
+
+def _new_constants() -> Callable[[], object]:
+    filter_, following = Filter(), itertools.cycle(_others()).__next__
+    judge = filter_.judge
+
+    def call() -> object:
+        return judge(following())
+
+    call()
+    call()
+    assert filter_.shape_hits == 1, "there is no normal form"
+    return call
+
+
+def _batch(statements: list[bytes]) -> float:
+    """Return how many statements a second the command answers, its start left out."""
+    lines = [json.dumps({"sql": sql.decode()}).encode() + b"\n" for sql in statements]
+    stream = b"".join(itertools.islice(itertools.cycle(lines), BATCH))
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxy", "check", "--batch"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b'{"sql": "SELECT 1"}\n')
+        process.stdin.flush()
+        process.stdout.readline()
+        started = time.perf_counter()
+        answers, _ = process.communicate(stream)
+        spent = time.perf_counter() - started
+    assert answers.count(b'"allow"') == BATCH, answers[:500]
+    return BATCH / spent
+
+
+if __name__ == "__main__":
+    main()

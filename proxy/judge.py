@@ -1,0 +1,555 @@
+"""Judge long texts, and prove what a database's own functions do, in helper processes.
+
+Decoding a parse tree holds the interpreter's lock: a list of 200,000 elements would hold every client for a third of a
+second. And what parses hostile input may hang, crash, or want all the memory there is. So this happens in processes of
+their own, each with one request at a time: one that takes too long is killed, one that dies is replaced, and what it
+worked on is refused.
+
+Requests and answers go over the helper's standard input and output: four bytes of length, then MessagePack. The helper
+ends when its input does. `python -m proxy.judge` is the helper; it is of no use by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast, get_type_hints
+
+import msgspec
+
+from proxy.cache import VerdictCache
+from proxy.catalog import Catalog, Key, Taint
+from proxy.errors import INTERNAL_ERROR, STATEMENT_TOO_COMPLEX, SideCartError
+from proxy.filter import Filter
+from proxy.house import Asker, Audit, Question
+from proxy.policy import Policy
+from proxy.stats import Stats
+from proxy.tasks import Tasks
+from proxy.verdict import Action, Verdict
+
+MAX_SHORT: Final = 65_536
+"""Bytes of a text of the short lane: at the worst it takes half a second."""
+PATIENCE: Final = 10.0
+"""Seconds that a helper may take for a text, or for one step of a proof."""
+MEMORY: Final = 2 << 30
+"""Bytes of address space that a helper may have. The tree of a text takes up to 500 times the text."""
+REST: Final = 600.0
+"""Seconds without work after which a helper ends: it costs 35 MB, and 0.2 s to start again."""
+PIECE: Final = 1000
+"""Entries of a catalogue that are decoded at a time: 100,000 in one go held the event loop for 0.25 s."""
+MAX_CULPRITS: Final = 20
+"""Functions that may kill the helper before the proof of their database is given up."""
+NICE: Final = 5
+"""How far the helper stands back behind the process that serves clients."""
+_SECRETS: Final = ("DB_", "SIDECART_", "PG")
+"""Variables that are not passed on: what parses hostile input gets no passwords."""
+
+Results = list[list[list[bytes | None]]]
+"""The rows of each result of a Query, their values in text format."""
+
+
+class HelperLostError(SideCartError):
+    """The helper died, or was killed. `step` is what it had said it would do next, if anything."""
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class ProofError(SideCartError):
+    """The catalogue could not be proved: the text says why."""
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+_HINTS: Final = {**get_type_hints(Catalog), "taints": dict[Key, Taint]}
+_Form = msgspec.defstruct("_Form", [(item.name, _HINTS[item.name]) for item in fields(Catalog)], array_like=True)
+"""A Catalog as it travels: all its fields, in their order."""
+
+
+def _form(catalog: Catalog, **mappings: Any) -> Any:
+    """Give a catalogue the form in which it travels; `mappings` stand in the place of its own."""
+    return _Form(*(mappings.get(item.name, getattr(catalog, item.name)) for item in fields(catalog)))
+
+
+def _catalog(form: Any) -> Catalog:
+    return Catalog(**{item.name: getattr(form, item.name) for item in fields(Catalog)})
+
+
+def _pieces(catalog: Catalog) -> Iterator[Piece]:
+    """Cut a catalogue's mappings, and leave them empty, so that no piece holds up who decodes it for long."""
+    for name in _MAPPINGS:
+        entries = iter(getattr(catalog, name).items())
+        while some := dict(islice(entries, PIECE)):
+            yield Piece(_form(Catalog(), **{name: some}))
+
+
+def _whole(form: Any, pieces: Iterable[Piece]) -> Catalog:
+    """Put a catalogue that was cut together again."""
+    for piece in pieces:
+        for name in _MAPPINGS:
+            getattr(form, name).update(getattr(piece.catalog, name))
+    return _catalog(form)
+
+
+_MAPPINGS: Final = ("functions", "relations", "types", "operators", "taints")
+
+
+class Learn(msgspec.Struct, tag=True, array_like=True):
+    """Judge by this policy and this catalogue from now on. Has no answer."""
+
+    policy: Policy
+    catalog: _Form | None  # type: ignore[valid-type]
+
+
+class Text(msgspec.Struct, tag=True, array_like=True):
+    sql: bytes
+    encoding: str
+    extended: bool
+
+
+class Proof(msgspec.Struct, tag=True, array_like=True):
+    results: bytes
+    """`Results`, encoded."""
+    policy: Policy
+    skip: frozenset[int]
+
+
+class Step(msgspec.Struct, tag=True, array_like=True):
+    """Answer in between: the function with this OID comes next."""
+
+    oid: int
+
+
+class Judged(msgspec.Struct, tag=True, array_like=True):
+    verdict: Verdict
+
+
+class Piece(msgspec.Struct, tag=True, array_like=True):
+    """Answer in between: a part of the catalogue that was proved."""
+
+    catalog: _Form  # type: ignore[valid-type]
+
+
+class Proved(msgspec.Struct, tag=True, array_like=True):
+    """Answer with the catalogue, but for its mappings: they came in pieces."""
+
+    catalog: _Form  # type: ignore[valid-type]
+
+
+class Failed(msgspec.Struct, tag=True, array_like=True):
+    why: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_read_request = msgspec.msgpack.Decoder(Learn | Text | Proof).decode
+_read_answer = msgspec.msgpack.Decoder(Step | Piece | Judged | Proved | Failed).decode
+Answer = Judged | Proved | Failed
+
+
+def encode_results(results: Results) -> bytes:
+    """Return results as a proof takes them; equal bytes are equal results."""
+    return _encode(results)
+
+
+# --- the serving side -------------------------------------------------------------------------------------------------
+
+
+class Texts:
+    """Have texts judged that are too long to be judged in line. Implements `house.Judge`.
+
+    There are two lanes, so that a text of a few kB never waits for one of a few MB.
+    """
+
+    def __init__(self, stats: Stats, audit: Audit, tasks: Tasks) -> None:
+        self._short = _Lane("texts", stats, audit, tasks)
+        self._long = _Lane("long_texts", stats, audit, tasks)
+
+    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
+        lane = self._short if len(sql) <= MAX_SHORT else self._long
+        return lane.ask(_Text(asker, judge, sql, encoding, extended))
+
+    async def close(self) -> None:
+        await self._short.close()
+        await self._long.close()
+
+
+class _Lane:
+    """Have texts judged by one helper, one after the other, the shortest first."""
+
+    def __init__(self, name: str, stats: Stats, audit: Audit, tasks: Tasks) -> None:
+        self._name = name
+        self._helper = Helper(name, stats)
+        self._stats = stats
+        self._audit = audit
+        self._tasks = tasks
+        self._line: asyncio.PriorityQueue[tuple[int, int, _Text]] = asyncio.PriorityQueue()
+        self._asked = 0
+        self._worker: asyncio.Task[None] | None = None
+        self._learned: tuple[int, Policy, Catalog | None] | None = None  # by the helper process of this number
+
+    def ask(self, question: _Text) -> Question:
+        self._asked += 1
+        self._line.put_nowait((len(question.sql), self._asked, question))
+        if self._worker is None or self._worker.done():
+            self._worker = self._tasks.start(self._work(), "judge texts")
+        return question
+
+    async def close(self) -> None:
+        await self._helper.close()
+
+    async def _work(self) -> None:
+        while not self._line.empty():
+            _, _, question = self._line.get_nowait()
+            if question.asker is not None:
+                question.tell(await self._judge(question), self._audit)
+
+    async def _judge(self, question: _Text) -> Verdict:
+        try:
+            return await self._ask_helper(question)
+        except OSError as error:
+            self._audit.event("helper not started", level="error", helper=self._name, why=type(error).__name__)
+        except Exception as error:
+            self._stats.bugs += 1
+            self._audit.event("bug", level="error", what=type(error).__name__, where="judge texts")
+        return NOT_JUDGED
+
+    async def _ask_helper(self, question: _Text) -> Verdict:
+        judge = question.judge
+        wanted = (judge.policy, judge.catalog)
+        try:
+            number = await self._helper.start()
+            if self._learned is None or self._learned[0] != number or self._learned[1:] != wanted:
+                self._helper.tell(_encode(Learn(judge.policy, None if judge.catalog is None else _form(judge.catalog))))
+                self._learned = (number, *wanted)
+            answer = await self._helper.ask(_encode(Text(question.sql, question.encoding, question.extended)))
+            if not isinstance(answer, Judged):
+                raise HelperLostError("it gave another answer than a verdict")
+            verdict = answer.verdict
+        except HelperLostError as error:
+            self._audit.event("helper lost", level="error", helper=self._name, why=str(error), bytes=len(question.sql))
+            verdict = TOO_COMPLEX
+        if (judge.policy, judge.catalog) == wanted:  # else it was judged by a catalogue that is not the latest
+            judge.remember(question.sql, question.encoding, question.extended, verdict)
+        return verdict
+
+
+class _Text(Question):
+    __slots__ = ("encoding", "extended", "judge", "sql")
+
+    def __init__(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> None:
+        super().__init__(asker)
+        self.judge = judge
+        self.sql = sql
+        self.encoding = encoding
+        self.extended = extended
+
+
+TOO_COMPLEX: Final = Verdict(
+    Action.REFUSE,
+    "unparsable",
+    rule="depth",
+    sqlstate=STATEMENT_TOO_COMPLEX,
+    message="the statement is too complex to be judged",
+    detail=f"Reading it took more than {PATIENCE:g} s or {MEMORY >> 30} GB of memory (rule: depth).",
+    hint="Send fewer values in one text: as an array parameter, or in several statements.",
+)
+NOT_JUDGED: Final = Verdict(
+    Action.REFUSE,
+    "unparsable",
+    rule="internal",
+    sqlstate=INTERNAL_ERROR,
+    message="the statement could not be judged",
+    detail="The process that judges long texts could not do it (rule: internal).",
+    hint="Send it again; if it is refused again, ask the operator to look into SideCart's log.",
+)
+
+
+class Prover:
+    """Have the rows of a database proved, one database at a time."""
+
+    def __init__(self, stats: Stats, audit: Audit) -> None:
+        self._helper = Helper("proofs", stats)
+        self._audit = audit
+        self._turn = asyncio.Lock()
+
+    async def prove(self, results: bytes, policy: Policy) -> Catalog:
+        """Return the catalogue that follows from `encode_results(…)`; a function that kills the helper is no read.
+
+        Raises ProofError.
+        """
+        skip: frozenset[int] = frozenset()
+        async with self._turn:
+            while True:
+                try:
+                    await self._helper.start()
+                    pieces: list[Piece] = []
+                    answer = await self._helper.ask(_encode(Proof(results, policy, skip)), pieces)
+                except HelperLostError as error:
+                    self._audit.event("helper lost", level="error", helper="proofs", why=str(error), oid=error.step)
+                    if error.step is None or error.step in skip or len(skip) >= MAX_CULPRITS:
+                        raise ProofError("the helper process that judges functions was lost") from error
+                    skip |= {error.step}
+                except OSError as error:
+                    raise ProofError("the helper process that judges functions could not be started") from error
+                else:
+                    if isinstance(answer, Proved):
+                        return _whole(answer.catalog, pieces)
+                    raise ProofError(answer.why if isinstance(answer, Failed) else "the helper gave a wrong answer")
+
+    async def close(self) -> None:
+        await self._helper.close()
+
+
+class Helper:
+    """Supervise one helper process: start it, ask it one thing at a time, end it when it rests or takes too long."""
+
+    def __init__(self, name: str, stats: Stats, command: tuple[str, ...] = ()) -> None:
+        self._name = name
+        self._stats = stats
+        self._command = command or (sys.executable, "-P", "-m", "proxy.judge")
+        self._process: _Process | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._started = 0
+
+    async def start(self) -> int:
+        """Have a process running, and return its number: another number is another process. Raises OSError."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._process is None or self._process.gone:
+            await self._ended()  # there is never more than one
+            loop = asyncio.get_running_loop()
+            _, process = await loop.subprocess_exec(
+                _Process, *self._command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_environment(os.environ)
+            )
+            self._process = process
+            self._started += 1
+            self._stats.helper_starts[self._name] += 1
+        return self._started
+
+    def tell(self, request: bytes) -> None:
+        """Send what has no answer."""
+        if self._process is not None:
+            self._process.send(request)
+
+    async def ask(self, request: bytes, pieces: list[Piece] | None = None) -> Answer:
+        """Send a request to the process that `start` gave, and return its answer. Raises HelperLostError.
+
+        What comes ahead of the answer is added to `pieces`.
+        """
+        process = self._process
+        if process is None:
+            raise HelperLostError("it is not running")
+        try:
+            answer = await process.ask(request, [] if pieces is None else pieces)
+        except BaseException:
+            # Also where this task is cancelled: the answer would be taken for the next request's.
+            process.kill()
+            raise
+        self._rest = asyncio.get_running_loop().call_later(REST, process.kill)
+        return answer
+
+    async def close(self) -> None:
+        """End the process, and wait until the kernel has let go of it."""
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._process is not None:
+            self._process.kill()
+        await self._ended()
+
+    async def _ended(self) -> None:
+        if self._process is not None:
+            await self._process.ended
+            self._process = None
+
+
+class _Process(asyncio.SubprocessProtocol):
+    """The serving end of a helper's pipes."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._buffer = bytearray()
+        self._answer: asyncio.Future[Answer] | None = None
+        self._pieces: list[Piece] = []
+        self._limit: asyncio.Timeout | None = None
+        self._step: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.SubprocessTransport, transport)  # uvloop's are not subclasses
+        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
+
+    def send(self, request: bytes) -> None:
+        if self._stdin is not None and not self.gone:
+            self._stdin.writelines((len(request).to_bytes(4, "big"), request))
+
+    async def ask(self, request: bytes, pieces: list[Piece]) -> Answer:
+        """Return the answer; each step on the way to it has PATIENCE seconds of its own. Raises HelperLostError."""
+        self._step = None
+        self._pieces = pieces
+        self._answer = asyncio.get_running_loop().create_future()
+        if self.gone:
+            raise HelperLostError("it has ended")
+        self.send(request)
+        try:
+            async with asyncio.timeout(PATIENCE) as self._limit:
+                return await self._answer
+        except TimeoutError as error:
+            raise HelperLostError(f"it took longer than {PATIENCE:g} s", self._step) from error
+        finally:
+            self._answer = self._limit = None
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= 4:
+            end = 4 + int.from_bytes(buffer[:4], "big")
+            if len(buffer) < end:
+                return
+            frame = bytes(buffer[4:end])
+            del buffer[:end]
+            self._take(frame)
+
+    def _take(self, frame: bytes) -> None:
+        try:
+            answer = _read_answer(frame)
+        except msgspec.MsgspecError:
+            self._lose("it sent what is no answer")
+            return
+        if isinstance(answer, Step | Piece):
+            if isinstance(answer, Step):
+                self._step = answer.oid
+            else:
+                self._pieces.append(answer)
+            if self._limit is not None and not self._limit.expired():
+                self._limit.reschedule(asyncio.get_running_loop().time() + PATIENCE)
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._lose("it ended")
+
+    def process_exited(self) -> None:
+        self._lose("it ended")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _lose(self, why: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(HelperLostError(why, self._step))
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process now: it holds nothing that could be lost."""
+        if self.gone or self._transport is None:
+            return
+        self.gone = True
+        if self._transport.get_returncode() is None:
+            self._transport.kill()
+        self._transport.close()
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the helper's environment: no passwords, and this very package."""
+    kept = {name: value for name, value in given.items() if not name.startswith(_SECRETS)}
+    path = [str(Path(__file__).parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(path)}
+
+
+# --- the helper -------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer requests until there are no more. Runs in the helper process."""
+    _confine()
+    judge = Filter(Policy(), _cache())
+    while head := sys.stdin.buffer.read(4):
+        request = _read_request(sys.stdin.buffer.read(int.from_bytes(head, "big")))
+        _set_alarm()
+        if isinstance(request, Learn):
+            judge = Filter(request.policy, _cache())
+            if request.catalog is not None:
+                judge.learn_catalog(_catalog(request.catalog))
+        elif isinstance(request, Text):
+            verdict = judge.judge(request.sql, request.encoding, extended=request.extended)
+            _answer(sys.stdout.buffer, Judged(TOO_COMPLEX if verdict.message == "out of memory" else verdict))
+        else:
+            _prove(sys.stdout.buffer, request)
+        del request  # before the next one is read: it can be large
+        signal.alarm(0)
+
+
+def _cache() -> VerdictCache:
+    """Make a cache for the normal forms of texts: exact ones are remembered by the serving process."""
+    return VerdictCache(4 << 20)
+
+
+def _confine() -> None:
+    """Stand back: bounded memory, the last in line for the CPU and the first for the kernel's out-of-memory killer.
+
+    Signals of a terminal or an init system go to every process of a group. What they mean is for the serving process to
+    decide: this one ends with its input.
+    """
+    import resource  # absent on Windows, where the serving process has to get along without
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold clients' texts
+    os.nice(NICE)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    with contextlib.suppress(OSError, ValueError):  # macOS has neither
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _set_alarm() -> None:
+    """End this process if the serving one, which would kill it earlier, is no more. SIGALRM's default action does."""
+    signal.alarm(int(2 * PATIENCE))
+
+
+def _answer(out: BinaryIO, answer: Step | Piece | Answer) -> None:
+    data = _encode(answer)
+    out.write(len(data).to_bytes(4, "big") + data)
+    out.flush()
+
+
+def _prove(out: BinaryIO, request: Proof) -> None:
+    # Here and not above: the serving process needs neither of them.
+    from proxy import catalog_rows, prove
+
+    def progress(oid: int) -> None:
+        _set_alarm()
+        _answer(out, Step(oid))
+
+    try:
+        rows = catalog_rows.decode(msgspec.msgpack.decode(request.results, type=Results))
+        catalog = prove.prove(rows, request.policy, skip=request.skip, progress=progress)
+    except Exception as error:
+        # Where, and not what: the words of an exception can hold a piece of a body.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+        _answer(out, Failed(f"the rows of the system catalogues could not be judged ({where})"))
+        return
+    for piece in _pieces(catalog):
+        _answer(out, piece)
+    _answer(out, Proved(_form(catalog, **{name: {} for name in _MAPPINGS})))
+
+
+if __name__ == "__main__":
+    main()

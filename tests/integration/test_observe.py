@@ -1,0 +1,111 @@
+"""filter.mode: observe, before a real server: what the filter would refuse meets the other two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.commands.embedded import EmbeddedServer
+from proxy.commands.shop import Shop
+from proxy.config import Upstream
+from tests.running import SideCart, wait_until
+from tests.wire import Wire
+
+
+@pytest.fixture(scope="module")
+def observing(upstream: Upstream) -> Iterator[SideCart]:
+    with SideCart(upstream, SIDECART_FILTER_MODE="observe", SIDECART_POOL_DEFAULT_POOL_SIZE=3) as own:
+        yield own
+        own.stop()
+        assert '"event":"bug"' not in own.log
+        assert '"event":"tripwire"' not in own.log
+
+
+@pytest.fixture
+def client(observing: SideCart) -> Iterator[Wire]:
+    with Wire(observing.port) as wire:
+        yield wire
+
+
+def test_insert_is_stopped_by_the_server_itself(observing: SideCart, client: Wire) -> None:
+    before = observing.metric('sidecart_observed_total{rule="data-modification"}')
+    assert client.ask("INSERT INTO orders DEFAULT VALUES") == "EZ"
+    assert client.error["C"] == "25006"
+    assert client.error["M"] == "cannot execute INSERT in a read-only transaction"
+    assert client.error["R"] == "PreventCommandIfReadOnly"  # the server's own function: SideCart names none
+    assert observing.metric('sidecart_observed_total{rule="data-modification"}') == before + 1
+    assert observing.metric('sidecart_refused_total{rule="data-modification"}') == 0
+    assert client.ask("SELECT 1") == "TDCZ"
+
+
+def test_function_that_nothing_proves_runs(
+    observing: SideCart, client: Wire, postgres: EmbeddedServer, shop: Shop
+) -> None:
+    def owner(sql: str) -> None:
+        postgres.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
+
+    owner(
+        "CREATE FUNCTION dynamic() RETURNS bigint LANGUAGE plpgsql AS"
+        " $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT 4' || '2' INTO n; RETURN n; END $$"
+    )
+    try:
+        assert client.ask("SELECT dynamic()") == "TDCZ", client.error
+        assert b"42" in client.last
+        assert client.ask_extended("SELECT dynamic()") == "12TDCZ", client.error
+        assert observing.log.count('"event":"observed"') >= 2
+    finally:
+        owner("DROP FUNCTION dynamic()")
+
+
+def test_privileges_still_count(client: Wire) -> None:
+    assert client.ask("SELECT pg_read_file('/etc/passwd')") == "EZ"
+    assert client.error["C"] == "42501"
+    assert "F" in client.error  # the server names its source file; SideCart does not
+
+
+def test_statement_that_succeeds_without_being_a_read(client: Wire) -> None:
+    assert client.ask("DO $$ BEGIN PERFORM 1; END $$") == "CZ"
+    assert client.tag == "DO"
+    assert client.ask_extended("SELECT pg_advisory_lock(1)").endswith("DCZ")
+
+
+def test_upstream_of_an_observed_client_goes_to_nobody_else(observing: SideCart) -> None:
+    with Wire(observing.port) as first:
+        assert first.ask("SELECT pg_advisory_lock(77), setseed(0.5)") == "TDCZ"
+        assert observing.metric('sidecart_pinned_clients{reason="observed"}') == 1
+        before = observing.metric('sidecart_upstream_closes_total{reason="dirty"}')
+    wait_until(
+        lambda: observing.metric('sidecart_upstream_closes_total{reason="dirty"}') == before + 1,
+        10,
+        "the upstream's end",
+    )
+    with Wire(observing.port) as second:
+        assert second.ask("SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 77") == "TDCZ"
+        assert second.last.split(b"\0\0\0\x01")[-1][:1] == b"t"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET default_transaction_read_only = off",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE; INSERT INTO orders DEFAULT VALUES",
+        "BEGIN READ WRITE; INSERT INTO orders DEFAULT VALUES",
+        "NOTIFY x; SET transaction_read_only = off",
+        "RESET transaction_read_only",
+        "SET ROLE shop_owner",
+        "DO $$ BEGIN PERFORM set_config('default_transaction_read_only', 'off', false); END $$",
+        "COPY orders FROM STDIN",
+    ],
+)
+def test_what_would_take_away_the_other_layers_stays_refused(client: Wire, text: str) -> None:
+    assert client.ask(text).endswith("EZ")
+    assert "SideCart forwards reads only" in client.error["M"] or "permission denied" in client.error["M"]
+    assert "F" not in client.error
+    assert client.ask("SHOW default_transaction_read_only") == "TDCZ"
+    assert b"\x02on" in client.last
+
+
+def test_observe_is_loud(observing: SideCart) -> None:
+    assert "filter.mode is observe" in observing.log.splitlines()[0]
+    assert '"level":"warning","event":"filter.mode is observe' in observing.log

@@ -1,0 +1,511 @@
+"""What goes to the helper processes and comes back, and when a catalogue is loaded: without processes and servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+import pytest
+
+from proxy import judge as judging
+from proxy.catalog import Callable as Function
+from proxy.catalog import Catalog, Operator, Relation, Taint, Type
+from proxy.catalogues import MIN_INTERVAL, PATIENCE, RETRY, Catalogues
+from proxy.errors import CloseReason, UpstreamError
+from proxy.filter import Filter
+from proxy.house import Question
+from proxy.judge import HelperLostError, ProofError, Results, encode_results
+from proxy.policy import Policy
+from proxy.stats import Stats
+from proxy.tasks import Tasks
+from proxy.verdict import Action, Effect, Verdict
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def event(self, event: str, /, *, level: str = "info", **fields: str | float | bool | None) -> None:
+        self.events.append(event)
+
+
+class Asking:
+    def __init__(self) -> None:
+        self.told: list[Verdict | None] = []
+        self.bugs = 0
+
+    def judged(self, verdict: Verdict | None) -> None:
+        self.told.append(verdict)
+
+    def bug(self) -> None:
+        self.bugs += 1
+
+
+FULL = Catalog(
+    functions={"f": (Function(1, "public", 0, 2),)},
+    relations={"v": (Relation(2, "public", frozenset({"a", "b"})),)},
+    types={"t": (Type(3, "public"),)},
+    operators={"@@": (Operator(4, "public", "text", ""),)},
+    taints={("function", 1): Taint("function public.f()", "it writes", "public.f", "extension-function")},
+    tainted_operators=frozenset({"@@"}),
+    tainted_types=True,
+    everything=Taint("cast", "it calls", "x"),
+    implicit_casts=True,
+    exact=True,
+    version=150018,
+    database="shop",
+)
+
+
+# --- what travels ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_catalogue_travels_whole(cut: bool) -> None:
+    for item in fields(Catalog):
+        assert getattr(FULL, item.name) != getattr(Catalog(), item.name), f"{item.name} has to differ from its default"
+    rest = judging._form(FULL, **{name: {} for name in judging._MAPPINGS}) if cut else judging._form(FULL)
+    sent = [*(judging._pieces(FULL) if cut else ()), judging.Proved(rest)]
+    *pieces, answer = [judging._read_answer(msgspec.msgpack.encode(each)) for each in sent]
+    assert isinstance(answer, judging.Proved)
+    there = judging._whole(answer.catalog, [piece for piece in pieces if isinstance(piece, judging.Piece)])
+    for item in fields(Catalog):
+        assert getattr(there, item.name) == getattr(FULL, item.name)
+    assert there.taint("function", there.function("", "f", 1)) == FULL.taint("function", FULL.function("", "f", 1))
+
+
+def test_pieces_of_a_catalogue_are_small_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "PIECE", 7)
+    many = Catalog(types={f"t{n}": (Type(n, "public"),) for n in range(100)}, functions=FULL.functions)
+    pieces = list(judging._pieces(many))
+    assert len(pieces) == 1 + 15
+    assert judging._whole(judging._form(Catalog(types={}, functions={})), pieces).types == many.types
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict(Action.ALLOW, "select"),
+        Verdict(Action.REFUSE, "multi", "ddl", "25006", "no", "because", "do this", 7),
+        Verdict(Action.REPLACE, "begin", text=b"begin read only", warning="careful"),
+        Verdict(Action.ALLOW, "set", effects=((Effect.SETTING, "é"), (Effect.RESET, "all"))),
+    ],
+)
+def test_verdict_travels_whole(verdict: Verdict) -> None:
+    answer = judging._read_answer(msgspec.msgpack.encode(judging.Judged(verdict)))
+    assert isinstance(answer, judging.Judged)
+    assert answer.verdict == verdict
+    assert answer.verdict.label == verdict.label
+
+
+def test_requests_travel_whole() -> None:
+    policy = Policy(allow_functions=("a.*",), deny_functions=("b",), server_version=150018, live=True)
+    for request in (
+        judging.Learn(policy, None),
+        judging.Learn(policy, judging._form(FULL)),
+        judging.Text(b"select '\xff'", "latin-1", True),
+        judging.Proof(b"...", policy, frozenset({1, 2})),
+    ):
+        assert judging._read_request(msgspec.msgpack.encode(request)) == request
+
+
+def test_helper_gets_no_passwords_and_this_very_package() -> None:
+    given = {"PATH": "/bin", "DB_READONLY_PASSWORD": "x", "SIDECART_UPSTREAM_PASSWORD": "x", "PGPASSWORD": "x"}
+    kept = judging._environment({**given, "PYTHONPATH": "/elsewhere"})
+    assert kept.keys() == {"PATH", "PYTHONPATH"}
+    root, elsewhere = kept["PYTHONPATH"].split(":")
+    assert judging.__file__ == f"{root}/proxy/judge.py"
+    assert elsewhere == "/elsewhere"
+
+
+# --- the serving end of the pipes ------------------------------------------------------------------------------------
+
+
+class FakePipes:
+    """The transport of a helper that was never started."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.killed = 0
+
+    def get_pipe_transport(self, fd: int) -> FakePipes:
+        return self
+
+    def writelines(self, parts: tuple[bytes, ...]) -> None:
+        self.sent += b"".join(parts)
+
+    def get_returncode(self) -> None:
+        return None
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def close(self) -> None: ...
+
+
+def frame(answer: msgspec.Struct) -> bytes:
+    data = msgspec.msgpack.encode(answer)
+    return len(data).to_bytes(4, "big") + data
+
+
+def with_process(work: Callable[[judging._Process, FakePipes], Coroutine[Any, Any, None]]) -> FakePipes:
+    pipes = FakePipes()
+
+    async def run() -> None:
+        process = judging._Process()
+        process.connection_made(pipes)  # type: ignore[arg-type]
+        await work(process, pipes)
+
+    asyncio.run(run())
+    return pipes
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_answer_in_pieces(size: int) -> None:
+    async def work(process: judging._Process, pipes: FakePipes) -> None:
+        asking = asyncio.ensure_future(process.ask(b"request", []))
+        await asyncio.sleep(0)
+        assert pipes.sent == b"\0\0\0\7request"
+        data = frame(judging.Step(5)) + frame(judging.Failed("x" * 300))
+        for at in range(0, len(data), size):
+            process.pipe_data_received(1, data[at : at + size])
+        assert await asking == judging.Failed("x" * 300)
+
+    assert with_process(work).killed == 0
+
+
+@pytest.mark.parametrize("end", ["garbage", "pipe", "exit"])
+def test_helper_that_ends_names_its_last_step(end: str) -> None:
+    async def work(process: judging._Process, pipes: FakePipes) -> None:
+        asking = asyncio.ensure_future(process.ask(b"request", []))
+        await asyncio.sleep(0)
+        process.pipe_data_received(1, frame(judging.Step(7)))
+        if end == "garbage":
+            process.pipe_data_received(1, b"\0\0\0\1\xc1")
+        elif end == "pipe":
+            process.pipe_connection_lost(1, None)
+        else:
+            process.process_exited()
+        with pytest.raises(HelperLostError) as caught:
+            await asking
+        assert caught.value.step == 7
+        with pytest.raises(HelperLostError):
+            await process.ask(b"another", [])
+
+    assert with_process(work).killed == 1
+
+
+def test_answer_that_nobody_waits_for_is_dropped() -> None:
+    async def work(process: judging._Process, pipes: FakePipes) -> None:
+        process.pipe_data_received(1, frame(judging.Failed("old")))
+        asking = asyncio.ensure_future(process.ask(b"request", []))
+        await asyncio.sleep(0)
+        process.pipe_data_received(1, frame(judging.Failed("new")))
+        assert await asking == judging.Failed("new")
+
+    with_process(work)
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_question_is_told_once() -> None:
+    asking, audit = Asking(), Quiet()
+    question = Question(asking)
+    question.tell(None, audit)
+    question.tell(None, audit)
+    assert asking.told == [None]
+
+
+def test_question_that_was_taken_back_is_not_told() -> None:
+    asking = Asking()
+    question = Question(asking)
+    question.cancel()
+    question.tell(None, Quiet())
+    assert asking.told == []
+
+
+# --- when a catalogue is loaded --------------------------------------------------------------------------------------
+
+
+class Library:
+    """A database, its prover and a clock, for Catalogues: loads end when the test says so."""
+
+    def __init__(self, refresh: float = 60.0) -> None:
+        self.now = 1000.0
+        self.stats = Stats()
+        self.audit = Quiet()
+        self.tasks = Tasks()
+        self.fetched: list[asyncio.Future[Results]] = []
+        self.proved = 0
+        self.unprovable = False
+        self.filter = Filter()
+        self.catalogues = Catalogues(
+            refresh,
+            self._fetch,
+            self,  # type: ignore[arg-type]
+            self.stats,
+            self.audit,
+            self.tasks,
+            lambda: self.now,
+            lambda: 1.0,
+        )
+
+    async def _fetch(self, database: str, query: bytes) -> Results:
+        assert database == "shop"
+        self.fetched.append(asyncio.get_running_loop().create_future())
+        return await self.fetched[-1]
+
+    async def prove(self, results: bytes, policy: Policy) -> Catalog:
+        self.proved += 1
+        if self.unprovable:
+            raise ProofError("the helper was lost")
+        return Catalog(version=self.proved)
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def ends(self, what: str | Exception = "rows") -> None:
+        """End the load under way with these rows, or with this error."""
+        await self.settle()
+        fetch = self.fetched.pop(0)
+        if isinstance(what, str):
+            fetch.set_result([[[what.encode()]]])
+        else:
+            fetch.set_exception(what)
+        await self.settle()
+
+    async def serves(self) -> None:
+        """Load the first catalogue."""
+        self.catalogues.serve("shop", self.filter)
+        await self.ends()
+        assert self.filter.catalog is not None
+
+    def ask(self) -> tuple[Asking, Question | None]:
+        asking = Asking()
+        return asking, self.catalogues.refresh_for("shop", asking)
+
+    async def under_way(self) -> int:
+        await self.settle()
+        return len(self.fetched)
+
+
+DOWN = UpstreamError("down", reason=CloseReason.UPSTREAM_LOGIN)
+
+
+def in_library(work: Callable[[Library], Coroutine[Any, Any, None]], refresh: float = 60.0) -> Library:
+    async def run() -> Library:
+        library = Library(refresh)
+        await work(library)
+        await library.tasks.stop()
+        return library
+
+    return asyncio.run(run())
+
+
+def test_first_catalogue_is_loaded_once_however_many_upstreams_open() -> None:
+    async def work(library: Library) -> None:
+        library.catalogues.serve("shop", library.filter)
+        library.catalogues.serve("shop", library.filter)
+        assert await library.under_way() == 1
+        await library.ends()
+        library.catalogues.serve("shop", library.filter)
+        assert await library.under_way() == 0
+
+    assert in_library(work).stats.catalog_loads == {"changed": 1}
+
+
+def test_same_rows_change_nothing_and_forget_no_verdict() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        before = library.filter.catalog
+        library.filter.judge(b"select 1")
+        library.now += 61
+        library.catalogues.tick(library.now)
+        await library.ends()
+        assert library.filter.catalog is before
+        assert library.filter.recall(b"select 1", "utf-8", False) is not None
+        assert library.catalogues.ages() == {"shop": 0.0}
+        library.now += 61
+        library.catalogues.tick(library.now)
+        await library.ends("other rows")
+        assert library.filter.catalog is not before
+
+    library = in_library(work)
+    assert library.stats.catalog_loads == {"changed": 2, "unchanged": 1}
+    assert library.proved == 2
+
+
+def test_same_rows_are_proved_again_for_another_version_of_the_server() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.filter.learn_version(130000)
+        library.now += 61
+        library.catalogues.tick(library.now)
+        await library.ends()
+
+    assert in_library(work).proved == 2
+
+
+def test_no_refresh_means_on_demand_only() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += 1e6
+        library.catalogues.tick(library.now)
+        assert await library.under_way() == 0
+        _, question = library.ask()
+        assert question is not None
+        assert await library.under_way() == 1
+
+    in_library(work, refresh=0.0)
+
+
+def test_load_on_demand_is_single_flight_and_tells_all_who_wait() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += MIN_INTERVAL
+        several = [library.ask() for _ in range(3)]
+        assert all(question is not None for _, question in several)
+        assert await library.under_way() == 1
+        assert [asking.told for asking, _ in several] == [[], [], []]
+        await library.ends()
+        assert [asking.told for asking, _ in several] == [[None], [None], [None]]
+        assert await library.under_way() == 0
+
+    in_library(work)
+
+
+def test_load_on_demand_is_refused_within_a_second_of_the_last_one() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += MIN_INTERVAL - 0.01
+        assert library.ask()[1] is None
+        library.now += 0.02
+        assert library.ask()[1] is not None
+
+    in_library(work)
+
+
+def test_load_that_began_long_before_the_question_does_not_answer_it() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += 61
+        library.catalogues.tick(library.now)
+        library.now += MIN_INTERVAL
+        asking, question = library.ask()
+        assert question is not None
+        await library.ends()
+        assert asking.told == []
+        assert await library.under_way() == 1
+        await library.ends("with it")
+        assert asking.told == [None]
+        assert await library.under_way() == 0
+
+    in_library(work)
+
+
+def test_first_load_answers_whoever_waits_for_it() -> None:
+    async def work(library: Library) -> None:
+        library.catalogues.serve("shop", library.filter)
+        library.now += 3 * MIN_INTERVAL
+        asking, _ = library.ask()
+        await library.ends()
+        assert asking.told == [None]
+
+    in_library(work)
+
+
+def test_first_upstream_waits_until_the_first_load_has_ended() -> None:
+    async def work(library: Library) -> None:
+        library.catalogues.serve("shop", library.filter)
+        opening = asyncio.ensure_future(library.catalogues.first("shop"))
+        await library.settle()
+        assert not opening.done()
+        await library.ends(DOWN)
+        assert opening.done()
+        await library.catalogues.first("shop")  # the next one does not wait
+
+    in_library(work)
+
+
+def test_nobody_waits_longer_than_the_patience() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += MIN_INTERVAL
+        early, _ = library.ask()
+        library.now += PATIENCE - 0.1
+        late, _ = library.ask()
+        library.catalogues.tick(library.now)
+        assert (early.told, late.told) == ([], [])
+        library.now += 0.1
+        library.catalogues.tick(library.now)
+        assert (early.told, late.told) == ([None], [])
+        await library.ends()
+        await library.ends()
+        assert (early.told, late.told) == ([None], [None])
+
+    in_library(work)
+
+
+@pytest.mark.parametrize("failure", ["upstream", "proof", "bug"])
+def test_failed_load_keeps_the_old_catalogue_is_said_once_and_tried_again(failure: str) -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        before = library.filter.catalog
+        library.unprovable = failure == "proof"
+        error: str | Exception = {"upstream": DOWN, "proof": "new rows", "bug": RuntimeError("oops")}[failure]
+        library.now += 61
+        library.catalogues.tick(library.now)
+        asking, _ = library.ask()
+        await library.ends(error)
+        assert asking.told == [None]
+        for _ in range(3):
+            library.now += RETRY
+            library.catalogues.tick(library.now)
+            await library.ends(error)
+        assert library.filter.catalog is before
+        assert library.catalogues.ages() == {"shop": 61 + 3 * RETRY}
+        assert library.audit.events.count("catalogue not loaded") == 1
+        library.unprovable = False
+        library.now += RETRY
+        library.catalogues.tick(library.now)
+        await library.ends("new rows")
+        assert library.filter.catalog is not before
+
+    library = in_library(work)
+    assert library.stats.catalog_loads == {"changed": 2, "failed": 4}
+    assert library.stats.bugs == (4 if failure == "bug" else 0)
+
+
+def test_changed_reason_is_said_again() -> None:
+    async def work(library: Library) -> None:
+        library.catalogues.serve("shop", library.filter)
+        await library.ends(DOWN)
+        library.now += RETRY
+        library.catalogues.tick(library.now)
+        await library.ends(UpstreamError("full", reason=CloseReason.UPSTREAM_LOGIN))
+
+    assert in_library(work).audit.events.count("catalogue not loaded") == 2
+
+
+def test_database_that_is_not_served_any_longer_is_not_loaded() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.catalogues.forget("shop")
+        library.now += 61
+        library.catalogues.tick(library.now)
+        assert await library.under_way() == 0
+        assert library.ask()[1] is None
+        assert library.catalogues.ages() == {}
+
+    in_library(work)
+
+
+def test_equal_results_are_equal_bytes_and_null_is_not_empty() -> None:
+    assert encode_results([[[b"a", None]], []]) == encode_results([[[b"a", None]], []])
+    assert encode_results([[[b"a", None]], []]) != encode_results([[[b"a", b""]], []])
+    assert encode_results([[[b"a"], [b"b"]]]) != encode_results([[[b"a", b"b"]]])
