@@ -25,7 +25,9 @@ from proxy.stats import Stats
 from proxy.tasks import Tasks
 
 MIN_INTERVAL: Final = 1.0
-"""Seconds from the beginning of one load to that of the next on demand: nobody can keep the server busy with them."""
+"""Seconds from the beginning of one load to that of the next on demand, at least."""
+MAX_SHARE: Final = 0.1
+"""Part of the time that loads on demand may take: nobody can keep the server busy with them."""
 PATIENCE: Final = 5.0
 """Seconds that a statement waits for a newer catalogue at most."""
 RETRY: Final = 5.0
@@ -88,18 +90,22 @@ class Catalogues:
         if kept is None:
             return None
         now = self._now()
-        young = now - kept.began < MIN_INTERVAL
         line = kept.waiting
         if not kept.loading:
-            if young:
-                return None
-            self._start(kept)
-        elif kept.loaded_at is not None and not young:
+            kept.hurry()
+            if kept.due is not None and now >= kept.due:
+                self._start(kept)
+        elif kept.loaded_at is not None and kept.began < now:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
             line = kept.later
         question = Question(asker)
         line.append((now + PATIENCE, question))
         return question
+
+    def loaded_since(self, database: str, moment: float) -> bool:
+        """Whether the present catalogue was read after this moment."""
+        kept = self._kept.get(database)
+        return kept is not None and kept.loaded_at is not None and kept.loaded_at >= moment
 
     def ages(self) -> Mapping[str, float]:
         """Return for each database how many seconds ago its catalogue was loaded, or found unchanged."""
@@ -137,9 +143,10 @@ class Catalogues:
             kept.due = self._now() + self._refresh * self._jitter() if self._refresh else None
         kept.loading = False
         kept.tried.set()
+        kept.took = self._now() - kept.began
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
         if kept.waiting:
-            self._start(kept)
+            kept.hurry()
         for _, question in told:
             question.tell(None, self._audit)
 
@@ -188,6 +195,7 @@ class _Kept:
         "loaded_at",
         "loading",
         "reason",
+        "took",
         "tried",
         "waiting",
     )
@@ -205,9 +213,16 @@ class _Kept:
         self.loaded_at: float | None = None
         """When the load began that brought or confirmed the present catalogue; None: there is none."""
         self.due: float | None = None
+        self.took = 0.0
+        """Seconds that the last load took."""
         self.reason = ""
         """Why the last load failed."""
         self.waiting: list[tuple[float, Question]] = []
         """Who waits for the load under way, and how long at most, in the order of that."""
         self.later: list[tuple[float, Question]] = []
         """Who waits for the one after it."""
+
+    def hurry(self) -> None:
+        """Let the next load begin as early as it may."""
+        earliest = self.began + max(MIN_INTERVAL, self.took / MAX_SHARE)
+        self.due = earliest if self.due is None else min(self.due, earliest)

@@ -117,6 +117,9 @@ class Catalogues(Protocol):
     def refresh_for(self, database: str, asker: Asker) -> Question | None:
         """Ask for a newer catalogue, for a name that is not in this one; None: not now, this one has to do."""
 
+    def loaded_since(self, database: str, moment: float) -> bool:
+        """Whether the present catalogue was read after this moment."""
+
 
 @dataclass(slots=True)
 class House:

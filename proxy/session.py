@@ -158,7 +158,7 @@ class Session:
         self._question: Question | None = None  # what is asked elsewhere about that message: the session is judging
         self._asked: tuple[bytes, str, bool, Functions] | None = None  # what was sent to the helper, and judged by
         self._verdict: Verdict | None = None  # what the helper says of just that
-        self._refreshed = False  # that message has waited for a newer catalogue already
+        self._refreshed: float | None = None  # when that message began to wait for a newer catalogue
         self._notices: list[bytes] = []
         self._prefix = b""
         self._paused = False
@@ -401,7 +401,7 @@ class Session:
         if verdict.action is Action.REFUSE:
             if verdict.unresolved and self._awaits_catalogue():
                 return self._waited(simple=True, unnamed=True)
-            if not self._observes(verdict, text):
+            if not (self._is_missing(verdict) or self._observes(verdict, text)):
                 return self._refuse(verdict, simple=True, unnamed=True)
         link = self.link or self._lease()
         if link is None:
@@ -434,7 +434,7 @@ class Session:
         if verdict.action is Action.REFUSE:
             if verdict.unresolved and self._awaits_catalogue():
                 return self._waited(simple=False, unnamed=not name)
-            if not self._observes(verdict, text):
+            if not (self._is_missing(verdict) or self._observes(verdict, text)):
                 return self._refuse(verdict, simple=False, unnamed=not name)
         link = self.link or self._lease()
         if link is None:
@@ -555,12 +555,12 @@ class Session:
         """Whether a message with a name that nobody knows has to wait for a newer catalogue, or has done so in vain."""
         if self._wait_error is not None:
             return True
-        if self._refreshed:
+        if self._refreshed is not None:
             return False
         self._question = self._house.catalogues.refresh_for(self.pool.database, self)
         if self._question is None:
             return False
-        self._refreshed = True
+        self._refreshed = self._house.now()
         self._pace()
         return True
 
@@ -680,6 +680,20 @@ class Session:
         self._group_open = False
         return stand_in + p.SYNC_MESSAGE
 
+    def _is_missing(self, verdict: Verdict) -> bool:
+        """Whether a relation does not exist, by a catalogue that was read after the statement came.
+
+        Then the server says so before it does anything, and its own answer is the one that a client expects. Of several
+        statements the earlier ones would run; names beyond ASCII are the server's to fold and to cut.
+        """
+        return (
+            verdict.rule == "unknown-relation"
+            and verdict.kind != "multi"
+            and self._refreshed is not None
+            and verdict.message.isascii()
+            and self._house.catalogues.loaded_since(self.pool.database, self._refreshed)
+        )
+
     def _observes(self, verdict: Verdict, text: bytes) -> bool:
         """Whether filter.mode lets this refused text go upstream all the same."""
         return self._house.observe and observe.lets_through(verdict.rule, text, self.codec)
@@ -690,6 +704,9 @@ class Session:
         What a refused text leaves behind is unknown, so nobody else gets the upstream of a client that sent one.
         """
         stats = self._house.stats
+        if self._is_missing(verdict):
+            stats.statements[("allow", verdict.kind)] += 1
+            return None
         if verdict.action is Action.REPLACE:
             stats.statements[verdict.label] += 1
             if verdict.effects:
@@ -817,7 +834,7 @@ class Session:
         self._wait_error = None
         if not self.waiting and self._question is None:
             self._asked = self._verdict = None
-            self._refreshed = False
+            self._refreshed = None
         self._pace()
 
     def _release(self, link: Upstream) -> None:

@@ -174,6 +174,7 @@ class FakeJudge:
         self.asked: list[tuple[Question, bytes, str, bool]] = []
         self.refreshes: list[Question] = []
         self.refreshable = True
+        self.current = True
 
     def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
         question = Question(asker)
@@ -185,6 +186,9 @@ class FakeJudge:
             return None
         self.refreshes.append(Question(asker))
         return self.refreshes[-1]
+
+    def loaded_since(self, database: str, moment: float) -> bool:
+        return self.current
 
     def answer(self, judge: Filter) -> None:
         """Answer the oldest question as the helper would."""
@@ -1203,6 +1207,42 @@ def test_unknown_name_is_refused_at_once_when_no_newer_catalogue_can_be_had(town
     session, client = town.client()
     session.client_data(p.query(UNKNOWN))
     assert client.kinds() == "EZ"
+
+
+MISSING = b"select * from nowhere"
+
+
+def test_relation_that_is_missing_from_a_new_catalogue_is_the_servers_to_report(town: Town) -> None:
+    town.filter.learn_catalog(newborn("other"))
+    session, client = town.client()
+    session.client_data(p.query(MISSING))
+    town.judge.refreshed()
+    assert town.link(session).take() == p.query(MISSING)
+    assert not town.stats.refused
+    town.link(session).says(p.error_response("ERROR", "42P01", 'relation "nowhere" does not exist'), READY_I)
+    session.client_data(group(MISSING))
+    town.judge.refreshed()
+    assert town.link(session).take() == group(MISSING)
+
+
+@pytest.mark.parametrize(
+    "sql", [b"select pg_sleep(1); select * from nowhere", "select * from É".encode(), b"select nowhere()"]
+)
+def test_missing_name_that_could_be_meant_otherwise_is_refused_here(town: Town, sql: bytes) -> None:
+    town.filter.learn_catalog(newborn("other"))
+    session, client = town.client()
+    session.client_data(p.query(sql))
+    town.judge.refreshed()
+    assert client.kinds() == "EZ"
+
+
+def test_relation_that_is_missing_from_an_old_catalogue_is_refused(town: Town) -> None:
+    town.judge.current = False
+    town.filter.learn_catalog(newborn("other"))
+    session, client = town.client()
+    session.client_data(p.query(MISSING))
+    town.judge.refreshed()
+    assert client.error()["D"].endswith("(rule: unknown-relation).")
 
 
 def test_write_is_refused_without_looking_at_a_newer_catalogue(town: Town) -> None:
