@@ -1,6 +1,6 @@
 """Hold what a database has beside the built-ins: a frozen snapshot in which the filter looks names up.
 
-Two forms of it. `Rows` is what the system catalogues say, as `LOAD` reads them: names, types, bodies, definitions.
+Two forms of it. `Rows` is what the system catalogues say, as `data/catalogue.sql` reads them: names, types, bodies, definitions.
 `Catalog` is what remains once `prove.py` has judged those bodies: for each name the objects that it can mean, and for
 each object that is no read the `Taint` that says why. The serving process keeps the second form alone.
 
@@ -97,8 +97,8 @@ class RelationRow(NamedTuple):
     column_types: tuple[int, ...]
     """The types of its columns that are not built in."""
     columns: tuple[str, ...]
-    """Those of its column names that are also the name of a function outside the built-ins with one argument, or of such
-    a type, or stand in the list of names that LOAD was given: `x.name` is no call where x has such a column."""
+    """Those of its column names that are also the name of a function outside the built-ins with one argument, or of
+    such a type, or stand in the list of names that the query was given: `x.name` is no call where x has the column."""
 
 
 class TypeRow(NamedTuple):

@@ -20,7 +20,7 @@ PROVED = {
     "B-ext-0625": 'the body of "Count" reads',
     "B-ext-0626": "the body of the function with the long name reads",
 }
-"""Blocked cases that are reads by a live catalogue: they are about names, and the functions of the fixture are honest."""
+"""Blocked cases that are reads by a live catalogue: they are about names, and the fixture's functions are honest."""
 SPOILED = {"A-cap-0136": "the policy on rls calls chk, which writes"}
 """Allowed cases that are none by a live catalogue."""
 

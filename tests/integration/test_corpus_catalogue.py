@@ -181,7 +181,8 @@ def test_honest_reads_run_without_a_transaction_id(judge: Filter, server: Embedd
 
 
 HIDDEN = """
-create function public.equals(int, text) returns bool language plpgsql as $$ begin perform public.writer(); return 1; end $$;
+create function public.equals(int, text) returns bool language plpgsql as $$
+    begin perform public.writer(); return true; end $$;
 create operator public.= (leftarg = int, rightarg = text, function = equals);
 create view public.by_case as select case 1 when 'x'::text then 2 end as c;
 create view public.by_in as select 1 in ('x'::text) as c;

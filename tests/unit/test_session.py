@@ -1214,7 +1214,7 @@ MISSING = b"select * from nowhere"
 
 def test_relation_that_is_missing_from_a_new_catalogue_is_the_servers_to_report(town: Town) -> None:
     town.filter.learn_catalog(newborn("other"))
-    session, client = town.client()
+    session, _ = town.client()
     session.client_data(p.query(MISSING))
     town.judge.refreshed()
     assert town.link(session).take() == p.query(MISSING)
