@@ -1,6 +1,6 @@
 """Hold what a database has beside the built-ins: a frozen snapshot in which the filter looks names up.
 
-Two forms of it. `Rows` is what the system catalogues say, as `data/catalogue.sql` reads them: names, types, bodies, definitions.
+Two forms of it. `Rows` is what the system catalogues say, as `data/catalogue.sql` reads them: names, types, bodies.
 `Catalog` is what remains once `prove.py` has judged those bodies: for each name the objects that it can mean, and for
 each object that is no read the `Taint` that says why. The serving process keeps the second form alone.
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from proxy.errors import ConfigError
+from proxy.policy import Policy
 
 ENVIRONMENT_NAMES = {
     "DB_HOST": ("upstream", "host"),
@@ -278,6 +279,15 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
     if problems:
         raise ConfigError("\n".join(problems))
     return Config(**sections)
+
+
+def filter_policy(config: Config) -> Policy:
+    """Return what the configuration decides about the filter."""
+    return Policy(
+        allow_functions=config.filter.allow_functions,
+        deny_functions=config.filter.deny_functions,
+        max_query_length=config.client.max_query_length,
+    )
 
 
 def start_up_notes(config: Config) -> tuple[str, ...]:

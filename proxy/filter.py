@@ -48,6 +48,7 @@ class Filter:
         "plain_parses",
         "policy",
         "shape_hits",
+        "types_matter",
     )
 
     def __init__(self, policy: Policy | None = None, cache: VerdictCache | None = None) -> None:
@@ -58,6 +59,8 @@ class Filter:
         self._scope = self.cache.new_scope()
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
+        self.types_matter = False
+        """Whether `judge_types` can have an objection."""
         self.hits = 0
         self.shape_hits = 0
         self.misses = 0
@@ -83,6 +86,7 @@ class Filter:
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
         self._scope = self.cache.new_scope()
+        self.types_matter = catalog is not None and catalog.tainted_types
         self.plain_parses.clear()
 
     def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
@@ -156,7 +160,7 @@ class Filter:
             verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
         except Refused as refused:  # about the text as a whole
             verdict = _refuse(refused.refusal, "unparsable", max(refused.location + 1, 0))
-        except RecursionError:
+        except (RecursionError, MemoryError):
             verdict = _refuse(texts.TOO_DEEP, "unparsable")
         except Exception:  # whatever goes wrong, nothing is forwarded
             verdict = _refuse(_INTERNAL, "unparsable")
@@ -273,11 +277,8 @@ class Filter:
 
         A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it.
         """
-        catalog = self.functions.catalog
-        if catalog is None or not catalog.tainted_types:
-            return None
         for oid in oids:
-            taint = catalog.taints.get((TYPE, oid))
+            taint = self.functions.catalog.taints.get((TYPE, oid)) if self.functions.catalog is not None else None
             if taint is not None:
                 return _refuse(unproved("unproved-type", taint), "unparsable")
         return None

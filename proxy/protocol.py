@@ -138,6 +138,11 @@ def parse_parts(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
     return data[start : text - 1], data[text : types - 1]
 
 
+def parameter_types(types: bytes) -> tuple[int, ...]:
+    """Return the OIDs in the end of a Parse: what stands behind its text, by `parse_parts` of the right length."""
+    return struct.unpack(f">{len(types) // 4}I", types[2:])
+
+
 def bind_names(data: bytes, start: int, end: int) -> tuple[bytes, bytes, int]:
     """Return (portal, statement, offset behind both) of the Bind whose body starts at `start`."""
     statement = _cstring(data, start, end, "Bind")

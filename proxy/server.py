@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Final, cast
 
@@ -21,10 +22,10 @@ from proxy.audit import Audit
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
-from proxy.config import Config
+from proxy.config import Config, filter_policy
 from proxy.connector import Connector
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
-from proxy.filter import Filter, Policy
+from proxy.filter import Filter
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
 from proxy.pool import Pool
@@ -73,12 +74,7 @@ class Server:
         self.stats = Stats()
         self.audit = Audit(level=config.log.level)
         self.cache = VerdictCache(config.filter.cache_bytes)
-        self._policy = Policy(
-            allow_functions=config.filter.allow_functions,
-            deny_functions=config.filter.deny_functions,
-            max_query_length=config.client.max_query_length,
-            live=True,
-        )
+        self._policy = replace(filter_policy(config), live=True)
         self.clients: set[Client] = set()
         self.pools: dict[str, Pool] = {}
         self.filters: dict[str, Filter] = {}

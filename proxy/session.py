@@ -436,6 +436,12 @@ class Session:
                 return self._waited(simple=False, unnamed=not name)
             if not (self._is_missing(verdict) or self._observes(verdict, text)):
                 return self._refuse(verdict, simple=False, unnamed=not name)
+        types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
+        if self.filter.types_matter and len(types) > 2:
+            objection = self.filter.judge_types(p.parameter_types(types))
+            if objection is not None and not self._observes(objection, text):
+                return self._refuse(objection, simple=False, unnamed=not name)
+            verdict = objection or verdict
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False, unnamed=not name)
@@ -446,7 +452,6 @@ class Session:
             if verdict.effects:
                 self._pin_for(verdict)
         elif (instead := self._let_through(link, verdict)) is not None:
-            types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
             replaced = p.parse(name, instead, types)
         if name:
             self._pin(PREPARED_STATEMENT, "a named statement")

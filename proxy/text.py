@@ -70,7 +70,7 @@ def parse(text: str) -> list[dict[str, Any]]:
     except ParseError as error:
         message = str(error.args[0])
         index = error.args[1] if len(error.args) > 1 else None
-        if "stack depth" in message or "memory exhausted" in message:
+        if any(words in message for words in ("stack depth", "memory exhausted", "out of memory")):
             raise Refused(TOO_DEEP) from error
         raise Refused(
             # No DETAIL: a private connection's error has none either.

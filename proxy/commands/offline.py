@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,10 +115,10 @@ def policy(
         )
     except ConfigError as error:
         raise Unusable(str(error)) from error
-    return Policy(
-        allow_functions=(*config.filter.allow_functions, *allowed),
-        deny_functions=config.filter.deny_functions,
-        max_query_length=config.client.max_query_length,
+    found = configuration.filter_policy(config)
+    return replace(
+        found,
+        allow_functions=(*found.allow_functions, *allowed),
         server_version=(server_version or 0) * 10000,
     )
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from proxy import protocol as p
-from proxy.catalog import Callable, Catalog
+from proxy.catalog import TYPE, Callable, Catalog, Taint
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
@@ -1207,6 +1207,17 @@ def test_unknown_name_is_refused_at_once_when_no_newer_catalogue_can_be_had(town
     session, client = town.client()
     session.client_data(p.query(UNKNOWN))
     assert client.kinds() == "EZ"
+
+
+def test_attack_parameter_type_that_names_a_domain_by_its_oid(town: Town) -> None:
+    """Bind would run the domain's CHECK; the text shows nothing of it."""
+    taint = Taint("domain public.evildom", "it calls function public.chk(text)", "public.evildom")
+    town.filter.learn_catalog(Catalog(taints={(TYPE, 16400): taint}, tainted_types=True))
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select $1", bytes.fromhex("0002 00000019 00004010")) + p.SYNC_MESSAGE)
+    assert client.error()["D"].endswith("(rule: unproved-type).")
+    session.client_data(p.parse(b"", b"select $1", bytes.fromhex("0001 00000019")) + p.SYNC_MESSAGE)
+    assert town.link(session).take().startswith(b"P")
 
 
 MISSING = b"select * from nowhere"
