@@ -90,22 +90,23 @@ class Catalogues:
         if kept is None:
             return None
         now = self._now()
+        young = now - kept.began < kept.interval
         line = kept.waiting
         if not kept.loading:
-            kept.hurry()
-            if kept.due is not None and now >= kept.due:
-                self._start(kept)
-        elif kept.loaded_at is not None and kept.began < now:
+            if young:
+                return None
+            self._start(kept)
+        elif kept.loaded_at is not None and not young:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
             line = kept.later
         question = Question(asker)
         line.append((now + PATIENCE, question))
         return question
 
-    def loaded_since(self, database: str, moment: float) -> bool:
-        """Whether the present catalogue was read after this moment."""
+    def is_current(self, database: str) -> bool:
+        """Whether the catalogue was read so lately that it would not be read again for a name that it does not have."""
         kept = self._kept.get(database)
-        return kept is not None and kept.loaded_at is not None and kept.loaded_at >= moment
+        return kept is not None and kept.loaded_at is not None and self._now() - kept.loaded_at < kept.interval
 
     def ages(self) -> Mapping[str, float]:
         """Return for each database how many seconds ago its catalogue was loaded, or found unchanged."""
@@ -143,10 +144,10 @@ class Catalogues:
             kept.due = self._now() + self._refresh * self._jitter() if self._refresh else None
         kept.loading = False
         kept.tried.set()
-        kept.took = self._now() - kept.began
+        kept.interval = max(MIN_INTERVAL, (self._now() - kept.began) / MAX_SHARE)
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
         if kept.waiting:
-            kept.hurry()
+            self._start(kept)
         for _, question in told:
             question.tell(None, self._audit)
 
@@ -190,12 +191,12 @@ class _Kept:
         "database",
         "digest",
         "due",
+        "interval",
         "judge",
         "later",
         "loaded_at",
         "loading",
         "reason",
-        "took",
         "tried",
         "waiting",
     )
@@ -213,16 +214,11 @@ class _Kept:
         self.loaded_at: float | None = None
         """When the load began that brought or confirmed the present catalogue; None: there is none."""
         self.due: float | None = None
-        self.took = 0.0
-        """Seconds that the last load took."""
+        self.interval = MIN_INTERVAL
+        """Seconds from the beginning of the last load to that of the next on demand."""
         self.reason = ""
         """Why the last load failed."""
         self.waiting: list[tuple[float, Question]] = []
         """Who waits for the load under way, and how long at most, in the order of that."""
         self.later: list[tuple[float, Question]] = []
         """Who waits for the one after it."""
-
-    def hurry(self) -> None:
-        """Let the next load begin as early as it may."""
-        earliest = self.began + max(MIN_INTERVAL, self.took / MAX_SHARE)
-        self.due = earliest if self.due is None else min(self.due, earliest)

@@ -117,8 +117,8 @@ class Catalogues(Protocol):
     def refresh_for(self, database: str, asker: Asker) -> Question | None:
         """Ask for a newer catalogue, for a name that is not in this one; None: not now, this one has to do."""
 
-    def loaded_since(self, database: str, moment: float) -> bool:
-        """Whether the present catalogue was read after this moment."""
+    def is_current(self, database: str) -> bool:
+        """Whether the catalogue was read so lately that it would not be read again for a name that it does not have."""
 
 
 @dataclass(slots=True)

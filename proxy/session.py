@@ -158,7 +158,7 @@ class Session:
         self._question: Question | None = None  # what is asked elsewhere about that message: the session is judging
         self._asked: tuple[bytes, str, bool, Functions] | None = None  # what was sent to the helper, and judged by
         self._verdict: Verdict | None = None  # what the helper says of just that
-        self._refreshed: float | None = None  # when that message began to wait for a newer catalogue
+        self._refreshed = False  # that message has waited for a newer catalogue already
         self._notices: list[bytes] = []
         self._prefix = b""
         self._paused = False
@@ -560,12 +560,12 @@ class Session:
         """Whether a message with a name that nobody knows has to wait for a newer catalogue, or has done so in vain."""
         if self._wait_error is not None:
             return True
-        if self._refreshed is not None:
+        if self._refreshed:
             return False
         self._question = self._house.catalogues.refresh_for(self.pool.database, self)
         if self._question is None:
             return False
-        self._refreshed = self._house.now()
+        self._refreshed = True
         self._pace()
         return True
 
@@ -686,7 +686,7 @@ class Session:
         return stand_in + p.SYNC_MESSAGE
 
     def _is_missing(self, verdict: Verdict) -> bool:
-        """Whether a relation does not exist, by a catalogue that was read after the statement came.
+        """Whether a relation does not exist, by a catalogue that was read a moment ago.
 
         Then the server says so before it does anything, and its own answer is the one that a client expects. Of several
         statements the earlier ones would run; names beyond ASCII are the server's to fold and to cut.
@@ -694,9 +694,8 @@ class Session:
         return (
             verdict.rule == "unknown-relation"
             and verdict.kind != "multi"
-            and self._refreshed is not None
             and verdict.message.isascii()
-            and self._house.catalogues.loaded_since(self.pool.database, self._refreshed)
+            and self._house.catalogues.is_current(self.pool.database)
         )
 
     def _observes(self, verdict: Verdict, text: bytes) -> bool:
@@ -839,7 +838,7 @@ class Session:
         self._wait_error = None
         if not self.waiting and self._question is None:
             self._asked = self._verdict = None
-            self._refreshed = None
+            self._refreshed = False
         self._pace()
 
     def _release(self, link: Upstream) -> None:

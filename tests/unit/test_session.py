@@ -187,7 +187,7 @@ class FakeJudge:
         self.refreshes.append(Question(asker))
         return self.refreshes[-1]
 
-    def loaded_since(self, database: str, moment: float) -> bool:
+    def is_current(self, database: str) -> bool:
         return self.current
 
     def answer(self, judge: Filter) -> None:
@@ -1245,6 +1245,14 @@ def test_missing_name_that_could_be_meant_otherwise_is_refused_here(town: Town, 
     session.client_data(p.query(sql))
     town.judge.refreshed()
     assert client.kinds() == "EZ"
+
+
+def test_relation_that_is_missing_from_a_catalogue_of_this_moment_makes_nobody_wait(town: Town) -> None:
+    town.filter.learn_catalog(newborn("other"))
+    town.judge.refreshable = False
+    session, _ = town.client()
+    session.client_data(p.query(MISSING))
+    assert town.link(session).take() == p.query(MISSING)
 
 
 def test_relation_that_is_missing_from_an_old_catalogue_is_refused(town: Town) -> None:
