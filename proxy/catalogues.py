@@ -144,7 +144,6 @@ class Catalogues:
             kept.due = self._now() + self._refresh * self._jitter() if self._refresh else None
         kept.loading = False
         kept.tried.set()
-        kept.interval = max(MIN_INTERVAL, (self._now() - kept.began) / MAX_SHARE)
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
         if kept.waiting:
             self._start(kept)
@@ -155,7 +154,9 @@ class Catalogues:
         """Load and prove; return whether anything has changed. Raises UpstreamError, ProofError."""
         judge = kept.judge
         query = catalog_rows.load_query(_attribute_names(judge.policy))
-        results = encode_results(await self._fetch(kept.database, query))
+        fetched = await self._fetch(kept.database, query)
+        kept.interval = max(MIN_INTERVAL, (self._now() - kept.began) / MAX_SHARE)
+        results = encode_results(fetched)
         policy = judge.policy
         digest = (hashlib.sha256(results).digest(), policy)
         if digest == kept.digest:
