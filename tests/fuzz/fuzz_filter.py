@@ -192,6 +192,14 @@ def seen_in(tree: Any) -> str:
 
     It shares the function table with the filter and nothing else: it descends into everything that the JSON holds.
     """
+    # Columns that FROM names itself, as in `t AS x (a, b)`: they are there, or the server refuses the statement.
+    own = {
+        column["String"]["sval"]
+        for _, value in _nodes(tree)
+        if isinstance(value, dict)
+        for column in value.get("colnames", ())
+        if "String" in column
+    }
     for name, value in _nodes(tree):
         if name.endswith("Stmt") and name not in READS:
             return name
@@ -208,7 +216,7 @@ def seen_in(tree: Any) -> str:
                 else value.get("indirection", [])
             )
             for part in parts:
-                if part.get("String", {}).get("sval") in REFUSED_ATTRIBUTES:
+                if part.get("String", {}).get("sval") in REFUSED_ATTRIBUTES - own:
                     return f"attribute {part['String']['sval']}"
         elif name == "VariableSetStmt" and value.get("name", "").lower() in REFUSED_SETTINGS and "args" in value:
             return f"SET {value['name']}"

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +383,15 @@ def test_batch_answers_a_line_while_the_next_one_is_awaited() -> None:
         assert process.wait(20) == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let programs that are started here hear SIGINT: a shell makes its background jobs, and theirs, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_batch_ends_with_130_on_ctrl_c() -> None:
     with subprocess.Popen([*COMMAND, "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdin is not None
