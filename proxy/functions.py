@@ -64,13 +64,14 @@ class Functions:
 
     __slots__ = (
         "_allow",
-        "_attributes",
         "_deny",
         "_memo",
         "_policy",
         "_refused_attributes",
         "_version",
+        "attributes",
         "catalog",
+        "denies",
         "plain",
     )
 
@@ -78,6 +79,7 @@ class Functions:
         self._policy = policy
         self._allow = Patterns(policy.allow_functions)
         self._deny = Patterns(policy.deny_functions)
+        self.denies = bool(policy.deny_functions)
         self._version = policy.server_version // 10000
         self.catalog = catalog
         self._memo: dict[tuple[str, str, int], Refusal | None] = {}
@@ -100,9 +102,8 @@ class Functions:
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
         self._refused_attributes = self._find_refused_attributes()
-        self._attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys()
-        if catalog is not None:
-            self._attributes |= known
+        self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
+        """Names that need a second look as an attribute; where `denies`, all do."""
 
     def _exists(self, since: int, until: int) -> bool:
         return not self._version or (since <= self._version and not 0 < until < self._version)
@@ -267,7 +268,7 @@ class Functions:
 
     def is_attribute(self, name: str) -> bool:
         """Tell whether `x.name` needs a second look: where x has no such column it calls a function, or casts."""
-        return name in self._attributes or (bool(self._deny) and self._deny.match("", name, unqualified=True))
+        return name in self.attributes or (self.denies and self._deny.match("", name, unqualified=True))
 
     def attribute(self, name: str) -> Refusal | None:
         """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast."""
