@@ -60,7 +60,10 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 class Functions:
-    """Hold the policy of one configuration and one catalogue, and answer for names."""
+    """Hold the policy of one configuration and one catalogue, and answer for names.
+
+    `remember`: keep the answers. Not while a catalogue's taints are being recorded, which have to be asked for each time.
+    """
 
     __slots__ = (
         "_allow",
@@ -68,6 +71,7 @@ class Functions:
         "_memo",
         "_policy",
         "_refused_attributes",
+        "_remember",
         "_version",
         "attributes",
         "catalog",
@@ -75,13 +79,14 @@ class Functions:
         "plain",
     )
 
-    def __init__(self, policy: Policy, catalog: Catalog | None = None) -> None:
+    def __init__(self, policy: Policy, catalog: Catalog | None = None, *, remember: bool = True) -> None:
         self._policy = policy
         self._allow = Patterns(policy.allow_functions)
         self._deny = Patterns(policy.deny_functions)
         self.denies = bool(policy.deny_functions)
         self._version = policy.server_version // 10000
         self.catalog = catalog
+        self._remember = remember
         self._memo: dict[tuple[str, str, int], Refusal | None] = {}
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
@@ -155,9 +160,11 @@ class Functions:
             return self._memo[key]
         except KeyError:
             pass
-        if len(self._memo) >= 4096:  # the names come from clients
-            self._memo.clear()
-        refusal = self._memo[key] = self._judge(schema, name, arguments)
+        refusal = self._judge(schema, name, arguments)
+        if self._remember:
+            if len(self._memo) >= 4096:  # the names come from clients
+                self._memo.clear()
+            self._memo[key] = refusal
         return refusal
 
     def _judge(self, schema: str, name: str, arguments: int) -> Refusal | None:

@@ -145,15 +145,6 @@ class _Recorder:
         return None
 
 
-class _Unremembered(Functions):
-    """Look a name up at each call, so that the recorder hears of each."""
-
-    __slots__ = ()
-
-    def judge(self, schema: str, name: str, arguments: int) -> rules.Refusal | None:
-        return self._judge(schema, name, arguments)
-
-
 class _Court:
     """Judge the objects of one reading of the catalogues, then let the taints spread."""
 
@@ -173,8 +164,8 @@ class _Court:
         self._plain = Functions(self._policy).plain
         self._names = _names(rows)
         recording = replace(self._names, taints=self._recorder, tainted_types=True)
-        self._anywhere = _Unremembered(self._policy, recording)
-        self._exact = _Unremembered(self._policy, replace(recording, exact=True))
+        self._anywhere = Functions(self._policy, recording, remember=False)
+        self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
         self.objects: dict[Key, _Object] = {}
         self._judge_all()
         self.taints, self._through = _spread(self.objects)
