@@ -62,7 +62,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 class Functions:
     """Hold the policy of one configuration and one catalogue, and answer for names.
 
-    `remember`: keep the answers. Not while a catalogue's taints are being recorded, which have to be asked for each time.
+    `remember`: keep the answers; not while it is recorded which taints are asked for.
     """
 
     __slots__ = (
