@@ -405,6 +405,9 @@ class _Greeter:
             self._link.parameters[name] = value
         return b""
 
+    def skipped_row(self, body: bytes) -> None:
+        pass  # what set_config() returns
+
     def skipped_error(self, body: bytes) -> None:
         """Keep the server's words for the client. Its settings are what they were: the replay is one transaction."""
         fields = p.error_fields(body)

@@ -6,7 +6,8 @@ why that pins the client to its upstream, and what has to be sent to another ups
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from proxy.snapshot import Restore, Settings
@@ -15,9 +16,11 @@ from proxy.verdict import Effect
 CUSTOM_SETTING: Final = "custom_setting"
 PREPARED_STATEMENT: Final = "prepared_statement"
 
+SETTING: Final = "setting"
+
 # What of the effects stays on the upstream. RESET, DEALLOCATE and DISCARD only take state away.
 _PINS: Final[Mapping[Effect, str]] = {
-    Effect.SETTING: "setting",
+    Effect.SETTING: SETTING,
     Effect.PREPARE: PREPARED_STATEMENT,
     Effect.HOLD_CURSOR: "hold_cursor",
     Effect.LISTEN: "listen",
@@ -26,14 +29,30 @@ _PINS: Final[Mapping[Effect, str]] = {
 }
 
 
+_STAY_BEHIND: Final = {
+    # Our own statements would run under them, those of the next client's lease included.
+    "statement_timeout": re.compile(r"0|\d+(s|min|h|d)"),
+    "transaction_timeout": re.compile("0"),
+    "default_transaction_deferrable": re.compile("off"),
+    # They would end an upstream that is idle, or a transaction that is not this client's.
+    "idle_session_timeout": re.compile("0"),
+    "idle_in_transaction_session_timeout": re.compile(r"0|\d+(s|min|h|d)"),
+}
+"""Settings that are carried to other upstreams only with these values; with others they pin."""
+
+
 class Ledger:
     """Keep one client's session state."""
 
-    __slots__ = ("lost", "pins", "scarred", "startup")
+    __slots__ = ("lost", "pins", "scarred", "settings", "startup", "touched")
 
     def __init__(self, startup: Settings) -> None:
         self.startup = startup
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
+        self.settings = startup
+        """What the session's settings are, as of the last time they were read back."""
+        self.touched: set[str] = set()
+        """Settings that may have changed since: to be read back before another client gets the upstream."""
         self.pins: dict[str, str] = {}
         """Why this client keeps its upstream: reason -> the name that caused it."""
         self.scarred = False
@@ -57,13 +76,31 @@ class Ledger:
         for effect, name in effects:
             if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
                 self.lost = {name: (value, False) for name, value in self.startup.items}
+                self.touched |= {name for name, _ in self.settings.items}
             elif effect in (Effect.RESET, Effect.RESET_LOCAL):
                 value = self.startup.get(name)
+                if effect is Effect.RESET and "." not in name:
+                    self.touched.add(name)
                 if value is not None:
                     self.lost[name] = (value, effect is Effect.RESET_LOCAL)
+            elif effect is Effect.SETTING and "." not in name:
+                self.touched.add(name)
             elif (reason := _PINS.get(effect)) is not None:
                 if effect is Effect.SESSION_STATE or (effect is Effect.SETTING and "." in name):
                     self.scarred = True
                 if self.pin(reason, name):
                     reasons.append(reason)
         return reasons
+
+    def read_back(self, asked: Collection[str], found: Mapping[str, str]) -> bool:
+        """Take over what the upstream says of the settings that were asked for; those not found are not set.
+
+        Return whether all of it can be carried to another upstream; else a pin is due.
+        """
+        kept = {name: value for name, value in self.settings.items if name not in asked}
+        self.settings = Settings.of((kept | dict(found)).items())
+        return all(
+            pattern.fullmatch(value) is not None
+            for name, pattern in _STAY_BEHIND.items()
+            if (value := found.get(name)) is not None
+        )

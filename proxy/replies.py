@@ -113,6 +113,9 @@ class Listener(Protocol):
     def error_reported(self, body: bytes) -> None:
         """Note an ErrorResponse that goes to the client."""
 
+    def skipped_row(self, body: bytes) -> None:
+        """Note a DataRow of a Query of ours."""
+
     def skipped_error(self, body: bytes) -> None:
         """Note an ErrorResponse to a Query of ours. May raise UpstreamProtocolError to end the upstream."""
 
@@ -288,6 +291,7 @@ class Replies:
         if kind in (COPY_IN_RESPONSE, COPY_BOTH_RESPONSE):
             raise TripwireError("the upstream began a COPY FROM or a replication stream")
         if kind == DATA_ROW and head == SKIP_QUERY:
+            self.listener.skipped_row(chunk[start:end])
             return b""
         answers = _ANSWERS.get(kind)
         if answers is None or head not in answers:

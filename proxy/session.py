@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from proxy import observe
+from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.errors import (
@@ -29,11 +29,11 @@ from proxy.errors import (
 from proxy.filter import Filter
 from proxy.functions import Functions
 from proxy.house import House, Question, Upstream, Wire
-from proxy.ledger import PREPARED_STATEMENT, Ledger
+from proxy.ledger import PREPARED_STATEMENT, SETTING, Ledger
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
-from proxy.snapshot import Settings, replay, restore
+from proxy.snapshot import Settings, read_back, replay, restore
 from proxy.unnamed import Unnamed
 from proxy.verdict import Action, Effect, Verdict
 
@@ -82,6 +82,7 @@ class Session:
         "_end",
         "_flow",
         "_flow_drop",
+        "_found",
         "_greeted",
         "_group_open",
         "_have",
@@ -92,10 +93,12 @@ class Session:
         "_paused",
         "_prefix",
         "_question",
+        "_reading",
         "_refreshed",
         "_restored",
         "_swallowing",
         "_told",
+        "_uncarried",
         "_upstream_full",
         "_verdict",
         "_wait_error",
@@ -161,6 +164,9 @@ class Session:
         self._refreshed = False  # that message has waited for a newer catalogue already
         self._notices: list[bytes] = []
         self._prefix = b""
+        self._reading: frozenset[str] = frozenset()  # settings that are being read back
+        self._found: dict[str, str] = {}
+        self._uncarried = False
         self._paused = False
         self._writable = True
         self._upstream_full = False
@@ -174,7 +180,7 @@ class Session:
 
     @property
     def settings(self) -> Settings:
-        return self.ledger.startup
+        return self.ledger.settings
 
     @property
     def status(self) -> int:
@@ -768,9 +774,9 @@ class Session:
         upstream.attach(self)
         if not self._writable:
             upstream.pause_reading()
-        if upstream.settings is not self.ledger.startup:
-            self._ask_first(replay(upstream.settings, self.ledger.startup))
-            upstream.settings = self.ledger.startup
+        if upstream.settings is not self.ledger.settings:
+            self._ask_first(replay(upstream.settings, self.ledger.settings))
+            upstream.settings = self.ledger.settings
             self.ledger.lost.clear()
             self._house.stats.replays += 1
         return upstream
@@ -883,15 +889,59 @@ class Session:
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
         replies = link.replies
+        read = replies.ready >> r.SKIP_QUERY & 1
         replies.ready = 0
         self.answered += 1
         if not replies.owed:
             self.unnamed.settled()
         if replies.status == p.IDLE:
             self._restored = False
+        if self._reading and read:  # its answer was an error: a cancel, or a timeout that the client has set
+            self._not_carried()
         if self._done_with(link):
+            if self.ledger.touched:
+                self._read_back(link)
+                return
             self._house.stats.transactions += 1
             self._release(link)
+
+    def _read_back(self, link: Upstream) -> None:
+        """Ask what the settings are that statements have changed: then they can go to another upstream.
+
+        Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
+        """
+        names = self._reading = frozenset(self.ledger.touched)
+        self.ledger.touched.clear()
+        self._found = {}
+        lost = self.ledger.lost
+        self._ask_first((restore(lost) + b";" if lost else b"") + read_back(names))
+        lost.clear()
+        prefix, self._prefix = self._prefix, b""
+        link.write(prefix)
+
+    def skipped_row(self, body: bytes) -> None:
+        values = p.row_values(body) if self._reading else []
+        if len(values) != 2:
+            return
+        name, value = (b"" if value is None else value for value in values)
+        if name:
+            # Which characters the bytes of a client without an encoding are, only the server knows.
+            if self.codec == rules.RAW and not value.isascii():
+                self._uncarried = True
+            self._found[name.decode("ascii", "replace")] = value.decode(self.codec, "replace")
+            return
+        carried = self.ledger.read_back(self._reading, self._found)
+        if carried and not self._uncarried:
+            self._reading = frozenset()
+            if self.link is not None:
+                self.link.settings = self.ledger.settings
+        else:
+            self._not_carried()
+
+    def _not_carried(self) -> None:
+        """Keep the upstream, since what was set on it cannot be set on another one."""
+        self._pin(SETTING, min(self._reading))
+        self._reading = frozenset()
 
     def _done_with(self, link: Upstream) -> bool:
         """Whether nothing keeps this client on its upstream."""
@@ -943,7 +993,7 @@ class Session:
         link.detach()
         if not self._writable:
             link.resume_reading()
-        if self.ledger.pins or self.ledger.lost:
+        if self.ledger.pins or self.ledger.lost or self.ledger.touched or self._reading:
             link.settings = None
         half_sent = self._flow and not self._flow_drop
         if self.ledger.scarred or link.replies.copying or half_sent:
@@ -984,6 +1034,8 @@ class Session:
             self._told = True
 
     def skipped_error(self, body: bytes) -> None:
+        if self._reading:
+            return
         fields = p.error_fields(body)
         raise UpstreamProtocolError(f"settings could not be replayed: {fields.get('C')}")
 

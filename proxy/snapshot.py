@@ -88,6 +88,20 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
     )
 
 
+def read_back(names: Iterable[str]) -> bytes:
+    """Return the SQL that tells which of these settings the session has set, and to what: rows of (name, value).
+
+    The last row is empty: it says that those before it are all.
+    """
+    rows = b",".join(b"(" + _literal(name) + b")" for name in sorted(names))
+    return (
+        b"SELECT w.n,pg_catalog.current_setting(w.n,true) FROM (VALUES " + rows + b") AS w(n)"
+        b" WHERE EXISTS (SELECT FROM pg_catalog.pg_settings s"
+        b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
+        b" AND s.source OPERATOR(pg_catalog.=) 'session');SELECT '',''"
+    )
+
+
 def _literal(text: str) -> bytes:
     return _quote(text, "'")
 

@@ -295,6 +295,9 @@ class UpstreamConnection(asyncio.Protocol):
     def error_reported(self, body: bytes) -> None:
         pass  # of an abandoned answer, or the reason why the server closes an idle connection
 
+    def skipped_row(self, body: bytes) -> None:
+        pass  # what set_config() returns
+
     def skipped_error(self, body: bytes) -> None:
         raise UpstreamProtocolError(f"the upstream could not be cleaned: {p.error_fields(body).get('C')}")
 

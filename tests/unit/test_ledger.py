@@ -155,7 +155,6 @@ def test_any_value_survives_restore_as_it_is(lost: dict[str, tuple[str, bool]]) 
 @pytest.mark.parametrize(
     ("effect", "name", "reason", "scarred"),
     [
-        (Effect.SETTING, "work_mem", "setting", False),
         (Effect.SETTING, "app.tenant", "setting", True),
         (Effect.PREPARE, "mine", "prepared_statement", False),
         (Effect.HOLD_CURSOR, "c", "hold_cursor", False),
@@ -175,15 +174,49 @@ def test_effect_pins(effect: Effect, name: str, reason: str, scarred: bool) -> N
 
 def test_every_effect_either_pins_or_takes_away() -> None:
     for effect in Effect:
-        reasons = Ledger(NO_SETTINGS).apply([(effect, "x")])
+        reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
         takes_away = effect in (Effect.RESET, Effect.RESET_LOCAL, Effect.DEALLOCATE, Effect.DISCARD_ALL)
         assert bool(reasons) is not takes_away, effect
 
 
 def test_several_effects_of_one_text_pin_once_each() -> None:
     ledger = Ledger(NO_SETTINGS)
-    effects = [(Effect.SETTING, "jit"), (Effect.PREPARE, "a"), (Effect.SETTING, "work_mem")]
+    effects = [(Effect.SETTING, "a.b"), (Effect.PREPARE, "a"), (Effect.SETTING, "c.d")]
     assert ledger.apply(effects) == ["setting", "prepared_statement"]
+
+
+def test_settings_are_touched_until_they_are_read_back() -> None:
+    ledger = Ledger(Settings.of([("timezone", "UTC"), ("jit", "off")]))
+    assert ledger.apply([(Effect.SETTING, "work_mem"), (Effect.RESET, "jit")]) == []
+    assert ledger.touched == {"work_mem", "jit"}
+    assert ledger.read_back({"work_mem", "jit"}, {"work_mem": "5MB"})
+    assert ledger.settings is Settings.of([("timezone", "UTC"), ("work_mem", "5MB")])
+    assert ledger.startup is Settings.of([("timezone", "UTC"), ("jit", "off")])
+
+
+def test_reset_all_touches_every_setting_of_the_session() -> None:
+    ledger = Ledger(Settings.of([("timezone", "UTC")]))
+    ledger.read_back({"work_mem"}, {"work_mem": "5MB"})
+    ledger.apply([(Effect.RESET, "all")])
+    assert ledger.touched == {"timezone", "work_mem"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "carried"),
+    [
+        ("work_mem", "5MB", True),
+        ("statement_timeout", "0", True),
+        ("statement_timeout", "30s", True),
+        ("statement_timeout", "5ms", False),
+        ("statement_timeout", "1500ms", False),
+        ("transaction_timeout", "1h", False),
+        ("idle_session_timeout", "1min", False),
+        ("default_transaction_deferrable", "on", False),
+        ("default_transaction_deferrable", "off", True),
+    ],
+)
+def test_settings_under_which_nobody_else_could_work_stay_behind(name: str, value: str, carried: bool) -> None:
+    assert Ledger(NO_SETTINGS).read_back({name}, {name: value}) is carried
 
 
 def test_custom_setting_at_start_up_pins_from_the_beginning() -> None:

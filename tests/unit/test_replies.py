@@ -56,6 +56,8 @@ class Listener:
     def error_reported(self, body: bytes) -> None:
         self.events.append(p.error_fields(body)["C"])
 
+    def skipped_row(self, body: bytes) -> None: ...
+
     def skipped_error(self, body: bytes) -> None:
         raise UpstreamProtocolError("replay failed")
 

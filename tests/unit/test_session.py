@@ -17,7 +17,7 @@ from proxy.observe import MAX_LENGTH
 from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import MAX_INLINE, Session
-from proxy.snapshot import NO_SETTINGS, Settings, restore
+from proxy.snapshot import NO_SETTINGS, Settings, read_back, restore
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -151,6 +151,7 @@ class FakeUpstream:
         return b""
 
     def error_reported(self, body: bytes) -> None: ...
+    def skipped_row(self, body: bytes) -> None: ...
     def skipped_error(self, body: bytes) -> None: ...
     def notification_arrived(self, body: bytes) -> bool:
         return False
@@ -604,12 +605,11 @@ def test_settings_that_are_set_again_destroy_the_unnamed_statement(town: Town) -
     session.client_data(p.query(b"reset all") + p.parse(b"", b"select 1") + SYNC)
     upstream = town.link(session)
     upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I, PARSED, READY_I)
-    assert session.link is None
     upstream.take()
+    reads_back(upstream, application_name="bi")
+    assert session.link is None
     session.client_data(bind() + EXECUTE + SYNC)
-    sent = upstream.take()
-    assert sent.startswith(p.query(b"RESET ALL;SELECT pg_catalog.set_config('application_name','bi',false)"))
-    assert sent.endswith(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC)
+    assert upstream.take() == p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC
 
 
 def test_simple_query_destroys_the_unnamed_statement(town: Town) -> None:
@@ -719,8 +719,8 @@ def test_group_of_a_client_that_waits_is_served_later(town: Town) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"set work_mem = '1MB'", "setting"),
-        (b"select set_config('work_mem', '1MB', false)", "setting"),
+        (b"set app.tenant = '1'", "setting"),
+        (b"select set_config('app.tenant', '1', false)", "setting"),
         (b"prepare s as select 1", "prepared_statement"),
         (b"declare c cursor with hold for select 1", "hold_cursor"),
         (b"select setseed(0.5)", "session_state"),
@@ -734,6 +734,112 @@ def test_statement_that_changes_the_session_pins_it(town: Town, text: bytes, rea
     assert session.link is upstream
     assert list(session.ledger.pins) == [reason]
     assert town.stats.pins == {reason: 1}
+
+
+def reads_back(upstream: FakeUpstream, **settings: str) -> None:
+    """Answer the question what the settings are."""
+    rows = [p.message(p.DATA_ROW, data_row(name, value)) for name, value in settings.items()]
+    end = p.message(p.DATA_ROW, data_row("", ""))
+    upstream.says(*rows, SELECTED, end, SELECTED, READY_I)
+
+
+def data_row(*values: str) -> bytes:
+    parts = (len(value).to_bytes(4, "big") + value.encode() for value in values)
+    return len(values).to_bytes(2, "big") + b"".join(parts)
+
+
+@pytest.mark.parametrize("text", [b"set work_mem = '1MB'", b"select set_config('work_mem', '1MB', false)"])
+def test_setting_goes_with_its_client_to_another_upstream(town: Town, text: bytes) -> None:
+    session, client = town.client()
+    session.client_data(p.query(text))
+    first = town.link(session)
+    first.take()
+    first.says(SET, READY_I)
+    assert client.kinds().endswith("CZ")
+    assert first.take() == p.query(read_back(["work_mem"]))
+    reads_back(first, work_mem="1MB")
+    assert client.take() == b""
+    assert session.link is None and not session.ledger.pins
+    other, _ = town.client()
+    other.client_data(p.query(b"select 1"))
+    assert town.link(other) is first
+    assert first.take() == p.query(b'RESET "work_mem"') + p.query(b"select 1")
+    session.client_data(p.query(b"select 2"))
+    second = town.link(session)
+    assert second is not first
+    assert second.take() == p.query(b"SELECT pg_catalog.set_config('work_mem','1MB',false)") + p.query(b"select 2")
+
+
+def test_setting_that_was_rolled_back_is_not_carried(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"begin; set work_mem = '1MB'; rollback"))
+    upstream = town.link(session)
+    upstream.says(BEGUN, SET, p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0"), READY_I)
+    reads_back(upstream)
+    assert session.link is None
+    assert session.settings is NO_SETTINGS
+
+
+def test_settings_are_read_back_after_the_transaction_and_not_in_it(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"begin"))
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream.take()
+    upstream.says(SET, READY_T)
+    assert upstream.take() == b""
+
+
+def test_statement_that_comes_while_settings_are_read_back(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    upstream.take()
+    client.take()
+    session.client_data(p.query(b"set jit = off"))
+    assert upstream.take() == p.query(b"set jit = off")
+    reads_back(upstream, work_mem="1MB")
+    assert client.take() == b""
+    upstream.says(SET, READY_I)
+    assert upstream.take() == p.query(read_back(["jit"]))
+    reads_back(upstream, jit="off")
+    assert session.link is None
+    assert dict(session.settings.items) == {"work_mem": "1MB", "jit": "off"}
+
+
+def test_settings_that_cannot_be_read_back_pin(town: Town) -> None:
+    """A timeout of 1 ms that the client has set, or its cancel that comes late."""
+    session, client = town.client()
+    session.client_data(p.query(b"set statement_timeout = 1"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    client.take()
+    upstream.says(p.error_response("ERROR", "57014", "canceling statement due to statement timeout"), READY_I)
+    assert client.take() == b""
+    assert session.link is upstream
+    assert list(session.ledger.pins) == ["setting"]
+
+
+def test_timeout_under_which_nobody_else_could_work_pins(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"set statement_timeout = 5"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    reads_back(upstream, statement_timeout="5ms")
+    assert session.link is upstream
+    assert list(session.ledger.pins) == ["setting"]
+
+
+def test_client_that_goes_while_settings_are_read_back_leaves_nothing(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    session.client_lost()
+    assert upstream.settings is None
+    assert upstream in town.pool.cleaning
 
 
 def test_transaction_scoped_settings_do_not_pin(town: Town) -> None:
@@ -754,7 +860,7 @@ def test_named_statement_pins(town: Town) -> None:
 
 def test_pinned_upstream_is_cleaned_before_anyone_else_gets_it(town: Town) -> None:
     session, _ = town.client()
-    session.client_data(p.query(b"set work_mem = '1MB'"))
+    session.client_data(p.query(b"prepare s as select 1"))
     upstream = town.link(session)
     upstream.says(SET, READY_I)
     session.client_data(p.TERMINATE_MESSAGE)
@@ -779,16 +885,17 @@ def test_reset_all_returns_to_what_the_client_started_with(town: Town) -> None:
     upstream = town.link(session)
     upstream.take()
     upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
+    lost = restore({"application_name": ("bi", False)})
+    assert upstream.take() == p.query(lost + b";" + read_back(["application_name"]))
+    reads_back(upstream, application_name="bi")
     assert session.link is None
     session.client_data(p.query(b"show application_name"))
-    upstream = town.link(session)
-    replayed = p.query(b"RESET ALL;SELECT pg_catalog.set_config('application_name','bi',false)")
-    assert upstream.take() == replayed + p.query(b"show application_name")
+    assert upstream.take() == p.query(b"show application_name")
 
 
 def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: Town) -> None:
     session, _client = town.client(application_name="bi")
-    session.client_data(p.query(b"set work_mem = '1MB'"))
+    session.client_data(p.query(b"prepare s as select 1"))
     upstream = town.link(session)
     upstream.says(SELECTED, READY_I) if upstream.replies.owed[0] == 3 else None
     upstream.says(SET, READY_I)
@@ -858,7 +965,7 @@ def test_client_that_waits_is_not_read_and_goes_on_when_served(town: Town) -> No
 
 def test_wait_in_vain_says_who_holds_the_upstreams_and_why(town: Town) -> None:
     holders = busy(town)
-    holders[0].client_data(p.query(b"set work_mem = '1MB'"))
+    holders[0].client_data(p.query(b"prepare s as select 1"))
     town.link(holders[0]).says(SET, READY_T)
     session, client = town.client()
     session.client_data(p.query(b"select 1"))
@@ -870,7 +977,7 @@ def test_wait_in_vain_says_who_holds_the_upstreams_and_why(town: Town) -> None:
     error = client.error()
     assert error["C"] == "53300"
     assert "query_wait_timeout" in error["M"]
-    assert "1 pinned: setting" in error["D"]
+    assert "1 pinned: prepared_statement" in error["D"]
     assert "1 in a transaction" in error["D"]
     assert not client.closed
     assert client.reading
