@@ -471,6 +471,14 @@ class Judgement:
         self._expressions(name, body)
         self.effects.append((Effect.DEALLOCATE, body.get("name", "")))
 
+    def _close(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self.effects.append((Effect.CLOSE, body.get("portalname", "")))
+
+    def _unlisten(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self.effects.append((Effect.UNLISTEN, body.get("conditionname", "")))
+
     def _discard(self, name: str, body: Body) -> None:
         self._expressions(name, body)
         if body.get("target") == "DISCARD_ALL":
@@ -579,7 +587,7 @@ _EXPLAINABLE = frozenset({"SelectStmt", "DeclareCursorStmt", "ExecuteStmt"})
 
 _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     **dict.fromkeys(
-        ("VariableShowStmt", "FetchStmt", "ClosePortalStmt", "ExecuteStmt", "ConstraintsSetStmt", "UnlistenStmt"),
+        ("VariableShowStmt", "FetchStmt", "ExecuteStmt", "ConstraintsSetStmt"),
         Judgement._harmless,
     ),
     "ExplainStmt": Judgement._explain,
@@ -589,6 +597,8 @@ _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     "LockStmt": Judgement._lock,
     "ListenStmt": Judgement._listen,
     "DeallocateStmt": Judgement._deallocate,
+    "ClosePortalStmt": Judgement._close,
+    "UnlistenStmt": Judgement._unlisten,
     "DiscardStmt": Judgement._discard,
     "TransactionStmt": Judgement._transaction,
     "VariableSetStmt": Judgement._set,

@@ -29,6 +29,9 @@ _PINS: Final[Mapping[Effect, str]] = {
 }
 
 
+_LOOSEN: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL, Effect.RESET, Effect.CLOSE, Effect.UNLISTEN})
+_ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor", "listen", "advisory_lock"})
+"""Pins of which the server can say whether there is a reason for them: see snapshot.read_back."""
 _STAY_BEHIND: Final = {
     # Our own statements would run under them, those of the next client's lease included.
     "statement_timeout": re.compile(r"0|\d+(s|min|h|d)"),
@@ -44,7 +47,7 @@ _STAY_BEHIND: Final = {
 class Ledger:
     """Keep one client's session state."""
 
-    __slots__ = ("lost", "pins", "scarred", "settings", "startup", "touched")
+    __slots__ = ("loosened", "lost", "pins", "renewed", "scarred", "settings", "startup", "touched")
 
     def __init__(self, startup: Settings) -> None:
         self.startup = startup
@@ -55,6 +58,10 @@ class Ledger:
         """Settings that may have changed since: to be read back before another client gets the upstream."""
         self.pins: dict[str, str] = {}
         """Why this client keeps its upstream: reason -> the name that caused it."""
+        self.loosened = False
+        """A pin may have ended: the server is to be asked whether it holds anything yet."""
+        self.renewed: set[str] = set()
+        """Reasons that came up again after the server was asked: what it says of them is too old."""
         self.scarred = False
         """The upstream holds state that nothing can clear: it is closed, not cleaned."""
         self.lost: dict[str, Restore] = {}
@@ -65,6 +72,7 @@ class Ledger:
 
     def pin(self, reason: str, name: str) -> bool:
         """Note a reason to keep the upstream; return whether it is a new one."""
+        self.renewed.add(reason)
         if reason in self.pins:
             return False
         self.pins[reason] = name
@@ -74,6 +82,8 @@ class Ledger:
         """Note what a statement that goes upstream now leaves behind; return the new reasons to pin."""
         reasons = []
         for effect, name in effects:
+            if effect in _LOOSEN:
+                self.loosened = bool(self.pins)
             if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
                 self.lost = {name: (value, False) for name, value in self.startup.items}
                 self.touched |= {name for name, _ in self.settings.items}
@@ -95,12 +105,19 @@ class Ledger:
     def read_back(self, asked: Collection[str], found: Mapping[str, str]) -> bool:
         """Take over what the upstream says of the settings that were asked for; those not found are not set.
 
-        Return whether all of it can be carried to another upstream; else a pin is due.
+        Return whether the session's settings can be carried to another upstream; else a pin is due.
         """
         kept = {name: value for name, value in self.settings.items if name not in asked}
         self.settings = Settings.of((kept | dict(found)).items())
-        return all(
-            pattern.fullmatch(value) is not None
-            for name, pattern in _STAY_BEHIND.items()
-            if (value := found.get(name)) is not None
+        carried = all(
+            name not in _STAY_BEHIND or _STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
         )
+        if carried and not self.scarred:
+            self.pins.pop(SETTING, None)
+        return carried
+
+    def unpin(self, held: Collection[str]) -> None:
+        """End the pins whose state is gone; `held` are the reasons that the upstream has found to hold."""
+        self.loosened = False
+        for reason in _ASKED - self.renewed - set(held):
+            self.pins.pop(reason, None)

@@ -164,7 +164,7 @@ class Session:
         self._refreshed = False  # that message has waited for a newer catalogue already
         self._notices: list[bytes] = []
         self._prefix = b""
-        self._reading: frozenset[str] = frozenset()  # settings that are being read back
+        self._reading: frozenset[str] | None = None  # settings that are being read back
         self._found: dict[str, str] = {}
         self._uncarried = False
         self._paused = False
@@ -504,6 +504,8 @@ class Session:
             return b""
         if unnamed:
             self.unnamed.end_sent()
+        elif target == 0x53:
+            self.ledger.loosened = True
         return self._forward(r.CLOSE_UNNAMED if unnamed else r.CLOSE)
 
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -819,9 +821,9 @@ class Session:
         self.waiting = False
         link = self._attach(upstream)
         self._go_on()
-        if self.link is link and self._done_with(link):
+        if self.link is link:
             # By a newer catalogue it was refused, or has to be judged elsewhere once more: nothing went upstream.
-            self._release(link)
+            self._let_go(link)
 
     def lease_failed(self, error: UpstreamError) -> None:
         """Answer what waited with the error."""
@@ -896,31 +898,45 @@ class Session:
             self.unnamed.settled()
         if replies.status == p.IDLE:
             self._restored = False
-        if self._reading and read:  # its answer was an error: a cancel, or a timeout that the client has set
+        if (
+            self._reading is not None and read
+        ):  # the answer was an error: a cancel, or a timeout that the client has set
             self._not_carried()
-        if self._done_with(link):
-            if self.ledger.touched:
-                self._read_back(link)
-                return
+        if self._let_go(link):
             self._house.stats.transactions += 1
-            self._release(link)
+
+    def _let_go(self, link: Upstream) -> bool:
+        """Give the upstream back where nothing keeps it; return whether that was so.
+
+        Where settings were changed, or a pin may have ended, the server is asked first; its answer leads here again.
+        """
+        replies, ledger = link.replies, self.ledger
+        if replies.owed or replies.status != p.IDLE or self._group_open or (ledger.pins and not ledger.loosened):
+            return False
+        if ledger.touched or ledger.loosened:
+            self._read_back(link)
+            return False
+        self._release(link)
+        return True
 
     def _read_back(self, link: Upstream) -> None:
         """Ask what the settings are that statements have changed: then they can go to another upstream.
 
         Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
         """
-        names = self._reading = frozenset(self.ledger.touched)
-        self.ledger.touched.clear()
+        ledger = self.ledger
+        names = self._reading = frozenset(ledger.touched)
+        ledger.touched.clear()
+        ledger.renewed.clear()
         self._found = {}
-        lost = self.ledger.lost
-        self._ask_first((restore(lost) + b";" if lost else b"") + read_back(names))
+        lost = ledger.lost
+        self._ask_first((restore(lost) + b";" if lost else b"") + read_back(names, state=ledger.loosened))
         lost.clear()
         prefix, self._prefix = self._prefix, b""
         link.write(prefix)
 
     def skipped_row(self, body: bytes) -> None:
-        values = p.row_values(body) if self._reading else []
+        values = p.row_values(body) if self._reading is not None else []
         if len(values) != 2:
             return
         name, value = (b"" if value is None else value for value in values)
@@ -929,24 +945,29 @@ class Session:
             if self.codec == rules.RAW and not value.isascii():
                 self._uncarried = True
             self._found[name.decode("ascii", "replace")] = value.decode(self.codec, "replace")
-            return
-        carried = self.ledger.read_back(self._reading, self._found)
-        if carried and not self._uncarried:
-            self._reading = frozenset()
+        else:
+            self._settings_read()
+
+    def _settings_read(self) -> None:
+        """Take over what the upstream has said, and forget the pins that hold nothing any more."""
+        asked, ledger = self._reading or frozenset(), self.ledger
+        if ledger.loosened:
+            ledger.unpin({name[1:] for name in self._found if name[0] == "."})
+        found = {name: value for name, value in self._found.items() if name[0] != "."}
+        if ledger.read_back(asked, found) and not self._uncarried:
+            self._reading = None
             if self.link is not None:
-                self.link.settings = self.ledger.settings
+                self.link.settings = ledger.settings
         else:
             self._not_carried()
 
     def _not_carried(self) -> None:
-        """Keep the upstream, since what was set on it cannot be set on another one."""
-        self._pin(SETTING, min(self._reading))
-        self._reading = frozenset()
-
-    def _done_with(self, link: Upstream) -> bool:
-        """Whether nothing keeps this client on its upstream."""
-        replies = link.replies
-        return not (replies.owed or replies.status != p.IDLE or self._group_open or self.ledger.pins)
+        """Keep the upstream, since what was set on it cannot be set on another one, or is not known."""
+        ledger, asked = self.ledger, self._reading or frozenset()
+        self._reading = None
+        ledger.loosened = False
+        ledger.touched |= asked
+        self._pin(SETTING, min(asked, default="a setting"))
 
     def upstream_lost(self) -> None:
         """Learn that the linked upstream's socket has ended: with it goes this client's transaction or state."""
@@ -993,7 +1014,7 @@ class Session:
         link.detach()
         if not self._writable:
             link.resume_reading()
-        if self.ledger.pins or self.ledger.lost or self.ledger.touched or self._reading:
+        if self.ledger.pins or self.ledger.lost or self.ledger.touched or self._reading is not None:
             link.settings = None
         half_sent = self._flow and not self._flow_drop
         if self.ledger.scarred or link.replies.copying or half_sent:
@@ -1034,7 +1055,7 @@ class Session:
             self._told = True
 
     def skipped_error(self, body: bytes) -> None:
-        if self._reading:
+        if self._reading is not None:
             return
         fields = p.error_fields(body)
         raise UpstreamProtocolError(f"settings could not be replayed: {fields.get('C')}")

@@ -88,18 +88,30 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
     )
 
 
-def read_back(names: Iterable[str]) -> bytes:
+def read_back(names: Iterable[str], *, state: bool = False) -> bytes:
     """Return the SQL that tells which of these settings the session has set, and to what: rows of (name, value).
 
-    The last row is empty: it says that those before it are all.
+    `state`: tell as well what else the session holds, as rows of (`.` and the pin's reason, ``). The last row is empty:
+    it says that those before it are all.
     """
     rows = b",".join(b"(" + _literal(name) + b")" for name in sorted(names))
-    return (
+    settings = (
         b"SELECT w.n,pg_catalog.current_setting(w.n,true) FROM (VALUES " + rows + b") AS w(n)"
         b" WHERE EXISTS (SELECT FROM pg_catalog.pg_settings s"
         b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
-        b" AND s.source OPERATOR(pg_catalog.=) 'session');SELECT '',''"
+        b" AND s.source OPERATOR(pg_catalog.=) 'session');"
     )
+    return (settings if rows else b"") + (_STATE if state else b"") + b"SELECT '',''"
+
+
+_STATE: Final = (
+    b"SELECT '.prepared_statement','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements)"
+    b" UNION ALL SELECT '.hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors)"
+    b" UNION ALL SELECT '.listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
+    b" UNION ALL SELECT '.advisory_lock','' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks l"
+    b" WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'"
+    b" AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid());"
+)
 
 
 def _literal(text: str) -> bytes:

@@ -175,7 +175,7 @@ def test_effect_pins(effect: Effect, name: str, reason: str, scarred: bool) -> N
 def test_every_effect_either_pins_or_takes_away() -> None:
     for effect in Effect:
         reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
-        takes_away = effect in (Effect.RESET, Effect.RESET_LOCAL, Effect.DEALLOCATE, Effect.DISCARD_ALL)
+        takes_away = effect.name in ("RESET", "RESET_LOCAL", "DEALLOCATE", "DISCARD_ALL", "CLOSE", "UNLISTEN")
         assert bool(reasons) is not takes_away, effect
 
 
@@ -241,11 +241,42 @@ def test_reset_of_one_name_loses_that_name_once() -> None:
     assert ledger.lost == {"timezone": ("UTC", False), "jit": ("off", True)}
 
 
-def test_discard_all_keeps_the_pin() -> None:
-    # What a SET, a PREPARE … left is proved gone by a clean-up only: until then the client keeps its upstream.
+@pytest.mark.parametrize("effect", [Effect.DISCARD_ALL, Effect.DEALLOCATE, Effect.CLOSE, Effect.UNLISTEN, Effect.RESET])
+def test_what_takes_away_loosens_the_pins_and_ends_none(effect: Effect) -> None:
     ledger = Ledger(NO_SETTINGS)
-    ledger.apply([(Effect.PREPARE, "mine"), (Effect.DISCARD_ALL, "")])
+    ledger.apply([(effect, "x")])
+    assert not ledger.loosened
+    ledger.apply([(Effect.PREPARE, "mine"), (effect, "x")])
+    assert ledger.loosened
     assert ledger.pins == {"prepared_statement": "mine"}
+
+
+def test_pins_end_when_the_server_holds_nothing() -> None:
+    ledger = Ledger(NO_SETTINGS)
+    ledger.apply([(Effect.PREPARE, "p"), (Effect.HOLD_CURSOR, "c"), (Effect.SESSION_STATE, "setseed")])
+    ledger.renewed.clear()
+    ledger.apply([(Effect.DEALLOCATE, "p"), (Effect.HOLD_CURSOR, "d")])
+    ledger.unpin({"hold_cursor"})
+    assert ledger.pins == {"hold_cursor": "c", "session_state": "setseed"}
+
+
+def test_pin_that_came_up_again_after_the_question_stays() -> None:
+    ledger = Ledger(NO_SETTINGS)
+    ledger.apply([(Effect.PREPARE, "p"), (Effect.DEALLOCATE, "p")])
+    ledger.renewed.clear()  # the server is asked
+    ledger.apply([(Effect.PREPARE, "q")])
+    ledger.unpin(())
+    assert list(ledger.pins) == ["prepared_statement"]
+
+
+def test_pin_of_a_setting_ends_when_its_value_can_be_carried() -> None:
+    ledger = Ledger(NO_SETTINGS)
+    ledger.pin("setting", "statement_timeout")
+    assert not ledger.read_back({"statement_timeout"}, {"statement_timeout": "5ms"})
+    assert not ledger.read_back({"work_mem"}, {"work_mem": "1MB"})  # the timeout still stands
+    assert "setting" in ledger.pins
+    assert ledger.read_back({"statement_timeout"}, {})
+    assert not ledger.pins
 
 
 # --- login ------------------------------------------------------------------------------------------------------------

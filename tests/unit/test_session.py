@@ -842,6 +842,49 @@ def test_client_that_goes_while_settings_are_read_back_leaves_nothing(town: Town
     assert upstream in town.pool.cleaning
 
 
+DEALLOCATED = p.message(p.COMMAND_COMPLETE, b"DEALLOCATE\0")
+
+
+def test_pin_ends_when_the_server_holds_nothing_any_more(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"prepare s as select 1"))
+    upstream = town.link(session)
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
+    session.client_data(p.query(b"deallocate all"))
+    upstream.take()
+    client.take()
+    upstream.says(DEALLOCATED, READY_I)
+    assert upstream.take() == p.query(read_back([], state=True))
+    reads_back(upstream)
+    assert client.kinds() == "CZ"
+    assert session.link is None and not session.ledger.pins
+
+
+def test_close_of_a_named_statement_ends_its_pin(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    upstream = town.link(session)
+    upstream.says(PARSED, READY_I)
+    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC)
+    upstream.says(p.message(p.CLOSE_COMPLETE), READY_I)
+    reads_back(upstream)
+    assert session.link is None
+
+
+def test_statement_that_is_prepared_while_the_server_is_asked_keeps_its_pin(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    upstream = town.link(session)
+    upstream.says(PARSED, READY_I)
+    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC)
+    upstream.says(p.message(p.CLOSE_COMPLETE), READY_I)
+    session.client_data(p.parse(b"s2", b"select 1") + SYNC)
+    reads_back(upstream)
+    upstream.says(PARSED, READY_I)
+    assert session.link is upstream
+    assert list(session.ledger.pins) == ["prepared_statement"]
+
+
 def test_transaction_scoped_settings_do_not_pin(town: Town) -> None:
     for text in (b"set local work_mem = '1MB'", b"select set_config('work_mem', '1MB', true)", b"show work_mem"):
         session, _ = town.client()
@@ -900,10 +943,12 @@ def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: T
     upstream.says(SELECTED, READY_I) if upstream.replies.owed[0] == 3 else None
     upstream.says(SET, READY_I)
     session.client_data(p.query(b"reset application_name"))
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
     upstream.take()
-    session.client_data(p.query(b"select 1"))
-    assert upstream.take() == p.query(restore({"application_name": ("bi", False)})) + p.query(b"select 1")
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
+    lost = restore({"application_name": ("bi", False)})
+    assert upstream.take() == p.query(lost + b";" + read_back(["application_name"], state=True))
+    reads_back(upstream, **{"application_name": "bi", ".prepared_statement": ""})
+    assert list(session.ledger.pins) == ["prepared_statement"]
 
 
 def test_setting_after_a_reset_in_a_transaction_is_reported_as_it_is(town: Town) -> None:
