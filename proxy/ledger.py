@@ -47,13 +47,28 @@ _STAY_BEHIND: Final = {
 class Ledger:
     """Keep one client's session state."""
 
-    __slots__ = ("loosened", "lost", "pins", "renewed", "scarred", "settings", "startup", "touched")
+    __slots__ = (
+        "asked",
+        "asked_state",
+        "loosened",
+        "lost",
+        "pins",
+        "renewed",
+        "scarred",
+        "settings",
+        "startup",
+        "touched",
+    )
 
     def __init__(self, startup: Settings) -> None:
         self.startup = startup
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.settings = startup
         """What the session's settings are, as of the last time they were read back."""
+        self.asked: frozenset[str] = frozenset()
+        """Settings that are being read back at the moment."""
+        self.asked_state = False
+        """Whether the server is being asked at the moment what else the session holds."""
         self.touched: set[str] = set()
         """Settings that may have changed since: to be read back before another client gets the upstream."""
         self.pins: dict[str, str] = {}
@@ -86,7 +101,7 @@ class Ledger:
                 self.loosened = bool(self.pins)
             if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
                 self.lost = {name: (value, False) for name, value in self.startup.items}
-                self.touched |= {name for name, _ in self.settings.items}
+                self.touched |= self.asked.union(name for name, _ in self.settings.items)
             elif effect in (Effect.RESET, Effect.RESET_LOCAL):
                 value = self.startup.get(name)
                 if effect is Effect.RESET and "." not in name:
@@ -102,13 +117,22 @@ class Ledger:
                     reasons.append(reason)
         return reasons
 
-    def read_back(self, asked: Collection[str], found: Mapping[str, str]) -> bool:
+    def ask(self) -> frozenset[str]:
+        """Begin to read back what was touched, and return the names; what comes up from now on is for the next time."""
+        self.asked = frozenset(self.touched)
+        self.touched.clear()
+        self.asked_state, self.loosened = self.loosened, False
+        self.renewed.clear()
+        return self.asked
+
+    def read_back(self, found: Mapping[str, str]) -> bool:
         """Take over what the upstream says of the settings that were asked for; those not found are not set.
 
         Return whether the session's settings can be carried to another upstream; else a pin is due.
         """
-        kept = {name: value for name, value in self.settings.items if name not in asked}
+        kept = {name: value for name, value in self.settings.items if name not in self.asked}
         self.settings = Settings.of((kept | dict(found)).items())
+        self.asked = frozenset()
         carried = all(
             name not in _STAY_BEHIND or _STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
         )
@@ -116,8 +140,14 @@ class Ledger:
             self.pins.pop(SETTING, None)
         return carried
 
+    def not_read_back(self) -> None:
+        """Keep in mind what could not be read back."""
+        self.touched |= self.asked
+        self.asked = frozenset()
+        self.asked_state = self.loosened = False
+
     def unpin(self, held: Collection[str]) -> None:
         """End the pins whose state is gone; `held` are the reasons that the upstream has found to hold."""
-        self.loosened = False
+        self.asked_state = False
         for reason in _ASKED - self.renewed - set(held):
             self.pins.pop(reason, None)

@@ -164,7 +164,7 @@ class Session:
         self._refreshed = False  # that message has waited for a newer catalogue already
         self._notices: list[bytes] = []
         self._prefix = b""
-        self._reading: frozenset[str] | None = None  # settings that are being read back
+        self._reading = False  # the server is being asked what the session holds
         self._found: dict[str, str] = {}
         self._uncarried = False
         self._paused = False
@@ -898,9 +898,7 @@ class Session:
             self.unnamed.settled()
         if replies.status == p.IDLE:
             self._restored = False
-        if (
-            self._reading is not None and read
-        ):  # the answer was an error: a cancel, or a timeout that the client has set
+        if self._reading and read:  # the answer was an error: a cancel, or a timeout that the client has set
             self._not_carried()
         if self._let_go(link):
             self._house.stats.transactions += 1
@@ -925,18 +923,16 @@ class Session:
         Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
         """
         ledger = self.ledger
-        names = self._reading = frozenset(ledger.touched)
-        ledger.touched.clear()
-        ledger.renewed.clear()
+        self._reading = True
         self._found = {}
         lost = ledger.lost
-        self._ask_first((restore(lost) + b";" if lost else b"") + read_back(names, state=ledger.loosened))
+        self._ask_first((restore(lost) + b";" if lost else b"") + read_back(ledger.ask(), state=ledger.asked_state))
         lost.clear()
         prefix, self._prefix = self._prefix, b""
         link.write(prefix)
 
     def skipped_row(self, body: bytes) -> None:
-        values = p.row_values(body) if self._reading is not None else []
+        values = p.row_values(body) if self._reading else []
         if len(values) != 2:
             return
         name, value = (b"" if value is None else value for value in values)
@@ -950,12 +946,12 @@ class Session:
 
     def _settings_read(self) -> None:
         """Take over what the upstream has said, and forget the pins that hold nothing any more."""
-        asked, ledger = self._reading or frozenset(), self.ledger
-        if ledger.loosened:
+        ledger = self.ledger
+        if ledger.asked_state:
             ledger.unpin({name[1:] for name in self._found if name[0] == "."})
         found = {name: value for name, value in self._found.items() if name[0] != "."}
-        if ledger.read_back(asked, found) and not self._uncarried:
-            self._reading = None
+        if ledger.read_back(found) and not self._uncarried:
+            self._reading = False
             if self.link is not None:
                 self.link.settings = ledger.settings
         else:
@@ -963,11 +959,9 @@ class Session:
 
     def _not_carried(self) -> None:
         """Keep the upstream, since what was set on it cannot be set on another one, or is not known."""
-        ledger, asked = self.ledger, self._reading or frozenset()
-        self._reading = None
-        ledger.loosened = False
-        ledger.touched |= asked
-        self._pin(SETTING, min(asked, default="a setting"))
+        self._reading = False
+        self.ledger.not_read_back()
+        self._pin(SETTING, "what could not be read back")
 
     def upstream_lost(self) -> None:
         """Learn that the linked upstream's socket has ended: with it goes this client's transaction or state."""
@@ -1014,7 +1008,7 @@ class Session:
         link.detach()
         if not self._writable:
             link.resume_reading()
-        if self.ledger.pins or self.ledger.lost or self.ledger.touched or self._reading is not None:
+        if self.ledger.pins or self.ledger.lost or self.ledger.touched or self._reading:
             link.settings = None
         half_sent = self._flow and not self._flow_drop
         if self.ledger.scarred or link.replies.copying or half_sent:
@@ -1055,7 +1049,7 @@ class Session:
             self._told = True
 
     def skipped_error(self, body: bytes) -> None:
-        if self._reading is not None:
+        if self._reading:
             return
         fields = p.error_fields(body)
         raise UpstreamProtocolError(f"settings could not be replayed: {fields.get('C')}")

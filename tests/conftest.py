@@ -9,12 +9,17 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer, find_tool
 from proxy.config import Upstream
 
 _SERVER = pytest.StashKey[EmbeddedServer]()
+
+# How long an example takes is the machine's affair.
+settings.register_profile("sidecart", deadline=None)
+settings.load_profile("sidecart")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -189,16 +189,31 @@ def test_settings_are_touched_until_they_are_read_back() -> None:
     ledger = Ledger(Settings.of([("timezone", "UTC"), ("jit", "off")]))
     assert ledger.apply([(Effect.SETTING, "work_mem"), (Effect.RESET, "jit")]) == []
     assert ledger.touched == {"work_mem", "jit"}
-    assert ledger.read_back({"work_mem", "jit"}, {"work_mem": "5MB"})
+    assert ledger.ask() == {"work_mem", "jit"}
+    assert ledger.read_back({"work_mem": "5MB"})
     assert ledger.settings is Settings.of([("timezone", "UTC"), ("work_mem", "5MB")])
     assert ledger.startup is Settings.of([("timezone", "UTC"), ("jit", "off")])
 
 
 def test_reset_all_touches_every_setting_of_the_session() -> None:
     ledger = Ledger(Settings.of([("timezone", "UTC")]))
-    ledger.read_back({"work_mem"}, {"work_mem": "5MB"})
+    ledger.apply([(Effect.SETTING, "work_mem")])
+    ledger.ask()
+    ledger.read_back({"work_mem": "5MB"})
     ledger.apply([(Effect.RESET, "all")])
     assert ledger.touched == {"timezone", "work_mem"}
+
+
+def test_reset_all_touches_what_is_being_read_back() -> None:
+    """SET, then DISCARD ALL before the answer is there: the answer is too old by then."""
+    ledger = Ledger(NO_SETTINGS)
+    ledger.apply([(Effect.SETTING, "datestyle")])
+    ledger.ask()
+    ledger.apply([(Effect.DISCARD_ALL, "")])
+    ledger.read_back({"datestyle": "German, DMY"})
+    assert ledger.ask() == {"datestyle"}
+    ledger.read_back({})
+    assert ledger.settings is NO_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -216,7 +231,7 @@ def test_reset_all_touches_every_setting_of_the_session() -> None:
     ],
 )
 def test_settings_under_which_nobody_else_could_work_stay_behind(name: str, value: str, carried: bool) -> None:
-    assert Ledger(NO_SETTINGS).read_back({name}, {name: value}) is carried
+    assert Ledger(NO_SETTINGS).read_back({name: value}) is carried
 
 
 def test_custom_setting_at_start_up_pins_from_the_beginning() -> None:
@@ -254,8 +269,8 @@ def test_what_takes_away_loosens_the_pins_and_ends_none(effect: Effect) -> None:
 def test_pins_end_when_the_server_holds_nothing() -> None:
     ledger = Ledger(NO_SETTINGS)
     ledger.apply([(Effect.PREPARE, "p"), (Effect.HOLD_CURSOR, "c"), (Effect.SESSION_STATE, "setseed")])
-    ledger.renewed.clear()
-    ledger.apply([(Effect.DEALLOCATE, "p"), (Effect.HOLD_CURSOR, "d")])
+    ledger.apply([(Effect.DEALLOCATE, "p")])
+    ledger.ask()
     ledger.unpin({"hold_cursor"})
     assert ledger.pins == {"hold_cursor": "c", "session_state": "setseed"}
 
@@ -263,19 +278,22 @@ def test_pins_end_when_the_server_holds_nothing() -> None:
 def test_pin_that_came_up_again_after_the_question_stays() -> None:
     ledger = Ledger(NO_SETTINGS)
     ledger.apply([(Effect.PREPARE, "p"), (Effect.DEALLOCATE, "p")])
-    ledger.renewed.clear()  # the server is asked
-    ledger.apply([(Effect.PREPARE, "q")])
+    ledger.ask()
+    ledger.apply([(Effect.PREPARE, "q"), (Effect.DEALLOCATE, "q")])
     ledger.unpin(())
     assert list(ledger.pins) == ["prepared_statement"]
+    assert ledger.loosened  # the server is asked again
 
 
 def test_pin_of_a_setting_ends_when_its_value_can_be_carried() -> None:
     ledger = Ledger(NO_SETTINGS)
     ledger.pin("setting", "statement_timeout")
-    assert not ledger.read_back({"statement_timeout"}, {"statement_timeout": "5ms"})
-    assert not ledger.read_back({"work_mem"}, {"work_mem": "1MB"})  # the timeout still stands
+    assert not ledger.read_back({"statement_timeout": "5ms"})
+    assert not ledger.read_back({"work_mem": "1MB"})  # the timeout still stands
     assert "setting" in ledger.pins
-    assert ledger.read_back({"statement_timeout"}, {})
+    ledger.apply([(Effect.RESET, "statement_timeout")])
+    ledger.ask()
+    assert ledger.read_back({})
     assert not ledger.pins
 
 
