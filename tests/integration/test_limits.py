@@ -100,13 +100,13 @@ def test_wait_in_vain_names_the_holders(upstream: Upstream) -> None:
         "SIDECART_POOL_QUERY_WAIT_NOTIFY": "1s",
     }
     with SideCart(upstream, **environment) as own, Wire(own.port) as pinned, Wire(own.port) as open_:
-        pinned.ask("SET work_mem = '1MB'")
+        pinned.ask("PREPARE mine AS SELECT 1")
         open_.ask("BEGIN")
         with Wire(own.port) as waiting:
             assert waiting.ask("SELECT 1") == "NEZ"
             assert waiting.error["C"] == "53300"
             assert "query_wait_timeout" in waiting.error["M"]
-            assert "1 pinned: setting" in waiting.error["D"]
+            assert "1 pinned: prepared_statement" in waiting.error["D"]
             assert "1 in a transaction" in waiting.error["D"]
             open_.ask("COMMIT")
             assert waiting.ask("SELECT 1") == "TDCZ"
