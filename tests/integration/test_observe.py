@@ -53,7 +53,7 @@ def test_function_that_nothing_proves_runs(
         assert client.ask("SELECT dynamic()") == "TDCZ", client.error
         assert b"42" in client.last
         assert client.ask_extended("SELECT dynamic()") == "12TDCZ", client.error
-        assert observing.log.count('"event":"observed"') >= 2
+        wait_until(lambda: observing.log.count('"event":"observed"') >= 2, 10, "two lines of the log")
     finally:
         owner("DROP FUNCTION dynamic()")
 
@@ -107,5 +107,6 @@ def test_what_would_take_away_the_other_layers_stays_refused(client: Wire, text:
 
 
 def test_observe_is_loud(observing: SideCart) -> None:
+    wait_until(lambda: "\n" in observing.log, 10, "the first line of the log")
     assert "filter.mode is observe" in observing.log.splitlines()[0]
     assert '"level":"warning","event":"filter.mode is observe' in observing.log

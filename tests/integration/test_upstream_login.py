@@ -60,6 +60,7 @@ def refused(server: EmbeddedServer, **changes: str) -> tuple[str, str]:
     ):
         client.send(p.startup_message({"user": "a", "database": "postgres"}))
         assert client.until_ready() == "E"
+        own.stop()  # a log has a thread of its own: now it is whole
         return client.error["C"], own.log
 
 
