@@ -221,8 +221,9 @@ class Filter:
                 end = start + raw["stmt_len"] if "stmt_len" in raw else -1
                 replacements.append((start, end, judgement.replacement))
         effects = tuple(judgement.effects)
+        boundary = "" if several else judgement.boundary
         if replacements:
-            return self._replace(sql, text, encoding, replacements, kind, effects)
+            return self._replace(sql, text, encoding, replacements, kind, effects, boundary)
         if judgement.flagged:
             return Verdict(
                 Action.ALLOW,
@@ -233,7 +234,7 @@ class Filter:
             )
         if effects:
             return Verdict(Action.ALLOW, kind, effects=effects)
-        return _ALLOWED[kind]
+        return _LONE[boundary] if boundary else _ALLOWED[kind]
 
     def _replace(
         self,
@@ -243,6 +244,7 @@ class Filter:
         replacements: list[tuple[int, int, str]],
         kind: str,
         effects: tuple[tuple[Effect, str], ...],
+        boundary: str,
     ) -> Verdict:
         """Put generated statements in the place of the client's; everything else stays, byte by byte."""
         utf8 = text.encode()
@@ -270,6 +272,7 @@ class Filter:
             text=built.encode(encoding),
             warning="SideCart forwards reads only: READ WRITE was replaced by READ ONLY",
             effects=effects,
+            boundary=boundary,
         )
 
     def judge_types(self, oids: Sequence[int]) -> Verdict | None:
@@ -339,6 +342,8 @@ _ALLOWED = {
     for kind in {*rules.KINDS.values(), *rules.TRANSACTION_KINDS.values(), "empty", "multi", "reset"}
 }
 """The verdicts of texts that leave nothing behind, made once: a Verdict costs 1.5 µs."""
+_LONE = {kind: Verdict(Action.ALLOW, kind, boundary=kind) for kind in ("begin", "commit", "rollback")}
+"""The same for lone boundaries of transactions."""
 
 _INTERNAL = Refusal(
     "internal",

@@ -30,6 +30,7 @@ class Judgement:
         "_interesting",
         "_literals",
         "_policy",
+        "boundary",
         "constants_decide",
         "effects",
         "flagged",
@@ -47,13 +48,17 @@ class Judgement:
         self.effects: list[tuple[Effect, str]] = []
         self.kind = ""
         self.replacement = ""
+        self.boundary = ""
         self.flagged = ""
         self.constants_decide = False
         """Whether a constant's value had a part in the verdict: another text of the same shape may get another one."""
 
     def statement(self, node: Body) -> None:
-        """Judge one statement. Sets `kind`, and `replacement` where the statement is rewritten."""
-        self.replacement = ""
+        """Judge one statement.
+
+        Sets `kind`, `replacement` where the statement is rewritten, and `boundary` as in Verdict.
+        """
+        self.replacement = self.boundary = ""
         ((name, body),) = node.items()
         self.kind = rules.KINDS.get(name, "")
         if name == "SelectStmt":
@@ -379,8 +384,7 @@ class Judgement:
             refusal = settings.refuse_value(folded, value, None, denied)
         if refusal is not None:
             raise Refused(refusal, location)
-        if not local or folded == "seed":
-            self.effects += settings.effect_of_value(folded)
+        self.effects += settings.effect_of_value(folded, local=local)
 
     # -- statements ----------------------------------------------------------------------------------------------------
 
@@ -467,6 +471,10 @@ class Judgement:
         self._expressions(name, body)
         self.effects.append((Effect.LISTEN, body["conditionname"]))
 
+    def _execute(self, name: str, body: Body) -> None:
+        self._expressions(name, body)
+        self.effects.append((Effect.EXECUTE, body["name"]))
+
     def _deallocate(self, name: str, body: Body) -> None:
         self._expressions(name, body)
         self.effects.append((Effect.DEALLOCATE, body.get("name", "")))
@@ -498,11 +506,14 @@ class Judgement:
             )
         self._expressions(name, body)
         start = "START TRANSACTION" if kind == "TRANS_STMT_START" else "BEGIN"
-        self._modes(start, body.get("options", []))
+        modes = self._modes(start, body.get("options", []))
+        if self.kind in _BOUNDARIES and not body.get("chain") and _PLAIN_MODES.issuperset(modes):
+            self.boundary = self.kind
 
-    def _modes(self, start: str, options: list[Body]) -> None:
+    def _modes(self, start: str, options: list[Body]) -> list[str]:
         """Check transaction modes; where one of them is READ WRITE, build the statement anew with READ ONLY.
 
+        Returns the modes that are forwarded.
         The new text consists of fixed words only, so nothing of the client's can be in it (SQL: transaction_mode_list).
         """
         words: list[str] = []
@@ -525,6 +536,7 @@ class Judgement:
                 raise Refused(refusals.unknown_part(mode), definition.get("location", -1))
         if wants_write:
             self.replacement = f"{start} {', '.join(words)}"
+        return words
 
     def _set(self, name: str, body: Body) -> None:
         kind = body.get("kind", "VAR_SET_VALUE")
@@ -547,8 +559,7 @@ class Judgement:
             refusal = settings.refuse_value(setting, value, known if complete else None, denied)
             if refusal is not None:
                 raise Refused(refusal, constants.argument_location(body) if refusal.rule != "setting" else -1)
-            if not local or setting == "seed":
-                self.effects += settings.effect_of_value(setting)
+            self.effects += settings.effect_of_value(setting, local=local)
         elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
             self.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
             refusal = settings.refuse_reset(setting, denied)
@@ -583,11 +594,15 @@ class Judgement:
 _TEXT_DEPTH = 3
 _TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
 _SELECT = frozenset({"SelectStmt"})
+_BOUNDARIES = frozenset({"begin", "commit", "rollback"})
+_PLAIN_MODES = frozenset(
+    {"READ ONLY"} | {f"ISOLATION LEVEL {level.upper()}" for level in rules.ISOLATION_LEVELS - {"serializable"}}
+)
 _EXPLAINABLE = frozenset({"SelectStmt", "DeclareCursorStmt", "ExecuteStmt"})
 
 _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     **dict.fromkeys(
-        ("VariableShowStmt", "FetchStmt", "ExecuteStmt", "ConstraintsSetStmt"),
+        ("VariableShowStmt", "FetchStmt", "ConstraintsSetStmt"),
         Judgement._harmless,
     ),
     "ExplainStmt": Judgement._explain,
@@ -596,6 +611,7 @@ _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     "CopyStmt": Judgement._copy,
     "LockStmt": Judgement._lock,
     "ListenStmt": Judgement._listen,
+    "ExecuteStmt": Judgement._execute,
     "DeallocateStmt": Judgement._deallocate,
     "ClosePortalStmt": Judgement._close,
     "UnlistenStmt": Judgement._unlisten,

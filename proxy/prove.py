@@ -458,8 +458,9 @@ class _Court:
         except Refused as refused:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
-        if judgement.effects:
-            effect, what = judgement.effects[0]
+        for effect, what in judgement.effects:
+            if effect is Effect.SETTING_LOCAL:
+                continue  # the transaction takes it away, and a SET LOCAL is a read, too
             does = (
                 f"sets {what} for the session"
                 if effect is Effect.SETTING

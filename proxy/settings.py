@@ -235,11 +235,13 @@ _NO_TRACE = frozenset(
 )  # gone with the transaction, or only ever set to the value that every session starts with
 
 
-def effect_of_value(name: str) -> list[tuple[Effect, str]]:
-    """Give what a folded name leaves in the session once it was set for longer than a transaction."""
+def effect_of_value(name: str, *, local: bool = False) -> list[tuple[Effect, str]]:
+    """Give what setting a folded name changes in the session; `local`: until the transaction ends."""
     if name == "seed":
         return [(Effect.SESSION_STATE, "setseed")]  # SHOW seed does not tell it, and it makes random() predictable
-    return [] if rules.SETTINGS.get(name) in _NO_TRACE else [(Effect.SETTING, name)]
+    if rules.SETTINGS.get(name) in _NO_TRACE:
+        return []
+    return [(Effect.SETTING_LOCAL if local else Effect.SETTING, name)]
 
 
 def effect_of_reset(name: str) -> list[tuple[Effect, str]]:

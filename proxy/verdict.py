@@ -18,16 +18,20 @@ class Action(enum.Enum):
 
 
 class Effect(enum.Enum):
-    """What an allowed statement leaves behind in the session once its transaction has ended."""
+    """What an allowed statement changes in the session, for longer than itself, or needs of it."""
 
     SETTING = "setting"
     """SET SESSION or set_config(…, false); the name is the setting's, case-folded."""
+    SETTING_LOCAL = "setting_local"
+    """SET LOCAL or set_config(…, true): gone with the transaction; the name is the setting's, case-folded."""
     RESET = "reset"
     """RESET name, SET name TO DEFAULT; the name is the setting's, or `all`."""
     RESET_LOCAL = "reset_local"
     """SET LOCAL name TO DEFAULT; the name is the setting's."""
     PREPARE = "prepare"
     """SQL PREPARE; the name is the statement's."""
+    EXECUTE = "execute"
+    """SQL EXECUTE, also under EXPLAIN: it changes nothing; the name is the prepared statement's."""
     DEALLOCATE = "deallocate"
     """DEALLOCATE name; the empty name means ALL."""
     CLOSE = "close"
@@ -52,7 +56,9 @@ class Verdict:
 
     `kind` is a bounded label for metrics (`select`, `set`, `begin`, `multi` for several statements, `empty`).
     `position` counts characters of the client's text from 1; 0 means none. `effects` holds (effect, name) pairs in
-    the order of the statements; the session decides what they pin.
+    the order of the statements; the session decides what they pin. `boundary` is `begin`, `commit` or `rollback` where
+    the text is nothing but that: one statement, without AND CHAIN, and whose modes (those of `text`, for a replacement)
+    make no difference before the first statement that reads: neither SERIALIZABLE nor [NOT] DEFERRABLE.
     """
 
     action: Action
@@ -66,6 +72,7 @@ class Verdict:
     text: bytes | None = None
     warning: str = ""
     effects: tuple[tuple[Effect, str], ...] = ()
+    boundary: str = ""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
 

@@ -242,7 +242,80 @@ def test_read_write_is_replaced(sql: str, replaced: str, encoding: str) -> None:
     "sql", ["begin", "begin read only", "set transaction read only", "start transaction isolation level serializable"]
 )
 def test_reading_transactions_keep_their_text(sql: str) -> None:
-    assert judge(sql) == Verdict(Action.ALLOW, "begin" if "set" not in sql else "set")
+    verdict = judge(sql)
+    assert verdict == Verdict(Action.ALLOW, "begin" if "set" not in sql else "set", boundary=verdict.boundary)
+
+
+# -- boundaries ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "boundary"),
+    [
+        ("begin", "begin"),
+        ("BEGIN WORK", "begin"),
+        (" ; /* é */ start transaction ; ; -- x", "begin"),
+        ("begin read only", "begin"),
+        ("begin isolation level read committed", "begin"),
+        ("begin isolation level read uncommitted", "begin"),
+        ("start transaction isolation level repeatable read, read only", "begin"),
+        ("begin read write", "begin"),
+        ("; begin isolation level repeatable read read write;", "begin"),
+        ("begin isolation level serializable", ""),
+        ("begin isolation level serializable, read write", ""),
+        ("begin isolation level serializable, isolation level read committed", ""),
+        ("begin deferrable", ""),
+        ("begin read write, not deferrable", ""),
+        ("begin; begin", ""),
+        ("begin read write; begin read write", ""),
+        ("begin; select 1", ""),
+        ("select 1; begin", ""),
+        ("commit", "commit"),
+        ("end transaction;", "commit"),
+        ("commit and no chain", "commit"),
+        ("commit and chain", ""),
+        ("commit; commit", ""),
+        ("rollback", "rollback"),
+        ("abort work", "rollback"),
+        ("rollback and no chain", "rollback"),
+        ("rollback and chain", ""),
+        ("rollback to s", ""),
+        ("begin; rollback", ""),
+        ("savepoint s", ""),
+        ("release s", ""),
+        ("set transaction read only", ""),
+        ("set transaction read write", ""),
+        ("set session characteristics as transaction read write", ""),
+        ("select 'begin'", ""),
+        ("explain select 1", ""),
+        ("prepare transaction 'x'", ""),
+        ("commit prepared 'x'", ""),
+        ("rollback prepared 'x'", ""),
+        ("", ""),
+        (";", ""),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_lone_boundary_of_a_transaction_is_told(sql: str, boundary: str, encoding: str) -> None:
+    judging = Filter()
+    for _ in range(2):  # the second answer is the cache's
+        verdict = judging.judge(sql.encode(encoding), encoding)
+        assert verdict.boundary == boundary
+        if boundary:
+            assert (verdict.kind, verdict.effects) == (boundary, ())
+        if verdict.text is not None:  # what is forwarded in its place is the same boundary
+            assert judging.judge(verdict.text, encoding).boundary == boundary
+
+
+def test_every_kind_of_boundary_stays_apart_from_what_shares_its_kind() -> None:
+    judging = Filter()
+    assert judging.judge(b"commit and chain").boundary == ""
+    assert judging.judge(b"commit").boundary == "commit"
+    assert judging.judge(b"rollback").boundary == "rollback"
+    assert judging.judge(b"rollback and chain").boundary == ""
+    assert judging.judge(b"begin deferrable").boundary == ""
+    assert judging.judge(b"begin").boundary == "begin"
+    assert judging.judge(b"begin", extended=True).boundary == "begin"
 
 
 # -- effects -------------------------------------------------------------------------------------------------------
@@ -253,7 +326,13 @@ def test_reading_transactions_keep_their_text(sql: str) -> None:
     [
         ("set work_mem = '1MB'", [(Effect.SETTING, "work_mem")]),
         ("set session \"Work_Mem\" = '1MB'", [(Effect.SETTING, "work_mem")]),
-        ("set local work_mem = '1MB'", []),
+        ("set local work_mem = '1MB'", [(Effect.SETTING_LOCAL, "work_mem")]),
+        ('set local "App".Tenant_Id to 1', [(Effect.SETTING_LOCAL, "app.tenant_id")]),
+        ("set local time zone 'x'", [(Effect.SETTING_LOCAL, "timezone")]),
+        ("set local time zone default", [(Effect.RESET_LOCAL, "timezone")]),
+        ("set local transaction_isolation = 'serializable'", []),
+        ("set local role none", []),
+        ("set local default_transaction_read_only = on", []),
         ("set app.tenant_id = 1", [(Effect.SETTING, "app.tenant_id")]),
         ("set time zone 'x'", [(Effect.SETTING, "timezone")]),
         ("set names 'latin1'", [(Effect.SETTING, "client_encoding")]),
@@ -272,7 +351,10 @@ def test_reading_transactions_keep_their_text(sql: str) -> None:
         ("set timezone to default", [(Effect.RESET, "timezone")]),
         ("reset all", [(Effect.RESET, "all")]),
         ("select set_config('a.b', $1, false)", [(Effect.SETTING, "a.b")]),
-        ("select set_config('a.b', $1, true)", []),
+        ("select set_config('a.b', $1, true)", [(Effect.SETTING_LOCAL, "a.b")]),
+        ("select set_config('Work_Mem', null, true)", [(Effect.SETTING_LOCAL, "work_mem")]),
+        ("select set_config('transaction_isolation', 'serializable', true)", []),
+        ("select set_config('seed', '0.5', true)", [(Effect.SESSION_STATE, "setseed")]),
         ("select set_config('a.b', 'x', $1)", [(Effect.SETTING, "a.b")]),
         ("select set_config('a.b', 'x', 'f')", [(Effect.SETTING, "a.b")]),
         ("select query_to_xml('select set_config(''a.b'',''x'',false)',true,true,'')", [(Effect.SETTING, "a.b")]),
@@ -281,6 +363,9 @@ def test_reading_transactions_keep_their_text(sql: str) -> None:
         ("set seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
         ("set local seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
         ('prepare "P" as select 1', [(Effect.PREPARE, "P")]),
+        ("execute p(1, now())", [(Effect.EXECUTE, "p")]),
+        ('explain (analyze) execute "P"', [(Effect.EXECUTE, "P")]),
+        ("prepare p as select 1; execute p", [(Effect.PREPARE, "p"), (Effect.EXECUTE, "p")]),
         ("deallocate p", [(Effect.DEALLOCATE, "p")]),
         ("deallocate all", [(Effect.DEALLOCATE, "")]),
         ("declare c cursor with hold for select 1", [(Effect.HOLD_CURSOR, "c")]),

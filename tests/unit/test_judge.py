@@ -90,8 +90,9 @@ def test_pieces_of_a_catalogue_are_small_and_nothing_is_lost(monkeypatch: pytest
     [
         Verdict(Action.ALLOW, "select"),
         Verdict(Action.REFUSE, "multi", "ddl", "25006", "no", "because", "do this", 7),
-        Verdict(Action.REPLACE, "begin", text=b"begin read only", warning="careful"),
+        Verdict(Action.REPLACE, "begin", text=b"begin read only", warning="careful", boundary="begin"),
         Verdict(Action.ALLOW, "set", effects=((Effect.SETTING, "é"), (Effect.RESET, "all"))),
+        Verdict(Action.ALLOW, "multi", effects=((Effect.SETTING_LOCAL, "a.b"), (Effect.EXECUTE, "p"))),
     ],
 )
 def test_verdict_travels_whole(verdict: Verdict) -> None:
