@@ -167,6 +167,9 @@ class PoolLimits:
     query_wait_timeout: float = _key(_duration(zero=True), 15.0)
     query_wait_notify: float = _key(_duration(zero=True), 5.0)
     cancel_wait_timeout: float = _key(_duration(zero=False), 10.0)
+    max_prepared_statements: int = _key(_integer(1, 10_000), 200)
+    retry: bool = _key(_boolean, True)
+    retry_max_age: float = _key(_duration(zero=True), 5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

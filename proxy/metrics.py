@@ -199,6 +199,11 @@ def _upstreams(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
         "Settings and statements sent again to make an upstream that of a client.",
         stats.replays,
     )
+    yield _counter(
+        "sidecart_upstream_retries_total",
+        "Statements that ran again on another upstream because theirs was lost.",
+        stats.retries,
+    )
 
 
 def _verdict_cache(gauges: Gauges) -> Iterator[Metric]:

@@ -43,6 +43,7 @@ class Stats:
         "queue_wait",
         "refused",
         "replays",
+        "retries",
         "statements",
         "transactions",
         "upstream_closes",
@@ -65,6 +66,7 @@ class Stats:
         self.cancels: dict[str, int] = defaultdict(int)  # outcome
         self.queue_wait = Histogram()
         self.replays = 0
+        self.retries = 0
         self.transactions = 0
         self.upstream_connects = 0
         self.upstream_connect_failures = 0

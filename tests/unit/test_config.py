@@ -103,6 +103,18 @@ def test_duration_of_zero_is_refused_where_it_means_nothing() -> None:
     assert "upstream.connect_timeout: must be" in line and "more than 0" in line
 
 
+def test_retry_is_on_by_default_and_its_age_may_be_zero() -> None:
+    assert load(None, MINIMAL).pool.retry is True
+    pool = load("pool: {retry: off, retry_max_age: 0, max_prepared_statements: 1}", MINIMAL).pool
+    assert (pool.retry, pool.retry_max_age, pool.max_prepared_statements) == (False, 0.0, 1)
+
+
+@pytest.mark.parametrize("count", ["0", "10001"])
+def test_number_of_prepared_statements_is_bounded(count: str) -> None:
+    [line] = wrong(f"pool:\n  max_prepared_statements: {count}")
+    assert "pool.max_prepared_statements: must be a whole number from 1 to 10000" in line
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("2048", 2048), ("1MB", 1 << 20), ("64kB", 1 << 16), ("1 GB", 1 << 30), ("4096B", 4096)]
 )

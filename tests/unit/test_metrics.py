@@ -45,6 +45,7 @@ NAMES = {
     "sidecart_upstream_connect_failures_total": "counter",
     "sidecart_upstream_connects_total": "counter",
     "sidecart_upstream_replays_total": "counter",
+    "sidecart_upstream_retries_total": "counter",
     "sidecart_verdict_cache_bytes": "gauge",
     "sidecart_verdict_cache_evictions_total": "counter",
     "sidecart_verdict_cache_hits_total": "counter",
@@ -70,6 +71,7 @@ def filled() -> tuple[Stats, Gauges]:
     stats.helper_starts["texts"] = 29
     stats.cancels["sent"] = 10
     stats.replays = 11
+    stats.retries = 31
     stats.transactions = 12
     stats.upstream_connects = 13
     stats.upstream_connect_failures = 14
@@ -131,6 +133,7 @@ def test_each_value_stands_under_its_name() -> None:
         "sidecart_catalog_age_seconds{database=shop}": 30.5,
         "sidecart_cancels_total{outcome=sent}": 10,
         "sidecart_upstream_replays_total": 11,
+        "sidecart_upstream_retries_total": 31,
         "sidecart_transactions_total": 12,
         "sidecart_upstream_connects_total": 13,
         "sidecart_upstream_connect_failures_total": 14,
