@@ -323,6 +323,10 @@ class _Greeter:
 
     # Waiter
 
+    @property
+    def customs(self) -> frozenset[str]:
+        return self.settings.customs
+
     def leased(self, upstream: PooledUpstream) -> None:
         link = self._link = cast(Upstream, upstream)
         link.unnamed_of = None
@@ -334,6 +338,7 @@ class _Greeter:
         link.replies.owe(r.SKIP_QUERY)
         link.write(p.query(replay(link.settings, self.settings)))
         link.settings = self.settings
+        link.customs |= self.settings.customs  # even if the server refuses them
 
     def lease_failed(self, error: UpstreamError) -> None:
         if self._client is not None:
@@ -349,12 +354,7 @@ class _Greeter:
         parameters = dict(link.parameters)
         self._link = None
         link.detach()
-        if self.settings.custom:
-            # A custom setting, once set, reads '' instead of NULL until the socket closes: nobody else may get it.
-            link.close(CloseReason.DIRTY)
-            self._pool.lost(link, self._house.now())
-        else:
-            self._pool.release(link, self._house.now())
+        self._pool.release(link, self._house.now())
         client = self._client
         if client is None:
             return

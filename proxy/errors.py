@@ -73,6 +73,8 @@ class CloseReason(enum.Enum):
     """The upstream reported something that a judged read cannot cause: counted as a bug."""
     SERVER_LIFETIME = "server_lifetime"
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
+    CUSTOM_SETTING = "custom_setting"
+    """A dotted setting was once set on the upstream: it gave way to a new one, for a client that never set it."""
     DIRTY = "dirty"
     """The upstream kept state of a client that could not be proved gone."""
     CANCEL_UNFINISHED = "cancel_unfinished"

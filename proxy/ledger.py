@@ -81,8 +81,8 @@ class Ledger:
         """The upstream holds state that nothing can clear: it is closed, not cleaned."""
         self.lost: dict[str, Restore] = {}
         """Start-up settings that a RESET may have undone on the upstream, to be set again before anything else runs."""
-        if startup.custom:
-            self.pin(CUSTOM_SETTING, next(name for name, _ in startup.items if "." in name))
+        if startup.customs:
+            self.pin(CUSTOM_SETTING, min(startup.customs))
             self.scarred = True
 
     def pin(self, reason: str, name: str) -> bool:

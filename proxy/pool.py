@@ -26,6 +26,8 @@ class Upstream(Protocol):
 
     settings: Settings | None
     """The clients' settings that hold on it now; None: unknown."""
+    customs: set[str]
+    """Dotted settings that were ever set on it: they read '' instead of NULL until it closes."""
     expires: float
     """When it has lived long enough, in the pool's time."""
     idle_since: float
@@ -47,6 +49,10 @@ class Waiter(Protocol):
     @property
     def settings(self) -> Settings:
         """The settings that it wants to find."""
+
+    @property
+    def customs(self) -> frozenset[str]:
+        """Dotted settings that it has ever set itself: an upstream on which others were set would show it."""
 
     def leased(self, upstream: Upstream) -> None:
         """Take the upstream that it waited for."""
@@ -115,10 +121,12 @@ class Pool:
 
     def lease(self, who: Waiter, now: float) -> Upstream | None:
         """Give an idle upstream at once, or put the client in line and return None."""
-        if self.idle and not self.waiting:
-            upstream = self._pick(who.settings)
-            self.leased[upstream] = who
-            return upstream
+        # Nothing that is idle suits anybody in line, except for a moment while the line is being served.
+        if self.idle and not (self.waiting and self._dispatching):
+            upstream = self._pick(who)
+            if upstream is not None:
+                self.leased[upstream] = who
+                return upstream
         self.waiting[who] = _Wait(now)
         self._retry_at = min(self._retry_at, now + PATIENCE)
         self._grow(now)
@@ -220,13 +228,23 @@ class Pool:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _pick(self, settings: Settings) -> Upstream:
-        """Take the idle upstream that needs no replay, else the one used last: its caches are warm."""
-        idle = self.idle
+    def _pick(self, who: Waiter) -> Upstream | None:
+        """Take the idle upstream that needs no replay, else the one used last: its caches are warm.
+
+        None if on each of them a dotted setting was set that the client never set itself. Of the others those with the
+        most such settings go first, so that the rest stay good for everybody.
+        """
+        idle, settings = self.idle, who.settings
+        best = -1
         for index in range(len(idle) - 1, -1, -1):
-            if idle[index].settings is settings:
+            upstream = idle[index]
+            if upstream.customs and not upstream.customs <= who.customs:
+                continue
+            if upstream.settings is settings:
                 return idle.pop(index)
-        return idle.pop()
+            if best < 0 or len(upstream.customs) > len(idle[best].customs):
+                best = index
+        return None if best < 0 else idle.pop(best)
 
     def _rest(self, upstream: Upstream, now: float) -> None:
         """Make an upstream idle, or close it if it is old; then serve whoever waits."""
@@ -241,27 +259,53 @@ class Pool:
             return
         self._dispatching = True
         try:
-            while self.waiting and self.idle:
-                who, wait = next(iter(self.waiting.items()))
-                del self.waiting[who]
-                upstream = self._pick(who.settings)
-                self.leased[upstream] = who
-                self._stats.queue_wait.observe(now - wait.since)
-                who.leased(upstream)
+            while self.waiting and self.idle and self._serve(now):
+                pass
         finally:
             self._dispatching = False
 
+    def _serve(self, now: float) -> bool:
+        """Serve the first in line whom an idle upstream suits; return whether there was one.
+
+        Those before it need a new upstream. Each has a login under way, or one is started; it may cost what is idle. So
+        nobody is passed by but for the time of a login, or because none is possible now.
+        """
+        for passed, (who, wait) in enumerate(self.waiting.items(), 1):
+            upstream = self._pick(who)
+            if upstream is not None:
+                del self.waiting[who]
+                self.leased[upstream] = who
+                self._stats.queue_wait.observe(now - wait.since)
+                who.leased(upstream)
+                return True
+            if passed > self.opening:
+                self._open(now)
+                if not self.idle:
+                    break
+        return False
+
     def _grow(self, now: float, *, warm: bool = False) -> None:
         """Open what those who wait need, as far as the size, the login limit and the back-off allow."""
-        if self.draining or now < self._retry_at:
-            return
         wanted = len(self.waiting) - self.opening
         if warm:
             wanted = max(wanted, self.limits.min_pool_size - self.size)
-        room = min(self.limits.default_pool_size - self.size, self.limits.max_logins - self.opening)
-        for _ in range(min(wanted, room)):
-            self.opening += 1
-            self._opener.open(self)
+        if self._dispatching:  # what is idle at this moment may suit somebody in line
+            wanted = min(wanted, self.limits.default_pool_size - self.size)
+        for _ in range(wanted):
+            if not self._open(now):
+                break
+
+    def _open(self, now: float) -> bool:
+        """Start a login if one may start now; in a full pool the idle upstream that has rested longest gives way."""
+        if self.draining or now < self._retry_at or self.opening >= self.limits.max_logins:
+            return False
+        if self.size >= self.limits.default_pool_size:
+            if not self.idle:
+                return False
+            self.idle.pop(0).close(CloseReason.CUSTOM_SETTING)
+        self.opening += 1
+        self._opener.open(self)
+        return True
 
     def _waited_in_vain(self, now: float) -> UpstreamError:
         """Build the error of a client that got no upstream: it says who holds them, and why."""

@@ -183,6 +183,10 @@ class Session:
         return self.ledger.settings
 
     @property
+    def customs(self) -> frozenset[str]:
+        return self.ledger.settings.customs
+
+    @property
     def status(self) -> int:
         """Return the transaction status; a session without an upstream is idle."""
         return p.IDLE if self.link is None else self.link.replies.status

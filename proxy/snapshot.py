@@ -16,11 +16,13 @@ class Settings:
     Make one with `Settings.of`. Names are case-folded; values are as the client gave them.
     """
 
-    __slots__ = ("__weakref__", "items")
+    __slots__ = ("__weakref__", "customs", "items")
     _interned: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
+        self.customs = frozenset(name for name, _ in items if "." in name)
+        """Names with a dot. Such a name, once set, reads '' instead of NULL until the socket closes."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:
@@ -37,11 +39,6 @@ class Settings:
 
     def get(self, name: str) -> str | None:
         return next((value for key, value in self.items if key == name), None)
-
-    @property
-    def custom(self) -> bool:
-        """Whether a name has a dot. Such a name, once set, reads '' instead of NULL until the socket closes."""
-        return any("." in name for name, _ in self.items)
 
 
 NO_SETTINGS: Final = Settings.of(())

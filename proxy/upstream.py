@@ -76,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_stats",
         "_tasks",
         "_transport",
+        "customs",
         "expires",
         "idle_since",
         "parameters",
@@ -95,6 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.replies = Replies(self)
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
+        self.customs: set[str] = set()
         self.unnamed = Unnamed()
         self.unnamed_of: object | None = None
         self.expires = 0.0

@@ -67,9 +67,9 @@ def test_repr_names_settings_without_values() -> None:
     assert repr(Settings.of([("app.token", "hunter2")])) == "<Settings app.token>"
 
 
-@pytest.mark.parametrize(("name", "custom"), [("work_mem", False), ("app.tenant", True), ("a.b.c", True)])
-def test_name_with_a_dot_is_custom(name: str, custom: bool) -> None:
-    assert Settings.of([(name, "x")]).custom is custom
+def test_names_with_a_dot_are_custom() -> None:
+    assert Settings.of([(name, "x") for name in ("work_mem", "App.Tenant", "a.b.c")]).customs == {"app.tenant", "a.b.c"}
+    assert NO_SETTINGS.customs == frozenset()
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------

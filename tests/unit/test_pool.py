@@ -18,6 +18,7 @@ from proxy.stats import Stats
 
 PARIS = Settings.of([("timezone", "Europe/Paris")])
 OSLO = Settings.of([("timezone", "Europe/Oslo")])
+TENANT = Settings.of([("app.tenant", "7")])
 
 
 @dataclass(eq=False)
@@ -25,6 +26,7 @@ class FakeUpstream:
     """Stand for a connection: note what it is told."""
 
     settings: Settings | None = NO_SETTINGS
+    customs: set[str] = field(default_factory=set)
     expires: float = 0.0
     idle_since: float = 0.0
     cancelling: bool = False
@@ -45,6 +47,7 @@ class FakeWaiter:
 
     name: str = "x@127.0.0.1"
     settings: Settings = NO_SETTINGS
+    customs: frozenset[str] = frozenset()
     why: str = "running"
     got: list[Any] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
@@ -189,6 +192,140 @@ def test_idle_upstream_with_equal_settings_is_preferred_then_the_last_used() -> 
     assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is first
     assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is third
     assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is second
+
+
+# --- dotted settings --------------------------------------------------------------------------------------------------
+
+
+def tenant(name: str = "tenant") -> FakeWaiter:
+    return FakeWaiter(name, settings=TENANT, customs=TENANT.customs)
+
+
+def mark(*upstreams: FakeUpstream) -> None:
+    """Let a client have set a dotted setting on these."""
+    for upstream in upstreams:
+        upstream.customs |= TENANT.customs
+
+
+def test_upstream_on_which_a_dotted_setting_was_set_is_not_lent_to_a_client_that_never_set_it() -> None:
+    pool, opener = make(default_pool_size=3)
+    clean, marked = open_idle(pool, 2)
+    mark(marked)
+    assert pool.lease(FakeWaiter(), 1.0) is clean
+    assert pool.lease(FakeWaiter(), 1.0) is None
+    assert (pool.idle, marked.closed, opener.calls) == ([marked], None, 1)  # there is room for a new one
+
+
+def test_equal_settings_do_not_hide_that_a_dotted_setting_was_set() -> None:
+    pool, _ = make()
+    (marked,) = open_idle(pool)
+    mark(marked)
+    assert marked.settings is NO_SETTINGS  # RESET app.tenant: it reads '' from now on
+    assert pool.lease(FakeWaiter(), 1.0) is None
+
+
+def test_client_of_a_dotted_setting_takes_an_upstream_that_has_it_and_leaves_the_others_clean() -> None:
+    pool, _ = make(default_pool_size=3)
+    first, marked, last = open_idle(pool, 3)
+    mark(marked)
+    assert [pool.lease(tenant(), 1.0) for _ in range(3)] == [marked, last, first]
+
+
+def test_client_of_other_dotted_settings_does_not_suit_either() -> None:
+    pool, _ = make()
+    (marked,) = open_idle(pool)
+    mark(marked)
+    assert pool.lease(FakeWaiter(customs=frozenset({"app.user"})), 1.0) is None
+
+
+def test_in_a_full_pool_the_one_that_has_rested_longest_gives_way() -> None:
+    pool, opener = make(default_pool_size=2)
+    first, second = open_idle(pool, 2)
+    mark(first, second)
+    who = FakeWaiter()
+    assert pool.lease(who, 1.0) is None
+    assert (first.closed, second.closed, opener.calls, pool.size) == (CloseReason.CUSTOM_SETTING, None, 1, 2)
+    fresh = FakeUpstream()
+    pool.opened(fresh, 2.0)
+    assert (who.got, pool.idle) == ([fresh], [second])
+
+
+def test_slow_login_of_the_first_in_line_does_not_delay_those_whom_an_idle_upstream_suits() -> None:
+    pool, opener = make(default_pool_size=2)
+    marked, other = open_idle(pool, 2)
+    mark(marked, other)
+    first = FakeWaiter("first")
+    pool.lease(first, 1.0)
+    assert opener.calls == 1
+    newcomer = tenant()
+    assert pool.lease(newcomer, 2.0) is other
+    behind = tenant("behind")
+    pool.lease(behind, 3.0)
+    pool.release(other, 4.0)
+    assert behind.got == [other]
+    assert (first.got, list(pool.waiting), opener.calls) == ([], [first], 1)
+    fresh = FakeUpstream()
+    pool.opened(fresh, 9.0)
+    assert first.got == [fresh]
+
+
+def test_upstream_that_does_not_suit_the_first_in_line_is_closed_for_it_however_many_it_would_suit_behind() -> None:
+    pool, opener = make(default_pool_size=1)
+    (upstream,) = open_idle(pool)
+    pool.lease(tenant(), 0.0)
+    mark(upstream)
+    first, behind = FakeWaiter("first"), tenant("behind")
+    pool.lease(first, 1.0)
+    pool.lease(behind, 1.0)
+    pool.release(upstream, 2.0)
+    assert (upstream.closed, opener.calls, behind.got) == (CloseReason.CUSTOM_SETTING, 1, [])
+    fresh = FakeUpstream()
+    pool.opened(fresh, 3.0)
+    assert (first.got, list(pool.waiting)) == ([fresh], [behind])
+    pool.release(fresh, 4.0)
+    assert behind.got == [fresh]
+
+
+def test_upstream_that_came_back_goes_to_the_first_whom_it_suits_once_those_before_have_logins_under_way() -> None:
+    pool, opener = make(default_pool_size=2, max_logins=2)
+    kept, given = open_idle(pool, 2)
+    pool.lease(tenant(), 0.0)
+    pool.lease(tenant(), 0.0)
+    mark(kept, given)
+    first, second, third = FakeWaiter("first"), tenant("second"), FakeWaiter("third")
+    for who in (first, second, third):
+        pool.lease(who, 1.0)
+    pool.release(kept, 2.0)
+    assert (kept.closed, opener.calls) == (CloseReason.CUSTOM_SETTING, 1)
+    pool.release(given, 3.0)
+    assert (second.got, given.closed, list(pool.waiting)) == ([given], None, [first, third])
+
+
+def test_no_more_gives_way_than_logins_may_be_under_way() -> None:
+    pool, opener = make(default_pool_size=3, max_logins=1)
+    upstreams = open_idle(pool, 3)
+    mark(*upstreams)
+    first, second = FakeWaiter("first"), FakeWaiter("second")
+    pool.lease(first, 1.0)
+    pool.lease(second, 1.0)
+    assert ([upstream.closed is None for upstream in upstreams], opener.calls) == ([False, True, True], 1)
+    pool.opened(FakeUpstream(), 2.0)
+    assert (len(first.got), second.got) == (1, [])
+    assert ([upstream.closed is None for upstream in upstreams], opener.calls) == ([False, False, True], 2)
+
+
+def test_server_that_takes_no_logins_costs_one_upstream_and_the_others_go_on() -> None:
+    pool, opener = make(default_pool_size=2)
+    upstreams = open_idle(pool, 2)
+    mark(*upstreams)
+    first = FakeWaiter("first")
+    for now in (1.0, 3.0, 5.0):
+        pool.lease(first, now)
+        pool.failed(login_failed(), now)
+        assert pool.lease(tenant(), now) is upstreams[1]
+        pool.release(upstreams[1], now)
+        pool.tick(now + 1.0)
+    assert (upstreams[0].closed, upstreams[1].closed, opener.calls) == (CloseReason.CUSTOM_SETTING, None, 4)
 
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
@@ -619,10 +756,14 @@ class PoolMachine(RuleBasedStateMachine):
         self.lost: set[FakeUpstream] = set()
         self.served: list[FakeWaiter] = []
 
-    def _waiter(self, hasty: bool) -> FakeWaiter:
-        who = FakeWaiter(settings=PARIS if len(self.line) % 2 else NO_SETTINGS)
+    def _waiter(self, hasty: bool, customs: str) -> FakeWaiter:
+        who = FakeWaiter(settings=PARIS if len(self.line) % 2 else NO_SETTINGS, customs=frozenset(customs))
 
         def take(upstream: FakeUpstream) -> None:
+            assert upstream.customs <= who.customs
+            for before in self.line[: self.line.index(who)]:
+                assert before not in self.pool.waiting or not upstream.customs <= before.customs, "overtaken"
+            upstream.customs |= who.customs
             self.served.append(who)
             self.holds[who] = upstream
             if hasty:
@@ -632,14 +773,16 @@ class PoolMachine(RuleBasedStateMachine):
         who.then = take
         return who
 
-    @rule(hasty=strategies.booleans())
-    def lease(self, hasty: bool) -> None:
-        who = self._waiter(hasty)
+    @rule(hasty=strategies.booleans(), customs=strategies.sampled_from(["", "a", "b", "ab"]))
+    def lease(self, hasty: bool, customs: str) -> None:
+        who = self._waiter(hasty, customs)
         upstream = self.pool.lease(who, self.now)
         if upstream is None:
             self.line.append(who)
         else:
-            assert not self.line
+            assert upstream.customs <= who.customs
+            assert not any(upstream.customs <= each.customs for each in self.line), "overtaken"
+            upstream.customs |= who.customs
             self.holds[who] = upstream
 
     @precondition(lambda self: self.holds)
@@ -722,7 +865,14 @@ class PoolMachine(RuleBasedStateMachine):
     def line_keeps_its_order_and_nobody_is_forgotten(self) -> None:
         self.line = [who for who in self.line if not who.got and not who.errors and who in self.pool.waiting]
         assert list(self.pool.waiting) == self.line
-        assert not (self.pool.waiting and self.pool.idle), "somebody waits beside an idle upstream"
+        for upstream in self.pool.idle:
+            assert not any(upstream.customs <= who.customs for who in self.line), "somebody waits beside what suits"
+
+    @invariant()
+    def who_waits_beside_idle_upstreams_has_a_login_under_way_if_one_may_start(self) -> None:
+        pool = self.pool
+        possible = not pool.draining and self.now >= pool._retry_at and pool.opening < pool.limits.max_logins
+        assert not (pool.idle and possible and len(pool.waiting) > pool.opening)
 
     @invariant()
     def closed_upstreams_have_a_reason_and_drained_pools_keep_nothing_idle(self) -> None:

@@ -99,6 +99,7 @@ class FakeUpstream:
         self.replies = Replies(self)
         self.parameters = dict(PARAMETERS)
         self.settings: Settings | None = NO_SETTINGS
+        self.customs: set[str] = set()
         self.unnamed = Unnamed()
         self.unnamed_of: object | None = None
         self.expires = 1e9
