@@ -28,9 +28,10 @@ from proxy.errors import (
 )
 from proxy.house import House, Upstream, Wire
 from proxy.ledger import Ledger
+from proxy.linked import INTERNAL_ERROR_TEXT, Identity, Unparsed
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
-from proxy.session import INTERNAL_ERROR_TEXT, Identity, Session
+from proxy.session import Session
 from proxy.snapshot import Settings, replay
 from proxy.unnamed import Unnamed
 
@@ -303,7 +304,7 @@ class _Greeter:
         self._link: Upstream | None = None
         self._error: UpstreamError | None = None
         self.settings = settings
-        self.unnamed = Unnamed()
+        self.unnamed: Unnamed[Unparsed] = Unnamed()
 
     def start(self) -> None:
         """Lease an upstream, or stand in line for one."""
@@ -374,7 +375,9 @@ class _Greeter:
         except UpstreamProtocolError:
             self._lose(CloseReason.UPSTREAM_PROTOCOL)
             return
-        if link.replies.ready:
+        if link.replies.halted is not None:
+            self._lose(CloseReason.UPSTREAM_LOST)
+        elif link.replies.ready:
             link.replies.ready = 0
             self._done(link)
 
@@ -408,16 +411,17 @@ class _Greeter:
     def skipped_row(self, body: bytes) -> None:
         pass  # what set_config() returns
 
-    def skipped_error(self, body: bytes) -> None:
+    def skipped_error(self, body: bytes) -> bool:
         """Keep the server's words for the client. Its settings are what they were: the replay is one transaction."""
         fields = p.error_fields(body)
         text = fields.get("M", "invalid startup parameter")
         self._error = login.LoginRefusedError(fields.get("C", INVALID_PARAMETER_VALUE), text)
         if self._link is not None:
             self._link.settings = None
+        return True
 
-    def error_reported(self, body: bytes) -> None:
-        pass
+    def in_its_words(self, body: bytes) -> bytes:
+        return body
 
     def notification_arrived(self, body: bytes) -> bool:
         return False

@@ -10,6 +10,7 @@ from proxy.filter import Filter
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import Replies
+from proxy.statements import Held
 from proxy.stats import Stats
 from proxy.verdict import Verdict
 
@@ -50,6 +51,10 @@ class Upstream(PooledUpstream, Protocol):
 
     replies: Replies
     parameters: dict[str, str]
+    customs: set[str]
+    """Custom settings that were ever set on it."""
+    held: Held
+    """The statements that it holds under names of ours."""
     unnamed_of: object | None
     """Whose unnamed statement it holds: the last session that released it with one."""
 

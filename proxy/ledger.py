@@ -10,17 +10,16 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from proxy.snapshot import Restore, Settings
+from proxy import rules
+from proxy.snapshot import PARSING, Restore, Settings
 from proxy.verdict import Effect
 
-CUSTOM_SETTING: Final = "custom_setting"
 PREPARED_STATEMENT: Final = "prepared_statement"
 
 SETTING: Final = "setting"
 
 # What of the effects stays on the upstream. RESET, DEALLOCATE and DISCARD only take state away.
 _PINS: Final[Mapping[Effect, str]] = {
-    Effect.SETTING: SETTING,
     Effect.PREPARE: PREPARED_STATEMENT,
     Effect.HOLD_CURSOR: "hold_cursor",
     Effect.LISTEN: "listen",
@@ -30,6 +29,7 @@ _PINS: Final[Mapping[Effect, str]] = {
 
 
 _LOOSEN: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL, Effect.RESET, Effect.CLOSE, Effect.UNLISTEN})
+_SETS: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL, Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
 _ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor", "listen", "advisory_lock"})
 """Pins of which the server can say whether there is a reason for them: see snapshot.read_back."""
 _STAY_BEHIND: Final = {
@@ -48,16 +48,20 @@ class Ledger:
     """Keep one client's session state."""
 
     __slots__ = (
+        "_found",
+        "_unreadable",
         "asked",
         "asked_state",
         "loosened",
         "lost",
         "pins",
+        "reading",
         "renewed",
         "scarred",
         "settings",
         "startup",
         "touched",
+        "unsure",
     )
 
     def __init__(self, startup: Settings) -> None:
@@ -65,10 +69,16 @@ class Ledger:
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.settings = startup
         """What the session's settings are, as of the last time they were read back."""
+        self.unsure = False
+        """Whether a setting that shapes a Parse may be another one now."""
+        self.reading = False
+        """Whether the server is being asked at the moment what the session holds."""
         self.asked: frozenset[str] = frozenset()
         """Settings that are being read back at the moment."""
         self.asked_state = False
         """Whether the server is being asked at the moment what else the session holds."""
+        self._found: dict[str, str] = {}
+        self._unreadable = False
         self.touched: set[str] = set()
         """Settings that may have changed since: to be read back before another client gets the upstream."""
         self.pins: dict[str, str] = {}
@@ -80,10 +90,17 @@ class Ledger:
         self.scarred = False
         """The upstream holds state that nothing can clear: it is closed, not cleaned."""
         self.lost: dict[str, Restore] = {}
-        """Start-up settings that a RESET may have undone on the upstream, to be set again before anything else runs."""
-        if startup.customs:
-            self.pin(CUSTOM_SETTING, min(startup.customs))
-            self.scarred = True
+        """Start-up settings that a RESET may have undone on the upstream."""
+
+    @property
+    def context(self) -> Settings | None:
+        """Return the settings that shape a Parse which is sent now; None where only the server knows them."""
+        return None if self.unsure else self.settings.parsing
+
+    @property
+    def tainted(self) -> bool:
+        """Whether the upstream may hold a custom setting that nobody knows of: it would read '' and not NULL."""
+        return any("." in name for name in (*self.touched, *self.asked))
 
     def pin(self, reason: str, name: str) -> bool:
         """Note a reason to keep the upstream; return whether it is a new one."""
@@ -94,45 +111,77 @@ class Ledger:
         return True
 
     def apply(self, effects: Iterable[tuple[Effect, str]]) -> list[str]:
-        """Note what a statement that goes upstream now leaves behind; return the new reasons to pin."""
+        """Note what a statement that runs now leaves behind; return the new reasons to pin."""
         reasons = []
         for effect, name in effects:
             if effect in _LOOSEN:
                 self.loosened = bool(self.pins)
-            if (effect is Effect.RESET and name == "all") or effect is Effect.DISCARD_ALL:
-                self.lost = {name: (value, False) for name, value in self.startup.items}
-                self.touched |= self.asked.union(name for name, _ in self.settings.items)
-            elif effect in (Effect.RESET, Effect.RESET_LOCAL):
-                value = self.startup.get(name)
-                if effect is Effect.RESET and "." not in name:
-                    self.touched.add(name)
-                if value is not None:
-                    self.lost[name] = (value, effect is Effect.RESET_LOCAL)
-            elif effect is Effect.SETTING and "." not in name:
-                self.touched.add(name)
+            if effect in _SETS:
+                self._set(effect, name)
             elif (reason := _PINS.get(effect)) is not None:
-                if effect is Effect.SESSION_STATE or (effect is Effect.SETTING and "." in name):
+                if effect is Effect.SESSION_STATE:
                     self.scarred = True
                 if self.pin(reason, name):
                     reasons.append(reason)
         return reasons
 
+    def _set(self, effect: Effect, name: str) -> None:
+        """Note that a statement sets or resets something."""
+        if effect is Effect.DISCARD_ALL or name == "all":
+            self.lost = {name: (value, False) for name, value in self.startup.items}
+            self.touched |= self.asked.union(name for name, _ in self.settings.items)
+            self.unsure = True
+            return
+        if effect in (Effect.SETTING, Effect.RESET) or "." in name:
+            self.touched.add(name)
+        if effect in (Effect.RESET, Effect.RESET_LOCAL) and (value := self.startup.get(name)) is not None:
+            self.lost[name] = (value, effect is Effect.RESET_LOCAL)
+        self.unsure = self.unsure or name in PARSING
+
+    def ended(self) -> None:
+        """Note the end of a transaction: what was set for it alone is gone."""
+        if self.unsure:
+            self.unsure = not PARSING.isdisjoint(self.touched | self.asked)
+
+    # --- reading back ---------------------------------------------------------------------------------------------
+
     def ask(self) -> frozenset[str]:
         """Begin to read back what was touched, and return the names; what comes up from now on is for the next time."""
+        self.reading = True
+        self._found = {}
+        self._unreadable = False
         self.asked = frozenset(self.touched)
         self.touched.clear()
         self.asked_state, self.loosened = self.loosened, False
         self.renewed.clear()
         return self.asked
 
-    def read_back(self, found: Mapping[str, str]) -> bool:
-        """Take over what the upstream says of the settings that were asked for; those not found are not set.
+    def heard(self, name: bytes, value: bytes, codec: str) -> bool | None:
+        """Take one row of the answer; None: there are more, else whether all that is set can be carried elsewhere.
 
-        Return whether the session's settings can be carried to another upstream; else a pin is due.
+        Where it cannot, or the answer ended early (`not_read_back`), a pin is due.
         """
+        if name:
+            # Which characters the bytes of a client without an encoding are, only the server knows.
+            if codec == rules.RAW and not value.isascii():
+                self._unreadable = True
+            self._found[name.decode("ascii", "replace")] = value.decode(codec, "replace")
+            return None
+        if self.asked_state:
+            self._unpin({name[1:] for name in self._found if name[0] == "."})
+        if self._unreadable or not self._take_over():
+            self.not_read_back()
+            return False
+        self.reading = False
+        return True
+
+    def _take_over(self) -> bool:
+        """Take over what the upstream says of the settings that were asked for; those not found are not set."""
         kept = {name: value for name, value in self.settings.items if name not in self.asked}
-        self.settings = Settings.of((kept | dict(found)).items())
+        found = {name: value for name, value in self._found.items() if name[0] != "."}
+        self.settings = Settings.of((kept | found).items())
         self.asked = frozenset()
+        self.ended()
         carried = all(
             name not in _STAY_BEHIND or _STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
         )
@@ -142,11 +191,12 @@ class Ledger:
 
     def not_read_back(self) -> None:
         """Keep in mind what could not be read back."""
+        self.reading = False
         self.touched |= self.asked
         self.asked = frozenset()
         self.asked_state = self.loosened = False
 
-    def unpin(self, held: Collection[str]) -> None:
+    def _unpin(self, held: Collection[str]) -> None:
         """End the pins whose state is gone; `held` are the reasons that the upstream has found to hold."""
         self.asked_state = False
         for reason in _ASKED - self.renewed - set(held):

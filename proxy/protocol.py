@@ -306,6 +306,28 @@ def execute(portal: bytes) -> bytes:
     return message(EXECUTE, portal + b"\0" + bytes(4))
 
 
+def rewritten(kind: int, length: int, start: bytes, rest: bytes) -> bytes:
+    """Build a message that begins with other bytes than the client's, whose body had `length` bytes in all.
+
+    `start` stands in the place of the first bytes of that body; `rest` is what has arrived of the others.
+    """
+    return struct.pack("!BI", kind, length + 4) + start + rest
+
+
+def run(name: bytes, sql: bytes) -> tuple[bytes, bytes, bytes]:
+    """Build the messages that run a statement inside a group, and touch neither unnamed statement nor portal.
+
+    Return Parse and Bind; Execute; Close of the portal and of the statement.
+    """
+    bind = message(BIND, name + b"\0" + name + b"\0" + bytes(6))
+    return parse(name, sql) + bind, execute(name), target(CLOSE, b"P", name) + target(CLOSE, b"S", name)
+
+
+def target(kind: int, what: bytes, name: bytes) -> bytes:
+    """Build a Describe or Close of a statement (`S`) or portal (`P`)."""
+    return message(kind, what + name + b"\0")
+
+
 SYNC_MESSAGE: Final = message(SYNC)
 TERMINATE_MESSAGE: Final = message(TERMINATE)
 
@@ -315,6 +337,10 @@ REFUSED_PARSE: Final = parse(b"", IMPOSSIBLE_PORTAL)
 failed Parse does, or is skipped with it."""
 REFUSED_EXECUTE: Final = execute(IMPOSSIBLE_PORTAL)
 """Stands upstream in the place of a refused message: it fails in the message's turn, and fails the transaction."""
+REFUSED_QUERY: Final = query(IMPOSSIBLE_PORTAL)
+"""The same for a Query, and likewise no SQL."""
+REFUSED_CALL: Final = message(FUNCTION_CALL, struct.pack("!IHHH", 0, 0, 0, 0))
+"""The same for a FunctionCall: no function has the OID 0."""
 
 READY: Final[Mapping[int, bytes]] = {
     status: message(READY_FOR_QUERY, bytes([status])) for status in (IDLE, IN_TRANSACTION, FAILED)
@@ -375,12 +401,10 @@ def _fields(severity: str, sqlstate: str, text: str, detail: str, hint: str, pos
 # --- backend bodies ----------------------------------------------------------------------------------------------
 
 
-def error_fields(body: bytes) -> dict[str, str]:
+def error_fields(body: bytes, codec: str = "utf-8") -> dict[str, str]:
     """Read the fields of an ErrorResponse or NoticeResponse body, by their one-letter codes."""
     return {
-        field[:1].decode("ascii", "replace"): field[1:].decode("utf-8", "replace")
-        for field in body.split(b"\0")
-        if field
+        field[:1].decode("ascii", "replace"): field[1:].decode(codec, "replace") for field in body.split(b"\0") if field
     }
 
 
@@ -390,6 +414,27 @@ def parameter_parts(body: bytes) -> tuple[str, str]:
     if len(parts) != 3:
         raise UpstreamProtocolError("malformed ParameterStatus")
     return parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "surrogateescape")
+
+
+def column_types(body: bytes) -> bytes:
+    """Return what a RowDescription body says of the result's type: names, type OIDs and modifiers of the columns.
+
+    Left out is where they come from: a table that was dropped and created again changes no result
+    (`equalTupleDescs()`, access/common/tupdesc.c).
+    """
+    try:
+        (count,) = struct.unpack_from("!H", body, 0)
+        at = 2
+        found = [body[:2]]
+        for _ in range(count):
+            name = body.index(0, at) + 1
+            found += (body[at:name], body[name + 6 : name + 10], body[name + 12 : name + 16])
+            at = name + 18
+    except (struct.error, ValueError) as error:
+        raise UpstreamProtocolError("malformed RowDescription") from error
+    if at != len(body):
+        raise UpstreamProtocolError("malformed RowDescription")
+    return b"".join(found)
 
 
 def row_values(body: bytes) -> list[bytes | None]:

@@ -9,10 +9,11 @@ The end of an answer is never guessed from the tail of a chunk: a row may contai
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from proxy.errors import UpstreamProtocolError
+from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamProtocolError
 from proxy.protocol import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -36,44 +37,87 @@ from proxy.protocol import (
     PARAMETER_STATUS,
     PARSE_COMPLETE,
     PORTAL_SUSPENDED,
+    READY,
     READY_FOR_QUERY,
     ROW_DESCRIPTION,
+    column_types,
+    error_response,
+    message,
     read_header,
+    row_values,
 )
+from proxy.statements import PREFIX, Described, Learned, Run, Ticket
 from proxy.unnamed import Unnamed
 
-# What is owed, as small integers: a slotted object for each would cost twice the header walk.
+# What is owed, as small integers: a slotted object for each would cost twice the header walk. Those that somebody has
+# to hear of have a ticket besides.
 QUERY: Final = 0  # everything up to ReadyForQuery
-SYNC: Final = 1  # ReadyForQuery
-FUNCTION: Final = 2  # FunctionCallResponse and ReadyForQuery
-SKIP_QUERY: Final = 3  # as QUERY, for a Query of ours: nothing of it reaches the client
-PARSE: Final = 4
-PARSE_UNNAMED: Final = 5
-SKIP_PARSE: Final = 6  # a Parse that we repeat: its ParseComplete is skipped, its error answers the client's Bind
-BIND: Final = 7
-DESCRIBE: Final = 8
-EXECUTE: Final = 9
-CLOSE: Final = 10
-REFUSED: Final = 11  # the stand-in of a refused message: its error is replaced
-REFUSED_UNNAMED: Final = 12  # as REFUSED, for a Parse of the unnamed statement
-CLOSE_UNNAMED: Final = 13  # as CLOSE, for the unnamed statement
+QUERY_RUN: Final = 1  # as QUERY, with the ticket of a Run; a SKIP_TRY behind it ends it
+SYNC: Final = 2  # ReadyForQuery
+FUNCTION: Final = 3  # FunctionCallResponse and ReadyForQuery
+REFUSED_QUERY: Final = 4  # the stand-in of a refused Query: its error is replaced
+REFUSED_CALL: Final = 5  # the same of a FunctionCall
+PARSE: Final = 6
+PARSE_UNNAMED: Final = 7
+PARSE_NAMED: Final = 8  # a Parse under a name of ours; ticket
+REPEAT_UNNAMED: Final = 9  # a Parse that we repeat: ParseComplete is skipped, an error answers the Bind behind it
+REPEAT_NAMED: Final = 10  # the same, with a ticket
+BIND: Final = 11
+DESCRIBE: Final = 12
+EXECUTE: Final = 13
+EXECUTE_RUN: Final = 14  # as EXECUTE, with the ticket of a Run
+CLOSE: Final = 15
+CLOSE_UNNAMED: Final = 16  # as CLOSE, for the unnamed statement
+CLOSE_NAMED: Final = 17  # as CLOSE, with a ticket
+REFUSED: Final = 18  # the stand-in of a refused extended message: its error is replaced
+REFUSED_UNNAMED: Final = 19  # as REFUSED, for a Parse of the unnamed statement
+# From here on what *we* ask, for ourselves: nothing of it reaches the client but the error that ends its group.
+SKIP: Final = 20  # one message of a group
+SKIP_CLOSE: Final = 21  # the same, with a ticket
+SKIP_DESCRIBE: Final = 22  # the same, with the ticket of a Described
+SKIP_EXECUTE: Final = 23  # the same, with the ticket of a Learned
+SKIP_SET: Final = 24  # an Execute that sets settings again: what it reports is the client's to know
+SKIP_ANYHOW: Final = 25  # one message and its Sync: whether it fails does not matter
+SKIP_SYNC: Final = 26
+SKIP_QUERY: Final = 27  # a Query
+SKIP_TRY: Final = 28  # a Query that belongs to the QUERY_RUN before it; its error does not matter
 
-_ENDS_WITH_READY = frozenset((QUERY, SYNC, FUNCTION, SKIP_QUERY))
+_OURS: Final = SKIP
+_ENDS_WITH_READY = frozenset(
+    (QUERY, QUERY_RUN, SYNC, FUNCTION, REFUSED_QUERY, REFUSED_CALL, SKIP_SYNC, SKIP_QUERY, SKIP_TRY)
+)
+_REFUSALS = frozenset((REFUSED_QUERY, REFUSED_CALL, REFUSED, REFUSED_UNNAMED))
+_SYNCS = frozenset((SYNC, SKIP_SYNC))
+_TICKETED = frozenset(
+    (
+        QUERY_RUN,
+        PARSE_NAMED,
+        REPEAT_NAMED,
+        EXECUTE_RUN,
+        CLOSE_NAMED,
+        SKIP_CLOSE,
+        SKIP_DESCRIBE,
+        SKIP_EXECUTE,
+    )
+)
+_REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
+_QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
+_EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET))
 
 # Which owed reply each of these answers, and whether it completes it. Query and FunctionCall are only completed by
 # ReadyForQuery.
 _ANSWERS: Final = {
-    PARSE_COMPLETE: frozenset((PARSE, PARSE_UNNAMED, SKIP_PARSE)),
-    BIND_COMPLETE: frozenset((BIND,)),
-    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED)),
-    NO_DATA: frozenset((DESCRIBE,)),
-    ROW_DESCRIPTION: frozenset((DESCRIBE, QUERY, SKIP_QUERY)),
-    PARAMETER_DESCRIPTION: frozenset((DESCRIBE,)),
-    COMMAND_COMPLETE: frozenset((EXECUTE, QUERY, SKIP_QUERY)),
-    EMPTY_QUERY_RESPONSE: frozenset((EXECUTE, QUERY, SKIP_QUERY)),
-    PORTAL_SUSPENDED: frozenset((EXECUTE,)),
-    COPY_OUT_RESPONSE: frozenset((EXECUTE, QUERY)),
-    COPY_DONE: frozenset((EXECUTE, QUERY)),
+    PARSE_COMPLETE: frozenset((PARSE, PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED, SKIP, SKIP_ANYHOW)),
+    BIND_COMPLETE: frozenset((BIND, SKIP)),
+    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, SKIP, SKIP_CLOSE)),
+    NO_DATA: frozenset((DESCRIBE, SKIP_DESCRIBE)),
+    ROW_DESCRIPTION: frozenset((DESCRIBE, SKIP_DESCRIBE)) | _QUERIES,
+    PARAMETER_DESCRIPTION: frozenset((DESCRIBE, SKIP_DESCRIBE)),
+    COMMAND_COMPLETE: _QUERIES | _EXECUTES,
+    EMPTY_QUERY_RESPONSE: _QUERIES | _EXECUTES,
+    PORTAL_SUSPENDED: frozenset((EXECUTE, EXECUTE_RUN)),
+    COPY_OUT_RESPONSE: frozenset((EXECUTE, EXECUTE_RUN, QUERY, QUERY_RUN)),
+    COPY_DONE: frozenset((EXECUTE, EXECUTE_RUN, QUERY, QUERY_RUN)),
     FUNCTION_CALL_RESPONSE: frozenset((FUNCTION,)),
 }
 # The replies that complete what is owed and nothing else happens: the general route costs 0.5 µs more for each.
@@ -104,20 +148,20 @@ class TripwireError(UpstreamProtocolError):
 class Listener(Protocol):
     """Takes the events that are not plain forwarding. Called while a chunk is walked; must not feed again."""
 
-    unnamed: Unnamed
+    unnamed: Unnamed[Any]
     """Is told what becomes of the unnamed statement."""
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         """Note a ParameterStatus; return None to forward it, or what stands in its place (b"" for nothing)."""
 
-    def error_reported(self, body: bytes) -> None:
-        """Note an ErrorResponse that goes to the client."""
+    def in_its_words(self, body: bytes) -> bytes:
+        """Return the body of an ErrorResponse that names a statement by a name of ours as the client may see it."""
 
     def skipped_row(self, body: bytes) -> None:
         """Note a DataRow of a Query of ours."""
 
-    def skipped_error(self, body: bytes) -> None:
-        """Note an ErrorResponse to a Query of ours. May raise UpstreamProtocolError to end the upstream."""
+    def skipped_error(self, body: bytes) -> bool:
+        """Note an ErrorResponse to a Query of ours; return whether what follows it still counts."""
 
     def notification_arrived(self, body: bytes) -> bool:
         """Return whether a NotificationResponse goes to the client."""
@@ -137,7 +181,10 @@ class Replies:
         "_need",
         "_parts",
         "_passing",
+        "_tickets",
         "copying",
+        "fatal",
+        "halted",
         "listener",
         "observed",
         "owed",
@@ -151,6 +198,7 @@ class Replies:
         """Whoever holds the upstream now: changes at lease and release."""
         self.owed: deque[int] = deque()
         self._fakes: deque[bytes] = deque()
+        self._tickets: deque[Ticket] = deque()
         self.status = IDLE
         self.ready = 0
         self.skipping = False
@@ -158,6 +206,10 @@ class Replies:
         self.copying = False
         self.observed = False
         """filter.mode observe has let a refused text through here: the tag of a write is no surprise."""
+        self.halted: bytes | None = None
+        """The body of the ErrorResponse after which nothing that comes counts: the upstream is not to be used again."""
+        self.fatal = False
+        """Whether the server itself has ended the session by it."""
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 0
@@ -166,19 +218,62 @@ class Replies:
     def __repr__(self) -> str:
         return f"<Replies {chr(self.status)} owed={list(self.owed)} skipping={self.skipping}>"
 
-    def owe(self, code: int) -> None:
+    def owe(self, code: int, ticket: Ticket | None = None) -> None:
         """Register the reply to a message that goes out now. While the server skips, it answers nothing but Sync."""
         if self.skipping:
-            if code != SYNC:
+            if code not in _SYNCS:
+                if ticket is not None:
+                    ticket.settle(None)
                 return
             self.skipping = False
         self.owed.append(code)
+        if ticket is not None:
+            self._tickets.append(ticket)
 
     def owe_refusal(self, fake: bytes, code: int = REFUSED) -> None:
         """Register a stand-in whose error is replaced by the ErrorResponse `fake`."""
         if not self.skipping:
             self.owed.append(code)
             self._fakes.append(fake)
+
+    def abandon(self, error: bytes, status: int, *, group_open: bool) -> bytes:
+        """Answer everything that is owed: each group with this ErrorResponse and its ReadyForQuery.
+
+        `group_open`: messages of a group were sent, but not yet its Sync.
+        """
+        out: list[bytes] = []
+        begun = False
+        last = -1
+        for code in self.owed:
+            if code <= REFUSED_CALL or (code == SKIP_TRY and last != QUERY_RUN):
+                if begun or code != SYNC or not out:  # a Sync alone cannot fail
+                    out.append(error)
+                out.append(READY[status])
+            begun = code < _OURS and code not in _ENDS_WITH_READY
+            last = code
+        if group_open and not self.skipping:
+            out.append(error)
+        self.forget()
+        return b"".join(out)
+
+    def forget(self) -> None:
+        """Note that nothing of what is owed will ever come."""
+        while self.owed:
+            self._settle(self.owed.popleft(), ran=False)
+
+    @property
+    def helping(self) -> bool:
+        """Whether what runs is a statement of ours inside a group of the client's."""
+        return bool(self.owed) and self.owed[0] == SKIP
+
+    @property
+    def resetting(self) -> bool:
+        """Whether what runs may report settings that are set again right behind it."""
+        head = self.owed[0] if self.owed else -1
+        if head not in (QUERY_RUN, EXECUTE_RUN):
+            return False
+        ticket = self._tickets[0]
+        return isinstance(ticket, Run) and ticket.resets
 
     @property
     def whole(self) -> bool:
@@ -190,6 +285,8 @@ class Replies:
 
         Raises UpstreamProtocolError for a message that nothing owed allows, TripwireError for one that no read causes.
         """
+        if self.halted is not None:
+            return b""
         size = len(chunk)
         pos = 0
         if self._passing:
@@ -209,7 +306,7 @@ class Replies:
         owed = self.owed
         start = 0
         pieces: list[bytes] = []
-        skip = bool(owed) and owed[0] == SKIP_QUERY
+        skip = bool(owed) and owed[0] >= _OURS
         need = 5
         while size - pos >= 5:
             kind, length = read_header(chunk, pos)
@@ -231,7 +328,7 @@ class Replies:
                 break
             if owed and _DIRECT.get(kind) == owed[0]:
                 owed.popleft()
-                skip = bool(owed) and owed[0] == SKIP_QUERY
+                skip = bool(owed) and owed[0] >= _OURS
                 pos = end
                 continue
             if kind == READY_FOR_QUERY:
@@ -241,24 +338,25 @@ class Replies:
                 if status not in (IDLE, IN_TRANSACTION, FAILED):
                     raise UpstreamProtocolError("unknown transaction status")
                 self.status = status
-                head = owed.popleft()
-                self.ready |= 1 << head
-                if head == QUERY:
-                    self.listener.unnamed.ended()
                 self.copying = False
-                replacement: bytes | None = b"" if skip else None
-                skip = bool(owed) and owed[0] == SKIP_QUERY
-            elif kind == COMMAND_COMPLETE and owed and not skip and chunk.startswith(b"SELECT ", pos + 5):
+                replacement = self._ended(owed.popleft())
+                skip = bool(owed) and owed[0] >= _OURS
+            elif (
+                kind == COMMAND_COMPLETE
+                and owed
+                and (owed[0] <= QUERY_RUN or owed[0] == EXECUTE)
+                and chunk.startswith(b"SELECT ", pos + 5)
+            ):
                 # The commonest tag, without the general route below.
                 if owed[0] == EXECUTE:
                     owed.popleft()
-                elif owed[0] != QUERY:
-                    raise UpstreamProtocolError("CommandComplete out of place")
                 replacement = None
             else:
                 replacement = self._control(kind, chunk, pos + 5, end)
+                if self.halted is not None:
+                    return b"".join((*pieces, chunk[start:pos]))
                 # An error may have uncovered what follows it in the queue.
-                skip = bool(owed) and owed[0] == SKIP_QUERY
+                skip = bool(owed) and owed[0] >= _OURS
             if replacement is not None:
                 if pos > start:
                     pieces.append(chunk[start:pos])
@@ -276,6 +374,20 @@ class Replies:
             pieces.append(chunk[start:pos])
         return b"".join(pieces)
 
+    def _ended(self, head: int) -> bytes | None:
+        """Settle what ReadyForQuery has completed; return what stands in its place."""
+        owed = self.owed
+        if head <= QUERY_RUN or head == REFUSED_QUERY:
+            self.listener.unnamed.ended()
+            if head == QUERY_RUN:
+                self._tickets.popleft().settle(True)
+                if owed and owed[0] == SKIP_TRY:
+                    return b""  # the client gets the one that follows
+        if head in (REFUSED_QUERY, REFUSED_CALL):
+            self._fakes.popleft()
+        self.ready |= 1 << head
+        return b"" if _OURS <= head < SKIP_TRY else None
+
     def _control(self, kind: int, chunk: bytes, start: int, end: int) -> bytes | None:
         """Handle one whole message; return None to forward it, or what stands in its place (b"" for nothing)."""
         owed = self.owed
@@ -283,60 +395,110 @@ class Replies:
         if kind == ERROR_RESPONSE:
             return self._error(chunk[start:end])
         if kind == NOTICE_RESPONSE:
-            return b"" if head == SKIP_QUERY else None
+            if _LAST_WORDS.search(chunk, start, end):
+                self.halted, self.fatal = chunk[start:end], True
+                return b""
+            return b"" if head >= _OURS else None
         if kind == PARAMETER_STATUS:
             return self.listener.parameter_reported(chunk[start:end])
         if kind == NOTIFICATION_RESPONSE:
             return None if self.listener.notification_arrived(chunk[start:end]) else b""
         if kind in (COPY_IN_RESPONSE, COPY_BOTH_RESPONSE):
             raise TripwireError("the upstream began a COPY FROM or a replication stream")
-        if kind == DATA_ROW and head == SKIP_QUERY:
-            self.listener.skipped_row(chunk[start:end])
+        if kind == DATA_ROW and head >= _OURS:
+            self._own_row(head, chunk[start:end])
             return b""
         answers = _ANSWERS.get(kind)
         if answers is None or head not in answers:
             raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place")
-        if kind == COMMAND_COMPLETE and chunk[start : end - 1].split(b" ", 1)[0] not in READ_TAGS and not self.observed:
-            raise TripwireError("the upstream completed a command that is not a read")
-        if head == SKIP_QUERY:
-            return b""
-        if kind == COPY_OUT_RESPONSE:
+        if kind == COMMAND_COMPLETE:
+            tag = chunk[start : end - 1]
+            if tag.split(b" ", 1)[0] not in READ_TAGS and not self.observed:
+                raise TripwireError("the upstream completed a command that is not a read")
+            if head in (QUERY_RUN, EXECUTE_RUN):
+                cast(Run, self._tickets[0]).completed(tag)
+        elif head == SKIP_DESCRIBE:
+            cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
+        elif kind == COPY_OUT_RESPONSE:
             self.copying = True
         elif kind == COPY_DONE:
             self.copying = False
-        if head >= PARSE and kind not in _CARRY_ON:
-            owed.popleft()
-            if head == SKIP_PARSE:
-                self.listener.unnamed.repeated(True)
-                return b""
-            if head == PARSE_UNNAMED:
-                self.listener.unnamed.parsed(True)
-            elif head == CLOSE_UNNAMED:
-                self.listener.unnamed.ended()
-        return None
+        if head in _QUERIES or kind in _CARRY_ON:
+            return b"" if head >= _OURS else None
+        owed.popleft()
+        return self._complete(head)
+
+    def _complete(self, head: int) -> bytes | None:
+        """Settle what a message of a group has completed."""
+        unnamed = self.listener.unnamed
+        if head in _TICKETED:
+            ticket = self._tickets.popleft()
+            ticket.settle(True)
+            if head == SKIP_DESCRIBE and not cast(Described, ticket).matches():
+                self.halted = _CHANGED
+        elif head == REPEAT_UNNAMED:
+            unnamed.repeated(True)
+        elif head == PARSE_UNNAMED:
+            unnamed.parsed(True)
+        elif head == CLOSE_UNNAMED:
+            unnamed.ended()
+        return b"" if head >= _OURS or head in _REPEATS else None
+
+    def _own_row(self, head: int, body: bytes) -> None:
+        if head == SKIP_EXECUTE:
+            cast(Learned, self._tickets[0]).add(row_values(body))
+        elif head >= SKIP_QUERY:
+            self.listener.skipped_row(body)
 
     def _error(self, body: bytes) -> bytes | None:
         owed = self.owed
         head = owed[0] if owed else -1
         self.copying = False
-        if head == SKIP_QUERY:
-            self.listener.skipped_error(body)
+        if b"\0VFATAL\0" in body or b"\0VPANIC\0" in body:
+            self.halted, self.fatal = body, True
             return b""
-        fake: bytes | None = None
-        if head > SKIP_QUERY:
+        if head == SKIP_TRY:
+            return b""
+        if head in (SKIP_QUERY, SKIP_SYNC):
+            if not self.listener.skipped_error(body):
+                self.halted = body
+            return b""
+        replacement: bytes | None = None
+        if head in (REFUSED_QUERY, REFUSED_CALL):
+            return self._fakes[0]
+        if head not in _ENDS_WITH_READY and owed:
             owed.popleft()
-            fake = self._settle(head, ran=True)
+            replacement = self._settle(head, ran=True)
             # The server ignores everything up to the next Sync, a Query included (postgres.c, ignore_till_sync).
-            while owed and owed[0] != SYNC:
+            while owed and owed[0] not in _SYNCS:
                 self._settle(owed.popleft(), ran=False)
             self.skipping = not owed
-        self.listener.error_reported(body if fake is None else fake)
-        return fake
+        if replacement is None and PREFIX in body:
+            replacement = message(ERROR_RESPONSE, self.listener.in_its_words(body))
+        return replacement
 
     def _settle(self, code: int, *, ran: bool) -> bytes | None:
-        """Tell the listener of a message that failed, or that the server ignored; return its fake, if it has one."""
-        if code in (PARSE_UNNAMED, REFUSED_UNNAMED):
+        """Tell of a message that failed, or that the server ignored; return what stands for its error, if anything."""
+        if code in _TICKETED:
+            self._tickets.popleft().settle(False if ran else None)
+        elif code in (PARSE_UNNAMED, REFUSED_UNNAMED):
             self.listener.unnamed.parsed(False if ran else None)
-        elif code == SKIP_PARSE:
+        elif code == REPEAT_UNNAMED:
             self.listener.unnamed.repeated(False if ran else None)
-        return self._fakes.popleft() if code in (REFUSED, REFUSED_UNNAMED) else None
+        if code == SKIP_ANYHOW:
+            return b""
+        return self._fakes.popleft() if code in _REFUSALS else None
+
+
+def _described(kind: int, body: bytes) -> bytes:
+    """Return what of an answer to Describe belongs to a statement's identity."""
+    return column_types(body) if kind == ROW_DESCRIPTION else body
+
+
+_LAST_WORDS: Final = re.compile(rb"\0C57P0[12]\0")
+"""In a NoticeResponse: an immediate shutdown, or a crash elsewhere, ends the session without an ErrorResponse.
+
+See `quickdie()` in tcop/postgres.c. The socket ends right behind it.
+"""
+
+_CHANGED: Final = error_response("ERROR", FEATURE_NOT_SUPPORTED, "cached plan must not change result type")[5:]

@@ -10,19 +10,32 @@ Restore = tuple[str, bool]
 """A value to set again, and whether for the running transaction only."""
 
 
+PARSING: Final = frozenset(
+    (
+        *("search_path", "datestyle", "timezone", "intervalstyle", "timezone_abbreviations", "client_encoding"),
+        *("transform_null_equals", "array_nulls", "xmloption", "backslash_quote"),
+        *("lc_monetary", "lc_numeric", "lc_time"),
+    )
+)
+"""Settings that decide what the text of a Parse means: literals become values there, and names become objects."""
+
+
 class Settings:
     """Hold settings as an immutable snapshot, interned: equal snapshots are one object, compared with `is`.
 
     Make one with `Settings.of`. Names are case-folded; values are as the client gave them.
     """
 
-    __slots__ = ("__weakref__", "customs", "items")
+    __slots__ = ("__weakref__", "customs", "items", "parsing")
     _interned: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
         self.items = items
         self.customs = frozenset(name for name, _ in items if "." in name)
-        """Names with a dot. Such a name, once set, reads '' instead of NULL until the socket closes."""
+        """Names with a dot: once set, such a setting reads '' instead of NULL until the socket closes."""
+        parsing = tuple(pair for pair in items if pair[0] in PARSING)
+        self.parsing: Settings = self if len(parsing) == len(items) else Settings.of(parsing)
+        """Those of them that shape what a Parse means."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:
@@ -42,6 +55,8 @@ class Settings:
 
 
 NO_SETTINGS: Final = Settings.of(())
+ANY_SETTINGS: Final = Settings(())
+"""What shapes a text that no setting shapes. It is like no other snapshot."""
 
 
 def replay(current: Settings | None, wanted: Settings) -> bytes:
@@ -71,7 +86,8 @@ def assign(pairs: Iterable[tuple[str, str]]) -> bytes:
 def restore(lost: Mapping[str, Restore]) -> bytes:
     """Return the SELECT that sets each of these settings again where it has been reset, in plain ASCII.
 
-    A RESET may have been rolled back, or never have run: a value that the session has SET stays.
+    A RESET may have been rolled back, or never have run: a value that the session has SET stays. Of a custom setting
+    only an empty value shows that it was reset.
     """
     rows = b",".join(
         b"(" + _literal(name) + b"," + _literal(value) + (b",true)" if local else b",false)")
@@ -79,7 +95,8 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
     )
     return (
         b"SELECT pg_catalog.set_config(w.n,w.v,w.l) FROM (VALUES " + rows + b") AS w(n,v,l)"
-        b" WHERE w.n OPERATOR(pg_catalog.~~) '%.%' OR EXISTS (SELECT FROM pg_catalog.pg_settings s"
+        b" WHERE (w.n OPERATOR(pg_catalog.~~) '%.%' AND pg_catalog.current_setting(w.n,true) OPERATOR(pg_catalog.=) '')"
+        b" OR EXISTS (SELECT FROM pg_catalog.pg_settings s"
         b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
         b" AND s.source OPERATOR(pg_catalog.<>) 'session')"
     )
@@ -94,15 +111,44 @@ def read_back(names: Iterable[str], *, state: bool = False) -> bytes:
     rows = b",".join(b"(" + _literal(name) + b")" for name in sorted(names))
     settings = (
         b"SELECT w.n,pg_catalog.current_setting(w.n,true) FROM (VALUES " + rows + b") AS w(n)"
-        b" WHERE EXISTS (SELECT FROM pg_catalog.pg_settings s"
+        b" WHERE (w.n OPERATOR(pg_catalog.~~) '%.%' AND pg_catalog.current_setting(w.n,true) IS NOT NULL)"
+        b" OR EXISTS (SELECT FROM pg_catalog.pg_settings s"
         b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
         b" AND s.source OPERATOR(pg_catalog.=) 'session');"
     )
     return (settings if rows else b"") + (_STATE if state else b"") + b"SELECT '',''"
 
 
+def wear(context: Settings) -> bytes:
+    """Return the SELECT that puts these settings on for a Parse, until `take_off`, and the others of PARSING off.
+
+    It keeps the present values in custom settings of ours. All of it ends with the transaction.
+    """
+    worn = dict(context.items)
+    rows = b",".join(
+        b"(" + _literal(name) + b"," + (_literal(worn[name]) if name in worn else b"NULL") + b")" for name in _WORN
+    )
+    return (
+        b"SELECT pg_catalog.set_config('sidecart.' OPERATOR(pg_catalog.||) w.n,pg_catalog.current_setting(w.n),true),"
+        b"pg_catalog.set_config(w.n,COALESCE(w.v,(SELECT s.reset_val FROM pg_catalog.pg_settings s"
+        b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n)),true) FROM (VALUES " + rows + b") AS w(n,v)"
+    )
+
+
+_WORN: Final = sorted(PARSING)
+_NAMES: Final = b"(VALUES " + b",".join(b"('%s')" % name.encode() for name in _WORN) + b") AS w(n)"
+TAKE_OFF: Final = (
+    b"SELECT pg_catalog.set_config(w.n,pg_catalog.current_setting('sidecart.' OPERATOR(pg_catalog.||) w.n),true)"
+    b" FROM " + _NAMES
+)
+"""Undoes `wear`."""
+LEARN: Final = b"SELECT w.n,pg_catalog.current_setting(w.n) FROM " + _NAMES
+"""Tells the present values of all settings that shape a Parse, as rows of (name, value)."""
+
+
 _STATE: Final = (
-    b"SELECT '.prepared_statement','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements)"
+    b"SELECT '.prepared_statement','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements"
+    b" WHERE pg_catalog.left(name,9) OPERATOR(pg_catalog.<>) 'sidecart:')"
     b" UNION ALL SELECT '.hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors)"
     b" UNION ALL SELECT '.listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
     b" UNION ALL SELECT '.advisory_lock','' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks l"

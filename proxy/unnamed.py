@@ -7,12 +7,15 @@ method says either that something was *sent*, or what became of it.
 from __future__ import annotations
 
 from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
-class Unnamed:
-    """Track the unnamed statement of a client over upstreams that come and go.
+class Unnamed(Generic[T]):
+    """Track the unnamed statement of a client, a `T`, over upstreams that come and go.
 
-    `message` is its Parse message, as far as the server has answered; `coming` what it will be when everything that was
+    `message` is the one there is, as far as the server has answered; `coming` what it will be when everything that was
     sent has been answered without an error. `synced` says that a Bind which is sent now finds on the link what it would
     find on a private connection; else `coming` has to be repeated first.
     """
@@ -20,13 +23,11 @@ class Unnamed:
     __slots__ = ("_held", "_owed", "coming", "message", "synced")
 
     def __init__(self) -> None:
-        self.message: bytes | None = None
-        self.coming: bytes | None = None
+        self.message: T | None = None
+        self.coming: T | None = None
         self.synced = False
         self._held = False  # as `synced`, for what has been answered
-        self._owed: deque[bytes | None] | None = (
-            None  # what each Parse leaves whose reply is owed; None: there are none
-        )
+        self._owed: deque[T | None] | None = None  # what each Parse leaves whose reply is owed; None: there are none
 
     def __repr__(self) -> str:
         return f"<Unnamed {self.message is not None} synced={self.synced} held={self._held}>"
@@ -47,7 +48,7 @@ class Unnamed:
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
-    def parse_sent(self, parse: bytes | None) -> None:
+    def parse_sent(self, parse: T | None) -> None:
         """Note a Parse of it; None for the stand-in of a refused one, which fails."""
         if self._owed is None:
             self._owed = deque()

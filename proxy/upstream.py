@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Final, Protocol, cast
 
 from proxy import protocol as p
@@ -21,6 +22,7 @@ from proxy.house import Audit, Owner
 from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.snapshot import NO_SETTINGS, Settings
+from proxy.statements import Held
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.unnamed import Unnamed
@@ -78,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_transport",
         "customs",
         "expires",
+        "held",
         "idle_since",
         "parameters",
         "pid",
@@ -97,7 +100,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
-        self.unnamed = Unnamed()
+        self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
+        self.unnamed: Unnamed[object] = Unnamed()
         self.unnamed_of: object | None = None
         self.expires = 0.0
         self.idle_since = 0.0
@@ -269,7 +273,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._ask(_ROLLBACK, r.SKIP_QUERY)
         elif self._discard:
             self._discard = False
-            self.settings = NO_SETTINGS  # DISCARD ALL includes RESET ALL
+            self.settings = NO_SETTINGS  # DISCARD ALL includes RESET ALL and DEALLOCATE ALL
+            self.held.clear()
             self._ask(_DISCARD_ALL, r.SKIP_QUERY)
         else:
             self._cleaning = False
@@ -294,14 +299,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.greetings.clear()  # the server was reloaded: what clients are greeted with may have changed
         return b""
 
-    def error_reported(self, body: bytes) -> None:
-        pass  # of an abandoned answer, or the reason why the server closes an idle connection
-
     def skipped_row(self, body: bytes) -> None:
         pass  # what set_config() returns
 
-    def skipped_error(self, body: bytes) -> None:
+    def skipped_error(self, body: bytes) -> bool:
         raise UpstreamProtocolError(f"the upstream could not be cleaned: {p.error_fields(body).get('C')}")
+
+    def in_its_words(self, body: bytes) -> bytes:
+        return body  # of an abandoned answer
 
     def notification_arrived(self, body: bytes) -> bool:
         return False

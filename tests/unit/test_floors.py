@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[2] / "proxy"
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog",
     "config rules cache",
-    "protocol auth walk constants refusals settings text operands shape catalog_rows ledger pool",
+    "protocol auth walk constants refusals settings text operands shape catalog_rows ledger pool statements",
     "replies functions",
     "judgement",
     "filter plpgsql",
     "house login observe prove",
+    "judging linked",
     "session",
     "client",
 )

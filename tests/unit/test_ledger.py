@@ -13,7 +13,7 @@ from proxy import login
 from proxy.config import PoolLimits
 from proxy.errors import CloseReason
 from proxy.filter import Filter
-from proxy.ledger import CUSTOM_SETTING, Ledger
+from proxy.ledger import Ledger
 from proxy.login import LoginRefusedError, known_greeting, remember_greeting, vet
 from proxy.pool import Pool
 from proxy.snapshot import NO_SETTINGS, Settings, assign, replay, restore
@@ -152,10 +152,16 @@ def test_any_value_survives_restore_as_it_is(lost: dict[str, tuple[str, bool]]) 
 # --- ledger -----------------------------------------------------------------------------------------------------------
 
 
+def answer(ledger: Ledger, found: dict[str, str], *held: str) -> bool | None:
+    """Tell a ledger that has asked what the server says; return whether all of it can be carried."""
+    for name, value in {**found, **{f".{reason}": "" for reason in held}}.items():
+        assert ledger.heard(name.encode(), value.encode(), "utf-8") is None
+    return ledger.heard(b"", b"", "utf-8")
+
+
 @pytest.mark.parametrize(
     ("effect", "name", "reason", "scarred"),
     [
-        (Effect.SETTING, "app.tenant", "setting", True),
         (Effect.PREPARE, "mine", "prepared_statement", False),
         (Effect.HOLD_CURSOR, "c", "hold_cursor", False),
         (Effect.LISTEN, "channel", "listen", False),
@@ -175,14 +181,22 @@ def test_effect_pins(effect: Effect, name: str, reason: str, scarred: bool) -> N
 def test_every_effect_either_pins_or_takes_away() -> None:
     for effect in set(Effect) - {Effect.SETTING_LOCAL, Effect.EXECUTE}:  # they leave nothing behind
         reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
-        takes_away = effect.name in ("RESET", "RESET_LOCAL", "DEALLOCATE", "DISCARD_ALL", "CLOSE", "UNLISTEN")
+        takes_away = effect.name in (
+            "SETTING",
+            "RESET",
+            "RESET_LOCAL",
+            "DEALLOCATE",
+            "DISCARD_ALL",
+            "CLOSE",
+            "UNLISTEN",
+        )
         assert bool(reasons) is not takes_away, effect
 
 
 def test_several_effects_of_one_text_pin_once_each() -> None:
     ledger = Ledger(NO_SETTINGS)
-    effects = [(Effect.SETTING, "a.b"), (Effect.PREPARE, "a"), (Effect.SETTING, "c.d")]
-    assert ledger.apply(effects) == ["setting", "prepared_statement"]
+    effects = [(Effect.LISTEN, "a"), (Effect.PREPARE, "a"), (Effect.LISTEN, "b")]
+    assert ledger.apply(effects) == ["listen", "prepared_statement"]
 
 
 def test_settings_are_touched_until_they_are_read_back() -> None:
@@ -190,7 +204,7 @@ def test_settings_are_touched_until_they_are_read_back() -> None:
     assert ledger.apply([(Effect.SETTING, "work_mem"), (Effect.RESET, "jit")]) == []
     assert ledger.touched == {"work_mem", "jit"}
     assert ledger.ask() == {"work_mem", "jit"}
-    assert ledger.read_back({"work_mem": "5MB"})
+    assert answer(ledger, {"work_mem": "5MB"})
     assert ledger.settings is Settings.of([("timezone", "UTC"), ("work_mem", "5MB")])
     assert ledger.startup is Settings.of([("timezone", "UTC"), ("jit", "off")])
 
@@ -199,7 +213,7 @@ def test_reset_all_touches_every_setting_of_the_session() -> None:
     ledger = Ledger(Settings.of([("timezone", "UTC")]))
     ledger.apply([(Effect.SETTING, "work_mem")])
     ledger.ask()
-    ledger.read_back({"work_mem": "5MB"})
+    answer(ledger, {"work_mem": "5MB"})
     ledger.apply([(Effect.RESET, "all")])
     assert ledger.touched == {"timezone", "work_mem"}
 
@@ -210,9 +224,9 @@ def test_reset_all_touches_what_is_being_read_back() -> None:
     ledger.apply([(Effect.SETTING, "datestyle")])
     ledger.ask()
     ledger.apply([(Effect.DISCARD_ALL, "")])
-    ledger.read_back({"datestyle": "German, DMY"})
+    answer(ledger, {"datestyle": "German, DMY"})
     assert ledger.ask() == {"datestyle"}
-    ledger.read_back({})
+    answer(ledger, {})
     assert ledger.settings is NO_SETTINGS
 
 
@@ -231,14 +245,42 @@ def test_reset_all_touches_what_is_being_read_back() -> None:
     ],
 )
 def test_settings_under_which_nobody_else_could_work_stay_behind(name: str, value: str, carried: bool) -> None:
-    assert Ledger(NO_SETTINGS).read_back({name: value}) is carried
+    ledger = Ledger(NO_SETTINGS)
+    ledger.apply([(Effect.SETTING, name)])
+    ledger.ask()
+    assert answer(ledger, {name: value}) is carried
 
 
-def test_custom_setting_at_start_up_pins_from_the_beginning() -> None:
-    ledger = Ledger(Settings.of([("app.tenant", "42"), ("timezone", "UTC")]))
-    assert ledger.pins == {CUSTOM_SETTING: "app.tenant"}
-    assert ledger.scarred
-    assert Ledger(Settings.of([("timezone", "UTC")])).pins == {}
+@pytest.mark.parametrize("effect", [Effect.SETTING, Effect.SETTING_LOCAL])
+def test_custom_setting_is_asked_for_even_if_it_was_local(effect: Effect) -> None:
+    """It reads '' instead of NULL afterwards, rolled back or not."""
+    ledger = Ledger(NO_SETTINGS)
+    assert ledger.apply([(effect, "app.tenant")]) == []
+    assert ledger.tainted
+    assert ledger.ask() == {"app.tenant"}
+    assert answer(ledger, {"app.tenant": ""})
+    assert ledger.settings.customs == {"app.tenant"}
+    assert not ledger.tainted and not ledger.pins
+
+
+@pytest.mark.parametrize("effect", [Effect.SETTING, Effect.SETTING_LOCAL, Effect.RESET, Effect.RESET_LOCAL])
+def test_settings_that_shape_a_parse_are_unknown_until_they_are_read_back(effect: Effect) -> None:
+    ledger = Ledger(Settings.of([("datestyle", "German"), ("work_mem", "1MB")]))
+    assert ledger.context is Settings.of([("datestyle", "German")])
+    ledger.apply([(effect, "work_mem")])
+    assert ledger.context is not None
+    ledger.apply([(effect, "datestyle")])
+    assert ledger.context is None
+    ledger.ended()
+    if ledger.touched >= {"datestyle"}:
+        assert ledger.context is None
+        ledger.ask()
+        ledger.ended()
+        assert ledger.context is None
+        answer(ledger, {"datestyle": "ISO"})
+        assert ledger.context is Settings.of([("datestyle", "ISO")])
+    else:
+        assert ledger.context is Settings.of([("datestyle", "German")])
 
 
 @pytest.mark.parametrize("effect", [(Effect.RESET, "all"), (Effect.DISCARD_ALL, "")])
@@ -271,7 +313,7 @@ def test_pins_end_when_the_server_holds_nothing() -> None:
     ledger.apply([(Effect.PREPARE, "p"), (Effect.HOLD_CURSOR, "c"), (Effect.SESSION_STATE, "setseed")])
     ledger.apply([(Effect.DEALLOCATE, "p")])
     ledger.ask()
-    ledger.unpin({"hold_cursor"})
+    answer(ledger, {}, "hold_cursor")
     assert ledger.pins == {"hold_cursor": "c", "session_state": "setseed"}
 
 
@@ -280,7 +322,7 @@ def test_pin_that_came_up_again_after_the_question_stays() -> None:
     ledger.apply([(Effect.PREPARE, "p"), (Effect.DEALLOCATE, "p")])
     ledger.ask()
     ledger.apply([(Effect.PREPARE, "q"), (Effect.DEALLOCATE, "q")])
-    ledger.unpin(())
+    answer(ledger, {})
     assert list(ledger.pins) == ["prepared_statement"]
     assert ledger.loosened  # the server is asked again
 
@@ -288,12 +330,14 @@ def test_pin_that_came_up_again_after_the_question_stays() -> None:
 def test_pin_of_a_setting_ends_when_its_value_can_be_carried() -> None:
     ledger = Ledger(NO_SETTINGS)
     ledger.pin("setting", "statement_timeout")
-    assert not ledger.read_back({"statement_timeout": "5ms"})
-    assert not ledger.read_back({"work_mem": "1MB"})  # the timeout still stands
+    for name, value in (("statement_timeout", "5ms"), ("work_mem", "1MB")):  # the timeout still stands
+        ledger.apply([(Effect.SETTING, name)])
+        ledger.ask()
+        assert not answer(ledger, {name: value})
     assert "setting" in ledger.pins
     ledger.apply([(Effect.RESET, "statement_timeout")])
     ledger.ask()
-    assert ledger.read_back({})
+    assert answer(ledger, {})
     assert not ledger.pins
 
 

@@ -172,9 +172,9 @@ def rows_of_all(text: str) -> list[str]:
 
 def test_every_pin_reason_is_explained() -> None:
     reasons = {row[0].strip("`") for row in rows(README, "| pin | cause | what to do |")}
-    possible = {"custom_setting", "prepared_statement", OBSERVED, *(each.value for each in Effect)}
+    possible = {"prepared_statement", OBSERVED, *(each.value for each in Effect)}
     assert reasons <= possible
-    assert {"setting", "prepared_statement", "hold_cursor", "custom_setting", "session_state"} <= reasons
+    assert {"setting", "prepared_statement", "hold_cursor", "session_state"} <= reasons
 
 
 # --- docs/architecture.md ---------------------------------------------------------------------------------------------

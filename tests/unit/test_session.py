@@ -13,11 +13,13 @@ from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.house import Asker, House, Owner, Question
+from proxy.judging import MAX_INLINE
 from proxy.observe import MAX_LENGTH
 from proxy.pool import Pool
 from proxy.replies import Replies
-from proxy.session import MAX_INLINE, Session
-from proxy.snapshot import NO_SETTINGS, Settings, read_back, restore
+from proxy.session import Session
+from proxy.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
+from proxy.statements import Held
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -29,6 +31,8 @@ SET = p.message(p.COMMAND_COMPLETE, b"SET\0")
 BEGUN = p.message(p.COMMAND_COMPLETE, b"BEGIN\0")
 STAND_IN_FAILED = p.error_response("ERROR", "34000", 'portal "sidecart: refused" does not exist')
 SYNC = p.SYNC_MESSAGE
+BEGIN = p.query(b"begin isolation level serializable")
+"""It goes to the server at once."""
 PARAMETERS = {
     "server_version": "17.10",
     "server_encoding": "UTF8",
@@ -100,7 +104,8 @@ class FakeUpstream:
         self.parameters = dict(PARAMETERS)
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
-        self.unnamed = Unnamed()
+        self.unnamed: Unnamed[object] = Unnamed()
+        self.held = Held("test", 200)
         self.unnamed_of: object | None = None
         self.expires = 1e9
         self.idle_since = 0.0
@@ -151,9 +156,13 @@ class FakeUpstream:
     def parameter_reported(self, body: bytes) -> bytes | None:
         return b""
 
-    def error_reported(self, body: bytes) -> None: ...
     def skipped_row(self, body: bytes) -> None: ...
-    def skipped_error(self, body: bytes) -> None: ...
+    def skipped_error(self, body: bytes) -> bool:
+        return True
+
+    def in_its_words(self, body: bytes) -> bytes:
+        return body
+
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
@@ -435,7 +444,7 @@ def test_query_in_pieces(town: Town, size: int) -> None:
 
 def test_transaction_keeps_its_upstream(town: Town) -> None:
     session, _ = town.client()
-    session.client_data(p.query(b"begin"))
+    session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
     assert session.link is upstream
@@ -457,13 +466,13 @@ def test_refused_query_is_answered_here_and_the_session_goes_on(town: Town) -> N
 
 def test_refused_query_in_a_transaction_fails_the_transaction_upstream(town: Town) -> None:
     session, client = town.client()
-    session.client_data(p.query(b"begin"))
+    session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
     upstream.take()
     client.take()
     session.client_data(p.query(b"drop table t"))
-    assert upstream.take() == p.REFUSED_PARSE + SYNC
+    assert upstream.take() == p.REFUSED_QUERY
     upstream.says(STAND_IN_FAILED, READY_E)
     error = client.error()
     assert error["C"] == "25006"
@@ -474,7 +483,7 @@ def test_refusal_waits_its_turn_behind_an_earlier_reply(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(b"select 1") + p.query(b"drop table t") + p.query(b"select 2"))
     upstream = town.link(session)
-    assert upstream.take() == p.query(b"select 1") + p.REFUSED_PARSE + SYNC + p.query(b"select 2")
+    assert upstream.take() == p.query(b"select 1") + p.REFUSED_QUERY + p.query(b"select 2")
     assert client.take() == b""
     upstream.says(SELECTED, READY_I, STAND_IN_FAILED, READY_I, SELECTED, READY_I)
     assert client.kinds() == "CZEZCZ"
@@ -530,7 +539,7 @@ def test_flush_asks_for_output_not_for_an_end(town: Town) -> None:
 
 def test_read_write_request_is_replaced_with_a_warning(town: Town) -> None:
     session, client = town.client()
-    session.client_data(p.query(b"begin read write"))
+    session.client_data(p.query(b"begin isolation level serializable read write"))
     sent = town.link(session).take().upper()
     assert b"READ ONLY" in sent
     assert b"WRITE" not in sent
@@ -561,7 +570,7 @@ def test_unnamed_statement_is_repeated_on_another_upstream(town: Town) -> None:
     session, client = town.client()
     first = run_unnamed(town, session)
     other, _ = town.client()
-    other.client_data(p.query(b"begin"))
+    other.client_data(BEGIN)
     assert town.link(other) is first
     client.take()
     session.client_data(bind() + EXECUTE + SYNC)
@@ -601,13 +610,13 @@ def test_upstream_that_served_a_client_is_not_taken_for_holding_its_unnamed_stat
     assert first.take() == p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC
 
 
-def test_settings_that_are_set_again_destroy_the_unnamed_statement(town: Town) -> None:
-    session, _ = town.client(application_name="bi")
-    session.client_data(p.query(b"reset all") + p.parse(b"", b"select 1") + SYNC)
+def test_settings_that_are_read_back_destroy_the_unnamed_statement(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.parse(b"", b"set work_mem = '1MB'") + bind() + EXECUTE + p.parse(b"", b"select 1") + SYNC)
     upstream = town.link(session)
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I, PARSED, READY_I)
+    upstream.says(PARSED, BOUND, SET, PARSED, READY_I)
     upstream.take()
-    reads_back(upstream, application_name="bi")
+    reads_back(upstream, work_mem="1MB")
     assert session.link is None
     session.client_data(bind() + EXECUTE + SYNC)
     assert upstream.take() == p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC
@@ -664,7 +673,8 @@ def test_group_takes_the_direct_path_the_second_time_and_nothing_differs(town: T
         upstream.says(answer)
         assert client.take() == answer
         assert session.link is None
-        assert session.unnamed.message == p.parse(b"", b"select $1")
+        assert session.unnamed.message is not None
+        assert session.unnamed.message[0] == p.parse(b"", b"select $1")
     assert town.filter.plain_parses.keys() == {p.parse(b"", b"select $1")}
     assert town.stats.statements["allow", "select"] == 3
 
@@ -720,8 +730,6 @@ def test_group_of_a_client_that_waits_is_served_later(town: Town) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"set app.tenant = '1'", "setting"),
-        (b"select set_config('app.tenant', '1', false)", "setting"),
         (b"prepare s as select 1", "prepared_statement"),
         (b"declare c cursor with hold for select 1", "hold_cursor"),
         (b"select setseed(0.5)", "session_state"),
@@ -783,7 +791,7 @@ def test_setting_that_was_rolled_back_is_not_carried(town: Town) -> None:
 
 def test_settings_are_read_back_after_the_transaction_and_not_in_it(town: Town) -> None:
     session, _ = town.client()
-    session.client_data(p.query(b"begin"))
+    session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
     session.client_data(p.query(b"set work_mem = '1MB'"))
@@ -861,27 +869,16 @@ def test_pin_ends_when_the_server_holds_nothing_any_more(town: Town) -> None:
     assert session.link is None and not session.ledger.pins
 
 
-def test_close_of_a_named_statement_ends_its_pin(town: Town) -> None:
-    session, _ = town.client()
-    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
-    upstream = town.link(session)
-    upstream.says(PARSED, READY_I)
-    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC)
-    upstream.says(p.message(p.CLOSE_COMPLETE), READY_I)
-    reads_back(upstream)
-    assert session.link is None
-
-
 def test_statement_that_is_prepared_while_the_server_is_asked_keeps_its_pin(town: Town) -> None:
     session, _ = town.client()
-    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    session.client_data(p.query(b"prepare s1 as select 1"))
     upstream = town.link(session)
-    upstream.says(PARSED, READY_I)
-    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC)
-    upstream.says(p.message(p.CLOSE_COMPLETE), READY_I)
-    session.client_data(p.parse(b"s2", b"select 1") + SYNC)
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
+    session.client_data(p.query(b"deallocate s1"))
+    upstream.says(DEALLOCATED, READY_I)
+    session.client_data(p.query(b"prepare s2 as select 1"))
     reads_back(upstream)
-    upstream.says(PARSED, READY_I)
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
     assert session.link is upstream
     assert list(session.ledger.pins) == ["prepared_statement"]
 
@@ -892,14 +889,6 @@ def test_transaction_scoped_settings_do_not_pin(town: Town) -> None:
         session.client_data(p.query(text))
         town.link(session).says(SET, READY_I)
         assert session.link is None
-
-
-def test_named_statement_pins(town: Town) -> None:
-    session, _ = town.client()
-    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
-    upstream = town.link(session)
-    upstream.says(PARSED, READY_I)
-    assert session.link is upstream
 
 
 def test_pinned_upstream_is_cleaned_before_anyone_else_gets_it(town: Town) -> None:
@@ -923,13 +912,20 @@ def test_upstream_with_state_that_nothing_clears_is_closed(town: Town, text: byt
     assert town.pool.size == 0
 
 
+RESET = p.message(p.COMMAND_COMPLETE, b"RESET\0")
+
+
 def test_reset_all_returns_to_what_the_client_started_with(town: Town) -> None:
-    session, _client = town.client(application_name="bi")
+    session, client = town.client(application_name="bi")
     session.client_data(p.query(b"reset all"))
     upstream = town.link(session)
-    upstream.take()
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
     lost = restore({"application_name": ("bi", False)})
+    assert upstream.take() == p.query(b"reset all") + p.query(lost)
+    client.take()
+    upstream.says(RESET, READY_I)
+    assert client.kinds() == "C", "what is reported while start-up settings are set again comes before ReadyForQuery"
+    upstream.says(SELECTED, READY_I)
+    assert client.kinds() == "Z"
     assert upstream.take() == p.query(lost + b";" + read_back(["application_name"]))
     reads_back(upstream, application_name="bi")
     assert session.link is None
@@ -941,12 +937,12 @@ def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: T
     session, _client = town.client(application_name="bi")
     session.client_data(p.query(b"prepare s as select 1"))
     upstream = town.link(session)
-    upstream.says(SELECTED, READY_I) if upstream.replies.owed[0] == 3 else None
     upstream.says(SET, READY_I)
-    session.client_data(p.query(b"reset application_name"))
     upstream.take()
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_I)
+    session.client_data(p.query(b"reset application_name") + p.query(b"execute s"))
     lost = restore({"application_name": ("bi", False)})
+    assert upstream.take() == p.query(b"reset application_name") + p.query(lost) + p.query(b"execute s")
+    upstream.says(RESET, READY_I, SELECTED, READY_I, SELECTED, READY_I)
     assert upstream.take() == p.query(lost + b";" + read_back(["application_name"], state=True))
     reads_back(upstream, **{"application_name": "bi", ".prepared_statement": ""})
     assert list(session.ledger.pins) == ["prepared_statement"]
@@ -954,14 +950,16 @@ def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: T
 
 def test_setting_after_a_reset_in_a_transaction_is_reported_as_it_is(town: Town) -> None:
     session, client = town.client(client_encoding="UTF8", application_name="bi")
-    session.client_data(p.query(b"begin"))
+    session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(*([SELECTED, READY_I] if len(upstream.replies.owed) == 2 else []), BEGUN, READY_T)
     session.client_data(p.query(b"reset all"))
-    upstream.says(p.parameter_status("application_name", ""), p.message(p.COMMAND_COMPLETE, b"RESET\0"), READY_T)
-    assert "S" not in client.kinds()  # the client connected with another value, which is set again now
-    session.client_data(p.query(b"set client_encoding to latin1"))
+    upstream.says(p.parameter_status("application_name", ""), RESET, READY_T)
     upstream.says(p.parameter_status("application_name", "bi"), SELECTED, READY_T)
+    assert (
+        p.parameter_status("application_name", "") not in client.take()
+    )  # the client connected with that value, which is set again now
+    session.client_data(p.query(b"set client_encoding to latin1"))
     upstream.says(p.parameter_status("client_encoding", "LATIN1"), SET, READY_T)
     assert p.parameter_status("client_encoding", "LATIN1") in client.take()
     assert session.codec == "latin-1"
@@ -985,7 +983,7 @@ def busy(town: Town, count: int = 2) -> list[Guest]:
     sessions = []
     for _ in range(count):
         session, _ = town.client()
-        session.client_data(p.query(b"begin"))
+        session.client_data(BEGIN)
         if session.link is None:
             town.opened()
         town.link(session).says(BEGUN, READY_T)
@@ -1193,14 +1191,14 @@ def test_cancel_of_a_parse_that_is_judged_swallows_up_to_sync(town: Town) -> Non
 
 def test_cancel_in_a_transaction_while_a_text_is_judged_fails_the_transaction(town: Town) -> None:
     session, client = town.client()
-    session.client_data(p.query(b"begin"))
+    session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
     upstream.take()
     client.take()
     session.client_data(p.query(LONG))
     assert session.cancel() == "waiting"
-    assert upstream.take() == p.REFUSED_PARSE + SYNC
+    assert upstream.take() == p.REFUSED_QUERY
     upstream.says(STAND_IN_FAILED, READY_E)
     assert client.error()["C"] == "57014"
 
@@ -1634,15 +1632,326 @@ def test_tripwire_closes_both_sides(town: Town, name: str, value: str) -> None:
     assert b"SELECT" not in client.take()
 
 
-def test_upstream_that_dies_takes_the_linked_client_with_it_and_no_other(town: Town) -> None:
+def test_statement_whose_upstream_dies_runs_on_another_one(town: Town) -> None:
     session, client = town.client()
-    other, other_client = town.client()
+    session.client_data(p.query(b"select 1"))
+    first = town.link(session)
+    session.upstream_lost()
+    assert not client.sent and not client.closed
+    second = town.opened()
+    assert second is not first and second.take() == p.query(b"select 1")
+    second.says(SELECTED, READY_I)
+    assert client.kinds() == "CZ"
+    assert town.stats.retries == 1
+
+
+def test_statement_runs_again_once_at_most(town: Town) -> None:
+    session, client = town.client()
     session.client_data(p.query(b"select 1"))
     session.upstream_lost()
-    assert client.error()["S"] == "FATAL"
-    assert client.closed
-    other.client_data(p.query(b"select 1"))
-    assert not other_client.closed
+    town.opened()
+    session.upstream_lost()
+    assert client.error()["C"] == "08006"
+    assert not client.closed and session.status == p.IDLE
+
+
+def fatal(sqlstate: str) -> bytes:
+    return p.error_response("FATAL", sqlstate, "terminating connection due to administrator command")
+
+
+def test_row_description_and_fatal_in_one_chunk_are_no_begun_answer(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select pg_sleep(20)"))
+    town.link(session).says(p.message(p.ROW_DESCRIPTION, b"\0\0"), fatal("57P01"))
+    assert not client.sent
+    assert town.opened().take() == p.query(b"select pg_sleep(20)")
+
+
+@pytest.mark.parametrize("sqlstate", ["57P02"])
+def test_crash_is_reported_and_nothing_runs_again(town: Town, sqlstate: str) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    town.link(session).says(fatal(sqlstate))
+    assert client.error() == {
+        "S": "ERROR",
+        "V": "ERROR",
+        "C": sqlstate,
+        "M": "terminating connection due to administrator command",
+    }
+    assert town.stats.retries == 0 and not client.closed
+
+
+def test_statement_that_an_administrator_ends_late_does_not_run_again(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select pg_sleep(20)"))
+    town.now += 6
+    town.link(session).says(fatal("57P01"))
+    assert client.error()["C"] == "57P01"
+
+
+def test_cancelled_statement_does_not_run_again(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select pg_sleep(20)"))
+    assert session.cancel() == "sent"
+    session.upstream_lost()
+    assert client.kinds() == "EZ"
+
+
+def test_transaction_whose_upstream_dies_has_failed_and_its_client_goes_on(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin"))
+    session.client_data(p.query(b"select 1"))
+    town.link(session).says(BEGUN, READY_T, SELECTED, READY_T)
+    assert client.kinds() == "CZCZ"
+    session.client_data(p.query(b"select 2"))
+    town.link(session).says(fatal("57P01"))
+    assert client.take().endswith(READY_E)
+    session.client_data(p.query(b"rollback"))
+    assert client.take() == p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0") + READY_I
+    assert not client.closed and session.link is None
+
+
+def test_idle_transaction_whose_upstream_dies_is_told_with_the_next_statement(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    client.take()
+    session.upstream_lost()
+    assert not client.sent
+    session.client_data(p.query(b"select 1"))
+    assert client.take()[-6:] == READY_E and session.link is None
+    session.client_data(p.query(b"commit"))
+    assert client.take() == p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0") + READY_I
+
+
+def test_each_group_of_a_lost_pipeline_is_answered(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + group(b"select 2") + bind() + SYNC)
+    upstream = town.link(session)
+    upstream.says(SELECTED)
+    client.take()
+    session.upstream_lost()
+    assert client.kinds() == "EZEZEZ"
+
+
+def test_open_group_of_a_lost_upstream_is_swallowed_up_to_its_sync(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + p.message(p.FLUSH))
+    town.link(session).says(PARSED)
+    client.take()
+    session.upstream_lost()
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert client.kinds() == "EZ" and session.link is None
+
+
+def test_pinned_client_is_closed_with_its_upstream(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"prepare s as select 1"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    client.take()
+    upstream.says(fatal("57P01"))
+    assert client.error()["S"] == "FATAL" and client.closed
+
+
+# --- transactions that no server knows of ----------------------------------------------------------------------------
+
+
+def test_empty_transaction_takes_no_upstream(town: Town) -> None:
+    session, client = town.client()
+    for text, tag in ((b"begin", b"BEGIN"), (b"commit", b"COMMIT"), (b"START TRANSACTION", b"START TRANSACTION")):
+        session.client_data(p.query(text))
+        assert session.link is None
+        assert client.take() == p.message(p.COMMAND_COMPLETE, tag + b"\0") + (READY_I if text == b"commit" else READY_T)
+    assert not town.pool.leased
+
+
+def test_begin_goes_out_with_the_first_statement(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"BEGIN /* report 7 */ ISOLATION LEVEL REPEATABLE READ"))
+    client.take()
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    begin = p.query(b"BEGIN /* report 7 */ ISOLATION LEVEL REPEATABLE READ")
+    assert upstream.take() == begin + p.query(b"select 1")
+    upstream.says(BEGUN, READY_T, SELECTED, READY_T)
+    assert client.kinds() == "CZ" and session.link is upstream
+
+
+def test_refused_statement_in_a_transaction_that_no_server_knows_of_fails_it(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin") + p.query(b"drop table t"))
+    assert client.kinds() == "CZEZ" and session.status == p.FAILED and session.link is None
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    assert upstream.take() == p.query(b"begin") + p.REFUSED_EXECUTE + SYNC + p.query(b"select 1")
+    upstream.says(BEGUN, READY_T, STAND_IN_FAILED, READY_E, p.error_response("ERROR", "25P02", "aborted"), READY_E)
+    assert client.error()["C"] == "25P02"
+
+
+def test_commit_of_a_failed_transaction_that_no_server_knows_of_is_a_rollback(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"begin") + p.query(b"drop table t"))
+    client.take()
+    session.client_data(p.query(b"commit"))
+    assert client.take() == p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0") + READY_I
+
+
+# --- named statements ------------------------------------------------------------------------------------------------
+
+DESCRIBED = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(
+    p.ROW_DESCRIPTION, b"\0\1x\0" + bytes(6) + b"\0\0\0\x17\0\4\xff\xff\xff\xff\0\0"
+)
+
+
+def ours(number: int) -> bytes:
+    return b"sidecart:test:%d" % number
+
+
+def parse_ours(number: int, text: bytes) -> bytes:
+    return p.parse(ours(number), text) + p.target(p.DESCRIBE, b"S", ours(number))
+
+
+def prepare(town: Town, session: Guest, name: bytes, text: bytes = b"select 1", number: int = 1) -> FakeUpstream:
+    session.client_data(p.parse(name, text) + SYNC)
+    upstream = town.link(session)
+    assert upstream.take() == parse_ours(number, text) + SYNC
+    upstream.says(PARSED, DESCRIBED, READY_I)
+    assert session.link is None
+    return upstream
+
+
+def test_named_statement_does_not_pin_and_its_names_are_ours(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    assert client.take() == PARSED + READY_I, "what Describe says is not the client's"
+    session.client_data(bind(b"s1") + p.message(p.DESCRIBE, b"Ss1\0") + EXECUTE + SYNC)
+    describe = p.target(p.DESCRIBE, b"S", ours(1))
+    assert upstream.take() == bind(ours(1)) + describe + EXECUTE + SYNC
+
+
+def test_equal_statements_of_two_clients_are_parsed_once_for_each_and_kept_once(town: Town) -> None:
+    one, _ = town.client()
+    two, _ = town.client()
+    upstream = prepare(town, one, b"a")
+    assert prepare(town, two, b"b", number=2) is upstream
+    assert list(upstream.held.names.values()) == [ours(2)]
+    assert upstream.held.stale == [ours(1)]
+    one.client_data(bind(b"a") + EXECUTE + SYNC)
+    assert upstream.take() == bind(ours(2)) + EXECUTE + SYNC
+
+
+def test_statement_is_parsed_again_on_an_upstream_that_lacks_it(town: Town) -> None:
+    session, client = town.client()
+    first = prepare(town, session, b"s1")
+    other, _ = town.client()
+    other.client_data(BEGIN)
+    assert town.link(other) is first
+    client.take()
+    session.client_data(bind(b"s1") + EXECUTE + SYNC)
+    second = town.opened()
+    assert second.take() == parse_ours(1, b"select 1") + bind(ours(1)) + EXECUTE + SYNC
+    second.says(PARSED, DESCRIBED, BOUND, SELECTED, READY_I)
+    assert client.kinds() == "2CZ"
+
+
+def test_table_that_was_altered_meanwhile_is_the_error_that_a_private_connection_gives(town: Town) -> None:
+    session, client = town.client()
+    prepare(town, session, b"s1")
+    other, _ = town.client()
+    other.client_data(BEGIN)
+    client.take()
+    session.client_data(bind(b"s1") + EXECUTE + SYNC)
+    second = town.opened()
+    changed = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(p.NO_DATA)
+    second.says(PARSED, changed, BOUND, SELECTED, READY_I)
+    error = p.error_response("ERROR", "0A000", "cached plan must not change result type")
+    assert client.take() == error + READY_I
+    assert second.closed is CloseReason.DIRTY
+
+
+def test_settings_at_its_parse_belong_to_a_statement(town: Town) -> None:
+    session, _ = town.client(DateStyle="German")
+    upstream = town.opened() if session.session is None else None
+    assert upstream is None
+    session.client_data(p.parse(b"s1", b"select date '1.2.2020'") + SYNC)
+    upstream = town.link(session)
+    upstream.says(*[SELECTED, READY_I] * (len(upstream.replies.owed) - 3), PARSED, DESCRIBED, READY_I)
+    session.ledger.settings = Settings.of([("datestyle", "ISO, MDY")])
+    upstream.held.clear()
+    upstream.take()
+    session.client_data(bind(b"s1") + SYNC)
+    sent = upstream.take()
+    put_on, again, off = (
+        sent.find(wear(Settings.of([("datestyle", "German")]))),
+        sent.find(b"1.2.2020"),
+        sent.find(TAKE_OFF),
+    )
+    assert 0 < put_on < again < off < sent.find(bind(ours(2)))
+
+
+def test_taken_name_is_an_error_behind_all_others(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    client.take()
+    session.client_data(p.parse(b"s1", b"select 2") + SYNC)
+    assert upstream.take().endswith(p.REFUSED_EXECUTE + SYNC)
+    upstream.says(PARSED, p.message(p.CLOSE_COMPLETE), STAND_IN_FAILED, READY_I)
+    error = client.error()
+    assert (error["C"], error["M"]) == ("42P05", 'prepared statement "s1" already exists')
+
+
+def test_name_that_sidecart_gave_reaches_nothing(town: Town) -> None:
+    one, _ = town.client()
+    prepare(town, one, b"s1", b"select 'secret'")
+    two, client = town.client()
+    for message in (bind(ours(1)), p.message(p.DESCRIBE, b"S" + ours(1) + b"\0")):
+        two.client_data(message + SYNC)
+        assert client.error()["C"] == "26000"
+    assert two.link is None
+
+
+def test_closed_statement_is_gone_for_its_client_and_kept_for_others(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC)
+    client.take()
+    session.client_data(bind(b"s1") + SYNC)
+    assert client.error()["C"] == "26000"
+    assert upstream.held.names
+
+
+def test_use_of_a_name_whose_parse_is_not_answered_waits_for_the_answer(town: Town) -> None:
+    """It may fail, and then the later group must fail as it would on a private connection."""
+    session, client = town.client()
+    session.client_data(p.parse(b"s1", b"select nope") + SYNC + bind(b"s1") + EXECUTE + SYNC)
+    upstream = town.link(session)
+    assert upstream.take() == parse_ours(1, b"select nope") + SYNC
+    upstream.says(p.error_response("ERROR", "42703", "no such column"), READY_I)
+    assert client.kinds() == "EZ"
+    assert upstream.take() == bind(b"s1") + EXECUTE + SYNC, "the server's own error, for the client has no such name"
+
+
+def test_deallocate_of_a_protocol_statement_is_the_servers_to_answer(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    client.take()
+    session.client_data(p.query(b'deallocate "s1"'))
+    assert upstream.take() == p.parse(b"s1", b"") + SYNC + p.query(b'deallocate "s1"')
+    upstream.says(PARSED, READY_I, DEALLOCATED, READY_I)
+    assert client.kinds() == "CZ"
+    session.client_data(bind(b"s1") + SYNC)
+    assert client.error()["C"] == "26000"
+
+
+def test_least_used_statement_makes_room(town: Town) -> None:
+    session, _ = town.client()
+    upstream = prepare(town, session, b"s1")
+    upstream.held.limit = 1
+    session.client_data(p.parse(b"s2", b"select 2") + SYNC)
+    assert upstream.take() == p.target(p.CLOSE, b"S", ours(1)) + parse_ours(2, b"select 2") + SYNC
+    upstream.says(p.message(p.CLOSE_COMPLETE), PARSED, DESCRIBED, READY_I)
+    assert list(upstream.held.names.values()) == [ours(2)]
 
 
 def test_error_is_never_written_into_the_middle_of_a_row(town: Town) -> None:
@@ -1711,7 +2020,7 @@ def test_sweep_limits(town: Town) -> None:
     assert town.link(chatty).cancels == 1
     town.link(chatty).says(SELECTED, READY_I)
     quiet, client = town.client()
-    quiet.client_data(p.query(b"begin"))
+    quiet.client_data(BEGIN)
     town.link(quiet).says(BEGUN, READY_T)
     sweep(quiet, 1.0, 6.0)
     assert client.error()["C"] == "25P03" if client.closed else False

@@ -1,0 +1,622 @@
+"""The side of a session that faces its upstream: lease, what has to go out first, what comes back, release, loss.
+
+What a client sends, and what becomes of it, is the other side's: `session.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+from proxy import protocol as p
+from proxy import replies as r
+from proxy.errors import (
+    ADMIN_SHUTDOWN,
+    CONNECTION_FAILURE,
+    CRASH_SHUTDOWN,
+    FEATURE_NOT_SUPPORTED,
+    INTERNAL_ERROR,
+    CloseReason,
+    UpstreamError,
+    UpstreamProtocolError,
+)
+from proxy.filter import Filter
+from proxy.functions import Functions
+from proxy.house import House, Upstream, Wire
+from proxy.ledger import SETTING, Ledger
+from proxy.pool import Pool
+from proxy.pool import Upstream as PooledUpstream
+from proxy.replies import TripwireError
+from proxy.snapshot import Settings, read_back, replay, restore
+from proxy.statements import PREFIX, Context, Learned, Prepared
+from proxy.unnamed import Unnamed
+from proxy.verdict import Effect, Verdict
+
+MAX_UNIT: Final = 65_536
+"""Bytes of a client's messages that are kept until the first reply to them is there, to be sent again."""
+
+INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
+
+_UPSTREAM_GONE = "terminating connection because the connection to the server was lost"
+_BEGIN: Final = p.query(b"BEGIN")
+_TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
+"""The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
+
+
+Unparsed = tuple[bytes, Context | Learned, Verdict, Functions]
+"""An unnamed statement: its Parse message, what shaped it, the verdict, and what that was found by."""
+
+
+@dataclass(slots=True)
+class Identity:
+    """Say who a client is: for logs, and for messages about who holds what."""
+
+    ident: int
+    peer: str
+    user: str
+    application: str = ""
+
+
+class Linked:
+    """One client's session, as its pool and its upstream see it.
+
+    `end` is called once, when the session cannot go on: with the reason, the SQLSTATE and the text that the client has
+    to be told, if any; a text is empty where the client knows, or where half a message is out.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_cancelled",
+        "_discarded",
+        "_end",
+        "_flow",
+        "_flow_drop",
+        "_greeted",
+        "_group_open",
+        "_have",
+        "_house",
+        "_inbox",
+        "_lease_state",
+        "_leased_at",
+        "_need",
+        "_notices",
+        "_outside",
+        "_own",
+        "_parting",
+        "_paused",
+        "_portals",
+        "_prefix",
+        "_repeated",
+        "_seen",
+        "_stalled",
+        "_swallowing",
+        "_unit",
+        "_upstream_full",
+        "_wait_error",
+        "_wire",
+        "_writable",
+        "activity",
+        "answered",
+        "closed",
+        "codec",
+        "filter",
+        "ledger",
+        "link",
+        "pool",
+        "prepared",
+        "reported",
+        "unnamed",
+        "waiting",
+        "who",
+    )
+
+    def __init__(
+        self,
+        house: House,
+        wire: Wire,
+        pool: Pool,
+        judge: Filter,
+        ledger: Ledger,
+        who: Identity,
+        reported: Mapping[str, str],
+        codec: str,
+        end: Callable[[CloseReason, str, str], None],
+    ) -> None:
+        self._house = house
+        self._wire = wire
+        self._end = end
+        self.pool = pool
+        self.filter = judge
+        self.ledger = ledger
+        self.who = who
+        self._greeted = reported
+        self.reported = reported
+        """ParameterStatus values that the client was last told; shared with other sessions until they differ."""
+        self.codec = codec
+        """The Python codec of the client's encoding."""
+        self.unnamed: Unnamed[Unparsed] = Unnamed()
+        self.prepared = Prepared()
+        self.link: Upstream | None = None
+        self.waiting = False
+        self.closed = False
+        self.answered = 0
+        """Counts the chunks that brought a ReadyForQuery: while it stands still, one statement runs."""
+        self.activity = 0
+        """Counts chunks of either side; a sweep that finds it unchanged knows that nothing happened."""
+        self._inbox: list[bytes] = []
+        self._have = 0
+        self._need = 0
+        self._flow = 0  # bytes of a message that is streamed or thrown away as it arrives
+        self._flow_drop = False
+        self._group_open = False  # extended messages went upstream since the last Sync
+        self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
+        self._stalled = False  # the message at the head of the inbox depends on replies that are owed
+        self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
+        self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
+        self._notices: list[bytes] = []
+        self._prefix = b""
+        self._paused = False
+        self._writable = True
+        self._upstream_full = False
+        # Without a link the transaction status is kept here: begun but for the server, or failed (SESSIONS of the
+        # documentation: local states), and what makes it real on an upstream.
+        self._outside = p.IDLE
+        self._begin = _BEGIN
+        self._seen = p.IDLE  # the transaction status that the client was last told
+        self._portals: dict[bytes, Verdict] = {}  # those whose statements leave something behind
+        self._own: dict[bytes, bool] = {}  # statements put on the link under their own names; whether they are whole
+        self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
+        self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease
+        self._leased_at = 0.0
+        self._repeated = False  # the unit has been sent again already
+        self._cancelled = False
+        self._discarded = False  # DISCARD ALL has run, and committed: what sets start-up settings again may not have
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        return self.ledger.settings
+
+    @property
+    def customs(self) -> frozenset[str]:
+        return self.ledger.settings.customs
+
+    @property
+    def status(self) -> int:
+        """Return the transaction status; without an upstream it is the session's own."""
+        return self._outside if self.link is None else self.link.replies.status
+
+    @property
+    def running(self) -> bool:
+        """Whether a statement is under way."""
+        return self.link is not None and bool(self.link.replies.owed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether what the client has got ends between two messages."""
+        return self.link is None or self.link.replies.whole
+
+    # --- what the other side has to do ----------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Serve what waits in the inbox."""
+        raise NotImplementedError
+
+    def _pace(self) -> None:
+        """Pause or resume the client's reading."""
+        raise NotImplementedError
+
+    def upstream_writable(self, writable: bool) -> None:
+        """Learn that the upstream's write buffer has filled, or has room again."""
+        self._upstream_full = not writable
+        self._pace()
+
+    # --- lease and release ----------------------------------------------------------------------------------------
+
+    def _lease(self) -> Upstream | None:
+        """Take an upstream, or stand in line; None after a wait in vain, too."""
+        if self._parting is not None:
+            self._wait_error, self._parting = self._parting, None
+        if self._wait_error is not None:
+            return None
+        now = self._house.now()
+        upstream = self.pool.lease(self, now)
+        if upstream is None:
+            self.waiting = True
+            self._pace()
+            return None
+        return self._attach(upstream, now)
+
+    def _attach(self, pooled: PooledUpstream, now: float) -> Upstream:
+        link = cast(Upstream, pooled)  # the pool holds what the server opened for it
+        self.link = link
+        self.unnamed.attach(link.unnamed_of is self)
+        link.unnamed_of = None
+        link.replies.listener = self
+        link.attach(self)
+        if not self._writable:
+            link.pause_reading()
+        self._unit = b""
+        self._leased_at = now
+        if link.settings is not self.ledger.settings:
+            self._ask_first(replay(link.settings, self.ledger.settings))
+            link.settings = self.ledger.settings
+            link.customs |= self.ledger.settings.customs
+            self._house.stats.replays += 1
+        self._lease_state = (self._outside, self._begin)
+        if self._outside != p.IDLE:
+            self._make_real(link)
+        return link
+
+    def _make_real(self, link: Upstream) -> None:
+        """Begin the transaction on the server that the client is in already, and let it fail if it has failed."""
+        self._prefix += self._begin
+        link.replies.owe(r.SKIP_QUERY)
+        self.unnamed.other_sent()
+        if self._outside == p.FAILED:
+            self._prefix += p.REFUSED_EXECUTE + p.SYNC_MESSAGE
+            link.replies.owe(r.SKIP_ANYHOW)
+            link.replies.owe(r.SKIP_SYNC)
+        self._outside = p.IDLE
+        self._begin = _BEGIN
+
+    def _ask_first(self, sql: bytes) -> None:
+        """Put a Query of ours in front of what goes out next. It destroys the upstream's unnamed statement."""
+        if self.link is not None:
+            self._prefix += p.query(sql)
+            self.link.replies.owe(r.SKIP_QUERY)
+            self.unnamed.other_sent()
+
+    def leased(self, upstream: PooledUpstream) -> None:
+        """Go on with what waited for an upstream."""
+        self.waiting = False
+        link = self._attach(upstream, self._house.now())
+        self._go_on()
+        if self.link is link:
+            # By a newer catalogue it was refused, or has to be judged elsewhere once more: nothing went upstream.
+            self._let_go(link)
+
+    def lease_failed(self, error: UpstreamError) -> None:
+        """Answer what waited with the error."""
+        self.waiting = False
+        self._house.audit.event("lease failed", session=self.who.ident, user=self.who.user, reason=error.reason.value)
+        self._wait_error = error
+        self._go_on()
+
+    def still_waiting(self, seconds: float) -> None:
+        text = f"the statement has been waiting for an upstream connection for {seconds:.0f} s"
+        self._notify(p.notice_response("NOTICE", "00000", text))
+
+    def holding(self) -> tuple[str, str]:
+        reason = "pinned: " + "+".join(self.ledger.pins) if self.ledger.pins else ""
+        if not reason:
+            reason = "running" if self.running else "in a transaction"
+        who = self.who
+        return f"{who.user}@{who.peer}" + (f" ({who.application})" if who.application else ""), reason
+
+    def _notify(self, notice: bytes) -> None:
+        """Send a notice as soon as no message is half-way out."""
+        if self.link is None or self.link.replies.whole:
+            self._wire.write(notice)
+        else:
+            self._notices.append(notice)
+
+    def _let_go(self, link: Upstream) -> bool:
+        """Give the upstream back where nothing keeps it; return whether that was so.
+
+        Where settings were changed, or a pin may have ended, the server is asked first; its answer leads here again.
+        """
+        replies, ledger = link.replies, self.ledger
+        if replies.owed or replies.status != p.IDLE or self._group_open or (ledger.pins and not ledger.loosened):
+            return False
+        if self._own:
+            self._drop_own(link)
+            return False
+        if ledger.touched or ledger.loosened:
+            self._read_back(link)
+            return False
+        self._release(link)
+        return True
+
+    def _drop_own(self, link: Upstream) -> None:
+        """Close the statements that were put on the link under the client's own names."""
+        for _ in self._own:
+            link.replies.owe(r.SKIP)
+        link.replies.owe(r.SKIP_SYNC)
+        link.write(self._flushed() + b"".join(p.target(p.CLOSE, b"S", name) for name in self._own) + p.SYNC_MESSAGE)
+        self._own.clear()
+
+    def _read_back(self, link: Upstream) -> None:
+        """Ask what the settings are that statements have changed: then they can go to another upstream.
+
+        Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
+        """
+        ledger = self.ledger
+        lost = restore(ledger.lost) + b";" if ledger.lost else b""
+        ledger.lost.clear()
+        self._ask_first(lost + read_back(ledger.ask(), state=ledger.asked_state))
+        link.write(self._flushed())
+
+    def _flushed(self) -> bytes:
+        prefix, self._prefix = self._prefix, b""
+        return prefix
+
+    def _release(self, link: Upstream) -> None:
+        self.link = None
+        if not self._writable:
+            link.resume_reading()
+        if self.ledger.lost:
+            link.settings = None
+            self.ledger.lost.clear()
+        link.unnamed_of = self if self.unnamed.stays else None
+        self._unit = None
+        self._repeated = self._cancelled = False
+        link.detach()
+        self.pool.release(link, self._house.now())
+
+    def _pin_for(self, verdict: Verdict) -> None:
+        for reason in self.ledger.apply(verdict.effects):
+            self._pinned(reason)
+
+    def _pin(self, reason: str, name: str) -> None:
+        if self.ledger.pin(reason, name):
+            self._pinned(reason)
+
+    def _pinned(self, reason: str) -> None:
+        self._house.stats.pins[reason] += 1
+        self._house.audit.event("pinned", session=self.who.ident, user=self.who.user, reason=reason)
+
+    # --- bytes from the upstream ----------------------------------------------------------------------------------
+
+    def upstream_data(self, chunk: bytes) -> None:
+        """Take bytes from the linked upstream. Raises nothing: an upstream that breaks the protocol is closed."""
+        link = self.link
+        if link is None:
+            return
+        self.activity += 1
+        try:
+            out = link.replies.feed(chunk)
+        except TripwireError as error:
+            self._house.stats.bugs += 1
+            self._house.audit.event("tripwire", level="error", session=self.who.ident, what=str(error))
+            self._end_link(CloseReason.TRIPWIRE)
+            return
+        except UpstreamProtocolError as error:
+            self._house.audit.event("upstream protocol", level="error", session=self.who.ident, what=str(error))
+            self._end_link(CloseReason.UPSTREAM_PROTOCOL)
+            return
+        if link.replies.halted is not None:
+            self._halted(link, link.replies.halted, out)
+            return
+        if out:
+            self._unit = None
+            self._house.stats.client_bytes_sent += len(out)
+            self._wire.write(out)
+        if self._notices and link.replies.whole:
+            self._wire.write(b"".join(self._notices))
+            self._notices.clear()
+        if link.replies.ready:
+            self._ready(link)
+
+    def _ready(self, link: Upstream) -> None:
+        """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
+        replies = link.replies
+        ready, replies.ready = replies.ready, 0
+        self.answered += 1
+        if ready & _TO_CLIENT:
+            self._seen = replies.status
+        if not replies.owed:
+            self.unnamed.settled()
+            self.prepared.settled()
+            self._cancelled = self._discarded = False
+            if replies.status == p.IDLE:
+                self._portals.clear()
+        if replies.status == p.IDLE:
+            self.ledger.ended()
+        if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
+            self.ledger.not_read_back()
+            self._pin(SETTING, "what could not be read back")
+        if self._stalled and not replies.owed:
+            self._stalled = False
+            self._go_on()
+        if self.link is link and self._let_go(link):
+            self._house.stats.transactions += 1
+
+    def skipped_row(self, body: bytes) -> None:
+        values = p.row_values(body) if self.ledger.reading else []
+        if len(values) != 2:
+            return
+        carried = self.ledger.heard(values[0] or b"", values[1] or b"", self.codec)
+        if carried is None or self.link is None:
+            return
+        if carried:
+            self.link.settings = self.ledger.settings
+            self.link.customs |= self.ledger.settings.customs
+        else:
+            # What was set on this upstream cannot be set on another one, or is not known.
+            self._pin(SETTING, "what could not be read back")
+
+    # --- an upstream that is lost ---------------------------------------------------------------------------------
+
+    def upstream_lost(self) -> None:
+        """Learn that the linked upstream's socket has ended."""
+        if self.link is not None:
+            self._lose(self.link, CloseReason.UPSTREAM_LOST, CONNECTION_FAILURE, _UPSTREAM_GONE, b"")
+
+    def _halted(self, link: Upstream, body: bytes, out: bytes) -> None:
+        """Act on an error after which the upstream is of no use: the server's FATAL, or one to what we asked."""
+        fields = p.error_fields(body, self.codec)
+        sqlstate, text = fields.get("C", CONNECTION_FAILURE), fields.get("M", _UPSTREAM_GONE)
+        reason = CloseReason.UPSTREAM_LOST if link.replies.fatal else CloseReason.DIRTY
+        self._house.audit.event("upstream failed", level="warning", session=self.who.ident, sqlstate=sqlstate)
+        self._lose(link, reason, sqlstate, text, out)
+
+    def _lose(self, link: Upstream, reason: CloseReason, sqlstate: str, text: str, out: bytes) -> None:
+        """Go on without the upstream: run again what has not been answered, or answer it with the error.
+
+        `out` has not been delivered. A client whose session had state on the upstream alone is closed: that is gone.
+        """
+        if self._unit and self._can_repeat(sqlstate):
+            self._repeat(reason)
+            return
+        if out:
+            self._wire.write(out)
+        ledger, replies = self.ledger, link.replies
+        gone = ledger.pins or ledger.reading or (ledger.touched and self._seen == p.IDLE)
+        if gone or self._flow or not replies.whole:
+            whole = self._drop_link(reason)
+            self._end(reason, sqlstate, text if whole else "")
+            return
+        status = p.IDLE if self._seen == p.IDLE else p.FAILED
+        error = p.error_response("ERROR", sqlstate, text, codec=self.codec)
+        answer = replies.abandon(error, status, group_open=self._group_open)
+        self._drop_link(reason)
+        self._forget_link()
+        self._outside, self._begin = status, _BEGIN
+        self._swallowing = self._swallowing or self._group_open
+        self._group_open = False
+        if answer:
+            self._seen = status
+            self._wire.write(answer)
+        elif status == p.FAILED:
+            # Nobody expects an answer now: whatever comes next gets it.
+            self._parting = UpstreamError(text, sqlstate, reason=reason)
+        if self._stalled:
+            self._stalled = False
+            self._go_on()
+
+    def _forget_link(self) -> None:
+        """Forget what was sent to a link that has gone, and what it held."""
+        self.unnamed.settled()
+        self.prepared.settled()
+        self._portals.clear()
+        self._own.clear()
+        self._prefix = b""
+        self._unit = None
+        self._repeated = self._cancelled = False
+        self.ledger.touched.clear()
+        self.ledger.lost.clear()
+        self.ledger.ended()
+
+    def _can_repeat(self, sqlstate: str) -> bool:
+        """Whether the unit may run on another upstream: once, and nobody wanted it to end."""
+        limits = self.pool.limits
+        if not limits.retry or self._repeated or self._cancelled or self._flow or self.ledger.pins:
+            return False
+        if sqlstate == ADMIN_SHUTDOWN:
+            return self._house.now() - self._leased_at <= limits.retry_max_age
+        return sqlstate not in (CRASH_SHUTDOWN, FEATURE_NOT_SUPPORTED)
+
+    def _repeat(self, reason: CloseReason) -> None:
+        """Serve once more what was sent since the lease, on another upstream. The client has seen nothing of it."""
+        unit = self._unit or b""
+        if self.link is not None:
+            self.link.replies.forget()
+        self._drop_link(reason)
+        self._forget_link()
+        self._outside, self._begin = self._lease_state
+        self._repeated = True
+        self._group_open = self._stalled = self._swallowing = False
+        self._house.stats.retries += 1
+        self._house.audit.event("statement repeated", session=self.who.ident, user=self.who.user, reason=reason.value)
+        self._inbox.insert(0, unit)
+        self._go_on()
+
+    def _end_link(self, reason: CloseReason) -> None:
+        """Close the upstream, and this client with it."""
+        whole = self._drop_link(reason)
+        self._end(reason, CONNECTION_FAILURE, _UPSTREAM_GONE if whole else "")
+
+    def _drop_link(self, reason: CloseReason) -> bool:
+        """Close the linked upstream; return whether what the client has got of it ends between two messages."""
+        link = self.link
+        if link is None:
+            return True
+        self.link = None
+        link.detach()
+        link.close(reason)
+        self.pool.lost(link, self._house.now())
+        return link.replies.whole
+
+    def bug(self) -> None:
+        """End after an unexpected exception: this session and its upstream never resume."""
+        self._house.stats.bugs += 1
+        whole = self._drop_link(CloseReason.BUG)
+        self._end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT if whole else "")
+
+    def close(self) -> None:
+        """Leave the line, and hand the upstream back: clean, to be cleaned, or not at all."""
+        self.closed = True
+        self._inbox.clear()
+        if self.waiting:
+            self.pool.leave(self)
+            self.waiting = False
+        link, ledger = self.link, self.ledger
+        if link is None:
+            return
+        self.link = None
+        link.detach()
+        if not self._writable:
+            link.resume_reading()
+        if ledger.pins or ledger.lost or ledger.touched or ledger.reading:
+            link.settings = None
+        half_sent = self._flow and not self._flow_drop
+        if ledger.scarred or ledger.tainted or link.replies.copying or half_sent or link.replies.halted is not None:
+            link.close(CloseReason.DIRTY)
+            self.pool.lost(link, self._house.now())
+            return
+        discard = bool(ledger.pins or self._own)
+        if link.replies.owed or link.replies.status != p.IDLE or self._group_open or discard:
+            self.pool.recycle(link, discard=discard)
+        else:
+            self.pool.release(link, self._house.now())
+
+    # Listener of the replies owed
+
+    def parameter_reported(self, body: bytes) -> bytes | None:
+        name, value = p.parameter_parts(body)
+        link = self.link
+        if link is not None:
+            link.parameters[name] = value
+        if (name == "default_transaction_read_only" and value == "off") or (
+            name == "standard_conforming_strings" and value != "on"
+        ):
+            raise TripwireError(f"the upstream reports {name} = {value}")
+        if link is not None:
+            if link.replies.helping:
+                return b""  # what is put on for a Parse of ours comes off again
+            if (link.replies.resetting or self._discarded) and name.lower() in self.ledger.lost:
+                # The server's value after a RESET; ours, which follows, is what the client connected with.
+                value = self._greeted.get(name, value)
+        if name == "client_encoding":
+            codec = self.filter.python_codec(value)
+            if codec is None:
+                raise TripwireError(f"the upstream reports client_encoding = {value}")
+            self.codec = codec
+        elif name == "application_name":
+            self.who.application = value
+        if self.reported.get(name) == value:
+            return b""
+        self.reported = {**self.reported, name: value}
+        return p.parameter_status(name, value)
+
+    def in_its_words(self, body: bytes) -> bytes:
+        """Put the client's name of a statement in the place of ours."""
+        start = body.index(PREFIX)
+        stop = start
+        while stop < len(body) and body[stop] not in b'"\0':
+            stop += 1
+        ours = body[start:stop]
+        name = self.prepared.client_name(ours, self.link.held) if self.link is not None else b""
+        return body.replace(ours, name)
+
+    def skipped_error(self, body: bytes) -> bool:
+        return self.ledger.reading
+
+    def notification_arrived(self, body: bytes) -> bool:
+        return "listen" in self.ledger.pins
+
+
+RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})

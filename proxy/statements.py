@@ -1,0 +1,353 @@
+"""Named prepared statements: what a client has, what an upstream holds of them, and when two of them are the same.
+
+A client's statement lives on upstreams under a name that SideCart gave, and is parsed again where the leased upstream
+lacks it. Literals are baked in at Parse, so its identity is its text, its parameter types and the settings that shaped
+them; what Describe says of it belongs to it as well: a table that was altered makes another statement of the same text.
+
+What was *sent* may fail, or be skipped behind an earlier error. So whatever is not answered yet counts only within its
+own group of messages (up to Sync), where everything before has succeeded if the server gets that far; a later group
+that asks for it has to wait for the answers (`UnsettledError`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Final
+from weakref import WeakValueDictionary
+
+from proxy.snapshot import Settings
+from proxy.verdict import Verdict
+
+PREFIX: Final = b"sidecart:"
+"""Begins every name that SideCart gives a statement or portal on an upstream. No client reaches such a name."""
+
+MAX_KEPT: Final = 64 << 20
+"""Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
+_OVERHEAD: Final = 512
+
+Context = Settings | None
+"""The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
+
+
+class UnsettledError(Exception):
+    """Say that the answer depends on messages of an earlier group that the server has not answered yet."""
+
+
+class Statement:
+    """Hold what is needed to parse a statement again, and the verdict on it.
+
+    `body` is its Parse message behind the name: text, NUL, parameter types. `described` is what Describe said of it,
+    by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
+    """
+
+    __slots__ = ("__weakref__", "body", "context", "described", "judge", "verdict")
+    _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
+
+    def __init__(self, body: bytes, context: Context, verdict: Verdict, judge: object) -> None:
+        self.body = body
+        self.context = context
+        self.described: bytes | None = None
+        self.verdict = verdict
+        self.judge = judge
+
+    def __repr__(self) -> str:
+        return f"<Statement of {len(self.body)} bytes, {self.verdict.kind}>"
+
+    @property
+    def text(self) -> bytes:
+        return self.body[: self.body.index(0)]
+
+    def share(self) -> Statement:
+        """Return the one statement that all clients share which have this one."""
+        if self.context is None or self.described is None:
+            return self
+        return self._shared.setdefault((self.body, self.context, self.described), self)
+
+
+class Held:
+    """What one upstream holds under names of ours: at most `limit` statements, the least used ones go first."""
+
+    __slots__ = ("_count", "_token", "limit", "names", "stale")
+
+    def __init__(self, token: str, limit: int) -> None:
+        self._token = token.encode()
+        self._count = 0
+        self.limit = limit
+        self.names: dict[Statement, bytes] = {}
+        """As far as the server has answered; the one that was used last stands last."""
+        self.stale: list[bytes] = []
+        """Names that nothing leads to any more: to be closed."""
+
+    def new_name(self) -> bytes:
+        self._count += 1
+        return PREFIX + b"%s:%d" % (self._token, self._count)
+
+    def use(self, statement: Statement) -> bytes | None:
+        """Return the name of a statement, if the upstream has it."""
+        name = self.names.get(statement)
+        # Only where one has to go soon does the order matter: moving costs 0.1 µs for each Bind.
+        if name is not None and 2 * len(self.names) > self.limit:
+            del self.names[statement]
+            self.names[statement] = name
+        return name
+
+    def make_room(self) -> list[bytes]:
+        """Forget what has to go before one more is added; return the names to close."""
+        names, self.stale = self.stale, []
+        while len(self.names) >= self.limit:
+            names.append(self.names.pop(next(iter(self.names))))
+        return names
+
+    def keep(self, statement: Statement, name: bytes) -> None:
+        """Note that the server holds a statement under this name; it may have held it under another."""
+        older = self.names.pop(statement, None)
+        if older is not None and older != name:
+            self.stale.append(older)
+        self.names[statement] = name
+
+    def clear(self) -> None:
+        """Note that the server has dropped all prepared statements."""
+        self.names.clear()
+        self.stale.clear()
+
+
+class Prepared:
+    """The named statements of one client.
+
+    `group` numbers the messages between two Syncs; whoever sends a Sync or a Query raises it.
+    """
+
+    __slots__ = ("_all_gone", "_names", "_repeated", "_sent", "group", "size")
+
+    def __init__(self) -> None:
+        self.group = 0
+        self.size = 0
+        self._names: dict[bytes, Statement] = {}  # as far as the server has answered
+        self._sent: dict[bytes, tuple[int, Statement | None]] = {}  # what is sent makes of a name, and in which group
+        self._repeated: dict[Statement, tuple[int, bytes]] = {}  # sent to the link, under which name
+        self._all_gone = -1  # the group that drops all of them, if it succeeds
+
+    def __repr__(self) -> str:
+        return f"<Prepared {len(self._names)} statements, {len(self._sent)} sent>"
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._sent)
+
+    @property
+    def full(self) -> bool:
+        return self.size >= MAX_KEPT
+
+    # --- sent -----------------------------------------------------------------------------------------------------
+
+    def find(self, name: bytes) -> Statement | None:
+        """Return the client's statement of this name, as a message finds it that is sent now. Raises UnsettledError."""
+        sent = self._sent.get(name)
+        if self._all_gone >= 0:
+            if self._all_gone != self.group:
+                raise UnsettledError
+            return None if sent is None else sent[1]
+        if sent is None:
+            return self._names.get(name)
+        if sent[0] != self.group:
+            raise UnsettledError
+        return sent[1]
+
+    def parse_sent(self, name: bytes, statement: Statement) -> None:
+        self._sent[name] = (self.group, statement)
+
+    def close_sent(self, name: bytes) -> None:
+        if name in self._names or name in self._sent:
+            self._sent[name] = (self.group, None)
+
+    def all_closes_sent(self) -> None:
+        """Note a statement that drops all: DEALLOCATE ALL, DISCARD ALL."""
+        self._all_gone = self.group
+        self._sent.clear()
+
+    def repeated(self, statement: Statement) -> bytes | None:
+        """Return the name under which this group has sent a statement to the link, if it has. Raises UnsettledError."""
+        sent = self._repeated.get(statement)
+        if sent is None:
+            return None
+        if sent[0] != self.group:
+            raise UnsettledError
+        return sent[1]
+
+    def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
+        self._repeated[statement] = (self.group, server_name)
+
+    # --- answered -------------------------------------------------------------------------------------------------
+
+    def keep(self, name: bytes, statement: Statement) -> None:
+        """Note that the server has it."""
+        self.forget(name)
+        self._names[name] = statement
+        self.size += len(statement.body) + _OVERHEAD
+
+    def forget(self, name: bytes) -> None:
+        """Note that it is gone."""
+        old = self._names.pop(name, None)
+        if old is not None:
+            self.size -= len(old.body) + _OVERHEAD
+
+    def forget_all(self) -> None:
+        self._names.clear()
+        self.size = 0
+
+    def settled(self) -> None:
+        """Note that nothing is owed any more: what was sent is what was answered."""
+        self._sent.clear()
+        self._repeated.clear()
+        self._all_gone = -1
+
+    def client_name(self, server_name: bytes, held: Held) -> bytes:
+        """Return the name by which the client knows what an error of the server names."""
+        of_ours = {statement for statement, (_, name) in self._repeated.items() if name == server_name}
+        of_ours |= {statement for statement, name in held.names.items() if name == server_name}
+        sent = {name: statement for name, (_, statement) in self._sent.items()}
+        return next((name for name, statement in {**self._names, **sent}.items() if statement in of_ours), b"")
+
+
+class Ticket:
+    """Follows one message that was sent, until it is known what became of it."""
+
+    __slots__ = ()
+
+    def settle(self, outcome: bool | None) -> None:
+        """Learn that it was done, has failed, or was never run (None)."""
+
+
+class Parsed(Ticket):
+    """A Parse of a statement under a name of ours; `name` is the client's, None where it was only parsed again."""
+
+    __slots__ = ("_held", "_name", "_prepared", "server_name", "statement")
+
+    def __init__(
+        self, prepared: Prepared, held: Held, name: bytes | None, statement: Statement, server_name: bytes
+    ) -> None:
+        self._prepared = prepared
+        self._held = held
+        self._name = name
+        self.statement = statement
+        self.server_name = server_name
+        prepared.repeat_sent(statement, server_name)
+        if name is not None:
+            prepared.parse_sent(name, statement)
+
+    def settle(self, outcome: bool | None) -> None:
+        if not outcome:
+            return
+        if self._name is not None:
+            self._prepared.keep(self._name, self.statement)
+        self._held.keep(self.statement, self.server_name)
+
+    def described(self, answer: bytes) -> bool:
+        """Take what the server says of it; return whether that is what it said before.
+
+        Of a client's own Parse there is no before: from now on it is shared with those of whom the same was said.
+        """
+        mine = self.statement
+        if mine.described is not None:
+            return mine.described == answer
+        mine.described = answer
+        shared = mine.share()
+        if shared is not mine:
+            self._held.names.pop(mine, None)
+            self._held.keep(shared, self.server_name)
+            self._prepared.repeat_sent(shared, self.server_name)
+            if self._name is not None:
+                self._prepared.keep(self._name, shared)
+                self._prepared.parse_sent(self._name, shared)
+        return True
+
+
+class Described(Ticket):
+    """A Describe of ours that follows a Parse of ours: collects what the server says."""
+
+    __slots__ = ("_answer", "_parsed")
+
+    def __init__(self, parsed: Parsed) -> None:
+        self._parsed = parsed
+        self._answer = b""
+
+    def add(self, body: bytes) -> None:
+        self._answer += body
+
+    def matches(self) -> bool:
+        """Return whether the statement still gives what its clients were told."""
+        return self._parsed.described(self._answer)
+
+
+class Closed(Ticket):
+    """A client's Close of a named statement."""
+
+    __slots__ = ("_name", "_prepared")
+
+    def __init__(self, prepared: Prepared, name: bytes) -> None:
+        self._prepared = prepared
+        self._name = name
+        prepared.close_sent(name)
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self._prepared.forget(self._name)
+
+
+class Dropped(Ticket):
+    """A Close of ours; where it was never run the name is still to be closed."""
+
+    __slots__ = ("_held", "_name")
+
+    def __init__(self, held: Held, name: bytes) -> None:
+        self._held = held
+        self._name = name
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome is None:
+            self._held.stale.append(self._name)
+
+
+class Learned(Ticket):
+    """A SELECT of ours that asks for the settings which shaped the Parse before it; `context` once it is answered."""
+
+    __slots__ = ("_codec", "_found", "_statement", "context")
+
+    def __init__(self, codec: str, statement: Statement | None = None) -> None:
+        self.context: Context = None
+        self._codec = codec
+        self._statement = statement
+        self._found: list[tuple[str, str]] = []
+
+    def add(self, row: list[bytes | None]) -> None:
+        name, value = ((part or b"").decode(self._codec, "replace") for part in row)
+        self._found.append((name, value))
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self.context = Settings.of(self._found)
+            if self._statement is not None:
+                self._statement.context = self.context
+
+
+class Run(Ticket):
+    """A Query or Execute whose statements change names or settings: what its CommandCompletes mean.
+
+    `closes` are the names that its DEALLOCATEs drop, in their order. `resets`: it may report reset settings that are
+    set again behind it.
+    """
+
+    __slots__ = ("_closes", "_dropped", "resets")
+
+    def __init__(self, closes: list[bytes], dropped: Callable[[bytes | None], None], *, resets: bool) -> None:
+        self._closes = deque(closes)
+        self._dropped = dropped
+        self.resets = resets
+
+    def completed(self, tag: bytes) -> None:
+        """Learn of a CommandComplete."""
+        if tag == b"DEALLOCATE":
+            if self._closes:
+                self._dropped(self._closes.popleft())
+        elif tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
+            self._dropped(None)
