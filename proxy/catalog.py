@@ -22,6 +22,9 @@ Key = tuple[str, int]
 """An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
 which a value's own type and its columns do not run."""
 
+FIRST_NORMAL_OID = 16384
+"""FirstNormalObjectId (access/transam.h): the objects that initdb made are below it."""
+
 UNREADABLE = "\0"
 """Stands for a text that the server did not print, because the object was being dropped. The filter lets no text with
 this byte in it pass, so that nothing can be proved of it."""

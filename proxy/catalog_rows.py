@@ -12,7 +12,17 @@ from dataclasses import replace
 from importlib import resources
 from typing import TypeVar
 
-from .catalog import UNREADABLE, BuiltIn, CastRow, FunctionRow, OperatorRow, RelationRow, Rows, TypeRow
+from .catalog import (
+    FIRST_NORMAL_OID,
+    UNREADABLE,
+    BuiltIn,
+    CastRow,
+    FunctionRow,
+    OperatorRow,
+    RelationRow,
+    Rows,
+    TypeRow,
+)
 
 ResultSet = Sequence[Sequence[bytes | None]]
 """The rows of one SELECT: values in text format, in UTF-8."""
@@ -21,7 +31,6 @@ T = TypeVar("T")
 
 _LOAD = resources.files("proxy").joinpath("data", "catalogue.sql").read_text("utf-8")
 _BUILT_IN_SCHEMAS = ("pg_catalog", "information_schema")
-_FIRST_NORMAL_OBJECT_ID = 16384  # access/transam.h: initdb's objects are below it
 _PRINTED_LANGUAGES = ("sql", "plpgsql")
 _TRIGGERS = (2279, 3838)  # the types trigger and event_trigger
 
@@ -118,7 +127,7 @@ def _grouped(pairs: Iterable[tuple[str, T]]) -> defaultdict[str, list[T]]:
 
 
 def _own_object(oid: str, schema: str) -> bool:
-    return int(oid) >= _FIRST_NORMAL_OBJECT_ID or schema not in _BUILT_IN_SCHEMAS
+    return int(oid) >= FIRST_NORMAL_OID or schema not in _BUILT_IN_SCHEMAS
 
 
 def _oids(text: str) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from .catalog import (
     ANY_NUMBER,
     CAST,
     CAST_TO,
+    FIRST_NORMAL_OID,
     FUNCTION,
     OPERATOR,
     RELATION,
@@ -55,7 +56,6 @@ from .policy import Policy
 from .rules import Refused
 from .verdict import Effect
 
-_FIRST_NORMAL_OID = 16384  # access/transam.h; below it is what initdb made
 _CONSTRUCTORS = frozenset(
     {"range_constructor2", "range_constructor3"} | {f"multirange_constructor{n}" for n in range(3)}
 )
@@ -295,7 +295,7 @@ class _Court:
         if found is None:
             return ""
         owner = row.extension
-        if not owner and row.schema == "information_schema" and row.oid < _FIRST_NORMAL_OID:
+        if not owner and row.schema == "information_schema" and row.oid < FIRST_NORMAL_OID:
             owner = row.schema
         owners = found.extension.partition(" (")[0].split("/")
         return found.verdict if owner in owners else ""
@@ -494,7 +494,7 @@ _RELATIONS = {
 
 def _initial(row: TypeRow) -> bool:
     """Tell whether a type is one of pg_catalog's own, made by initdb."""
-    return row.schema == "pg_catalog" and row.oid < _FIRST_NORMAL_OID
+    return row.schema == "pg_catalog" and row.oid < FIRST_NORMAL_OID
 
 
 _STANDARD_BODY = re.compile(r"^(?:BEGIN ATOMIC|RETURN )", re.MULTILINE)
@@ -550,7 +550,7 @@ def _spread(objects: dict[Key, _Object]) -> tuple[dict[Key, Taint], dict[Key, Ke
     spoiled = {key: found for key, found in objects.items() if found.why}
     for key in users.keys() - objects.keys():
         kind, oid = key
-        if kind not in (TYPE, CAST_TO) or oid >= _FIRST_NORMAL_OID:  # built-in types have nothing of their own
+        if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
             spoiled[key] = _Object(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
     taints = {key: Taint(found.what, found.why, found.name, found.rule) for key, found in spoiled.items()}
     through: dict[Key, Key] = {}
