@@ -239,7 +239,7 @@ class Catalog:
     operators: Mapping[str, tuple[Operator, ...]] = field(default_factory=dict)
     taints: Lookup = field(default_factory=dict[Key, Taint])
     tainted_operators: frozenset[str] = frozenset()
-    """Names of operators that are no reads."""
+    """Names of operators that are no reads: without one, operators without a schema need not be looked at."""
     tainted_types: bool = False
     """Whether any type, domain or cast is no read: without one, names of built-in types need not be looked at."""
     everything: Taint | None = None

@@ -42,7 +42,9 @@ class Judgement:
         self._functions = functions
         self._policy = policy
         self._catalog = functions.catalog
-        self._interesting = INTERESTING if self._catalog is None else _interesting(bool(self._catalog.operators))
+        self._interesting = (
+            INTERESTING if self._catalog is None else _interesting(bool(self._catalog.tainted_operators))
+        )
         self._literals: set[int] = set()  # id() of the TypeNames that constants are written with
         self._depth = 0  # of SQL given as text to functions
         self.effects: list[tuple[Effect, str]] = []
@@ -644,7 +646,10 @@ _NAMED_BY_ITSELF = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
 
 
 def _interesting(operators: bool) -> frozenset[str]:
-    """Give the nodes to look into where there is a catalogue: names of types, and operators if there are any."""
+    """Give the nodes to look into where there is a catalogue: names of types, and operators if any is no read.
+
+    Operators with their schema are looked into in any case: see `walk`.
+    """
     return INTERESTING | {"TypeCast", "TypeName"} | (operands.KINDS if operators else frozenset())
 
 

@@ -163,7 +163,12 @@ class _Court:
         self._shadows = frozenset(self._row_types.values())
         self._plain = Functions(self._policy).plain
         self._names = _names(rows)
-        recording = replace(self._names, taints=self._recorder, tainted_types=True)
+        recording = replace(
+            self._names,
+            taints=self._recorder,
+            tainted_operators=frozenset(self._names.operators),  # so that each one is asked for
+            tainted_types=True,
+        )
         self._anywhere = Functions(self._policy, recording, remember=False)
         self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
         self.objects: dict[Key, _Object] = {}

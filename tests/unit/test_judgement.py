@@ -333,3 +333,12 @@ def test_text_printed_by_the_server_means_built_ins_where_it_names_no_schema() -
     assert exact.judge(b"select lower('x'::varchar), 1 + 'x'::text from public.t").action is Action.ALLOW
     assert exact.judge(b"select public.lower('x')").rule == "unproved-function"
     assert exact.judge(b"select 1 operator(public.+) 'x'").rule == "unproved-operator"
+
+
+def test_operators_with_a_schema_are_looked_at_where_none_is_tainted() -> None:
+    clean = Filter()
+    clean.learn_catalog(replace(CATALOG, taints={}, tainted_operators=frozenset(), tainted_types=False))
+    assert clean.judge(b"select 1 @@@ 'x', 1 operator(public.@@@) 'x'").action is Action.ALLOW
+    assert clean.judge(b"select 1 operator(public.%%%) 2").rule == "unknown-operator"
+    assert clean.judge(b"select 1 from t order by 1 using operator(public.%%%)").rule == "unknown-operator"
+    assert clean.judge(b"select 1 operator(public.%%%) any (select 1)").rule == "unknown-operator"
