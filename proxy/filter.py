@@ -128,14 +128,10 @@ class Filter:
 
     def recall(self, sql: bytes, encoding: str, extended: bool) -> Verdict | None:
         """Return what is remembered of this very text; None has it judged elsewhere, and counts as a miss."""
-        key = (sql, encoding, extended, self._scope)
-        verdict = self._entries.get(key)
-        if verdict is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-            self._entries.move_to_end(key)
-        return verdict
+        if (sql, encoding, extended, self._scope) in self._entries:
+            return self.judge(sql, encoding, extended=extended)
+        self.misses += 1
+        return None
 
     def remember(self, sql: bytes, encoding: str, extended: bool, verdict: Verdict) -> None:
         """Keep a verdict that another process found under this filter's policy and catalogue."""
@@ -280,11 +276,11 @@ class Filter:
 
         A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it.
         """
-        for oid in oids:
-            taint = self.functions.catalog.taints.get((TYPE, oid)) if self.functions.catalog is not None else None
-            if taint is not None:
-                return _refuse(unproved("unproved-type", taint), "unparsable")
-        return None
+        catalog = self.functions.catalog
+        if catalog is None:
+            return None
+        taint = next(filter(None, (catalog.taints.get((TYPE, oid)) for oid in oids)), None)
+        return None if taint is None else _refuse(unproved("unproved-type", taint), "unparsable")
 
     def judge_setting(self, name: str, value: str) -> Verdict:
         """Judge one startup parameter, by the same table as SET. `options` is split into its settings."""
