@@ -51,9 +51,6 @@ class Patterns:
                 return True
         return False
 
-    def __bool__(self) -> bool:
-        return bool(self._parts)
-
 
 def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
@@ -129,12 +126,17 @@ class Functions:
         }
         return frozenset(refused)
 
+    def _find(self, schema: str, name: str) -> rules.Function | None:
+        """Give the built-in function that a name can mean on this server. A refused one is known on every server."""
+        function = rules.FUNCTIONS.get(name) if schema in _BUILT_IN else None
+        if function is None or function.verdict == "block" or self._exists(function.since, function.until):
+            return function
+        return None
+
     def is_type(self, schema: str, name: str) -> bool:
         """Tell whether a call of this name with one argument is a cast: no function, but a type."""
-        if schema in _BUILT_IN:
-            function = rules.FUNCTIONS.get(name)
-            if function is not None and (function.verdict == "block" or self._exists(function.since, function.until)):
-                return False
+        if self._find(schema, name) is not None:
+            return False
         if schema in _BUILT_IN and name in rules.TYPES:
             known = self._exists(*rules.TYPES[name])
         else:
@@ -175,10 +177,9 @@ class Functions:
                 shown,
                 f"The operator lists {shown} in filter.deny_functions (rule: denied-function).",
             )
-        if schema in _BUILT_IN:
-            function = rules.FUNCTIONS.get(name)
-            if function is not None and (function.verdict == "block" or self._exists(function.since, function.until)):
-                return self._built_in(name, function) or self._tainted(schema, name, arguments)
+        function = self._find(schema, name)
+        if function is not None:
+            return self._built_in(name, function) or self._tainted(schema, name, arguments)
         extension = rules.EXTENSIONS.get(shown) or rules.EXTENSIONS.get(name)
         if schema == "information_schema" and extension is not None and extension.extension == schema:
             return None
@@ -275,12 +276,15 @@ class Functions:
 
     def is_attribute(self, name: str) -> bool:
         """Tell whether `x.name` needs a second look: where x has no such column it calls a function, or casts."""
-        return name in self.attributes or (self.denies and self._deny.match("", name, unqualified=True))
+        return name in self.attributes or self._is_denied(name)
+
+    def _is_denied(self, name: str) -> bool:
+        return self.denies and self._deny.match("", name, unqualified=True)
 
     def attribute(self, name: str) -> Refusal | None:
         """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast."""
         refusal = None
-        if name in self._refused_attributes or (self._deny and self._deny.match("", name, unqualified=True)):
+        if name in self._refused_attributes or self._is_denied(name):
             refusal = self.judge("", name, 1)
             if refusal is None:
                 refusal = _refusal(
