@@ -1,4 +1,4 @@
-"""Read constants out of a parse tree: arguments of calls, words of SET, trees without their locations.
+"""Read what is written out of a parse tree: names, constants of calls and of SET, trees without their locations.
 
 Everything that is not a plain constant is None: what the text does not say is not guessed.
 """
@@ -11,6 +11,14 @@ import msgspec
 
 Body = dict[str, Any]
 _encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def qualified(names: list[Body]) -> tuple[str, str]:
+    """Give a name's schema, empty where none is written, and the name itself.
+
+    One of three parts starts with the database's name, which the server accepts only if it is the current one.
+    """
+    return names[-2]["String"]["sval"] if len(names) > 1 else "", names[-1]["String"]["sval"]
 
 
 def arguments(node: Body) -> list[Body] | None:

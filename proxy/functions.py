@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from . import errors, rules
 from .catalog import FUNCTION, TYPE, Catalog, Taint
 from .policy import Policy
-from .refusals import allow_line, unproved
+from .refusals import allow_line, dotted, unproved
 from .rules import Refusal
 
 _BUILT_IN = ("", "pg_catalog")
@@ -170,7 +170,7 @@ class Functions:
         return refusal
 
     def _judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
-        shown = f"{schema}.{name}" if schema else name
+        shown = dotted(schema, name)
         if self._deny.match(schema, name, unqualified=True):
             return _refusal(
                 "denied-function",

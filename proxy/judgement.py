@@ -96,11 +96,9 @@ class Judgement:
             _EXPRESSIONS[kind](self, kind, node, walked)
 
     def _call(self, _: str, node: Body, walked: Walked) -> None:
-        names = node["funcname"]
-        name = names[-1]["String"]["sval"]
-        # A name of three parts starts with the database's, which the server only accepts if it is the current one.
-        schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
-        if name in self._functions.plain and (not schema or schema == "pg_catalog"):
+        schema, name = constants.qualified(node["funcname"])
+        # Those without a schema were passed by in `_expressions`, as were stars and most columns.
+        if schema == "pg_catalog" and name in self._functions.plain:
             return
         location = node.get("location", 0)
         arguments = len(node.get("args", ()))
@@ -152,10 +150,7 @@ class Judgement:
     def _column(self, _: str, node: Body, walked: Walked) -> None:
         # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
         fields = node["fields"]
-        last = fields[-1].get("String")
-        if last is None:
-            return
-        name = last["sval"]
+        name = fields[-1]["String"]["sval"]
         if self._functions.is_attribute(name):
             schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
             if not self._is_column(schema, fields[-2]["String"]["sval"], name, walked):
@@ -205,13 +200,9 @@ class Judgement:
     def _operator(self, kind: str, node: Body, _: Walked) -> None:
         catalog = self._catalog
         for use in operands.used(kind, node):
-            if catalog is None:
+            meant = () if catalog is None else catalog.operator(use.schema, use.name)
+            if catalog is None or not meant:
                 if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
-                    continue
-                raise Refused(refusals.unknown_operator(use.schema, use.name), node.get("location", 0))
-            meant = catalog.operator(use.schema, use.name)
-            if not meant and use.schema not in ("", "pg_catalog"):
-                if self._functions.allows_operator(use.schema, use.name):
                     continue
                 raise Refused(refusals.unknown_operator(use.schema, use.name), node.get("location", 0))
             if not catalog.implicit_casts:
@@ -237,8 +228,7 @@ class Judgement:
             if taint is not None:
                 raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
         elif schema or not _names_a_query(name, walked):
-            shown = f"{schema}.{name}" if schema else name
-            raise Refused(refusals.unknown_relation(shown), node.get("location", 0))
+            raise Refused(refusals.unknown_relation(schema, name), node.get("location", 0))
 
     def _cast(self, _: str, node: Body, __: Walked) -> None:
         # The type's own input function reads 'x'::t and null::t; there is nothing to cast (coerce_type()).
@@ -246,11 +236,9 @@ class Judgement:
             self._literals.add(id(node["typeName"]))
 
     def _type(self, _: str, node: Body, __: Walked) -> None:
-        names = node.get("names", ())
-        schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
-        if names:
+        if "names" in node:
             literal = id(node) in self._literals
-            self._type_named(schema, names[-1]["String"]["sval"], node.get("location", -1), literal=literal)
+            self._type_named(*constants.qualified(node["names"]), node.get("location", -1), literal=literal)
 
     def _type_named(self, schema: str, name: str, location: int, *, literal: bool = False) -> None:
         catalog = self._catalog
@@ -268,11 +256,10 @@ class Judgement:
         if taint is not None:
             raise Refused(refusals.unproved("unproved-cast", taint), location)
         if not meant and not built_in:
-            raise Refused(refusals.unknown_type(f"{schema}.{name}" if schema else name), location)
+            raise Refused(refusals.unknown_type(schema, name), location)
 
     def _sample(self, _: str, node: Body, __: Walked) -> None:
-        name = node["method"][-1]["String"]["sval"]
-        schema = node["method"][-2]["String"]["sval"] if len(node["method"]) > 1 else ""
+        schema, name = constants.qualified(node["method"])
         if name not in rules.SAMPLE_METHODS or schema not in ("", "pg_catalog"):
             refusal = self._functions.judge(schema, name, 1)
             if refusal is not None:

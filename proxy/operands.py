@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from . import rules
+from . import constants, rules
 from .catalog import Callable
 
 Body = dict[str, Any]
@@ -165,5 +165,4 @@ def _expression(node: Body) -> list[Use]:
 
 
 def _named(names: list[Body], left: str | None, right: str) -> Use:
-    schema = names[-2]["String"]["sval"] if len(names) > 1 else ""
-    return Use(schema, names[-1]["String"]["sval"], left, right)
+    return Use(*constants.qualified(names), left, right)

@@ -33,29 +33,34 @@ def unknown_part(name: str, rule: str = "unknown-node") -> Refusal:
     )
 
 
-def _not_there(rule: str, sqlstate: str, what: str, shown: str, quoted: str) -> Refusal:
+def dotted(schema: str, name: str) -> str:
+    """Give a name as a person writes it: with its schema, where there is one."""
+    return f"{schema}.{name}" if schema else name
+
+
+def _not_there(rule: str, sqlstate: str, what: str, shown: str) -> Refusal:
     return Refusal(
         rule,
-        f"{what} {quoted} does not exist",
+        f'{what} "{shown}" does not exist',
         f"The catalogue of this database, as it was last read, has no {what} {shown} (rule: {rule}).",
         "If it was created a moment ago, try again.",
         sqlstate,
     )
 
 
-def unknown_relation(shown: str) -> Refusal:
+def unknown_relation(schema: str, name: str) -> Refusal:
     """Refuse a name in FROM that the catalogue does not hold, in the words that the server has for it."""
-    return _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", shown, f'"{shown}"')
+    return _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", dotted(schema, name))
 
 
-def unknown_type(shown: str) -> Refusal:
+def unknown_type(schema: str, name: str) -> Refusal:
     """Refuse a type that the catalogue does not hold."""
-    return _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", shown, f'"{shown}"')
+    return _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", dotted(schema, name))
 
 
 def unknown_operator(schema: str, name: str) -> Refusal:
     """Refuse OPERATOR(schema.name) where nothing is known of it."""
-    shown = f"{schema}.{name}"
+    shown = dotted(schema, name)
     return Refusal(
         "unknown-operator",
         f"permission denied for operator {shown}: SideCart forwards reads only",

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2] / "proxy"
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog",
-    "config rules cache",
-    "protocol auth walk constants refusals settings text operands shape catalog_rows ledger pool statements",
+    "config rules cache constants",
+    "protocol auth walk refusals settings text operands shape catalog_rows ledger pool statements",
     "replies functions",
     "judgement",
     "filter plpgsql",
