@@ -45,7 +45,9 @@ class Judgement:
         self._interesting = (
             INTERESTING if self._catalog is None else _interesting(bool(self._catalog.tainted_operators))
         )
-        self._literals: set[int] = set()  # id() of the TypeNames that constants are written with
+        # The TypeNames that constants are written with, by id(). They are kept, for the tree of SQL given as text is
+        # gone before the statement is judged, and another TypeName could be made where one of them was.
+        self._literals: dict[int, Body] = {}
         self._depth = 0  # of SQL given as text to functions
         self.effects: list[tuple[Effect, str]] = []
         self.kind = ""
@@ -97,7 +99,7 @@ class Judgement:
 
     def _call(self, _: str, node: Body, walked: Walked) -> None:
         schema, name = constants.qualified(node["funcname"])
-        # Those without a schema were passed by in `_expressions`, as were stars and most columns.
+        # Those without a schema were passed by in `_expressions`.
         if schema == "pg_catalog" and name in self._functions.plain:
             return
         location = node.get("location", 0)
@@ -233,7 +235,7 @@ class Judgement:
     def _cast(self, _: str, node: Body, __: Walked) -> None:
         # The type's own input function reads 'x'::t and null::t; there is nothing to cast (coerce_type()).
         if node["arg"].get("A_Const", {}).keys() & {"sval", "isnull"}:
-            self._literals.add(id(node["typeName"]))
+            self._literals[id(node["typeName"])] = node["typeName"]
 
     def _type(self, _: str, node: Body, __: Walked) -> None:
         if "names" in node:

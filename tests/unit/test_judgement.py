@@ -335,6 +335,14 @@ def test_text_printed_by_the_server_means_built_ins_where_it_names_no_schema() -
     assert exact.judge(b"select 1 operator(public.+) 'x'").rule == "unproved-operator"
 
 
+def test_attack_a_cast_is_no_literal_because_a_forgotten_literal_stood_there_in_memory() -> None:
+    literals = ", ".join(["''x''::public.ct"] * 500)  # so many that their places are taken again soon
+    for others in range(40):
+        cast = f"{'1, ' * others}v::public.ct from t"
+        texts = (f"query_to_xml('select {text}', true, true, '')" for text in (literals, cast))
+        assert judge(f"select {', '.join(texts)}").rule == "sql-text-function", others
+
+
 def test_operators_with_a_schema_are_looked_at_where_none_is_tainted() -> None:
     clean = Filter()
     clean.learn_catalog(replace(CATALOG, taints={}, tainted_operators=frozenset(), tainted_types=False))
