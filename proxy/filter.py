@@ -2,7 +2,7 @@
 
 The text is decoded, parsed by PostgreSQL's own grammar (`parse_sql_json`; never `parse_sql`, which ends the process on
 long chains of operators), and walked completely against the tables. Whatever the tables and the live catalogue do not
-know is refused. `judgement.py` holds what is asked of each statement.
+know is refused. `conditions.py` holds what is asked of each statement.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import errors, rules, settings
+from . import conditions, errors, rules, settings
 from . import text as texts
 from .cache import VerdictCache
 from .catalog import TYPE, Catalog
@@ -176,12 +176,12 @@ class Filter:
             )
         text = texts.decode(sql, encoding)
         try:
-            statements = texts.parse(text)
+            parsed = texts.parse(text)
         except Refused as refused:
             return _refuse(refused.refusal, "unparsable", refused.location + 1)
-        if not statements:
+        if not parsed:
             return _ALLOWED["empty"]
-        if extended and len(statements) > 1:
+        if extended and len(parsed) > 1:
             # exec_parse_message(), tcop/postgres.c
             return _refuse(
                 Refusal(
@@ -192,18 +192,18 @@ class Filter:
                 ),
                 "multi",
             )
-        return self._judge_statements(sql, text, encoding, statements, judgement)
+        return self._judge_statements(sql, text, encoding, parsed, judgement)
 
     def _judge_statements(
-        self, sql: bytes, text: str, encoding: str, statements: list[dict[str, Any]], judgement: Judgement
+        self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement
     ) -> Verdict:
-        several = len(statements) > 1
+        several = len(parsed) > 1
         kind = "multi" if several else ""
         replacements: list[tuple[int, int, str]] = []
-        for raw in statements:
+        for raw in parsed:
             start = raw.get("stmt_location", 0)
             try:
-                judgement.statement(raw["stmt"])
+                conditions.judge(judgement, raw["stmt"])
             except Refused as refused:
                 end = start + raw["stmt_len"] if "stmt_len" in raw else None
                 position, command = texts.caret(text, start, end, refused.location, refused.word)
@@ -258,7 +258,7 @@ class Filter:
         again = texts.parse(built)
         judgement = Judgement(self.functions, self.policy)
         for raw in again:
-            judgement.statement(raw["stmt"])
+            conditions.judge(judgement, raw["stmt"])
             if judgement.replacement:
                 return _refuse(_INTERNAL, kind)
         return Verdict(

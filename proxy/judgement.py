@@ -1,7 +1,6 @@
-"""Judge parsed statements: what each kind of statement, each call, name and setting in it has to be for a read.
+"""Judge the names and expressions in a text: what each call, operator, relation and type has to be for a read.
 
-`Judgement` holds what is asked of the statements of one text, one after the other, and collects what they leave behind.
-It raises `Refused`; `filter.py` makes verdicts of that.
+`conditions.py` holds what is asked of each kind of statement; `filter.py` makes verdicts of both.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from . import text as texts
 from .catalog import CAST_TO, OPERATOR, RELATION, TYPE, Catalog
 from .functions import Functions
 from .policy import Policy
-from .rules import Refusal, Refused
+from .rules import Refused
 from .verdict import Effect
 from .walk import INTERESTING, Body, Walked, walk
 
 
 class Judgement:
-    """Judge the statements of one text, one after the other; collect what they leave behind. Raises Refused."""
+    """Hold what is found out about one text, and judge the expressions in it. Raises Refused."""
 
     __slots__ = (
         "_catalog",
@@ -29,56 +28,43 @@ class Judgement:
         "_functions",
         "_interesting",
         "_literals",
-        "_policy",
         "boundary",
         "constants_decide",
         "effects",
         "flagged",
         "kind",
+        "policy",
         "replacement",
     )
 
     def __init__(self, functions: Functions, policy: Policy) -> None:
         self._functions = functions
-        self._policy = policy
+        self.policy = policy
         self._catalog = functions.catalog
-        self._interesting = (
-            INTERESTING if self._catalog is None else _interesting(bool(self._catalog.tainted_operators))
-        )
+        self._interesting = _interesting(self._catalog)
         # The TypeNames that constants are written with, by id(). They are kept, for the tree of SQL given as text is
         # gone before the statement is judged, and another TypeName could be made where one of them was.
         self._literals: dict[int, Body] = {}
         self._depth = 0  # of SQL given as text to functions
         self.effects: list[tuple[Effect, str]] = []
+        """What the statements so far leave behind, as in Verdict."""
+        self.flagged = ""
+        """A relation with secrets that is read."""
         self.kind = ""
         self.replacement = ""
         self.boundary = ""
-        self.flagged = ""
+        """These three are the last statement's, by `conditions.judge`."""
         self.constants_decide = False
         """Whether a constant's value had a part in the verdict: another text of the same shape may get another one."""
 
-    def statement(self, node: Body) -> None:
-        """Judge one statement.
+    def select(self, body: Body) -> None:
+        """Judge a SelectStmt."""
+        if self._catalog is not None and self._catalog.everything is not None:
+            raise Refused(refusals.unproved("unproved-cast", self._catalog.everything))
+        self.expressions("SelectStmt", body)
 
-        Sets `kind`, `replacement` where the statement is rewritten, and `boundary` as in Verdict.
-        """
-        self.replacement = self.boundary = ""
-        ((name, body),) = node.items()
-        self.kind = rules.KINDS.get(name, "")
-        if name == "SelectStmt":
-            if self._catalog is not None and self._catalog.everything is not None:
-                raise Refused(refusals.unproved("unproved-cast", self._catalog.everything))
-            self._expressions(name, body)
-            return
-        handler = _HANDLERS.get(name)
-        if handler is None:
-            self.kind = rules.STATEMENTS.get(name, rules.OTHER_STATEMENT).kind
-            raise refusals.statement(name, body)
-        handler(self, name, body)
-
-    # -- expressions ---------------------------------------------------------------------------------------------------
-
-    def _expressions(self, name: str, body: Body) -> None:
+    def expressions(self, name: str, body: Body) -> None:
+        """Judge everything in a statement of this name, but for statements inside it."""
         walked = walk(name, body, self._interesting)
         if walked.unknown:
             part = walked.unknown[0]
@@ -99,7 +85,7 @@ class Judgement:
 
     def _call(self, _: str, node: Body, walked: Walked) -> None:
         schema, name = constants.qualified(node["funcname"])
-        # Those without a schema were passed by in `_expressions`.
+        # Those without a schema were passed by in `expressions`.
         if schema == "pg_catalog" and name in self._functions.plain:
             return
         location = node.get("location", 0)
@@ -312,20 +298,18 @@ class Judgement:
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         """Judge SQL given as text to a function: it has to be one read."""
-        kind = self.kind
         self._depth += 1
         try:
             statements = texts.parse(sql) if self._depth <= _TEXT_DEPTH else []
             one_select = len(statements) == 1 and "SelectStmt" in statements[0]["stmt"]
             if one_select:
-                self.statement(statements[0]["stmt"])
+                self.select(statements[0]["stmt"]["SelectStmt"])
         except Refused as refused:
             inner = refused.refusal
             why = f"In the SQL given to {name}: {inner.message}"
             raise Refused(refusals.function("sql-text-function", name, why, inner.hint), location) from refused
         finally:
             self._depth -= 1
-            self.kind = kind
         if not one_select:
             why = f"The SQL given to {name} has to be one SELECT"
             raise Refused(refusals.function("sql-text-function", name, why), location)
@@ -361,7 +345,7 @@ class Judgement:
         constant = arguments[2].get("A_Const", {})
         local = "boolval" in constant and constant["boolval"].get("boolval", False) is True
         value = constants.string(arguments, 1)
-        denied = self._policy.deny_settings
+        denied = self.policy.deny_settings
         if "isnull" in arguments[1].get("A_Const", {}):  # set_config with a null resets (guc_funcs.c)
             refusal = settings.refuse_reset(folded, denied)
         elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
@@ -377,240 +361,9 @@ class Judgement:
             raise Refused(refusal, location)
         self.effects += settings.effect_of_value(folded, local=local)
 
-    # -- statements ----------------------------------------------------------------------------------------------------
-
-    def _harmless(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-
-    def _inner(self, body: Body, allowed: frozenset[str], command: str) -> None:
-        """Judge the statement inside EXPLAIN, PREPARE, DECLARE or COPY; the outer statement's kind stays."""
-        kind = self.kind
-        ((name, inner),) = body["query"].items()
-        if name not in allowed:
-            refused = refusals.statement(name, inner) if name not in _HANDLERS else None
-            if refused is None:
-                what = "SELECT, DECLARE or EXECUTE" if len(allowed) > 1 else "SELECT"
-                refused = Refused(
-                    Refusal(
-                        "inner-statement",
-                        f"cannot execute {command}: SideCart forwards reads only",
-                        f"{command} takes a {what} here (rule: inner-statement).",
-                        sqlstate=rules.STATEMENT_SQLSTATE,
-                    )
-                )
-            raise refused
-        try:
-            self.statement({name: inner})
-        finally:
-            self.kind = kind
-
-    def _explain(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self._inner(body, _EXPLAINABLE, "EXPLAIN")
-
-    def _prepare(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self._inner(body, _SELECT, "PREPARE")
-        self.effects.append((Effect.PREPARE, body["name"]))
-
-    def _declare(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self._inner(body, _SELECT, "DECLARE CURSOR")
-        if body.get("options", 0) & rules.CURSOR_OPT_HOLD:
-            self.effects.append((Effect.HOLD_CURSOR, body["portalname"]))
-
-    def _copy(self, name: str, body: Body) -> None:
-        rule, right = "", "COPY ... TO STDOUT is allowed."
-        table = refusals.table(body)
-        if body.get("is_from"):
-            rule, detail = "copy-from", f"The statement writes table {table}"
-        elif body.get("is_program"):
-            rule, detail = "copy-program", "The statement runs a command on the server"
-        elif "filename" in body:
-            rule, detail = "copy-file", "The statement writes a file on the server"
-        if rule:
-            raise Refused(
-                Refusal(
-                    rule,
-                    f"cannot execute COPY {'FROM' if rule == 'copy-from' else 'TO'}: SideCart forwards reads only",
-                    f"{detail} (rule: {rule}).",
-                    right,
-                    rules.STATEMENT_SQLSTATE,
-                ),
-                word={"copy-from": "FROM", "copy-program": "PROGRAM", "copy-file": "TO"}[rule],
-            )
-        self._expressions(name, body)
-        if "query" in body:
-            self._inner(body, _SELECT, "COPY")
-
-    def _lock(self, name: str, body: Body) -> None:
-        if body.get("mode") != rules.ACCESS_SHARE_LOCK:
-            raise Refused(
-                Refusal(
-                    "table-lock",
-                    "cannot execute LOCK TABLE: SideCart forwards reads only",
-                    "The lock would stall other sessions (rule: table-lock).",
-                    "LOCK TABLE ... IN ACCESS SHARE MODE is allowed.",
-                    rules.STATEMENT_SQLSTATE,
-                )
-            )
-        self._expressions(name, body)
-
-    def _listen(self, name: str, body: Body) -> None:
-        if not self._policy.allow_listen:
-            raise refusals.statement(name, body)
-        self._expressions(name, body)
-        self.effects.append((Effect.LISTEN, body["conditionname"]))
-
-    def _execute(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self.effects.append((Effect.EXECUTE, body["name"]))
-
-    def _deallocate(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self.effects.append((Effect.DEALLOCATE, body.get("name", "")))
-
-    def _close(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self.effects.append((Effect.CLOSE, body.get("portalname", "")))
-
-    def _unlisten(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        self.effects.append((Effect.UNLISTEN, body.get("conditionname", "")))
-
-    def _discard(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        if body.get("target") == "DISCARD_ALL":
-            self.effects.append((Effect.DISCARD_ALL, ""))
-
-    def _transaction(self, name: str, body: Body) -> None:
-        kind = body.get("kind", "")
-        self.kind = rules.TRANSACTION_KINDS.get(kind, "two_phase")
-        if kind not in rules.TRANSACTION_KINDS:
-            raise Refused(
-                Refusal(
-                    "two-phase",
-                    f"cannot execute {rules.COMMAND}: SideCart forwards reads only",
-                    "A two-phase transaction outlives its session (rule: two-phase).",
-                    sqlstate=rules.STATEMENT_SQLSTATE,
-                )
-            )
-        self._expressions(name, body)
-        start = "START TRANSACTION" if kind == "TRANS_STMT_START" else "BEGIN"
-        modes = self._modes(start, body.get("options", []))
-        if self.kind in _BOUNDARIES and not body.get("chain") and _PLAIN_MODES.issuperset(modes):
-            self.boundary = self.kind
-
-    def _modes(self, start: str, options: list[Body]) -> list[str]:
-        """Check transaction modes; where one of them is READ WRITE, build the statement anew with READ ONLY.
-
-        Returns the modes that are forwarded.
-        The new text consists of fixed words only, so nothing of the client's can be in it (SQL: transaction_mode_list).
-        """
-        words: list[str] = []
-        wants_write = False
-        for option in options:
-            definition = option["DefElem"]
-            mode = definition["defname"]
-            constant = definition.get("arg", {}).get("A_Const", {})
-            if (
-                mode == "transaction_isolation"
-                and constants.string([{"A_Const": constant}], 0) in rules.ISOLATION_LEVELS
-            ):
-                words.append(f"ISOLATION LEVEL {constant['sval']['sval'].upper()}")
-            elif mode == "transaction_read_only" and "ival" in constant:
-                wants_write |= not constant["ival"].get("ival", 0)
-                words.append("READ ONLY")
-            elif mode == "transaction_deferrable" and "ival" in constant:
-                words.append("DEFERRABLE" if constant["ival"].get("ival", 0) else "NOT DEFERRABLE")
-            else:
-                raise Refused(refusals.unknown_part(mode), definition.get("location", -1))
-        if wants_write:
-            self.replacement = f"{start} {', '.join(words)}"
-        return words
-
-    def _set(self, name: str, body: Body) -> None:
-        kind = body.get("kind", "VAR_SET_VALUE")
-        local = body.get("is_local", False)
-        if kind == "VAR_SET_MULTI":
-            self._set_multi(name, body)
-            return
-        self._expressions(name, body)
-        denied = self._policy.deny_settings
-        if kind == "VAR_RESET_ALL":
-            self.kind = "reset"
-            self.effects.append((Effect.RESET, "all"))
-            return
-        setting = settings.fold(body["name"])
-        if kind == "VAR_SET_VALUE":
-            values = [constants.setting_word(argument) for argument in body["args"]]
-            known = [value for value in values if value is not None]
-            complete = len(known) == len(values)
-            value = ", ".join(known) if complete else None
-            refusal = settings.refuse_value(setting, value, known if complete else None, denied)
-            if refusal is not None:
-                raise Refused(refusal, constants.argument_location(body) if refusal.rule != "setting" else -1)
-            self.effects += settings.effect_of_value(setting, local=local)
-        elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
-            self.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
-            refusal = settings.refuse_reset(setting, denied)
-            if refusal is not None:
-                raise Refused(refusal)
-            if local:
-                self.effects.append((Effect.RESET_LOCAL, setting))
-            else:
-                self.effects += settings.effect_of_reset(setting)
-        else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
-            raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))
-
-    def _set_multi(self, name: str, body: Body) -> None:
-        self._expressions(name, body)
-        what = body["name"]
-        if what == "TRANSACTION SNAPSHOT":
-            return
-        options = body["args"]
-        if what == "TRANSACTION":
-            self._modes("SET TRANSACTION", options)
-        elif what == "SESSION CHARACTERISTICS":
-            self._modes("SET SESSION CHARACTERISTICS AS TRANSACTION", options)
-            for option in options:
-                setting = f"default_{option['DefElem']['defname']}"
-                if settings.matches(self._policy.deny_settings, setting):
-                    raise Refused(refusals.unknown_part(setting))
-                self.effects += settings.effect_of_value(setting)
-        else:
-            raise Refused(refusals.unknown_part(what))
-
 
 _TEXT_DEPTH = 3
 _TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
-_SELECT = frozenset({"SelectStmt"})
-_BOUNDARIES = frozenset({"begin", "commit", "rollback"})
-_PLAIN_MODES = frozenset(
-    {"READ ONLY"} | {f"ISOLATION LEVEL {level.upper()}" for level in rules.ISOLATION_LEVELS - {"serializable"}}
-)
-_EXPLAINABLE = frozenset({"SelectStmt", "DeclareCursorStmt", "ExecuteStmt"})
-
-_HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
-    **dict.fromkeys(
-        ("VariableShowStmt", "FetchStmt", "ConstraintsSetStmt"),
-        Judgement._harmless,
-    ),
-    "ExplainStmt": Judgement._explain,
-    "PrepareStmt": Judgement._prepare,
-    "DeclareCursorStmt": Judgement._declare,
-    "CopyStmt": Judgement._copy,
-    "LockStmt": Judgement._lock,
-    "ListenStmt": Judgement._listen,
-    "ExecuteStmt": Judgement._execute,
-    "DeallocateStmt": Judgement._deallocate,
-    "ClosePortalStmt": Judgement._close,
-    "UnlistenStmt": Judgement._unlisten,
-    "DiscardStmt": Judgement._discard,
-    "TransactionStmt": Judgement._transaction,
-    "VariableSetStmt": Judgement._set,
-}
-"""Statements that are reads, each with its condition; SELECT is apart, as the most frequent one."""
 
 _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
     "FuncCall": Judgement._call,
@@ -625,21 +378,24 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
 }
 """What is asked of the nodes that `walk` reports."""
 
-
 _READS_NOTHING = frozenset({"ConstraintsSetStmt", "LockStmt"})
 """Statements with RangeVars that are not read: the first one's are names of constraints."""
 _READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
 _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
 """Nodes of FROM that can have an alias."""
 _NAMED_BY_ITSELF = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
+_WITH_TYPES = INTERESTING | {"TypeCast", "TypeName"}
+_WITH_OPERATORS = _WITH_TYPES | operands.KINDS
 
 
-def _interesting(operators: bool) -> frozenset[str]:
-    """Give the nodes to look into where there is a catalogue: names of types, and operators if any is no read.
+def _interesting(catalog: Catalog | None) -> frozenset[str]:
+    """Give the nodes to look into: with a catalogue names of types, too, and operators if any of them is no read.
 
     Operators with their schema are looked into in any case: see `walk`.
     """
-    return INTERESTING | {"TypeCast", "TypeName"} | (operands.KINDS if operators else frozenset())
+    if catalog is None:
+        return INTERESTING
+    return _WITH_OPERATORS if catalog.tainted_operators else _WITH_TYPES
 
 
 def _names_a_query(name: str, walked: Walked) -> bool:

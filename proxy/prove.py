@@ -459,7 +459,7 @@ class _Court:
         try:
             if name != "SelectStmt":
                 raise refusals.statement(name, body)
-            judgement.statement(raw["stmt"])
+            judgement.select(body)
         except Refused as refused:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused

@@ -16,6 +16,7 @@ PURE = (
     "protocol auth walk refusals settings text operands shape catalog_rows ledger pool statements",
     "replies functions",
     "judgement",
+    "conditions",
     "filter plpgsql",
     "house login observe prove",
     "judging linked",
