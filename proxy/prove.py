@@ -3,12 +3,8 @@
 Each body, and each definition of a view, a policy, a domain or a default, is judged by the filter that judges clients'
 statements. While it is, the catalogue that the filter looks names up in has no taints, and writes down who was asked
 for: so the verdict on a body says whether it writes by itself, and the record says what else it uses. Declared
-volatility and SECURITY DEFINER play no part: a label is a promise, not a proof.
-
-An object is tainted when its own text is no read, or when anything that it uses is tainted. That is solved from the
-spoilers outwards, so a cycle without a spoiler in it is a read. It is the greatest fixed point, and the right one: "has
-no effect" is a safety property. An effect happens at some first step of an execution, and that step stands in the text
-of one object that the execution reached through calls; a recursion that never reaches such a text never has one.
+volatility and SECURITY DEFINER play no part: a label is a promise, not a proof. What is no read then taints all that
+uses it: see `taints.py`.
 
 Texts that the server printed under an empty search_path are judged `exact`. The text of a body is bound when it runs,
 under a search_path that is not known here (proconfig or not), so a name in it can mean that object of any schema.
@@ -17,10 +13,10 @@ under a search_path that is not known here (proconfig or not), so a name in it c
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable as Function
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import plpgsql, refusals, rules, settings
@@ -54,6 +50,7 @@ from .functions import Functions, Patterns
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refused
+from .taints import NOWHERE, Finding, Place, spread
 from .verdict import Effect
 
 _CONSTRUCTORS = frozenset(
@@ -97,38 +94,14 @@ def explain(rows: Rows, policy: Policy, name: str, *, skip: Collection[int] = ()
     return _Court(rows, policy, skip, None).proofs(name)
 
 
-class _Place(NamedTuple):
-    """Where something stands."""
-
-    text: str
-    line: int
-
-
-_NOWHERE = _Place("", 0)
-
-
 class _Spoiled(Exception):  # noqa: N818 - it is a finding
     """Say in a clause why the object that is being judged is no read, and where that stands."""
 
-    def __init__(self, why: str, place: _Place = _NOWHERE, rule: str = "") -> None:
+    def __init__(self, why: str, place: Place = NOWHERE, rule: str = "") -> None:
         super().__init__(why)
         self.why = why
         self.place = place
         self.rule = rule
-
-
-@dataclass(slots=True)
-class _Object:
-    """One object while it is judged: what it uses, and why it is no read by itself."""
-
-    what: str
-    name: str
-    """What filter.allow_functions takes, with the schema: a cast's is that of its function."""
-    uses: dict[Key, _Place] = field(default_factory=dict)
-    why: str = ""
-    place: _Place = _NOWHERE
-    rule: str = ""
-    allowed: bool = False
 
 
 class _Recorder:
@@ -137,8 +110,8 @@ class _Recorder:
     __slots__ = ("place", "uses")
 
     def __init__(self) -> None:
-        self.uses: dict[Key, _Place] = {}
-        self.place = _NOWHERE
+        self.uses: dict[Key, Place] = {}
+        self.place = NOWHERE
 
     def get(self, key: Key, /) -> Taint | None:
         self.uses.setdefault(key, self.place)
@@ -171,9 +144,9 @@ class _Court:
         )
         self._anywhere = Functions(self._policy, recording, remember=False)
         self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
-        self.objects: dict[Key, _Object] = {}
+        self.objects: dict[Key, Finding] = {}
         self._judge_all()
-        self.taints, self._through = _spread(self.objects)
+        self.taints, self._through = spread(self.objects)
 
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
@@ -202,7 +175,7 @@ class _Court:
             return oid in self._types and not _initial(self._types[oid]) and oid not in self._shadows
         return kind not in (CAST, CAST_TO) and key in self.objects
 
-    def _proof(self, key: Key, found: _Object) -> Proof:
+    def _proof(self, key: Key, found: Finding) -> Proof:
         taint = self.taints.get(key)
         place = found.place
         if key in self._through:
@@ -245,16 +218,16 @@ class _Court:
         *,
         exact: bool = False,
     ) -> None:
-        found = _Object(what, f"{row.schema}.{row.name}")
+        found = Finding(what, f"{row.schema}.{row.name}")
         found.allowed = not isinstance(row, BuiltIn) and self._allow.match(row.schema, row.name, exact=exact)
         self._judge_one((kind, row.oid), found, judge, row)
 
-    def _judge_one(self, key: Key, found: _Object, judge: Function[[Any], None], subject: Any) -> None:
+    def _judge_one(self, key: Key, found: Finding, judge: Function[[Any], None], subject: Any) -> None:
         self.objects[key] = found
         if found.allowed:
             return
         self._recorder.uses = found.uses
-        self._recorder.place = _NOWHERE
+        self._recorder.place = NOWHERE
         try:
             judge(subject)
         except _Spoiled as spoiled:
@@ -338,11 +311,11 @@ class _Court:
         try:
             parts = plpgsql.read(row.definition, row.source, self._is_scalar)
         except plpgsql.Unreadable as unreadable:
-            raise _Spoiled(f"its body {unreadable.why}", _Place(unreadable.text, unreadable.line)) from unreadable
-        for sql, place in {piece.sql: _Place(piece.text, piece.line) for piece in parts.pieces}.items():
+            raise _Spoiled(f"its body {unreadable.why}", Place(unreadable.text, unreadable.line)) from unreadable
+        for sql, place in {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}.items():
             self._text(sql, "body", self._anywhere, place)
         for row_type in parts.row_types:
-            self._recorder.place = _Place(".".join(row_type.names), row_type.line)
+            self._recorder.place = Place(".".join(row_type.names), row_type.line)
             for name in row_type.names:
                 self._use(TYPE, (found.oid for found in self._names.types.get(name, ())))
                 self._use(TYPE, (self._row_types[found.oid] for found in self._names.relations.get(name, ())))
@@ -364,7 +337,7 @@ class _Court:
             raise _Spoiled("its body cannot be parsed") from error
         blocks = body["List"].get("items", ()) if "List" in body else [{"List": {"items": [body]}}]
         start = _STANDARD_BODY.search(row.definition)
-        place = _Place("" if start is None else row.definition[start.start() :].strip(), 1)
+        place = Place("" if start is None else row.definition[start.start() :].strip(), 1)
         for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
             self._statement({"stmt": _selected(statement)}, row.definition, "body", self._exact, place)
 
@@ -403,7 +376,7 @@ class _Court:
             source, target = self._types.get(row.source), self._types.get(row.target)
             what = f"the cast from {self._type_name(row.source)} to {self._type_name(row.target)}"
             function = self.objects.get((FUNCTION, row.function))
-            found = _Object(what, "" if function is None else function.name)
+            found = Finding(what, "" if function is None else function.name)
             self._judge_one((CAST, row.oid), found, self._call, (row.function,))
             if source is None or target is None or self._hidden(row):
                 continue  # the last one spoils everything
@@ -415,7 +388,7 @@ class _Court:
                 users = [(TYPE if _initial(target) else CAST_TO, target)]
             for user in (self.objects[kind, type_.oid] for kind, type_ in users):
                 if not user.allowed:
-                    user.uses.setdefault((CAST, row.oid), _NOWHERE)
+                    user.uses.setdefault((CAST, row.oid), NOWHERE)
 
     def _hidden(self, row: CastRow) -> bool:
         """Tell whether a cast runs where no name shows it: not an explicit one, and between built-in types."""
@@ -437,19 +410,19 @@ class _Court:
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 
-    def _text(self, sql: str, part: str, functions: Functions, place: _Place | None = None) -> None:
+    def _text(self, sql: str, part: str, functions: Functions, place: Place | None = None) -> None:
         """Judge a text that is to consist of SELECTs. `part` is what the reason calls it."""
         if UNREADABLE in sql:  # the parser would stop there without a word
             raise _Spoiled(f"its {part} could not be printed by the server")
         try:
             statements = texts.parse(sql)
         except Refused as refused:
-            raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or _NOWHERE) from refused
+            raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
         for raw in statements:
             self._statement(raw, sql, part, functions, place)
 
     def _statement(
-        self, raw: dict[str, Any], sql: str, part: str, functions: Functions, place: _Place | None = None
+        self, raw: dict[str, Any], sql: str, part: str, functions: Functions, place: Place | None = None
     ) -> None:
         start = raw.get("stmt_location", 0)
         end = start + raw["stmt_len"] if "stmt_len" in raw else None
@@ -513,11 +486,11 @@ def _selected(statement: dict[str, Any]) -> dict[str, Any]:
     return {"SelectStmt": {"targetList": [{"ResTarget": {"val": returned["returnval"]}}], "op": "SETOP_NONE"}}
 
 
-def _place(sql: str, start: int, end: int | None) -> _Place:
+def _place(sql: str, start: int, end: int | None) -> Place:
     """Find a statement, given by byte offsets, in its text."""
     first = texts.character(sql, start)
     text = sql[first : None if end is None else texts.character(sql, end)]
-    return _Place(text.strip(), sql.count("\n", 0, first + len(text) - len(text.lstrip())) + 1)
+    return Place(text.strip(), sql.count("\n", 0, first + len(text) - len(text.lstrip())) + 1)
 
 
 _RULE = re.compile(r" \(rule: [^)]*\)")
@@ -537,41 +510,6 @@ def _reason(refusal: rules.Refusal, command: str) -> str:
     if message.startswith("permission denied "):
         message = f"{message}: {_RULE.sub('', refusal.detail).rstrip('.')}"
     return f"is refused: {message}"
-
-
-_RELATIVE = {"it": "which", "its": "whose"}
-_VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
-
-
-def _spread(objects: dict[Key, _Object]) -> tuple[dict[Key, Taint], dict[Key, Key]]:
-    """Taint what is spoiled and, along the reversed edges, all that uses it; the nearest reason is the one given.
-
-    The second answer says for an object that is tainted by another one by which.
-    """
-    users: defaultdict[Key, list[Key]] = defaultdict(list)
-    for key, found in objects.items():
-        for used in found.uses:
-            users[used].append(key)
-    spoiled = {key: found for key, found in objects.items() if found.why}
-    for key in users.keys() - objects.keys():
-        kind, oid = key
-        if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
-            spoiled[key] = _Object(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
-    taints = {key: Taint(found.what, found.why, found.name, found.rule) for key, found in spoiled.items()}
-    through: dict[Key, Key] = {}
-    waiting = deque((key, key) for key in spoiled)
-    while waiting:
-        key, root = waiting.popleft()
-        subject, _, rest = spoiled[root].why.partition(" ")
-        leads = "" if key == root else f"which leads to {spoiled[root].what}, "
-        chain = f"{taints[key].what}, {leads}{_RELATIVE[subject]} {rest}"
-        for user in users[key]:
-            if user not in taints:
-                found = objects[user]
-                taints[user] = Taint(found.what, f"it {_VERBS[key[0]]} {chain}", found.name)
-                through[user] = key
-                waiting.append((user, root))
-    return {key: taint for key, taint in taints.items() if key in objects}, through
 
 
 def _is_polymorphic(name: str) -> bool:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog",
     "config rules cache constants",
-    "protocol auth walk refusals settings text operands shape catalog_rows ledger pool statements",
+    "protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements",
     "replies functions",
     "judgement",
     "conditions",

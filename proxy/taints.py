@@ -1,0 +1,74 @@
+"""Let taints spread: from what is no read by itself to everything that uses it.
+
+An object is tainted when its own text is no read, or when anything that it uses is tainted. That is solved from the
+spoilers outwards, so a cycle without a spoiler in it is a read. It is the greatest fixed point, and the right one: "has
+no effect" is a safety property. An effect happens at some first step of an execution, and that step stands in the text
+of one object that the execution reached through calls; a recursion that never reaches such a text never has one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Key, Taint
+
+
+class Place(NamedTuple):
+    """Where something stands."""
+
+    text: str
+    line: int
+
+
+NOWHERE = Place("", 0)
+
+
+@dataclass(slots=True)
+class Finding:
+    """What is found out about one object: what it uses, and why it is no read by itself."""
+
+    what: str
+    name: str
+    """What filter.allow_functions takes, with the schema: a cast's is that of its function."""
+    uses: dict[Key, Place] = field(default_factory=dict)
+    why: str = ""
+    place: Place = NOWHERE
+    rule: str = ""
+    allowed: bool = False
+
+
+_RELATIVE = {"it": "which", "its": "whose"}
+_VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
+
+
+def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key]]:
+    """Taint what is spoiled and, along the reversed edges, all that uses it; the nearest reason is the one given.
+
+    The second answer says for an object that is tainted by another one by which.
+    """
+    users: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key, found in objects.items():
+        for used in found.uses:
+            users[used].append(key)
+    spoiled = {key: found for key, found in objects.items() if found.why}
+    for key in users.keys() - objects.keys():
+        kind, oid = key
+        if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
+            spoiled[key] = Finding(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
+    taints = {key: Taint(found.what, found.why, found.name, found.rule) for key, found in spoiled.items()}
+    through: dict[Key, Key] = {}
+    waiting = deque((key, key) for key in spoiled)
+    while waiting:
+        key, root = waiting.popleft()
+        subject, _, rest = spoiled[root].why.partition(" ")
+        leads = "" if key == root else f"which leads to {spoiled[root].what}, "
+        chain = f"{taints[key].what}, {leads}{_RELATIVE[subject]} {rest}"
+        for user in users[key]:
+            if user not in taints:
+                found = objects[user]
+                taints[user] = Taint(found.what, f"it {_VERBS[key[0]]} {chain}", found.name)
+                through[user] = key
+                waiting.append((user, root))
+    return {key: taint for key, taint in taints.items() if key in objects}, through
