@@ -12,13 +12,11 @@ import os
 import re
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
 from urllib.parse import unquote
-
-import click
 
 from proxy import catalog_rows, rules, tls
 from proxy.catalog import Rows
+from proxy.commands.usage import Unusable
 from proxy.config import Upstream
 from proxy.connector import Connector
 from proxy.errors import ConfigError, UpstreamError
@@ -49,13 +47,8 @@ _URI = re.compile(
 _PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(?!')((?:[^\s\\]|\\.)*))(?=\s|\Z)\s*", re.DOTALL)
 
 
-class CatalogueError(click.ClickException):
+class CatalogueError(Unusable):
     """Say in one sentence why a catalogue could not be read."""
-
-    exit_code = 2
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"sidecart: {self.message}", err=True)
 
 
 def load(dsn: str) -> Rows:

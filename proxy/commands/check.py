@@ -17,6 +17,7 @@ import msgspec
 from proxy import errors
 from proxy.commands import offline
 from proxy.commands.script import Kind, Lines, Piece, cut
+from proxy.commands.usage import Unusable
 from proxy.filter import Filter
 from proxy.verdict import Action, Verdict
 
@@ -155,7 +156,7 @@ def check(judge: Filter, files: tuple[str, ...], summary: Summary, *, as_json: b
     for file in files:
         try:
             text = offline.text(file)
-        except offline.Unusable as error:
+        except Unusable as error:
             error.show()
             code = error.exit_code
             continue
@@ -311,7 +312,7 @@ def _arrived(source: int) -> bytes:
     try:
         return os.read(source, _BLOCK)
     except OSError as error:
-        raise offline.Unusable(f"Standard input cannot be read: {error.strerror}.") from error
+        raise Unusable(f"Standard input cannot be read: {error.strerror}.") from error
 
 
 def _answerer(judge: Filter, summary: Summary) -> Callable[[bytes], bytes]:

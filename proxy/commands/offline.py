@@ -6,49 +6,28 @@ Whatever cannot be had is an `Unusable` with one sentence; both verbs print it a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from proxy import catalog
 from proxy import config as configuration
+from proxy.commands.usage import F, Unusable, config_option
 from proxy.errors import ConfigError
 from proxy.filter import Filter
 from proxy.policy import Policy
 
-UNUSABLE = 2
-"""Exit code for wrong options, and for what cannot be read."""
 STDIN = 0
 """The file descriptor itself: `sys.stdin` is None where it was closed."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Unusable(click.ClickException):
-    """Say that an option, a file or a database cannot be used."""
-
-    exit_code = UNUSABLE
-
-    def show(self, file: Any = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"sidecart: {line}", err=True)
 
 
 def options(command: F) -> F:
     """Add the options that say what counts as a read."""
     for decorate in reversed(
         (
-            click.option(
-                "-c",
-                "--config",
-                "config_file",
-                envvar="SIDECART_CONFIG",
-                type=click.Path(path_type=Path),
-                help="config.yaml: its section filter and client.max_query_length hold here, too.",
-            ),
+            config_option("config.yaml: its section filter and client.max_query_length hold here, too."),
             click.option(
                 "--allow-function",
                 "allowed",

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from proxy.commands import offline
+from proxy.commands.usage import Unusable
 from proxy.refusals import allow_line
 from proxy.rules import RULES
 
@@ -56,7 +57,7 @@ def command(
     rows = offline.rows(dsn)
     proofs = prove.explain(rows, replace(policy, server_version=policy.server_version or rows.version), function)
     if not proofs:
-        raise offline.Unusable(f"There is no {function} in the database, beside what is PostgreSQL's own.")
+        raise Unusable(f"There is no {function} in the database, beside what is PostgreSQL's own.")
     if as_json:
         _print_json([_as_json(proof) for proof in proofs])
     else:
@@ -69,7 +70,7 @@ def show_rules(rule: str | None, *, as_json: bool) -> None:
     if rule is not None and rule not in RULES:
         near = difflib.get_close_matches(rule, RULES, 1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise offline.Unusable(f"There is no rule {rule}.{meant} `sidecart rules` lists them.")
+        raise Unusable(f"There is no rule {rule}.{meant} `sidecart rules` lists them.")
     if as_json:
         _print_json([_entry(name) for name in ((rule,) if rule else RULES)])
     elif rule is not None:

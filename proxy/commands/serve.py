@@ -10,21 +10,15 @@ import click
 
 from proxy import config as configuration
 from proxy.commands.starting import explain
+from proxy.commands.usage import UNUSABLE, complain, config_option
 from proxy.errors import ConfigError
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    "file",
-    envvar="SIDECART_CONFIG",
-    type=click.Path(path_type=Path),
-    help="config.yaml; without it, the environment alone decides (DB_HOST, DB_READONLY_USERNAME …).",
-)
-def command(file: Path | None) -> None:
+@config_option("config.yaml; without it, the environment alone decides (DB_HOST, DB_READONLY_USERNAME …).")
+def command(config_file: Path | None) -> None:
     """Serve clients until SIGTERM or Ctrl-C, then let running statements finish."""
-    sys.exit(serve(file))
+    sys.exit(serve(config_file))
 
 
 def serve(file: Path | None) -> int:
@@ -32,20 +26,20 @@ def serve(file: Path | None) -> int:
     try:
         config = _load(file)
     except ConfigError as error:
-        _complain(str(error))
-        return 2
+        complain(str(error))
+        return UNUSABLE
     for note in configuration.start_up_notes(config):
-        _complain(note)
+        complain(note)
 
     from proxy.server import run
 
     try:
         return run(config)
     except ConfigError as error:
-        _complain(str(error))
-        return 2
+        complain(str(error))
+        return UNUSABLE
     except OSError as error:
-        _complain(explain(error, config))
+        complain(explain(error, config))
         return 1
 
 
@@ -64,8 +58,3 @@ def _load(file: Path | None) -> configuration.Config:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
     return configuration.load(text, os.environ, source=str(file))
-
-
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        click.echo(f"sidecart: {line}", err=True)

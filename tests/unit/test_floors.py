@@ -29,7 +29,8 @@ WITH_IO = (
     "catalogues connector",
     "server",
     # The command: programs that verbs share, the verbs, the command itself.
-    "workers commands commands.private_ca commands.starting commands.script commands.catalogue",
+    "commands commands.usage",
+    "workers commands.private_ca commands.starting commands.script commands.catalogue",
     "commands.embedded commands.offline",
     "commands.shop",
     "commands.demo commands.serve commands.check commands.rules",
