@@ -1,4 +1,4 @@
-"""Read the system catalogues of a database that a libpq connection string names: for `check` and `rules`.
+"""Read and prove the catalogue of a database that a libpq connection string names: for `check` and `rules`.
 
 What the string means is libpq's (manual, "Connection Strings"), defaults and environment variables included, so that
 one that works with psql works here. It connects as the server does, read-only.
@@ -15,11 +15,13 @@ from importlib import resources
 from urllib.parse import unquote
 
 from proxy import catalog_rows, rules, tls
-from proxy.catalog import Rows
+from proxy.catalog import Catalog, Rows
 from proxy.commands.usage import Unusable
 from proxy.config import Upstream
 from proxy.connector import Connector
 from proxy.errors import ConfigError, UpstreamError
+from proxy.judge import ProofError, Prover, Results, encode_results
+from proxy.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 
@@ -53,14 +55,34 @@ class CatalogueError(Unusable):
 
 def load(dsn: str) -> Rows:
     """Return the rows of the database that a connection string names. Raises CatalogueError."""
+    return catalog_rows.decode(_read(parse(dsn, os.environ)))
+
+
+def prove(dsn: str, policy: Policy) -> Catalog:
+    """Return the proved catalogue of the database that a connection string names. Raises CatalogueError.
+
+    It is proved where the server has it proved, in a helper process: PL/pgSQL's parser may end that.
+    """
     upstream = parse(dsn, os.environ)
+    results = encode_results(_read(upstream))
+    try:
+        return asyncio.run(_prove(results, policy))
+    except ProofError as error:
+        raise CatalogueError(f"The catalogue of {_where(upstream)} could not be judged: {error}.") from error
+
+
+def _read(upstream: Upstream) -> Results:
     # Which functions a policy refuses is not known here: every built-in name can matter for a column.
     query = catalog_rows.load_query(rules.FUNCTIONS)
     try:
-        return catalog_rows.decode(asyncio.run(_fetch(upstream, query)))
+        return asyncio.run(_fetch(upstream, query))
     except (ConfigError, UpstreamError) as error:
-        where = f"{upstream.dbname} on {upstream.host} port {upstream.port}"
-        raise CatalogueError(f"The catalogue of {where} could not be read: {str(error).rstrip('.')}.") from error
+        why = str(error).rstrip(".")
+        raise CatalogueError(f"The catalogue of {_where(upstream)} could not be read: {why}.") from error
+
+
+def _where(upstream: Upstream) -> str:
+    return f"{upstream.dbname} on {upstream.host} port {upstream.port}"
 
 
 def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
@@ -137,7 +159,7 @@ def _pairs(dsn: str) -> dict[str, str]:
     return words
 
 
-async def _fetch(upstream: Upstream, query: bytes) -> list[list[list[bytes | None]]]:
+async def _fetch(upstream: Upstream, query: bytes) -> Results:
     bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
     context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled)
     tasks = Tasks()
@@ -146,6 +168,14 @@ async def _fetch(upstream: Upstream, query: bytes) -> list[list[list[bytes | Non
         return await connector.fetch_once(upstream.dbname, query)
     finally:
         await tasks.stop()
+
+
+async def _prove(results: bytes, policy: Policy) -> Catalog:
+    prover = Prover(Stats(), _Silent())
+    try:
+        return await prover.prove(results, policy)
+    finally:
+        await prover.close()
 
 
 class _Silent:

@@ -111,11 +111,11 @@ def rows(dsn: str) -> catalog.Rows:
 
 def learn(judge: Filter, dsn: str) -> None:
     """Let a filter judge by the live catalogue of a database, and for its version unless the policy names one."""
-    from proxy import prove
+    from proxy.commands import catalogue
 
-    found = rows(dsn)
+    found = catalogue.prove(dsn, judge.policy)
     judge.learn_version(judge.policy.server_version or found.version)
-    judge.learn_catalog(prove.prove(found, judge.policy))
+    judge.learn_catalog(found)
 
 
 def page(rule: str) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from proxy.commands import catalogue
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.commands.script import Kind, cut
+from proxy.policy import Policy
 
 COMMAND = [sys.executable, "-m", "proxy", "check"]
 
@@ -273,6 +275,14 @@ def test_catalogue_out_of_reach_ends_with_2() -> None:
     code, out, err = check("--catalog", "host=127.0.0.1 port=1 dbname=x user=y sslmode=disable", "-", given="SELECT 1")
     assert (code, out) == (2, "")
     assert err.startswith("sidecart: The catalogue of x on 127.0.0.1 port 1 could not be read: ")
+
+
+def test_catalogue_is_proved_elsewhere_so_what_cannot_be_judged_ends_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "_read", lambda _: [])
+    with pytest.raises(catalogue.CatalogueError, match=r"^The catalogue of x on here port 5432 could not be judged: "):
+        catalogue.prove("host=here dbname=x user=y", Policy())
 
 
 # --- a stream of statements -------------------------------------------------------------------------------------------
