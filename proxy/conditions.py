@@ -221,10 +221,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
         refusal = settings.refuse_reset(setting, denied)
         if refusal is not None:
             raise Refused(refusal)
-        if local:
-            judgement.effects.append((Effect.RESET_LOCAL, setting))
-        else:
-            judgement.effects += settings.effect_of_reset(setting)
+        judgement.effects += settings.effect_of_reset(setting, local=local)
     else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
         raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))
 

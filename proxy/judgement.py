@@ -346,7 +346,8 @@ class Judgement:
         local = "boolval" in constant and constant["boolval"].get("boolval", False) is True
         value = constants.string(arguments, 1)
         denied = self.policy.deny_settings
-        if "isnull" in arguments[1].get("A_Const", {}):  # set_config with a null resets (guc_funcs.c)
+        resets = "isnull" in arguments[1].get("A_Const", {})  # set_config_by_name(), utils/misc/guc_funcs.c
+        if resets:
             refusal = settings.refuse_reset(folded, denied)
         elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
             # PostgREST sends this in each transaction, and no path is known to put pg_catalog anywhere but first. Names
@@ -359,7 +360,10 @@ class Judgement:
             refusal = settings.refuse_value(folded, value, None, denied)
         if refusal is not None:
             raise Refused(refusal, location)
-        self.effects += settings.effect_of_value(folded, local=local)
+        if resets:
+            self.effects += settings.effect_of_reset(folded, local=local)
+        else:
+            self.effects += settings.effect_of_value(folded, local=local)
 
 
 _TEXT_DEPTH = 3

@@ -437,11 +437,11 @@ class _Court:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
         for effect, what in judgement.effects:
-            if effect is Effect.SETTING_LOCAL:
+            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL):
                 continue  # the transaction takes it away, and a SET LOCAL is a read, too
             does = (
                 f"sets {what} for the session"
-                if effect is Effect.SETTING
+                if effect in (Effect.SETTING, Effect.RESET)
                 else f"leaves a trace in the session ({what})"
             )
             raise _Spoiled(f"its {part} {does}", self._recorder.place)

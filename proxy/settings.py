@@ -244,9 +244,11 @@ def effect_of_value(name: str, *, local: bool = False) -> list[tuple[Effect, str
     return [(Effect.SETTING_LOCAL if local else Effect.SETTING, name)]
 
 
-def effect_of_reset(name: str) -> list[tuple[Effect, str]]:
-    """Give what RESET of a folded name leaves in the session."""
-    return [] if name == "seed" or rules.SETTINGS.get(name) in _NO_TRACE else [(Effect.RESET, name)]
+def effect_of_reset(name: str, *, local: bool = False) -> list[tuple[Effect, str]]:
+    """Give what RESET of a folded name changes in the session; `local`: until the transaction ends."""
+    if name == "seed" or rules.SETTINGS.get(name) in _NO_TRACE:
+        return []
+    return [(Effect.RESET_LOCAL if local else Effect.RESET, name)]
 
 
 def judge_startup(name: str, value: str, denied: Sequence[str] = ()) -> Refusal | list[tuple[Effect, str]]:
