@@ -89,9 +89,9 @@ def prove(
     return _Court(rows, policy, skip, progress).catalog()
 
 
-def explain(rows: Rows, policy: Policy, name: str, *, skip: Collection[int] = ()) -> list[Proof]:
+def explain(rows: Rows, policy: Policy, name: str) -> list[Proof]:
     """Give the proofs of all objects of this name, with or without their schema: functions, views, types, operators."""
-    return _Court(rows, policy, skip, None).proofs(name)
+    return _Court(rows, policy, (), None).proofs(name)
 
 
 class _Spoiled(Exception):  # noqa: N818 - it is a finding

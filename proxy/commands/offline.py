@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 
-from proxy import catalog
 from proxy import config as configuration
 from proxy.commands.usage import F, Unusable, config_option
 from proxy.errors import ConfigError
@@ -102,16 +101,9 @@ def policy(
     )
 
 
-def rows(dsn: str) -> catalog.Rows:
-    """Read the system catalogues of a database."""
-    from proxy.commands import catalogue  # asyncio and TLS: nothing that a check of a file needs
-
-    return catalogue.load(dsn)
-
-
 def learn(judge: Filter, dsn: str) -> None:
     """Let a filter judge by the live catalogue of a database, and for its version unless the policy names one."""
-    from proxy.commands import catalogue
+    from proxy.commands import catalogue  # asyncio and TLS: nothing that a check of a file needs
 
     found = catalogue.prove(dsn, judge.policy)
     judge.learn_version(judge.policy.server_version or found.version)

@@ -6,7 +6,6 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +50,12 @@ def command(
     if dsn is None:
         raise click.UsageError("--function needs --catalog DSN: the body of a function stands in its database.")
 
+    # Asyncio, TLS and the parser: nothing that a list of rules needs.
     from proxy import prove
+    from proxy.commands import catalogue
 
     policy = offline.policy(config_file, allowed, server_version, os.environ)
-    rows = offline.rows(dsn)
-    proofs = prove.explain(rows, replace(policy, server_version=policy.server_version or rows.version), function)
+    proofs = prove.explain(catalogue.load(dsn), policy, function)
     if not proofs:
         raise Unusable(f"There is no {function} in the database, beside what is PostgreSQL's own.")
     if as_json:
