@@ -160,7 +160,7 @@ class Filter:
             verdict = _refuse(texts.TOO_DEEP, "unparsable")
         except Exception:  # whatever goes wrong, nothing is forwarded
             verdict = _refuse(_INTERNAL, "unparsable")
-        if raw_utf8 and verdict.action is Action.REFUSE:
+        if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
             verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
 
@@ -325,12 +325,19 @@ def _is_utf8(sql: bytes) -> bool:
 
 
 def _in_bytes(verdict: Verdict, text: str) -> Verdict:
-    """Turn a refusal of a UTF-8 text into one for a client that takes each byte for a character."""
-    position = len(text[: verdict.position - 1].encode()) + 1 if verdict.position else 0
-    message, detail, hint = (
-        words.encode().decode(rules.RAW) for words in (verdict.message, verdict.detail, verdict.hint)
+    """Turn the verdict on a UTF-8 text into one for a session that takes each byte for a character."""
+
+    def raw(words: str) -> str:
+        return words.encode().decode(rules.RAW)
+
+    return replace(
+        verdict,
+        message=raw(verdict.message),
+        detail=raw(verdict.detail),
+        hint=raw(verdict.hint),
+        position=len(text[: verdict.position - 1].encode()) + 1 if verdict.position else 0,
+        effects=tuple((effect, raw(name)) for effect, name in verdict.effects),
     )
-    return replace(verdict, message=message, detail=detail, hint=hint, position=position)
 
 
 _ALLOWED = {

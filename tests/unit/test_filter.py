@@ -385,6 +385,18 @@ def test_effects(sql: str, effects: list[tuple[Effect, str]]) -> None:
     assert list(verdict.effects) == effects
 
 
+@pytest.mark.parametrize("codec", ["utf-8", "latin-1", rules.RAW])
+@pytest.mark.parametrize("sent", ["utf-8", "latin-1"])
+def test_names_of_effects_are_the_bytes_that_the_client_sent(codec: str, sent: str) -> None:
+    text = 'execute "é"; set "app"."é" = 1; begin read write'.encode(sent)
+    if sent == "latin-1" and codec == "utf-8":
+        assert FILTER.judge(text, codec).action is Action.REFUSE
+        return
+    verdict = FILTER.judge(text, codec)
+    assert [name.encode(codec) for _, name in verdict.effects] == ["é".encode(sent), "app.é".encode(sent)]
+    assert verdict.text == text.replace(b"begin read write", b"BEGIN READ ONLY")
+
+
 def test_knobs_and_their_effects() -> None:
     policy = Policy(allow_listen=True, allow_advisory_locks=True)
     assert judge("listen c", policy).effects == ((Effect.LISTEN, "c"),)
