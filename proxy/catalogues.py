@@ -155,7 +155,8 @@ class Catalogues:
         judge = kept.judge
         query = catalog_rows.load_query(_attribute_names(judge.policy))
         fetched = await self._fetch(kept.database, query)
-        kept.interval = max(MIN_INTERVAL, (self._now() - kept.began) / MAX_SHARE)
+        seconds = self._now() - kept.began
+        kept.interval = max(MIN_INTERVAL, seconds / MAX_SHARE)
         results = encode_results(fetched)
         policy = judge.policy
         digest = (hashlib.sha256(results).digest(), policy)
@@ -165,7 +166,13 @@ class Catalogues:
         judge.learn_catalog(catalog)
         kept.digest = digest
         functions = sum(map(len, catalog.functions.values()))
-        self._audit.event("catalogue loaded", database=kept.database, functions=functions, bytes=len(results))
+        self._audit.event(
+            "catalogue loaded",
+            database=kept.database,
+            functions=functions,
+            bytes=len(results),
+            seconds=round(seconds, 3),
+        )
         return "changed"
 
     def _failed(self, kept: _Kept, reason: str) -> None:

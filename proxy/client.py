@@ -260,6 +260,11 @@ class Client:
             session.cancel()
             self._busy_since = now
 
+    def look_in_line(self) -> None:
+        """Leave the line of those who wait for an upstream if the client has gone: nothing is read from it there."""
+        if self.session is not None and self.session.waiting and self._wire.hung_up:
+            self.client_lost()
+
     def bug(self) -> None:
         """End after an unexpected exception: this client and its upstream never resume."""
         if self.session is not None:

@@ -89,6 +89,7 @@ class Functions:
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
         cast_like = rules.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
+        special |= {rules.STATEMENTS_FUNCTION}
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         self.plain = frozenset(
             name

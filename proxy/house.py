@@ -42,6 +42,10 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has closed its side, though nothing is read from it now."""
+
     def close(self) -> None:
         """Send what is written, then close."""
 

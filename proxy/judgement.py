@@ -134,6 +134,8 @@ class Judgement:
             self.effects.append((Effect.SESSION_STATE, function))
         elif rules.ADVISORY_LOCKS.get(function):
             self.effects.append((Effect.ADVISORY_LOCK, function))
+        elif function == rules.STATEMENTS_FUNCTION:
+            self.effects.append((Effect.LIST_STATEMENTS, function))
 
     def _column(self, _: str, node: Body, walked: Walked) -> None:
         # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
@@ -208,6 +210,8 @@ class Judgement:
         schema = node.get("schemaname", "")
         if name in rules.SECRET_RELATIONS and schema in ("", "pg_catalog"):
             self.flagged = name
+        if name == rules.STATEMENTS_VIEW and schema in ("", "pg_catalog"):
+            self.effects.append((Effect.LIST_STATEMENTS, name))
         if self._catalog is None or walked.visited[0][0] in _READS_NOTHING:
             return
         meant = self._catalog.relation(schema, name)

@@ -50,6 +50,7 @@ class Ledger:
     __slots__ = (
         "_found",
         "_unreadable",
+        "as_asked",
         "asked",
         "asked_state",
         "loosened",
@@ -79,6 +80,8 @@ class Ledger:
         """Whether the server is being asked at the moment what else the session holds."""
         self._found: dict[str, str] = {}
         self._unreadable = False
+        self.as_asked = True
+        """Whether the upstream has the settings that were read back; else a start-up value has to be set again."""
         self.touched: set[str] = set()
         """Settings that may have changed since: to be read back before another client gets the upstream."""
         self.pins: dict[str, str] = {}
@@ -123,6 +126,7 @@ class Ledger:
                     self.scarred = True
                 if self.pin(reason, name):
                     reasons.append(reason)
+                self.loosened = self.loosened or reason in _ASKED  # it may fail, or be rolled back
         return reasons
 
     def _set(self, effect: Effect, name: str) -> None:
@@ -179,7 +183,10 @@ class Ledger:
         """Take over what the upstream says of the settings that were asked for; those not found are not set."""
         kept = {name: value for name, value in self.settings.items if name not in self.asked}
         found = {name: value for name, value in self._found.items() if name[0] != "."}
-        self.settings = Settings.of((kept | found).items())
+        # What was reset in a way that nobody saw (set_config with a null) is what the client connected with.
+        reset = {name: value for name, value in self.startup.items if name in self.asked and name not in found}
+        self.as_asked = not reset
+        self.settings = Settings.of((kept | reset | found).items())
         self.asked = frozenset()
         self.ended()
         carried = all(

@@ -5,7 +5,7 @@ What a client sends, and what becomes of it, is the other side's: `session.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -29,9 +29,11 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
 from proxy.snapshot import Settings, read_back, replay, restore
-from proxy.statements import PREFIX, Context, Learned, Prepared
+from proxy.statements import PREFIX, Context, Learned, Own, Prepared
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
+
+Effects = tuple[tuple[Effect, str], ...]
 
 MAX_UNIT: Final = 65_536
 """Bytes of a client's messages that are kept until the first reply to them is there, to be sent again."""
@@ -67,9 +69,11 @@ class Linked:
 
     __slots__ = (
         "_begin",
+        "_bound",
         "_cancelled",
         "_discarded",
         "_end",
+        "_ending",
         "_flow",
         "_flow_drop",
         "_greeted",
@@ -88,10 +92,12 @@ class Linked:
         "_portals",
         "_prefix",
         "_repeated",
+        "_replayed",
         "_seen",
         "_stalled",
         "_swallowing",
         "_unit",
+        "_unnamed_told",
         "_upstream_full",
         "_wait_error",
         "_wire",
@@ -165,12 +171,16 @@ class Linked:
         self._begin = _BEGIN
         self._seen = p.IDLE  # the transaction status that the client was last told
         self._portals: dict[bytes, Verdict] = {}  # those whose statements leave something behind
-        self._own: dict[bytes, bool] = {}  # statements put on the link under their own names; whether they are whole
+        self._unnamed_told: tuple[bytes, bytes] | None = None  # its Parse, and what the client was told that it gives
+        self._own: dict[bytes, Own] = {}  # statements put on the link under their own names
+        self._bound = False  # the unnamed portal is the client's: a Query has not taken it since it was bound
         self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
         self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease
         self._leased_at = 0.0
+        self._replayed = False  # this lease has needed something set or parsed again
         self._repeated = False  # the unit has been sent again already
         self._cancelled = False
+        self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
         self._discarded = False  # DISCARD ALL has run, and committed: what sets start-up settings again may not have
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -222,7 +232,7 @@ class Linked:
         if self._wait_error is not None:
             return None
         now = self._house.now()
-        upstream = self.pool.lease(self, now)
+        upstream = self.pool.lease(self, now, fresh=self._repeated)
         if upstream is None:
             self.waiting = True
             self._pace()
@@ -239,16 +249,23 @@ class Linked:
         if not self._writable:
             link.pause_reading()
         self._unit = b""
+        self.prepared.mark()
+        self._replayed = False
         self._leased_at = now
         if link.settings is not self.ledger.settings:
             self._ask_first(replay(link.settings, self.ledger.settings))
             link.settings = self.ledger.settings
             link.customs |= self.ledger.settings.customs
-            self._house.stats.replays += 1
+            self._count_replay()
         self._lease_state = (self._outside, self._begin)
         if self._outside != p.IDLE:
             self._make_real(link)
         return link
+
+    def _count_replay(self) -> None:
+        """Count a lease that needs something set or parsed again, once."""
+        self._house.stats.replays += not self._replayed
+        self._replayed = True
 
     def _make_real(self, link: Upstream) -> None:
         """Begin the transaction on the server that the client is in already, and let it fail if it has failed."""
@@ -312,21 +329,25 @@ class Linked:
         if replies.owed or replies.status != p.IDLE or self._group_open or (ledger.pins and not ledger.loosened):
             return False
         if self._own:
-            self._drop_own(link)
+            self._close_all(link, self._own)  # what SQL was to see under the client's own names
+            self._own.clear()
             return False
         if ledger.touched or ledger.loosened:
             self._read_back(link)
             return False
+        if surplus := link.held.surplus():
+            self._close_all(link, surplus)
+            return False
         self._release(link)
         return True
 
-    def _drop_own(self, link: Upstream) -> None:
-        """Close the statements that were put on the link under the client's own names."""
-        for _ in self._own:
+    def _close_all(self, link: Upstream, names: Iterable[bytes]) -> None:
+        """Close prepared statements that nobody needs there any more."""
+        closes = [p.target(p.CLOSE, b"S", name) for name in names]
+        for _ in closes:
             link.replies.owe(r.SKIP)
         link.replies.owe(r.SKIP_SYNC)
-        link.write(self._flushed() + b"".join(p.target(p.CLOSE, b"S", name) for name in self._own) + p.SYNC_MESSAGE)
-        self._own.clear()
+        link.write(self._flushed() + b"".join(closes) + p.SYNC_MESSAGE)
 
     def _read_back(self, link: Upstream) -> None:
         """Ask what the settings are that statements have changed: then they can go to another upstream.
@@ -356,8 +377,8 @@ class Linked:
         link.detach()
         self.pool.release(link, self._house.now())
 
-    def _pin_for(self, verdict: Verdict) -> None:
-        for reason in self.ledger.apply(verdict.effects):
+    def _pin_for(self, effects: Effects) -> None:
+        for reason in self.ledger.apply(effects):
             self._pinned(reason)
 
     def _pin(self, reason: str, name: str) -> None:
@@ -407,18 +428,19 @@ class Linked:
         self.answered += 1
         if ready & _TO_CLIENT:
             self._seen = replies.status
+        if self._stalled and not replies.groups:
+            self.prepared.settled()
         if not replies.owed:
             self.unnamed.settled()
             self.prepared.settled()
-            self._cancelled = self._discarded = False
+            self._cancelled = self._discarded = self._ending = False
             if replies.status == p.IDLE:
                 self._portals.clear()
-        if replies.status == p.IDLE:
-            self.ledger.ended()
+                self.ledger.ended()
         if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
             self.ledger.not_read_back()
             self._pin(SETTING, "what could not be read back")
-        if self._stalled and not replies.owed:
+        if self._stalled and not replies.groups:
             self._stalled = False
             self._go_on()
         if self.link is link and self._let_go(link):
@@ -432,7 +454,7 @@ class Linked:
         if carried is None or self.link is None:
             return
         if carried:
-            self.link.settings = self.ledger.settings
+            self.link.settings = self.ledger.settings if self.ledger.as_asked else None
             self.link.customs |= self.ledger.settings.customs
         else:
             # What was set on this upstream cannot be set on another one, or is not known.
@@ -467,9 +489,9 @@ class Linked:
         gone = ledger.pins or ledger.reading or (ledger.touched and self._seen == p.IDLE)
         if gone or self._flow or not replies.whole:
             whole = self._drop_link(reason)
-            self._end(reason, sqlstate, text if whole else "")
+            self._end(reason, ADMIN_SHUTDOWN if sqlstate == CONNECTION_FAILURE else sqlstate, text if whole else "")
             return
-        status = p.IDLE if self._seen == p.IDLE else p.FAILED
+        status = p.IDLE if self._seen == p.IDLE or self._ending else p.FAILED
         error = p.error_response("ERROR", sqlstate, text, codec=self.codec)
         answer = replies.abandon(error, status, group_open=self._group_open)
         self._drop_link(reason)
@@ -490,12 +512,12 @@ class Linked:
     def _forget_link(self) -> None:
         """Forget what was sent to a link that has gone, and what it held."""
         self.unnamed.settled()
-        self.prepared.settled()
+        self.prepared.lost()
         self._portals.clear()
         self._own.clear()
         self._prefix = b""
         self._unit = None
-        self._repeated = self._cancelled = False
+        self._repeated = self._cancelled = self._ending = False
         self.ledger.touched.clear()
         self.ledger.lost.clear()
         self.ledger.ended()
@@ -516,6 +538,7 @@ class Linked:
             self.link.replies.forget()
         self._drop_link(reason)
         self._forget_link()
+        self.prepared.undo()
         self._outside, self._begin = self._lease_state
         self._repeated = True
         self._group_open = self._stalled = self._swallowing = False
@@ -609,14 +632,10 @@ class Linked:
         while stop < len(body) and body[stop] not in b'"\0':
             stop += 1
         ours = body[start:stop]
-        name = self.prepared.client_name(ours, self.link.held) if self.link is not None else b""
-        return body.replace(ours, name)
+        return body.replace(ours, self.prepared.shown.get(ours, ours))
 
     def skipped_error(self, body: bytes) -> bool:
         return self.ledger.reading
 
     def notification_arrived(self, body: bytes) -> bool:
         return "listen" in self.ledger.pins
-
-
-RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})

@@ -196,7 +196,7 @@ def _upstreams(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
     )
     yield _counter(
         "sidecart_upstream_replays_total",
-        "Settings and statements sent again to make an upstream that of a client.",
+        "Leases of an upstream that needed settings or statements sent again; their share is that of the transactions.",
         stats.replays,
     )
     yield _counter(

@@ -7,6 +7,7 @@ through two ports: the opener, which starts a login, and the upstreams themselve
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Upstream(Protocol):
     """The clients' settings that hold on it now; None: unknown."""
     customs: set[str]
     """Dotted settings that were ever set on it: they read '' instead of NULL until it closes."""
+    born: float
+    """When it had logged in, in the pool's time."""
     expires: float
     """When it has lived long enough, in the pool's time."""
     idle_since: float
@@ -76,6 +79,7 @@ class Opener(Protocol):
 @dataclass(slots=True)
 class _Wait:
     since: float
+    fresh: bool = False
     notified: bool = False
 
 
@@ -119,15 +123,19 @@ class Pool:
 
     # --- clients -------------------------------------------------------------------------------------------------
 
-    def lease(self, who: Waiter, now: float) -> Upstream | None:
-        """Give an idle upstream at once, or put the client in line and return None."""
+    def lease(self, who: Waiter, now: float, *, fresh: bool = False) -> Upstream | None:
+        """Give an idle upstream at once, or put the client in line and return None.
+
+        `fresh`: only one that logs in from now on will do. Where one upstream was lost the others often are too, and
+        nobody has heard of it yet.
+        """
         # Nothing that is idle suits anybody in line, except for a moment while the line is being served.
         if self.idle and not (self.waiting and self._dispatching):
-            upstream = self._pick(who)
+            upstream = self._pick(who, now if fresh else -math.inf)
             if upstream is not None:
                 self.leased[upstream] = who
                 return upstream
-        self.waiting[who] = _Wait(now)
+        self.waiting[who] = _Wait(now, fresh)
         self._retry_at = min(self._retry_at, now + PATIENCE)
         self._grow(now)
         return None
@@ -158,6 +166,7 @@ class Pool:
         self.opening -= 1
         self._failures = 0
         self.last_error = None
+        upstream.born = now
         upstream.expires = now + self.limits.server_lifetime * self._jitter()
         self._rest(upstream, now)
 
@@ -228,17 +237,17 @@ class Pool:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _pick(self, who: Waiter) -> Upstream | None:
+    def _pick(self, who: Waiter, after: float = -math.inf) -> Upstream | None:
         """Take the idle upstream that needs no replay, else the one used last: its caches are warm.
 
-        None if on each of them a dotted setting was set that the client never set itself. Of the others those with the
-        most such settings go first, so that the rest stay good for everybody.
+        None if none suits: if each had logged in before `after`, or has had a dotted setting that the client never set
+        itself. Of the others those with the most such settings go first: the rest stay good for everybody.
         """
         idle, settings = self.idle, who.settings
         best = -1
         for index in range(len(idle) - 1, -1, -1):
             upstream = idle[index]
-            if upstream.customs and not upstream.customs <= who.customs:
+            if upstream.born < after or (upstream.customs and not upstream.customs <= who.customs):
                 continue
             if upstream.settings is settings:
                 return idle.pop(index)
@@ -271,7 +280,7 @@ class Pool:
         nobody is passed by but for the time of a login, or because none is possible now.
         """
         for passed, (who, wait) in enumerate(self.waiting.items(), 1):
-            upstream = self._pick(who)
+            upstream = self._pick(who, wait.since if wait.fresh else -math.inf)
             if upstream is not None:
                 del self.waiting[who]
                 self.leased[upstream] = who
@@ -302,7 +311,7 @@ class Pool:
         if self.size >= self.limits.default_pool_size:
             if not self.idle:
                 return False
-            self.idle.pop(0).close(CloseReason.CUSTOM_SETTING)
+            self.idle.pop(0).close(CloseReason.REPLACED)
         self.opening += 1
         self._opener.open(self)
         return True

@@ -437,7 +437,7 @@ class _Court:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
         for effect, what in judgement.effects:
-            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL):
+            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL, Effect.LIST_STATEMENTS):
                 continue  # the transaction takes it away, and a SET LOCAL is a read, too
             does = (
                 f"sets {what} for the session"

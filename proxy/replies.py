@@ -71,16 +71,17 @@ CLOSE_UNNAMED: Final = 16  # as CLOSE, for the unnamed statement
 CLOSE_NAMED: Final = 17  # as CLOSE, with a ticket
 REFUSED: Final = 18  # the stand-in of a refused extended message: its error is replaced
 REFUSED_UNNAMED: Final = 19  # as REFUSED, for a Parse of the unnamed statement
+DESCRIBE_UNNAMED: Final = 20  # as DESCRIBE, with the ticket of a Described
 # From here on what *we* ask, for ourselves: nothing of it reaches the client but the error that ends its group.
-SKIP: Final = 20  # one message of a group
-SKIP_CLOSE: Final = 21  # the same, with a ticket
-SKIP_DESCRIBE: Final = 22  # the same, with the ticket of a Described
-SKIP_EXECUTE: Final = 23  # the same, with the ticket of a Learned
-SKIP_SET: Final = 24  # an Execute that sets settings again: what it reports is the client's to know
-SKIP_ANYHOW: Final = 25  # one message and its Sync: whether it fails does not matter
-SKIP_SYNC: Final = 26
-SKIP_QUERY: Final = 27  # a Query
-SKIP_TRY: Final = 28  # a Query that belongs to the QUERY_RUN before it; its error does not matter
+SKIP: Final = 21  # one message of a group
+SKIP_TICKET: Final = 22  # the same, with a ticket
+SKIP_DESCRIBE: Final = 23  # the same, with the ticket of a Described
+SKIP_EXECUTE: Final = 24  # the same, with the ticket of a Learned
+SKIP_SET: Final = 25  # an Execute that sets settings again: what it reports is the client's to know
+SKIP_ANYHOW: Final = 26  # one message and its Sync: whether it fails does not matter
+SKIP_SYNC: Final = 27
+SKIP_QUERY: Final = 28  # a Query
+SKIP_TRY: Final = 29  # a Query that belongs to the QUERY_RUN before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
@@ -95,11 +96,13 @@ _TICKETED = frozenset(
         REPEAT_NAMED,
         EXECUTE_RUN,
         CLOSE_NAMED,
-        SKIP_CLOSE,
+        DESCRIBE_UNNAMED,
+        SKIP_TICKET,
         SKIP_DESCRIBE,
         SKIP_EXECUTE,
     )
 )
+_DESCRIBES = frozenset((DESCRIBE, DESCRIBE_UNNAMED, SKIP_DESCRIBE))
 _REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
 _QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
 _EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET))
@@ -107,12 +110,14 @@ _EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET))
 # Which owed reply each of these answers, and whether it completes it. Query and FunctionCall are only completed by
 # ReadyForQuery.
 _ANSWERS: Final = {
-    PARSE_COMPLETE: frozenset((PARSE, PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED, SKIP, SKIP_ANYHOW)),
+    PARSE_COMPLETE: frozenset(
+        (PARSE, PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED, SKIP, SKIP_TICKET, SKIP_ANYHOW)
+    ),
     BIND_COMPLETE: frozenset((BIND, SKIP)),
-    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, SKIP, SKIP_CLOSE)),
-    NO_DATA: frozenset((DESCRIBE, SKIP_DESCRIBE)),
-    ROW_DESCRIPTION: frozenset((DESCRIBE, SKIP_DESCRIBE)) | _QUERIES,
-    PARAMETER_DESCRIPTION: frozenset((DESCRIBE, SKIP_DESCRIBE)),
+    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, SKIP, SKIP_TICKET)),
+    NO_DATA: _DESCRIBES,
+    ROW_DESCRIPTION: _DESCRIBES | _QUERIES,
+    PARAMETER_DESCRIPTION: _DESCRIBES,
     COMMAND_COMPLETE: _QUERIES | _EXECUTES,
     EMPTY_QUERY_RESPONSE: _QUERIES | _EXECUTES,
     PORTAL_SUSPENDED: frozenset((EXECUTE, EXECUTE_RUN)),
@@ -262,6 +267,11 @@ class Replies:
             self._settle(self.owed.popleft(), ran=False)
 
     @property
+    def groups(self) -> int:
+        """How many ReadyForQuery are owed: as many groups of messages have been sent whole."""
+        return sum(code in _ENDS_WITH_READY for code in self.owed)
+
+    @property
     def helping(self) -> bool:
         """Whether what runs is a statement of ours inside a group of the client's."""
         return bool(self.owed) and self.owed[0] == SKIP
@@ -277,8 +287,8 @@ class Replies:
 
     @property
     def whole(self) -> bool:
-        """Whether the upstream's bytes end between two messages."""
-        return not self._passing and not self._parts
+        """Whether what was passed on ends between two messages: what has come of a control message is held back."""
+        return not self._passing
 
     def feed(self, chunk: bytes) -> bytes:
         """Walk one chunk; return what the client gets of it, often the same object.
@@ -354,7 +364,7 @@ class Replies:
             else:
                 replacement = self._control(kind, chunk, pos + 5, end)
                 if self.halted is not None:
-                    return b"".join((*pieces, chunk[start:pos]))
+                    return b"".join((*pieces, chunk[start:pos], replacement or b""))
                 # An error may have uncovered what follows it in the queue.
                 skip = bool(owed) and owed[0] >= _OURS
             if replacement is not None:
@@ -417,13 +427,13 @@ class Replies:
                 raise TripwireError("the upstream completed a command that is not a read")
             if head in (QUERY_RUN, EXECUTE_RUN):
                 cast(Run, self._tickets[0]).completed(tag)
-        elif head == SKIP_DESCRIBE:
+        elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
             cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
         elif kind == COPY_OUT_RESPONSE:
             self.copying = True
         elif kind == COPY_DONE:
             self.copying = False
-        if head in _QUERIES or kind in _CARRY_ON:
+        if head in _ENDS_WITH_READY or kind in _CARRY_ON:
             return b"" if head >= _OURS else None
         owed.popleft()
         return self._complete(head)
@@ -434,8 +444,11 @@ class Replies:
         if head in _TICKETED:
             ticket = self._tickets.popleft()
             ticket.settle(True)
-            if head == SKIP_DESCRIBE and not cast(Described, ticket).matches():
+            if isinstance(ticket, Described) and not ticket.matches():
                 self.halted = _CHANGED
+                if self.owed and self.owed[0] in (DESCRIBE, DESCRIBE_UNNAMED):
+                    # Parameters come first, and do not change (exec_describe_statement_message(), tcop/postgres.c).
+                    return message(PARAMETER_DESCRIPTION, ticket.parameters)
         elif head == REPEAT_UNNAMED:
             unnamed.repeated(True)
         elif head == PARSE_UNNAMED:

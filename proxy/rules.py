@@ -349,6 +349,9 @@ INPUT_TYPE_FUNCTIONS = frozenset({"pg_input_is_valid", "pg_input_error_info"})
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""
 
+STATEMENTS_VIEW, STATEMENTS_FUNCTION = "pg_prepared_statements", "pg_prepared_statement"
+"""What shows the prepared statements of the session (system view)."""
+
 INV_WRITE = 0x20000  # libpq/libpq-fs.h
 LO_OPEN = 952
 FASTPATH_READS: dict[int, str] = {

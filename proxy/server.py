@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import re
 import secrets
+import select
 import signal
 import socket
 import ssl
@@ -405,6 +406,9 @@ class Server:
                 del self.pools[database], self.filters[database]  # else every name that somebody tries would stay
                 self._catalogues.forget(database)
         self._catalogues.tick(now)
+        if any(pool.waiting for pool in self.pools.values()):
+            for client in list(self.clients):
+                client.look_in_line()
         if self._ticks % 4:
             return
         limits = self.config.client
@@ -602,6 +606,16 @@ class _ClientConnection(asyncio.Protocol):
         except Exception as error:
             self._server.audit.event("bug", level="error", what=type(error).__name__, where="client data")
             client.bug()
+
+    @property
+    def hung_up(self) -> bool:
+        # As the server looks for it while a query runs (WL_SOCKET_CLOSED, storage/ipc/latch.c).
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or sock.fileno() < 0 or not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def eof_received(self) -> bool:
         return False

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from proxy import protocol as p
 from proxy import replies as r
 from proxy import rules
+from proxy.answering import STOP, Answering
+from proxy.carrying import HELPER, NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
-    INVALID_SQL_STATEMENT_NAME,
-    PROGRAM_LIMIT_EXCEEDED,
     QUERY_CANCELED,
     ClientProtocolError,
     CloseReason,
@@ -27,20 +28,15 @@ from proxy.filter import Filter
 from proxy.house import House, Upstream, Wire
 from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
-from proxy.linked import MAX_UNIT, RESETTING, Identity, Linked, Unparsed
+from proxy.linked import MAX_UNIT, Effects, Identity, Unparsed
 from proxy.pool import Pool
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, restore, wear
+from proxy.snapshot import ANY_SETTINGS, LEARN
 from proxy.statements import (
     PREFIX,
     Closed,
     Context,
     Described,
-    Dropped,
     Learned,
-    Parsed,
-    Run,
-    Statement,
-    Ticket,
     UnsettledError,
 )
 from proxy.verdict import Action, Effect, Verdict
@@ -50,30 +46,32 @@ STREAM_BIND_FROM: Final = 65_536
 MESSAGE_SLACK: Final = 262_400
 """What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
 
-OBSERVED: Final = "observed"
-"""The pin of a client that sent what filter.mode observe has let through."""
-
-NAMEDATALEN: Final = 64
-"""Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
-
 _CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
 _GROUP = (r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
+_BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
-_HELPER = PREFIX + b"helper"
-"""The statement and portal that run what has to be asked inside a group of the client's."""
 _NO_NAME = PREFIX + b"none"
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
-_BEGINNING = re.compile(rb"\s*(begin|start\s+transaction)\b", re.IGNORECASE)
-_SHAPELESS: Final = frozenset(rules.TRANSACTION_KINDS.values())
-"""Kinds of statements without literals and names of objects. The server parses them in a failed transaction, too."""
-_NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
-_TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
+_BEGINNING = re.compile(rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*(begin|start)\b", re.IGNORECASE)
+_MAX_BOUNDARY: Final = 256
+_DESCRIBE_PORTAL = p.message(p.DESCRIBE, b"P\0")
+_BOUNDARY_ENDS: Final = tuple(
+    p.message(p.BIND, bytes(6) + formats) + describe + p.execute(b"") + p.SYNC_MESSAGE
+    for formats in (b"\0\0", b"\0\1\0\0", b"\0\1\0\1")
+    for describe in (b"", _DESCRIBE_PORTAL)
+)
+"""Bind, Describe, Execute and Sync of a statement without parameters, whatever the format of its results."""
+_PARSED_AND_BOUND = p.message(p.PARSE_COMPLETE) + p.message(p.BIND_COMPLETE)
+_NO_DATA = p.message(p.NO_DATA)
+_ENDS: Final = frozenset(("commit", "rollback"))
+_IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
+"""Kinds of texts of which the server does more in a failed transaction than to say so."""
 
 
-class Session(Linked):
+class Session(Answering):
     """One client's conversation, from its greeting on."""
 
-    __slots__ = ("_judging", "_passes")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -89,7 +87,8 @@ class Session(Linked):
     ) -> None:
         super().__init__(house, wire, pool, judge, ledger, who, reported, codec, end)
         self._judging = Judging(house, judge, pool.database, self)
-        self._passes = False  # the message whose handler runs is forwarded, as far as it has come
+        self._sql_effects: Effects = ()  # what statements do that were prepared by SQL
+        self._passes = False
 
     def __repr__(self) -> str:
         return f"<Session {self.who} {chr(self.status)} link={self.link is not None} waiting={self.waiting}>"
@@ -105,6 +104,11 @@ class Session(Linked):
     def resting(self) -> bool:
         """Whether the client could go now and lose nothing but its session's state."""
         return not (self._held_up or self.running or self.status != p.IDLE or self._group_open)
+
+    @property
+    def _held_back(self) -> bool:
+        """Whether something in the session keeps a group from being forwarded without a closer look."""
+        return bool(self._swallowing or self._wait_error or self._parting or self._portals)
 
     @property
     def _held_up(self) -> bool:
@@ -177,8 +181,12 @@ class Session(Linked):
 
     def _pump(self, data: bytes) -> None:
         """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest."""
-        if data[:1] == b"P" and not self._flow and self._direct(data):
-            return
+        if not self._flow:
+            kind = data[:1]
+            if kind == b"P" and (self._direct(data) or self._bounds_in_group(data)):
+                return
+            if kind == b"B" and self._direct_bind(data):
+                return
         size = len(data)
         pos = start = 0
         first = 0 if self.link is not None else -1  # where the messages begin that went to the link
@@ -200,7 +208,7 @@ class Session(Linked):
                     need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
                     break
                 answer = _HANDLERS[kind](self, data, pos, end)
-                if answer is _STOP:
+                if answer is STOP:
                     break
                 if first < 0 and self.link is not None:
                     first = pos
@@ -263,15 +271,7 @@ class Session(Linked):
             return False
         parse = data[:end]
         verdict = self.filter.plain_parses.get(parse)
-        if (
-            verdict is None
-            or self.codec != "utf-8"
-            or self._swallowing
-            or self._wait_error
-            or self._parting
-            or self._portals
-            or self.ledger.unsure
-        ):
+        if verdict is None or self.codec != "utf-8" or self._held_back or self.ledger.unsure:
             return False
         link = self.link
         if link is None:
@@ -290,8 +290,45 @@ class Session(Linked):
         if self._prefix:
             data = self._flushed() + data
         self._group_open = False
+        self._bound = True
         self.prepared.group += 1
         link.write(data)
+        return True
+
+    def _direct_bind(self, data: bytes) -> bool:
+        """Forward the group that drivers send for a prepared statement; return whether it was one.
+
+        Bind of a named statement to the unnamed portal, Describe, Execute and Sync in one chunk, the statement known,
+        and on the link. It brought such a group and its answer from 12 to 8 µs.
+        """
+        end = 1 + int.from_bytes(data[1:5], "big")
+        if data[end:] != _GROUP_END or data[5] or self._held_back or self._group_open:
+            return False
+        stop = data.find(0, 6, end)
+        statement = self.prepared.known(data[6:stop])
+        if statement is None or statement.judge is not self.filter.functions or statement.verdict.effects:
+            return False
+        link = self.link
+        if link is None:
+            if self._outside != p.IDLE:
+                return False
+            link = self._lease()
+            if link is None:
+                self._keep(data, 5)
+                return True
+        elif link.replies.skipping:
+            return False
+        server_name = link.held.use(statement)
+        if server_name is None:
+            return False
+        link.replies.owed.extend(_BIND_GROUP)
+        self.prepared.shown[server_name] = data[6:stop]
+        if self._unit is not None:
+            self._remember(data)
+        self._bound = True
+        self.prepared.group += 1
+        out = p.rewritten(p.BIND, end + 1 - stop + len(server_name), b"\0" + server_name, data[stop:])
+        link.write(self._flushed() + out if self._prefix else out)
         return True
 
     def _streams(self, kind: int, length: int, have: int) -> bool:
@@ -305,7 +342,7 @@ class Session(Linked):
     # --- one handler for each frontend message --------------------------------------------------------------------
     #
     # Each returns None to forward the message's exact bytes, other bytes to send in their place (b"" for nothing), or
-    # _STOP to leave the message unserved until there is what it waits for, or _END.
+    # STOP to leave the message unserved until there is what it waits for, or _END.
 
     def _query(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
@@ -318,28 +355,36 @@ class Session(Linked):
             return self._waited(simple=True, unnamed=True)
         if not self._judging.passes(verdict, text, self.codec):
             return self._refuse(verdict, simple=True, unnamed=True)
-        if verdict.boundary and self.link is None and self._bounds_here(verdict, text):
+        ends = verdict.boundary or (self._parting is not None and verdict.kind in _ENDS)
+        if ends and self.link is None and self._bounds_here(verdict, text):
             return b""
+        if verdict.effects and (foreign := self._names_ours(verdict)):
+            return self._no_statement(foreign, simple=True)
+        if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
+            return self._failed_already(simple=True)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
         before = b""
+        effects: Effects = ()
         try:
             if verdict.effects:
-                before = self._provide_own(link, verdict, group=False)
+                before = self._provide_own(link, verdict, alone=True)
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
         if verdict.effects:
-            code, ticket = self._followed(link, verdict, r.QUERY)
+            effects = self._effects(verdict)
+            code, ticket = self._followed(link, effects, r.QUERY)
             link.replies.owe(code, ticket)
-            self._pin_for(verdict)
+            self._pin_for(effects)
         else:
             link.replies.owe(r.QUERY)
-        self._group_open = False
+        self._ending = verdict.kind in _ENDS
+        self._group_open = self._bound = False
         self.prepared.group += 1
         self.unnamed.end_sent()
-        behind = self._set_again(verdict, group=False)
+        behind = self._set_again(effects, group=False)
         if replaced is None and not before and not behind:
             return None
         return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
@@ -356,15 +401,22 @@ class Session(Linked):
             return self._waited(simple=False, unnamed=not name)
         if not self._judging.passes(verdict, text, self.codec):
             return self._refuse(verdict, simple=False, unnamed=not name)
+        if verdict.effects and (foreign := self._names_ours(verdict)):
+            return self._no_statement(foreign)
+        if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
+            return self._failed_already(simple=False, unnamed=not name)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False, unnamed=not name)
+        if name and self.ledger.reading and PREPARED_STATEMENT in self.ledger.pins:
+            return self._stall()  # the server is being asked whether SQL has prepared anything
         try:
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
-            before = self._provide_own(link, verdict, group=True) if verdict.effects else b""
+            before = self._provide_own(link, verdict, parse=True) if verdict.effects else b""
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
+        self._ending = verdict.kind in _ENDS
         self._group_open = True
         if name:
             body = (text if replaced is None else replaced) + b"\0" + types
@@ -385,23 +437,6 @@ class Session(Linked):
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
 
-    def _parse_named(self, link: Upstream, name: bytes, body: bytes, verdict: Verdict) -> bytes:
-        """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
-        statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
-        out = self._drop(link, link.held.make_room())
-        parsed = Parsed(self.prepared, link.held, name[: NAMEDATALEN - 1], statement, link.held.new_name())
-        link.replies.owe(r.PARSE_NAMED, parsed)
-        out += self._parse_and_describe(link, parsed)
-        if statement.context is None:
-            out += self._help(LEARN, r.SKIP_EXECUTE, Learned(self.codec, statement))
-        return out
-
-    def _parse_own(self, link: Upstream, name: bytes, body: bytes) -> bytes:
-        """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
-        self._pin(PREPARED_STATEMENT, "a named statement")
-        link.replies.owe(r.PARSE)
-        return p.message(p.PARSE, name + b"\0" + body)
-
     def _parse_in_vain(self, link: Upstream, name: bytes, body: bytes) -> bytes:
         """Send a Parse whose name is taken under another: only if nothing else is wrong with it that is its error."""
         link.replies.owe(r.SKIP)
@@ -409,7 +444,7 @@ class Session(Linked):
         shown = name.decode(self.codec, "replace")
         text = f'prepared statement "{shown}" already exists'
         error = p.error_response("ERROR", DUPLICATE_PREPARED_STATEMENT, text, codec=self.codec)
-        trial = p.message(p.PARSE, _HELPER + b"\0" + body) + p.target(p.CLOSE, b"S", _HELPER)
+        trial = p.message(p.PARSE, HELPER + b"\0" + body) + p.target(p.CLOSE, b"S", HELPER)
         return trial + self._answer_error(error, simple=False)
 
     def _bind(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -430,6 +465,8 @@ class Session(Linked):
         if self._ignored():
             return b""
         p.check_execute(data, pos + 5, end)
+        if not self._bound and end - pos == 10:
+            return self._no_portal()
         verdict = self._portals.get(data[pos + 5 : end - 5]) if self._portals else None
         if verdict is None:
             return self._forward(r.EXECUTE)
@@ -437,14 +474,15 @@ class Session(Linked):
         if link is None:
             return self._waited(simple=False)
         try:
-            before = self._provide_own(link, verdict, group=True)
+            before = self._provide_own(link, verdict)
         except UnsettledError:
             return self._stall()
-        code, ticket = self._followed(link, verdict, r.EXECUTE)
+        effects = self._effects(verdict)
+        code, ticket = self._followed(link, effects, r.EXECUTE)
         link.replies.owe(code, ticket)
         self._group_open = True
-        self._pin_for(verdict)
-        behind = self._set_again(verdict, group=True)
+        self._pin_for(effects)
+        behind = self._set_again(effects, group=True)
         return before + data[pos:end] + behind if before or behind else None
 
     def _close(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -536,23 +574,6 @@ class Session(Linked):
         self._judging.answered(verdict)
         self._go_on()
 
-    def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
-        """Answer a message that lacks an upstream or a verdict: stop here, or report that the wait was in vain."""
-        error = self._wait_error
-        if error is None or self._judging.awaited:
-            return _STOP
-        self._wait_error = None
-        response = p.error_response(
-            "ERROR", error.sqlstate, str(error), detail=error.detail, hint=error.hint, codec=self.codec
-        )
-        return self._answer_error(response, simple=simple, unnamed=unnamed)
-
-    def _stall(self) -> bytes:
-        """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""
-        self._stalled = True
-        self._pace()
-        return _STOP
-
     def _go_on(self) -> None:
         data = b"".join(self._inbox)
         self._inbox.clear()
@@ -567,10 +588,11 @@ class Session(Linked):
 
     # --- transactions without an upstream -------------------------------------------------------------------------
 
-    def _bounds_here(self, verdict: Verdict, text: bytes) -> bool:
+    def _bounds_here(self, verdict: Verdict, text: bytes, before: bytes = b"") -> bool:
         """Begin or end a transaction that no server knows of; return whether that could be done.
 
         A BEGIN goes out together with the first statement that needs the server: now() and the snapshot start there.
+        `before` is what the client gets ahead of CommandComplete.
         """
         if verdict.boundary == "begin":
             found = _BEGINNING.match(text)
@@ -583,16 +605,44 @@ class Session(Linked):
             self._begin = p.query(verdict.text or text)
             self._outside = p.IN_TRANSACTION
         else:
-            if self._outside == p.IDLE or (self._parting is not None and verdict.boundary == "commit"):
+            if self._outside == p.IDLE:
                 return False
             answer = _ROLLED_BACK if self._outside == p.FAILED or verdict.boundary == "rollback" else _COMMITTED
-            self._parting = None
+            error, self._parting = self._parting, None
+            if error is not None and verdict.boundary != "rollback":
+                answer = p.error_response("ERROR", error.sqlstate, str(error), codec=self.codec)
+                before = b""  # a COMMIT that fails has ended the transaction all the same
             self._outside = p.IDLE
         self.unnamed.drop()
         self.prepared.group += 1
         self._seen = self._outside
         self._house.stats.statements[verdict.label] += 1
-        self._wire.write(answer + p.READY[self._outside])
+        self._wire.write(before + answer + p.READY[self._outside])
+        return True
+
+    def _bounds_in_group(self, data: bytes) -> bool:
+        """Do the same for a group that is nothing but that, as psycopg sends it; return whether it is one.
+
+        The beginning of one is kept until its end is there, or something else: without Sync or Flush no answer is due.
+        """
+        end = 1 + int.from_bytes(data[1:5], "big")
+        if self.link is not None or not 13 < end <= min(_MAX_BOUNDARY, len(data)) or self._ignored():
+            return False
+        rest = data[end:]
+        form = next((form for form in _BOUNDARY_ENDS if form.startswith(rest)), None)
+        if form is None:
+            return False
+        name, text = p.parse_parts(data, 5, end)
+        verdict = self.filter.judge(text, self.codec, extended=True)
+        if name or not verdict.boundary:
+            return False
+        if len(rest) < len(form):
+            self._keep(data, len(data) + 1)
+            return True
+        before = _PARSED_AND_BOUND + (_NO_DATA if _DESCRIBE_PORTAL in form else b"")
+        if not self._bounds_here(verdict, text, before):
+            return False
+        self.unnamed.keep((data[:end], ANY_SETTINGS, verdict, self.filter.functions))
         return True
 
     # --- prepared statements --------------------------------------------------------------------------------------
@@ -626,15 +676,25 @@ class Session(Linked):
             if not self._judging.passes(verdict, text, self.codec):
                 return self._refuse(verdict, simple=False)
             statement.verdict, statement.judge = verdict, self.filter.functions
+        if (
+            self.link is None
+            and self._outside == p.FAILED
+            and statement.verdict.kind not in _IN_FAILED
+            and portal is not None
+        ):
+            return self._failed_already(simple=False, unnamed=False)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)
         server_name = link.held.use(statement) or self.prepared.repeated(statement)
         effects = statement.verdict.effects
-        before = self._provide_own(link, statement.verdict, group=True) if effects else b""
+        before = self._provide_own(link, statement.verdict) if effects else b""
+        if name in self._own and any(effect is Effect.LIST_STATEMENTS for effect, _ in effects):
+            server_name = name  # the others are closed
         if server_name is None:
             server_name, parse = self._parse_again(link, statement)
             before += parse
+        self.prepared.shown[server_name] = name
         self._note_portal(portal, statement.verdict)
         self._owe_use(link, portal)
         start = b"S" if portal is None else portal + b"\0"
@@ -662,161 +722,35 @@ class Session(Linked):
         if unnamed is not None:
             message, context, verdict, _ = unnamed
             if verdict.effects:
-                before = self._provide_own(link, verdict, group=True)
+                before = self._provide_own(link, verdict)
             if not self.unnamed.synced:
                 if isinstance(context, Learned):
                     context = context.context
-                before += self._in_context(link, context, message, r.REPEAT_UNNAMED)
-                self.unnamed.repeat_sent()
-                self._house.stats.replays += 1
+                before += self._in_context(link, context, partial(self._repeat_unnamed, link, message))
+                self._count_replay()
             self._note_portal(portal, verdict)
+            if portal is None:
+                link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_unnamed, message)))
+                self._group_open = True
+                return before + data[pos:end] if before else None
         elif not self.unnamed.synced:
             return self._no_statement(b"")
         self._owe_use(link, portal)
         return before + data[pos : min(end, len(data))] if before else None
 
     def _owe_use(self, link: Upstream, portal: bytes | None) -> None:
+        if portal == b"":
+            self._bound = True
         link.replies.owe(r.DESCRIBE if portal is None else r.BIND)
         self._group_open = True
         self._passes = True
 
-    def _note_portal(self, portal: bytes | None, verdict: Verdict) -> None:
-        """Keep in mind what an Execute of this portal leaves behind."""
-        if portal is not None:
-            if verdict.effects:
-                self._portals[portal] = verdict
-            elif self._portals:
-                self._portals.pop(portal, None)
-
-    def _parse_again(self, link: Upstream, statement: Statement) -> tuple[bytes, bytes]:
-        """Put a statement on a link that lacks it; return its name there, and what to send."""
-        out = self._drop(link, link.held.make_room())
-        parsed = Parsed(self.prepared, link.held, None, statement, link.held.new_name())
-        self._house.stats.replays += 1
-        parse = p.message(p.PARSE, parsed.server_name + b"\0" + statement.body)
-        out += self._in_context(link, statement.context, parse, r.REPEAT_NAMED, parsed)
-        return parsed.server_name, out + self._describe_ours(link, parsed)
-
-    def _describe_ours(self, link: Upstream, parsed: Parsed) -> bytes:
-        link.replies.owe(r.SKIP_DESCRIBE, Described(parsed))
-        return p.target(p.DESCRIBE, b"S", parsed.server_name)
-
-    def _parse_and_describe(self, link: Upstream, parsed: Parsed) -> bytes:
-        parse = p.message(p.PARSE, parsed.server_name + b"\0" + parsed.statement.body)
-        return parse + self._describe_ours(link, parsed)
-
-    def _drop(self, link: Upstream, names: list[bytes]) -> bytes:
-        """Close statements of ours."""
-        for name in names:
-            link.replies.owe(r.SKIP_CLOSE, Dropped(link.held, name))
-        return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
-
-    def _context(self, verdict: Verdict) -> Context:
-        """Return the settings that shape a Parse which is sent now; None where the server has to be asked."""
-        return ANY_SETTINGS if verdict.kind in _SHAPELESS else self.ledger.context
-
-    def _in_context(
-        self, link: Upstream, context: Context, parse: bytes, code: int, ticket: Ticket | None = None
-    ) -> bytes:
-        """Send a Parse again under the settings that shaped it, whatever they are now."""
-        if context in (None, ANY_SETTINGS, self.ledger.context) or link.replies.status == p.FAILED:
-            link.replies.owe(code, ticket)
-            return parse
-        out = self._help(wear(context))
-        link.replies.owe(code, ticket)
-        return out + parse + self._help(TAKE_OFF)
-
-    def _help(self, sql: bytes, code: int = r.SKIP, ticket: Ticket | None = None) -> bytes:
-        """Run a statement of ours inside a group of the client's."""
-        if self.link is None:
-            return b""
-        owe = self.link.replies.owe
-        begin, execute, end = p.run(_HELPER, sql)
-        owe(r.SKIP)
-        owe(r.SKIP)
-        owe(code, ticket)
-        owe(r.SKIP)
-        owe(r.SKIP)
-        return begin + execute + end
-
-    def _provide_own(self, link: Upstream, verdict: Verdict, *, group: bool) -> bytes:
-        """Put statements that SQL names on the link under their own names: PREPARE, EXECUTE and DEALLOCATE see them.
-
-        Only EXECUTE needs more than the name. `group`: the statement runs in a group of extended messages. Raises
-        UnsettledError.
-        """
-        wanted = []
-        for effect, text in verdict.effects:
-            if effect in _NAMING and text:
-                name = text.encode(self.codec, "replace")
-                wanted.append((name, self.prepared.find(name), effect is Effect.EXECUTE))
-        code = r.SKIP if group else r.SKIP_ANYHOW
-        out = b""
-        for name, statement, whole in wanted:
-            if statement is None or self._own.get(name, -1) >= whole:
-                continue
-            if name in self._own:
-                link.replies.owe(r.SKIP)
-                out += p.target(p.CLOSE, b"S", name)
-            self._own[name] = whole
-            if whole:
-                parse = p.message(p.PARSE, name + b"\0" + statement.body)
-                out += self._in_context(link, statement.context, parse, code)
-            else:
-                link.replies.owe(code)
-                out += p.parse(name, b"")
-        if out and not group:
-            # A Query behind a failed message would be ignored; on its own it gets the server's answer.
-            link.replies.owe(r.SKIP_SYNC)
-            out += p.SYNC_MESSAGE
-        return out
-
-    def _followed(self, link: Upstream, verdict: Verdict, code: int) -> tuple[int, Ticket | None]:
-        """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
-        if not any(effect in _TOLD for effect, _ in verdict.effects):
-            return code, None
-        closes = []
-        for effect, text in verdict.effects:
-            if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):
-                self.prepared.all_closes_sent()
-            elif effect is Effect.DEALLOCATE:
-                closes.append(text.encode(self.codec, "replace"))
-                self.prepared.close_sent(closes[-1])
-
-        resets = any(effect in RESETTING for effect, _ in verdict.effects)
-
-        def dropped(name: bytes | None) -> None:
-            if name is None:
-                self.prepared.forget_all()
-                self._own.clear()
-                link.held.clear()
-                self._discarded = resets
-            else:
-                self.prepared.forget(name)
-                self._own.pop(name, None)
-
-        return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
-
-    def _set_again(self, verdict: Verdict, *, group: bool) -> bytes:
-        """Set start-up settings again right behind a RESET, which knows the server's own values only."""
-        if not self.ledger.lost or self.link is None or not any(effect in RESETTING for effect, _ in verdict.effects):
-            return b""
-        if group:
-            return self._help(restore(self.ledger.lost), r.SKIP_SET)
-        self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
-        return p.query(restore(self.ledger.lost))
-
-    def _no_statement(self, name: bytes) -> bytes:
-        shown = name.decode(self.codec, "replace")
-        text = f'prepared statement "{shown}" does not exist' if name else "unnamed prepared statement does not exist"
-        error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
-        return self._answer_error(error, simple=False)
+    def _names_ours(self, verdict: Verdict) -> bytes:
+        """Return the name of ours that SQL gives to PREPARE, EXECUTE or DEALLOCATE, if it does."""
+        names = (text.encode(self.codec, "replace") for effect, text in verdict.effects if effect in NAMING)
+        return next((name for name in names if name.startswith(PREFIX)), b"")
 
     # --- what handlers have in common -----------------------------------------------------------------------------
-
-    def _ignored(self) -> bool:
-        """Whether the server would ignore this message: an error came, and the Sync did not."""
-        return self._swallowing or (self.link is not None and self.link.replies.skipping)
 
     def _forward(self, owed: int) -> bytes | None:
         """Forward an extended message as it is."""
@@ -827,107 +761,6 @@ class Session(Linked):
         self._group_open = True
         return None
 
-    def _too_long(self, *, simple: bool, unnamed: bool) -> bytes:
-        self._passes = False
-        limit = self._house.max_query_length
-        error = p.error_response(
-            "ERROR",
-            PROGRAM_LIMIT_EXCEEDED,
-            f"the statement is longer than {limit} bytes",
-            hint="Send a shorter statement, or ask the operator to raise client.max_query_length.",
-        )
-        self._house.stats.statements[("refuse", "unparsable")] += 1
-        self._house.stats.refused["too-long"] += 1
-        return self._answer_error(error, simple=simple, unnamed=unnamed)
-
-    def _refuse(self, verdict: Verdict, *, simple: bool, unnamed: bool = False) -> bytes:
-        self._house.stats.statements[verdict.label] += 1
-        self._house.stats.refused[verdict.rule] += 1
-        self._note("refused", verdict)
-        error = p.error_response(
-            "ERROR",
-            verdict.sqlstate,
-            verdict.message,
-            detail=verdict.detail,
-            hint=verdict.hint,
-            position=verdict.position,
-            codec=self.codec,
-        )
-        return self._answer_error(error, simple=simple, unnamed=unnamed)
-
-    def _note(self, event: str, verdict: Verdict) -> None:
-        self._house.audit.event(
-            event,
-            session=self.who.ident,
-            user=self.who.user,
-            database=self.pool.database,
-            application=self.who.application,
-            kind=verdict.kind,
-            rule=verdict.rule,
-            sqlstate=verdict.sqlstate,
-        )
-
-    def _answer_error(self, error: bytes, *, simple: bool, unnamed: bool = False) -> bytes:
-        """Answer one message with an error, in its turn; return what stands for it upstream.
-
-        `simple`: a ReadyForQuery follows. `unnamed`: the message would have destroyed the unnamed statement even so.
-        """
-        link = self.link
-        if link is None or (not link.replies.owed and link.replies.status == p.IDLE and not self._group_open):
-            if unnamed:
-                self.unnamed.drop()
-            if self._outside == p.IN_TRANSACTION:
-                self._outside = p.FAILED
-            self._swallowing = not simple
-            self._wire.write(error + p.READY[self.status] if simple else error)
-            if simple:
-                self._seen = self.status
-            return b""
-        # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
-        if simple:
-            # Like for like: behind an earlier error the server skips these as it would skip what was refused.
-            self._group_open = False
-            self.prepared.group += 1
-            if unnamed:
-                self.unnamed.end_sent()
-                link.replies.owe_refusal(error, r.REFUSED_QUERY)
-                return p.REFUSED_QUERY
-            link.replies.owe_refusal(error, r.REFUSED_CALL)
-            return p.REFUSED_CALL
-        self._group_open = True
-        if unnamed:
-            self.unnamed.parse_sent(None)
-            link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
-            return p.REFUSED_PARSE
-        link.replies.owe_refusal(error)
-        return p.REFUSED_EXECUTE
-
-    def _let_through(self, link: Upstream, verdict: Verdict) -> bytes | None:
-        """Account for what goes upstream; return the text to send instead, if any.
-
-        What a refused text leaves behind is unknown, so nobody else gets the upstream of a client that sent one.
-        """
-        stats = self._house.stats
-        if verdict.action is Action.ALLOW:
-            stats.statements[verdict.label] += 1
-        elif verdict.action is Action.REPLACE:
-            stats.statements[verdict.label] += 1
-            self._notify(p.notice_response("WARNING", "01000", verdict.warning, codec=self.codec))
-            return verdict.text
-        elif self._judging.is_missing(verdict):
-            stats.statements[("allow", verdict.kind)] += 1
-        else:
-            stats.statements[("observe", verdict.kind)] += 1
-            stats.observed[verdict.rule] += 1
-            self._note("observed", verdict)
-            self.ledger.scarred = True
-            self._pin(OBSERVED, verdict.rule)
-            link.replies.observed = True
-        return None
-
-
-_STOP: Final = b"stop"
-"""A handler's answer that leaves its message for later. Told by identity."""
 
 _END: Final = b"end"
 """A handler's answer that ends the session, once what stands before it has been sent. Told by identity."""

@@ -30,6 +30,10 @@ Context = Settings | None
 """The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
 
 
+Own = tuple[bool, int]
+"""Of a statement that stands on the link under the client's own name: whether it is whole, and the group it came in."""
+
+
 class UnsettledError(Exception):
     """Say that the answer depends on messages of an earlier group that the server has not answered yet."""
 
@@ -47,7 +51,7 @@ class Statement:
     def __init__(self, body: bytes, context: Context, verdict: Verdict, judge: object) -> None:
         self.body = body
         self.context = context
-        self.described: bytes | None = None
+        self.described: bytes | None = None if verdict.kind == "select" else b""
         self.verdict = verdict
         self.judge = judge
 
@@ -57,6 +61,10 @@ class Statement:
     @property
     def text(self) -> bytes:
         return self.body[: self.body.index(0)]
+
+    def gives(self, described: bytes) -> bool:
+        """Return whether this is what its clients were told."""
+        return self.described in (None, described)
 
     def share(self) -> Statement:
         """Return the one statement that all clients share which have this one."""
@@ -68,11 +76,12 @@ class Statement:
 class Held:
     """What one upstream holds under names of ours: at most `limit` statements, the least used ones go first."""
 
-    __slots__ = ("_count", "_token", "limit", "names", "stale")
+    __slots__ = ("_count", "_texts", "_token", "limit", "names", "stale")
 
     def __init__(self, token: str, limit: int) -> None:
         self._token = token.encode()
         self._count = 0
+        self._texts: dict[tuple[bytes, Context], Statement] = {}
         self.limit = limit
         self.names: dict[Statement, bytes] = {}
         """As far as the server has answered; the one that was used last stands last."""
@@ -92,24 +101,54 @@ class Held:
             self.names[statement] = name
         return name
 
-    def make_room(self) -> list[bytes]:
-        """Forget what has to go before one more is added; return the names to close."""
+    def twins(self, statement: Statement) -> list[bytes]:
+        """Forget one that was parsed from the same text under the same settings; return its name, to be closed."""
+        twin = self._texts.get((statement.body, statement.context))
+        return [] if twin is None or twin not in self.names else [self._forget(twin)]
+
+    def surplus(self, room: int = 0) -> list[bytes]:
+        """Forget what is too much, with `room` for more; return the names to close."""
         names, self.stale = self.stale, []
-        while len(self.names) >= self.limit:
-            names.append(self.names.pop(next(iter(self.names))))
+        while self.names and len(self.names) + room > self.limit:
+            names.append(self._forget(next(iter(self.names))))
         return names
 
     def keep(self, statement: Statement, name: bytes) -> None:
         """Note that the server holds a statement under this name; it may have held it under another."""
-        older = self.names.pop(statement, None)
-        if older is not None and older != name:
+        older = self._forget(statement) if statement in self.names else name
+        if older != name:
             self.stale.append(older)
         self.names[statement] = name
+        if statement.context is not None:
+            self._texts[statement.body, statement.context] = statement
+
+    def replace(self, statement: Statement, shared: Statement) -> None:
+        """Note that a statement has turned out to be another one."""
+        self.keep(shared, self._forget(statement))
+
+    def all(self) -> list[bytes]:
+        """Forget everything; return the names to close."""
+        names = [*self.names.values(), *self.stale]
+        self.clear()
+        return names
+
+    def closed(self, name: bytes) -> None:
+        """Note that the server has dropped a statement."""
+        if name in self.stale:
+            self.stale.remove(name)
+        for statement in [statement for statement, held in self.names.items() if held == name]:
+            self._forget(statement)
 
     def clear(self) -> None:
         """Note that the server has dropped all prepared statements."""
         self.names.clear()
+        self._texts.clear()
         self.stale.clear()
+
+    def _forget(self, statement: Statement) -> bytes:
+        if self._texts.get(key := (statement.body, statement.context)) is statement:
+            del self._texts[key]
+        return self.names.pop(statement)
 
 
 class Prepared:
@@ -118,15 +157,18 @@ class Prepared:
     `group` numbers the messages between two Syncs; whoever sends a Sync or a Query raises it.
     """
 
-    __slots__ = ("_all_gone", "_names", "_repeated", "_sent", "group", "size")
+    __slots__ = ("_all_gone", "_before", "_names", "_repeated", "_sent", "group", "shown", "size")
 
     def __init__(self) -> None:
         self.group = 0
         self.size = 0
+        self.shown: dict[bytes, bytes] = {}
+        """By which name the client has used one of ours last, on the present link: errors of the server tell names."""
         self._names: dict[bytes, Statement] = {}  # as far as the server has answered
         self._sent: dict[bytes, tuple[int, Statement | None]] = {}  # what is sent makes of a name, and in which group
         self._repeated: dict[Statement, tuple[int, bytes]] = {}  # sent to the link, under which name
         self._all_gone = -1  # the group that drops all of them, if it succeeds
+        self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
 
     def __repr__(self) -> str:
         return f"<Prepared {len(self._names)} statements, {len(self._sent)} sent>"
@@ -140,6 +182,10 @@ class Prepared:
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
+    def known(self, name: bytes) -> Statement | None:
+        """Return the client's statement of this name, if nothing that was sent can have changed that."""
+        return None if self._sent or self._all_gone >= 0 else self._names.get(name)
+
     def find(self, name: bytes) -> Statement | None:
         """Return the client's statement of this name, as a message finds it that is sent now. Raises UnsettledError."""
         sent = self._sent.get(name)
@@ -152,6 +198,10 @@ class Prepared:
         if sent[0] != self.group:
             raise UnsettledError
         return sent[1]
+
+    def all(self) -> dict[bytes, Statement]:
+        """Return all statements by name, as a message finds them that is sent now. Raises UnsettledError."""
+        return {name: found for name in {**self._names, **self._sent} if (found := self.find(name)) is not None}
 
     def parse_sent(self, name: bytes, statement: Statement) -> None:
         self._sent[name] = (self.group, statement)
@@ -185,28 +235,57 @@ class Prepared:
         self._names[name] = statement
         self.size += len(statement.body) + _OVERHEAD
 
+    def replace(self, mine: Statement, shared: Statement) -> None:
+        """Note that a statement has turned out to be one that others have, too."""
+        for name in [name for name, statement in self._names.items() if statement is mine]:
+            self._names[name] = shared
+        for name, (group, statement) in self._sent.items():
+            if statement is mine:
+                self._sent[name] = (group, shared)
+        if mine in self._repeated:
+            self._repeated[shared] = self._repeated.pop(mine)
+
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""
         old = self._names.pop(name, None)
+        self._before.setdefault(name, old)
         if old is not None:
             self.size -= len(old.body) + _OVERHEAD
 
     def forget_all(self) -> None:
-        self._names.clear()
-        self.size = 0
+        for name in list(self._names):
+            self.forget(name)
+
+    def mark(self) -> None:
+        """Note that nothing is owed: `undo` returns to this."""
+        if self._before:
+            self._before.clear()
+        if self.shown:
+            self.shown.clear()
+
+    def undo(self) -> None:
+        """Undo what was answered since the mark: the client has not seen it, and everything is sent again."""
+        before, self._before = self._before, {}
+        for name, statement in before.items():
+            if statement is None:
+                self.forget(name)
+            else:
+                self.keep(name, statement)
+        self._before.clear()
 
     def settled(self) -> None:
-        """Note that nothing is owed any more: what was sent is what was answered."""
+        """Note that everything of earlier groups has been answered."""
+        if self._sent or self._repeated:
+            self._sent = {name: sent for name, sent in self._sent.items() if sent[0] == self.group}
+            self._repeated = {statement: sent for statement, sent in self._repeated.items() if sent[0] == self.group}
+        if self._all_gone != self.group:
+            self._all_gone = -1
+
+    def lost(self) -> None:
+        """Note that nothing will be answered any more."""
         self._sent.clear()
         self._repeated.clear()
         self._all_gone = -1
-
-    def client_name(self, server_name: bytes, held: Held) -> bytes:
-        """Return the name by which the client knows what an error of the server names."""
-        of_ours = {statement for statement, (_, name) in self._repeated.items() if name == server_name}
-        of_ours |= {statement for statement, name in held.names.items() if name == server_name}
-        sent = {name: statement for name, (_, statement) in self._sent.items()}
-        return next((name for name, statement in {**self._names, **sent}.items() if statement in of_ours), b"")
 
 
 class Ticket:
@@ -241,6 +320,7 @@ class Parsed(Ticket):
         if self._name is not None:
             self._prepared.keep(self._name, self.statement)
         self._held.keep(self.statement, self.server_name)
+        self._share()
 
     def described(self, answer: bytes) -> bool:
         """Take what the server says of it; return whether that is what it said before.
@@ -251,32 +331,50 @@ class Parsed(Ticket):
         if mine.described is not None:
             return mine.described == answer
         mine.described = answer
+        self._share()
+        return True
+
+    def _share(self) -> None:
+        mine = self.statement
         shared = mine.share()
         if shared is not mine:
-            self._held.names.pop(mine, None)
-            self._held.keep(shared, self.server_name)
-            self._prepared.repeat_sent(shared, self.server_name)
-            if self._name is not None:
-                self._prepared.keep(self._name, shared)
-                self._prepared.parse_sent(self._name, shared)
-        return True
+            self._held.replace(mine, shared)
+            self._prepared.replace(mine, shared)
 
 
 class Described(Ticket):
     """A Describe of ours that follows a Parse of ours: collects what the server says."""
 
-    __slots__ = ("_answer", "_parsed")
+    __slots__ = ("_answer", "_described", "parameters")
 
-    def __init__(self, parsed: Parsed) -> None:
-        self._parsed = parsed
+    def __init__(self, described: Callable[[bytes], bool]) -> None:
+        self._described = described
         self._answer = b""
+        self.parameters = b""
+        """The body of the ParameterDescription."""
 
     def add(self, body: bytes) -> None:
+        self.parameters = self.parameters or body  # it comes first
         self._answer += body
 
     def matches(self) -> bool:
         """Return whether the statement still gives what its clients were told."""
-        return self._parsed.described(self._answer)
+        return self._described(self._answer)
+
+
+class Owned(Ticket):
+    """A Parse of ours under a client's own name; `own` is where that is noted."""
+
+    __slots__ = ("_name", "_own")
+
+    def __init__(self, own: dict[bytes, Own], name: bytes, note: Own) -> None:
+        own[name] = note
+        self._own = own
+        self._name = name
+
+    def settle(self, outcome: bool | None) -> None:
+        if not outcome:
+            self._own.pop(self._name, None)
 
 
 class Closed(Ticket):
@@ -295,7 +393,7 @@ class Closed(Ticket):
 
 
 class Dropped(Ticket):
-    """A Close of ours; where it was never run the name is still to be closed."""
+    """A Close of ours; where it was never run, the name may still have to be closed."""
 
     __slots__ = ("_held", "_name")
 
@@ -304,7 +402,9 @@ class Dropped(Ticket):
         self._name = name
 
     def settle(self, outcome: bool | None) -> None:
-        if outcome is None:
+        if outcome:
+            self._held.closed(self._name)
+        elif self._name not in self._held.names.values():
             self._held.stale.append(self._name)
 
 

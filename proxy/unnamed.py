@@ -46,6 +46,11 @@ class Unnamed(Generic[T]):
         self.message = self.coming = None
         self._held = self.synced = False
 
+    def keep(self, statement: T) -> None:
+        """Note that it was parsed here, without the server."""
+        self.message = self.coming = statement
+        self._held = self.synced = False
+
     # --- sent -----------------------------------------------------------------------------------------------------
 
     def parse_sent(self, parse: T | None) -> None:

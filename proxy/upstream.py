@@ -39,6 +39,8 @@ _READ_BACK: Final = (
     b"pg_catalog.current_setting('standard_conforming_strings'),"
     b"pg_catalog.current_setting('client_encoding')"
 )
+CANCEL_AGAIN: Final = 0.5
+"""Seconds after which what an abandoned connection still runs is cancelled once more."""
 MAX_DRAIN: Final = 4 << 20
 """Bytes of an abandoned answer that are read and dropped; beyond that a new connection is cheaper."""
 _BESIDE_ROWS: Final = frozenset(
@@ -78,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_stats",
         "_tasks",
         "_transport",
+        "born",
         "customs",
         "expires",
         "held",
@@ -103,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
         self.unnamed: Unnamed[object] = Unnamed()
         self.unnamed_of: object | None = None
+        self.born = 0.0
         self.expires = 0.0
         self.idle_since = 0.0
         self.pid = 0
@@ -244,8 +248,14 @@ class UpstreamConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self.pool.limits.cancel_wait_timeout, self._give_up)
         if self.replies.owed:
-            self.cancel()
+            self._insist()
         self._ask(p.SYNC_MESSAGE, r.SYNC)
+
+    def _insist(self) -> None:
+        """Cancel until nothing runs any more: one may overtake its statement, and there may be others behind it."""
+        if self._cleaning and not self._closed and len(self.replies.owed):
+            self.cancel()
+            asyncio.get_running_loop().call_later(CANCEL_AGAIN, self._insist)
 
     def _give_up(self) -> None:
         self.close(CloseReason.CANCEL_UNFINISHED)

@@ -115,7 +115,7 @@ class SideCart:
     def get(self, path: str) -> str:
         """Fetch a page of the metrics port."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
-            return answer.read().decode()
+            return str(answer.read(), "utf-8")
 
     def metric(self, sample: str) -> float:
         """Return one sample of /metrics, written as Prometheus writes it; 0 where there is none."""

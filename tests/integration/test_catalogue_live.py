@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,9 +53,12 @@ def lone(upstream: Upstream, postgres: EmbeddedServer) -> Iterator[Upstream]:
 def served(upstream: Upstream, refresh: str, **more: object) -> Iterator[tuple[SideCart, Wire]]:
     with SideCart(upstream, SIDECART_FILTER_CATALOG_REFRESH=refresh, **more) as own, Wire(own.port) as client:
         assert client.ask("SELECT 1") == "TDCZ"
-        # On demand there is one load a second at most.
-        old = 1 if refresh == "0" else 0
-        wait_until(lambda: age(own) > old, 10, "the first catalogue")
+        wait_until(lambda: age(own) > 0, 10, "the first catalogue")
+        if refresh == "0":
+            # On demand there is one load a second at most, and not more than a tenth of the time.
+            (seconds,) = re.findall(r'"event":"catalogue loaded".*?"seconds":([\d.]+)', own.log)
+            old = max(1.0, 10 * float(seconds))
+            wait_until(lambda: age(own) > old + 0.01, 10 + old, "the time of the next load")
         yield own, client
         own.stop()
         assert '"event":"bug"' not in own.log

@@ -22,8 +22,8 @@ from proxy.catalog import Catalog, Relation, Taint
 from proxy.config import Upstream
 from proxy.filter import Filter
 from proxy.judge import Helper, HelperLostError, ProofError, Prover, Texts
+from proxy.judging import MAX_INLINE
 from proxy.policy import Policy
-from proxy.session import MAX_INLINE
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.verdict import Action, Verdict

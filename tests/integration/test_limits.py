@@ -102,6 +102,7 @@ def test_wait_in_vain_names_the_holders(upstream: Upstream) -> None:
     with SideCart(upstream, **environment) as own, Wire(own.port) as pinned, Wire(own.port) as open_:
         pinned.ask("PREPARE mine AS SELECT 1")
         open_.ask("BEGIN")
+        open_.ask("SELECT 1")
         with Wire(own.port) as waiting:
             assert waiting.ask("SELECT 1") == "NEZ"
             assert waiting.error["C"] == "53300"

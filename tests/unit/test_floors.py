@@ -20,6 +20,8 @@ PURE = (
     "filter plpgsql",
     "house login observe prove",
     "judging linked",
+    "carrying",
+    "answering",
     "session",
     "client",
 )

@@ -179,7 +179,11 @@ def test_effect_pins(effect: Effect, name: str, reason: str, scarred: bool) -> N
 
 
 def test_every_effect_either_pins_or_takes_away() -> None:
-    for effect in set(Effect) - {Effect.SETTING_LOCAL, Effect.EXECUTE}:  # they leave nothing behind
+    for effect in set(Effect) - {
+        Effect.SETTING_LOCAL,
+        Effect.EXECUTE,
+        Effect.LIST_STATEMENTS,
+    }:  # they leave nothing behind
         reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
         takes_away = effect.name in (
             "SETTING",
@@ -205,7 +209,8 @@ def test_settings_are_touched_until_they_are_read_back() -> None:
     assert ledger.touched == {"work_mem", "jit"}
     assert ledger.ask() == {"work_mem", "jit"}
     assert answer(ledger, {"work_mem": "5MB"})
-    assert ledger.settings is Settings.of([("timezone", "UTC"), ("work_mem", "5MB")])
+    assert ledger.settings is Settings.of([("timezone", "UTC"), ("work_mem", "5MB"), ("jit", "off")])
+    assert not ledger.as_asked, "set_config() with a null has reset what the client connected with"
     assert ledger.startup is Settings.of([("timezone", "UTC"), ("jit", "off")])
 
 

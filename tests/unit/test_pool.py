@@ -27,6 +27,7 @@ class FakeUpstream:
 
     settings: Settings | None = NO_SETTINGS
     customs: set[str] = field(default_factory=set)
+    born: float = 0.0
     expires: float = 0.0
     idle_since: float = 0.0
     cancelling: bool = False
@@ -244,7 +245,7 @@ def test_in_a_full_pool_the_one_that_has_rested_longest_gives_way() -> None:
     mark(first, second)
     who = FakeWaiter()
     assert pool.lease(who, 1.0) is None
-    assert (first.closed, second.closed, opener.calls, pool.size) == (CloseReason.CUSTOM_SETTING, None, 1, 2)
+    assert (first.closed, second.closed, opener.calls, pool.size) == (CloseReason.REPLACED, None, 1, 2)
     fresh = FakeUpstream()
     pool.opened(fresh, 2.0)
     assert (who.got, pool.idle) == ([fresh], [second])
@@ -278,7 +279,7 @@ def test_upstream_that_does_not_suit_the_first_in_line_is_closed_for_it_however_
     pool.lease(first, 1.0)
     pool.lease(behind, 1.0)
     pool.release(upstream, 2.0)
-    assert (upstream.closed, opener.calls, behind.got) == (CloseReason.CUSTOM_SETTING, 1, [])
+    assert (upstream.closed, opener.calls, behind.got) == (CloseReason.REPLACED, 1, [])
     fresh = FakeUpstream()
     pool.opened(fresh, 3.0)
     assert (first.got, list(pool.waiting)) == ([fresh], [behind])
@@ -296,7 +297,7 @@ def test_upstream_that_came_back_goes_to_the_first_whom_it_suits_once_those_befo
     for who in (first, second, third):
         pool.lease(who, 1.0)
     pool.release(kept, 2.0)
-    assert (kept.closed, opener.calls) == (CloseReason.CUSTOM_SETTING, 1)
+    assert (kept.closed, opener.calls) == (CloseReason.REPLACED, 1)
     pool.release(given, 3.0)
     assert (second.got, given.closed, list(pool.waiting)) == ([given], None, [first, third])
 
@@ -325,7 +326,47 @@ def test_server_that_takes_no_logins_costs_one_upstream_and_the_others_go_on() -
         assert pool.lease(tenant(), now) is upstreams[1]
         pool.release(upstreams[1], now)
         pool.tick(now + 1.0)
-    assert (upstreams[0].closed, upstreams[1].closed, opener.calls) == (CloseReason.CUSTOM_SETTING, None, 4)
+    assert (upstreams[0].closed, upstreams[1].closed, opener.calls) == (CloseReason.REPLACED, None, 4)
+
+
+# --- fresh ones -------------------------------------------------------------------------------------------------------
+
+
+def test_client_that_wants_a_fresh_upstream_gets_none_that_had_logged_in_before() -> None:
+    pool, opener = make(default_pool_size=3)
+    old, leased = open_idle(pool, 2)
+    other, who = FakeWaiter("other"), FakeWaiter("who")
+    assert pool.lease(other, 1.0) is leased
+    assert pool.lease(who, 2.0, fresh=True) is None
+    pool.release(leased, 3.0)
+    assert (who.got, opener.calls, pool.idle) == ([], 1, [old, leased])
+    fresh = FakeUpstream()
+    pool.opened(fresh, 4.0)
+    assert who.got == [fresh]
+    pool.release(fresh, 5.0)
+    pool.lease(FakeWaiter("again"), 4.5, fresh=True)
+    assert pool.lease(FakeWaiter("anybody"), 6.0) is fresh
+
+
+def test_in_a_full_pool_an_idle_upstream_gives_way_to_the_fresh_one() -> None:
+    pool, opener = make(default_pool_size=1)
+    (old,) = open_idle(pool)
+    who = FakeWaiter()
+    assert pool.lease(who, 1.0, fresh=True) is None
+    assert (old.closed, opener.calls, pool.size) == (CloseReason.REPLACED, 1, 1)
+    pool.opened(FakeUpstream(), 2.0)
+    assert len(who.got) == 1
+
+
+def test_upstream_that_logged_in_after_the_loss_and_served_others_is_fresh_enough() -> None:
+    pool, _ = make(default_pool_size=1, max_logins=1)
+    first, who = FakeWaiter("first"), FakeWaiter("who")
+    pool.lease(first, 1.0)
+    pool.lease(who, 1.0, fresh=True)
+    fresh = FakeUpstream()
+    pool.opened(fresh, 2.0)
+    pool.release(fresh, 3.0)
+    assert (who.got, fresh.closed) == ([fresh], None)
 
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
@@ -754,15 +795,19 @@ class PoolMachine(RuleBasedStateMachine):
         self.line: list[FakeWaiter] = []
         self.holds: dict[FakeWaiter, FakeUpstream] = {}
         self.lost: set[FakeUpstream] = set()
+        self.after: dict[FakeWaiter, float] = {}
         self.served: list[FakeWaiter] = []
+
+    def _suits(self, upstream: FakeUpstream, who: FakeWaiter) -> bool:
+        return upstream.customs <= who.customs and upstream.born >= self.after.get(who, 0.0)
 
     def _waiter(self, hasty: bool, customs: str) -> FakeWaiter:
         who = FakeWaiter(settings=PARIS if len(self.line) % 2 else NO_SETTINGS, customs=frozenset(customs))
 
         def take(upstream: FakeUpstream) -> None:
-            assert upstream.customs <= who.customs
+            assert self._suits(upstream, who)
             for before in self.line[: self.line.index(who)]:
-                assert before not in self.pool.waiting or not upstream.customs <= before.customs, "overtaken"
+                assert before not in self.pool.waiting or not self._suits(upstream, before), "overtaken"
             upstream.customs |= who.customs
             self.served.append(who)
             self.holds[who] = upstream
@@ -773,15 +818,19 @@ class PoolMachine(RuleBasedStateMachine):
         who.then = take
         return who
 
-    @rule(hasty=strategies.booleans(), customs=strategies.sampled_from(["", "a", "b", "ab"]))
-    def lease(self, hasty: bool, customs: str) -> None:
+    @rule(
+        hasty=strategies.booleans(), customs=strategies.sampled_from(["", "a", "b", "ab"]), fresh=strategies.booleans()
+    )
+    def lease(self, hasty: bool, customs: str, fresh: bool) -> None:
         who = self._waiter(hasty, customs)
-        upstream = self.pool.lease(who, self.now)
+        if fresh:
+            self.after[who] = self.now
+        upstream = self.pool.lease(who, self.now, fresh=fresh)
         if upstream is None:
             self.line.append(who)
         else:
-            assert upstream.customs <= who.customs
-            assert not any(upstream.customs <= each.customs for each in self.line), "overtaken"
+            assert self._suits(upstream, who)
+            assert not any(self._suits(upstream, each) for each in self.line), "overtaken"
             upstream.customs |= who.customs
             self.holds[who] = upstream
 
@@ -866,7 +915,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.line = [who for who in self.line if not who.got and not who.errors and who in self.pool.waiting]
         assert list(self.pool.waiting) == self.line
         for upstream in self.pool.idle:
-            assert not any(upstream.customs <= who.customs for who in self.line), "somebody waits beside what suits"
+            assert not any(self._suits(upstream, who) for who in self.line), "somebody waits beside what suits"
 
     @invariant()
     def who_waits_beside_idle_upstreams_has_a_login_under_way_if_one_may_start(self) -> None:

@@ -14,9 +14,9 @@ import click
 import pytest
 
 from proxy import errors
+from proxy.answering import OBSERVED
 from proxy.cli import VERBS
 from proxy.config import ENVIRONMENT_NAMES, SECTIONS, load
-from proxy.session import OBSERVED
 from proxy.verdict import Effect
 
 ROOT = Path(__file__).parents[2]

@@ -55,6 +55,7 @@ class FakeWire:
         self.sent = bytearray()
         self.reading = True
         self.closed = False
+        self.hung_up = False
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after close"
@@ -107,6 +108,7 @@ class FakeUpstream:
         self.unnamed: Unnamed[object] = Unnamed()
         self.held = Held("test", 200)
         self.unnamed_of: object | None = None
+        self.born = 0.0
         self.expires = 1e9
         self.idle_since = 0.0
         self.cancelling = False
@@ -854,14 +856,35 @@ def test_client_that_goes_while_settings_are_read_back_leaves_nothing(town: Town
 DEALLOCATED = p.message(p.COMMAND_COMPLETE, b"DEALLOCATE\0")
 
 
-def test_pin_ends_when_the_server_holds_nothing_any_more(town: Town) -> None:
+PREPARED = p.message(p.COMMAND_COMPLETE, b"PREPARE\0")
+
+
+def pinned(town: Town) -> tuple[Guest, FakeWire, FakeUpstream]:
+    """Return a client that has prepared a statement by SQL, and its upstream, which was asked and has said so."""
     session, client = town.client()
     session.client_data(p.query(b"prepare s as select 1"))
     upstream = town.link(session)
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
+    upstream.says(PREPARED, READY_I)
+    assert upstream.take().endswith(p.query(read_back([], state=True)))
+    reads_back(upstream, **{".prepared_statement": ""})
+    client.take()
+    assert list(session.ledger.pins) == ["prepared_statement"]
+    return session, client, upstream
+
+
+def test_prepare_that_fails_pins_nothing(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"prepare s as select nope"))
+    upstream = town.link(session)
+    upstream.says(p.error_response("ERROR", "42703", "no such column"), READY_I)
+    reads_back(upstream)
+    assert session.link is None and not session.ledger.pins
+
+
+def test_pin_ends_when_the_server_holds_nothing_any_more(town: Town) -> None:
+    session, client, upstream = pinned(town)
     session.client_data(p.query(b"deallocate all"))
     upstream.take()
-    client.take()
     upstream.says(DEALLOCATED, READY_I)
     assert upstream.take() == p.query(read_back([], state=True))
     reads_back(upstream)
@@ -870,15 +893,12 @@ def test_pin_ends_when_the_server_holds_nothing_any_more(town: Town) -> None:
 
 
 def test_statement_that_is_prepared_while_the_server_is_asked_keeps_its_pin(town: Town) -> None:
-    session, _ = town.client()
-    session.client_data(p.query(b"prepare s1 as select 1"))
-    upstream = town.link(session)
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
-    session.client_data(p.query(b"deallocate s1"))
+    session, _, upstream = pinned(town)
+    session.client_data(p.query(b"deallocate s"))
     upstream.says(DEALLOCATED, READY_I)
     session.client_data(p.query(b"prepare s2 as select 1"))
     reads_back(upstream)
-    upstream.says(p.message(p.COMMAND_COMPLETE, b"PREPARE\0"), READY_I)
+    upstream.says(PREPARED, READY_I)
     assert session.link is upstream
     assert list(session.ledger.pins) == ["prepared_statement"]
 
@@ -935,17 +955,18 @@ def test_reset_all_returns_to_what_the_client_started_with(town: Town) -> None:
 
 def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: Town) -> None:
     session, _client = town.client(application_name="bi")
-    session.client_data(p.query(b"prepare s as select 1"))
+    session.client_data(p.query(b"declare c cursor with hold for select 1"))
     upstream = town.link(session)
     upstream.says(SET, READY_I)
+    reads_back(upstream, **{".hold_cursor": ""})
     upstream.take()
-    session.client_data(p.query(b"reset application_name") + p.query(b"execute s"))
+    session.client_data(p.query(b"reset application_name") + p.query(b"fetch c"))
     lost = restore({"application_name": ("bi", False)})
-    assert upstream.take() == p.query(b"reset application_name") + p.query(lost) + p.query(b"execute s")
+    assert upstream.take() == p.query(b"reset application_name") + p.query(lost) + p.query(b"fetch c")
     upstream.says(RESET, READY_I, SELECTED, READY_I, SELECTED, READY_I)
     assert upstream.take() == p.query(lost + b";" + read_back(["application_name"], state=True))
-    reads_back(upstream, **{"application_name": "bi", ".prepared_statement": ""})
-    assert list(session.ledger.pins) == ["prepared_statement"]
+    reads_back(upstream, **{"application_name": "bi", ".hold_cursor": ""})
+    assert list(session.ledger.pins) == ["hold_cursor"]
 
 
 def test_setting_after_a_reset_in_a_transaction_is_reported_as_it_is(town: Town) -> None:
@@ -1053,6 +1074,17 @@ def test_cancel_reaches_only_a_running_statement(town: Town) -> None:
     upstream = town.link(session)
     assert session.cancel() == "sent"
     assert upstream.cancels == 1
+
+
+def test_client_that_hangs_up_in_line_is_noticed_though_it_is_not_read(town: Town) -> None:
+    busy(town)
+    waiting, client = town.client()
+    waiting.client_data(p.query(b"select 1"))
+    waiting.client.look_in_line()
+    assert waiting.session in town.pool.waiting
+    client.hung_up = True
+    waiting.client.look_in_line()
+    assert client.closed and not town.pool.waiting
 
 
 def test_client_that_leaves_the_line_is_forgotten(town: Town) -> None:
@@ -1645,6 +1677,16 @@ def test_statement_whose_upstream_dies_runs_on_another_one(town: Town) -> None:
     assert town.stats.retries == 1
 
 
+def test_parse_complete_and_fatal_in_one_chunk_leave_the_name_free(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    town.link(session).says(PARSED, DESCRIBED, fatal("57P01"))
+    again = town.opened()
+    assert again.take() == parse_ours(1, b"select 1") + SYNC
+    again.says(PARSED, DESCRIBED, READY_I)
+    assert client.take() == PARSED + READY_I
+
+
 def test_statement_runs_again_once_at_most(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(b"select 1"))
@@ -1724,6 +1766,16 @@ def test_idle_transaction_whose_upstream_dies_is_told_with_the_next_statement(to
     assert client.take() == p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0") + READY_I
 
 
+def test_commit_after_an_idle_loss_fails_and_ends_the_transaction(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    client.take()
+    session.upstream_lost()
+    session.client_data(p.query(b"commit"))
+    assert client.take().endswith(READY_I) and session.status == p.IDLE
+
+
 def test_each_group_of_a_lost_pipeline_is_answered(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(b"select 1") + group(b"select 2") + bind() + SYNC)
@@ -1745,13 +1797,28 @@ def test_open_group_of_a_lost_upstream_is_swallowed_up_to_its_sync(town: Town) -
 
 
 def test_pinned_client_is_closed_with_its_upstream(town: Town) -> None:
-    session, client = town.client()
-    session.client_data(p.query(b"prepare s as select 1"))
-    upstream = town.link(session)
-    upstream.says(SET, READY_I)
-    client.take()
+    _, client, upstream = pinned(town)
     upstream.says(fatal("57P01"))
     assert client.error()["S"] == "FATAL" and client.closed
+
+
+def test_commit_that_is_lost_has_ended_the_transaction(town: Town) -> None:
+    session, client = town.client()
+    for text in (b"begin", b"select 1"):
+        session.client_data(p.query(text))
+    town.link(session).says(BEGUN, READY_T, SELECTED, READY_T)
+    client.take()
+    session.client_data(p.query(b"commit"))
+    session.upstream_lost()
+    assert client.take().endswith(READY_I) and session.status == p.IDLE
+
+
+def test_half_of_a_message_that_was_held_back_does_not_end_the_client(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    town.link(session).says(SELECTED, READY_I[:3])
+    session.upstream_lost()
+    assert client.kinds() == "CEZ" and not client.closed
 
 
 # --- transactions that no server knows of ----------------------------------------------------------------------------
@@ -1764,6 +1831,23 @@ def test_empty_transaction_takes_no_upstream(town: Town) -> None:
         assert session.link is None
         assert client.take() == p.message(p.COMMAND_COMPLETE, tag + b"\0") + (READY_I if text == b"commit" else READY_T)
     assert not town.pool.leased
+
+
+@pytest.mark.parametrize("formats", [b"\0\0", b"\0\1\0\0", b"\0\1\0\1"])
+@pytest.mark.parametrize("describe", [b"", p.message(p.DESCRIBE, b"P\0")])
+def test_begin_and_commit_in_groups_of_their_own_take_no_upstream(town: Town, formats: bytes, describe: bytes) -> None:
+    session, client = town.client()
+    rest = bind(tail=bytes(4) + formats) + describe + EXECUTE + SYNC
+    for text, status in ((b"BEGIN", READY_T), (b"COMMIT", READY_I), (b"/* a */ begin", READY_T)):
+        session.client_data(p.parse(b"", text) + rest)
+        answer = client.take()
+        assert answer.startswith(PARSED + BOUND + (p.message(p.NO_DATA) if describe else b""))
+        assert answer.endswith(status) and session.link is None
+    session.client_data(bind() + EXECUTE + SYNC)  # the unnamed statement is BEGIN, once more
+    assert (
+        town.link(session).take()
+        == p.query(b"/* a */ begin") + p.parse(b"", b"/* a */ begin") + bind() + EXECUTE + SYNC
+    )
 
 
 def test_begin_goes_out_with_the_first_statement(town: Town) -> None:
@@ -1783,10 +1867,12 @@ def test_refused_statement_in_a_transaction_that_no_server_knows_of_fails_it(tow
     session.client_data(p.query(b"begin") + p.query(b"drop table t"))
     assert client.kinds() == "CZEZ" and session.status == p.FAILED and session.link is None
     session.client_data(p.query(b"select 1"))
+    assert client.error()["C"] == "25P02" and session.link is None
+    session.client_data(p.query(b"rollback to a"))
     upstream = town.link(session)
-    assert upstream.take() == p.query(b"begin") + p.REFUSED_EXECUTE + SYNC + p.query(b"select 1")
-    upstream.says(BEGUN, READY_T, STAND_IN_FAILED, READY_E, p.error_response("ERROR", "25P02", "aborted"), READY_E)
-    assert client.error()["C"] == "25P02"
+    assert upstream.take() == p.query(b"begin") + p.REFUSED_EXECUTE + SYNC + p.query(b"rollback to a")
+    upstream.says(BEGUN, READY_T, STAND_IN_FAILED, READY_E, p.error_response("ERROR", "3B001", "no"), READY_E)
+    assert client.error()["C"] == "3B001"
 
 
 def test_commit_of_a_failed_transaction_that_no_server_knows_of_is_a_rollback(town: Town) -> None:
@@ -1830,13 +1916,29 @@ def test_named_statement_does_not_pin_and_its_names_are_ours(town: Town) -> None
     assert upstream.take() == bind(ours(1)) + describe + EXECUTE + SYNC
 
 
+def test_group_of_a_prepared_statement_takes_the_direct_path_and_nothing_differs(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    client.take()
+    rest = p.message(p.DESCRIBE, b"P\0") + EXECUTE + SYNC
+    for parameters in (b"\0\0\0\0\0\0", b"\0\0\0\1\0\0\0\2xy\0\0"):
+        session.client_data(bind(b"s1", tail=parameters) + rest)
+        assert upstream.take() == bind(ours(1), tail=parameters) + rest
+        upstream.says(BOUND, ROWS, SELECTED, READY_I)
+        assert client.take() == BOUND + ROWS + SELECTED + READY_I and session.link is None
+    session.client_data(p.message(p.CLOSE, b"Ss1\0") + SYNC + bind(b"s1") + rest)
+    assert client.kinds() == "3ZEZ"
+
+
 def test_equal_statements_of_two_clients_are_parsed_once_for_each_and_kept_once(town: Town) -> None:
     one, _ = town.client()
     two, _ = town.client()
     upstream = prepare(town, one, b"a")
-    assert prepare(town, two, b"b", number=2) is upstream
+    two.client_data(p.parse(b"b", b"select 1") + SYNC)
+    assert upstream.take() == parse_ours(2, b"select 1") + p.target(p.CLOSE, b"S", ours(1)) + SYNC
+    upstream.says(PARSED, DESCRIBED, p.message(p.CLOSE_COMPLETE), READY_I)
     assert list(upstream.held.names.values()) == [ours(2)]
-    assert upstream.held.stale == [ours(1)]
+    assert not upstream.held.stale and two.link is None
     one.client_data(bind(b"a") + EXECUTE + SYNC)
     assert upstream.take() == bind(ours(2)) + EXECUTE + SYNC
 
@@ -1911,6 +2013,17 @@ def test_name_that_sidecart_gave_reaches_nothing(town: Town) -> None:
     assert two.link is None
 
 
+@pytest.mark.parametrize(
+    "text", [b'execute "%s"', b'explain execute "%s"', b'deallocate "%s"', b'prepare "%s" as select 1']
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_sql_reaches_no_name_that_sidecart_gave(town: Town, text: bytes, extended: bool) -> None:
+    session, client = town.client()
+    message = p.parse(b"", text % ours(1)) + SYNC if extended else p.query(text % ours(1))
+    session.client_data(message)
+    assert client.error()["C"] == "26000" and session.link is None
+
+
 def test_closed_statement_is_gone_for_its_client_and_kept_for_others(town: Town) -> None:
     session, client = town.client()
     upstream = prepare(town, session, b"s1")
@@ -1942,6 +2055,75 @@ def test_deallocate_of_a_protocol_statement_is_the_servers_to_answer(town: Town)
     assert client.kinds() == "CZ"
     session.client_data(bind(b"s1") + SYNC)
     assert client.error()["C"] == "26000"
+
+
+def test_duplicate_parse_behind_another_message_of_its_group_waits_for_earlier_groups_only(town: Town) -> None:
+    """What this group has sent is not answered before its Sync: waiting for that would be for ever."""
+    session, client = town.client()
+    parse = p.parse(b"s2", b"select 1")
+    session.client_data(parse + SYNC + p.message(p.CLOSE, b"Ppt\0") + parse + SYNC)
+    upstream = town.link(session)
+    assert upstream.take() == parse_ours(1, b"select 1") + SYNC + p.message(p.CLOSE, b"Ppt\0")
+    upstream.says(PARSED, DESCRIBED, READY_I)
+    assert upstream.take().endswith(p.REFUSED_EXECUTE + SYNC)
+    closed = p.message(p.CLOSE_COMPLETE)
+    upstream.says(closed, PARSED, closed, STAND_IN_FAILED, READY_I)
+    assert client.kinds() == "1Z3EZ" and session.link is None
+
+
+def test_execute_by_sql_does_what_the_statement_does(town: Town) -> None:
+    """EXECUTE of a prepared set_config() leaked its setting to the next client."""
+    session, _ = town.client()
+    text = b"select set_config('work_mem', '5MB', false)"
+    upstream = prepare(town, session, b"s1", text)
+    session.client_data(p.query(b"execute s1"))
+    upstream.says(PARSED, DESCRIBED, READY_I, SELECTED, READY_I)
+    upstream.take()
+    assert session.link is upstream and not session.ledger.pins
+    upstream.says(p.message(p.CLOSE_COMPLETE), READY_I)
+    assert upstream.take() == p.query(read_back(["work_mem"]))
+
+
+def test_list_of_statements_shows_those_of_the_client_alone(town: Town) -> None:
+    one, _ = town.client()
+    upstream = prepare(town, one, b"a", b"select 'secret'")
+    two, _ = town.client()
+    assert prepare(town, two, b"b", b"select 2", number=2) is upstream
+    two.client_data(p.query(b"table pg_prepared_statements"))
+    closes = b"".join(p.target(p.CLOSE, b"S", ours(number)) for number in (1, 2))
+    own = p.parse(b"b", b"select 2") + p.target(p.DESCRIBE, b"S", b"b")
+    assert upstream.take() == closes + own + SYNC + p.query(b"table pg_prepared_statements")
+
+
+def test_statement_whose_text_is_parsed_again_under_another_name_is_still_there(town: Town) -> None:
+    session, _ = town.client()
+    upstream = prepare(town, session, b"s2")
+    session.client_data(p.parse(b"s1", b"select 1") + bind(b"s2") + SYNC)
+    closes = p.target(p.CLOSE, b"S", ours(1))
+    assert upstream.take() == parse_ours(2, b"select 1") + closes + parse_ours(3, b"select 1") + bind(ours(3)) + SYNC
+
+
+def test_execute_without_a_bind_never_reaches_the_portal_that_a_failed_query_left(town: Town) -> None:
+    """PostgreSQL 15.18 reads freed memory there, and ends with SIGSEGV."""
+    session, _ = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(bind() + EXECUTE + SYNC + p.query(b"close c"))
+    upstream.take()
+    session.client_data(EXECUTE + SYNC)
+    assert upstream.take() == p.REFUSED_EXECUTE + SYNC
+
+
+def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"s1")
+    client.take()
+    session.client_data(p.parse(b"s2", b"select 1") + bind(b"s2") + SYNC)
+    name = upstream.take().rpartition(b"sidecart:")[2].split(b"\0")[0].decode()
+    text = f'bind message supplies 0 parameters, but prepared statement "sidecart:{name}" requires 1'
+    upstream.says(PARSED, DESCRIBED, p.message(p.CLOSE_COMPLETE), p.error_response("ERROR", "08P01", text), READY_I)
+    assert client.error()["M"] == 'bind message supplies 0 parameters, but prepared statement "s2" requires 1'
 
 
 def test_least_used_statement_makes_room(town: Town) -> None:

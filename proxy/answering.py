@@ -1,0 +1,179 @@
+"""What a client is told here, without the server or in its place: refusals, errors of ours, waits in vain."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy import protocol as p
+from proxy import replies as r
+from proxy.carrying import Carrying
+from proxy.errors import (
+    IN_FAILED_SQL_TRANSACTION,
+    INVALID_CURSOR_NAME,
+    INVALID_SQL_STATEMENT_NAME,
+    PROGRAM_LIMIT_EXCEEDED,
+)
+from proxy.house import Upstream
+from proxy.judging import Judging
+from proxy.verdict import Action, Verdict
+
+OBSERVED: Final = "observed"
+"""The pin of a client that sent what filter.mode observe has let through."""
+STOP: Final = b"stop"
+"""A handler's answer that leaves its message for later. Told by identity."""
+
+
+class Answering(Carrying):
+    """A client's session, and what it says itself. Every answer is what a handler sends upstream for the message."""
+
+    __slots__ = ("_judging", "_passes")
+
+    _judging: Judging
+    _passes: bool
+    """The message whose handler runs is forwarded, as far as it has come."""
+
+    def _ignored(self) -> bool:
+        """Whether the server would ignore this message: an error came, and the Sync did not."""
+        return self._swallowing or (self.link is not None and self.link.replies.skipping)
+
+    def _waited(self, *, simple: bool, unnamed: bool = False) -> bytes:
+        """Answer a message that lacks an upstream or a verdict: stop here, or report that the wait was in vain."""
+        error = self._wait_error
+        if error is None or self._judging.awaited:
+            return STOP
+        self._wait_error = None
+        response = p.error_response(
+            "ERROR", error.sqlstate, str(error), detail=error.detail, hint=error.hint, codec=self.codec
+        )
+        return self._answer_error(response, simple=simple, unnamed=unnamed)
+
+    def _stall(self) -> bytes:
+        """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""
+        self._stalled = True
+        self._pace()
+        return STOP
+
+    def _answer_error(self, error: bytes, *, simple: bool, unnamed: bool = False) -> bytes:
+        """Answer one message with an error, in its turn; return what stands for it upstream.
+
+        `simple`: a ReadyForQuery follows. `unnamed`: the message would have destroyed the unnamed statement even so.
+        """
+        link = self.link
+        if link is None or (not link.replies.owed and link.replies.status == p.IDLE and not self._group_open):
+            if unnamed:
+                self.unnamed.drop()
+            if self._outside == p.IN_TRANSACTION:
+                self._outside = p.FAILED
+            self._swallowing = not simple
+            self._wire.write(error + p.READY[self.status] if simple else error)
+            if simple:
+                self._seen = self.status
+            return b""
+        # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
+        if simple:
+            # Like for like: behind an earlier error the server skips these as it would skip what was refused.
+            self._group_open = False
+            self.prepared.group += 1
+            if unnamed:
+                self._bound = False
+                self.unnamed.end_sent()
+                link.replies.owe_refusal(error, r.REFUSED_QUERY)
+                return p.REFUSED_QUERY
+            link.replies.owe_refusal(error, r.REFUSED_CALL)
+            return p.REFUSED_CALL
+        self._group_open = True
+        if unnamed:
+            self.unnamed.parse_sent(None)
+            link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
+            return p.REFUSED_PARSE
+        link.replies.owe_refusal(error)
+        return p.REFUSED_EXECUTE
+
+    def _refuse(self, verdict: Verdict, *, simple: bool, unnamed: bool = False) -> bytes:
+        self._house.stats.statements[verdict.label] += 1
+        self._house.stats.refused[verdict.rule] += 1
+        self._note("refused", verdict)
+        error = p.error_response(
+            "ERROR",
+            verdict.sqlstate,
+            verdict.message,
+            detail=verdict.detail,
+            hint=verdict.hint,
+            position=verdict.position,
+            codec=self.codec,
+        )
+        return self._answer_error(error, simple=simple, unnamed=unnamed)
+
+    def _too_long(self, *, simple: bool, unnamed: bool) -> bytes:
+        self._passes = False
+        limit = self._house.max_query_length
+        error = p.error_response(
+            "ERROR",
+            PROGRAM_LIMIT_EXCEEDED,
+            f"the statement is longer than {limit} bytes",
+            hint="Send a shorter statement, or ask the operator to raise client.max_query_length.",
+        )
+        self._house.stats.statements[("refuse", "unparsable")] += 1
+        self._house.stats.refused["too-long"] += 1
+        return self._answer_error(error, simple=simple, unnamed=unnamed)
+
+    def _no_statement(self, name: bytes, *, simple: bool = False) -> bytes:
+        shown = name.decode(self.codec, "replace")
+        text = f'prepared statement "{shown}" does not exist' if name else "unnamed prepared statement does not exist"
+        error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
+        return self._answer_error(error, simple=simple, unnamed=simple)
+
+    def _no_portal(self) -> bytes:
+        """Answer for the unnamed portal where the client has none.
+
+        The server may have one that a failed Query has left in an aborted transaction, and reads freed memory when it
+        is executed: exec_execute_message(), tcop/postgres.c, ended with SIGSEGV in 15.18.
+        """
+        error = p.error_response("ERROR", INVALID_CURSOR_NAME, 'portal "" does not exist', codec=self.codec)
+        return self._answer_error(error, simple=False)
+
+    def _failed_already(self, *, simple: bool, unnamed: bool = True) -> bytes:
+        """Answer in a failed transaction that no server knows of."""
+        error = self._parting
+        if error is not None:
+            self._wait_error, self._parting = error, None
+            return self._waited(simple=simple, unnamed=unnamed)
+        text = "current transaction is aborted, commands ignored until end of transaction block"
+        return self._answer_error(
+            p.error_response("ERROR", IN_FAILED_SQL_TRANSACTION, text, codec=self.codec), simple=simple, unnamed=unnamed
+        )
+
+    def _let_through(self, link: Upstream, verdict: Verdict) -> bytes | None:
+        """Account for what goes upstream; return the text to send instead, if any.
+
+        What a refused text leaves behind is unknown, so nobody else gets the upstream of a client that sent one.
+        """
+        stats = self._house.stats
+        if verdict.action is Action.ALLOW:
+            stats.statements[verdict.label] += 1
+        elif verdict.action is Action.REPLACE:
+            stats.statements[verdict.label] += 1
+            self._notify(p.notice_response("WARNING", "01000", verdict.warning, codec=self.codec))
+            return verdict.text
+        elif self._judging.is_missing(verdict):
+            stats.statements[("allow", verdict.kind)] += 1
+        else:
+            stats.statements[("observe", verdict.kind)] += 1
+            stats.observed[verdict.rule] += 1
+            self._note("observed", verdict)
+            self.ledger.scarred = True
+            self._pin(OBSERVED, verdict.rule)
+            link.replies.observed = True
+        return None
+
+    def _note(self, event: str, verdict: Verdict) -> None:
+        self._house.audit.event(
+            event,
+            session=self.who.ident,
+            user=self.who.user,
+            database=self.pool.database,
+            application=self.who.application,
+            kind=verdict.kind,
+            rule=verdict.rule,
+            sqlstate=verdict.sqlstate,
+        )
