@@ -3,10 +3,65 @@
 from __future__ import annotations
 
 import socket
+import struct
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from proxy import protocol as p
+
+READ_ONLY_SQL_TRANSACTION = "25006"
+SYNTAX_ERROR = "42601"
+
+STAND_IN = "refused"
+"""What PostgreSQL is sent where SideCart has to refuse: a syntax error, which fails in the same turn, in any state."""
+STANDING_IN = (f'syntax error at or near "{STAND_IN}"', "function with OID 0 does not exist")
+
+FLUSH = p.message(p.FLUSH)
+
+
+def bind(name: str, values: Sequence[bytes | None] = (), *, portal: str = "", result_format: int = 0) -> bytes:
+    """Build a Bind: all values as text, all results in one format."""
+    body = f"{portal}\0{name}\0".encode() + struct.pack("!HH", 0, len(values))
+    for value in values:
+        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
+    return p.message(p.BIND, body + struct.pack("!HH", 1, result_format))
+
+
+def execute(portal: str = "", limit: int = 0) -> bytes:
+    """Build an Execute; a limit of 0 is none."""
+    return p.message(p.EXECUTE, f"{portal}\0".encode() + struct.pack("!I", limit))
+
+
+def describe(target: str, name: str = "") -> bytes:
+    """Build a Describe of a statement ("S") or a portal ("P")."""
+    return p.message(p.DESCRIBE, f"{target}{name}\0".encode())
+
+
+def close(target: str, name: str = "") -> bytes:
+    """Build a Close of a statement ("S") or a portal ("P")."""
+    return p.message(p.CLOSE, f"{target}{name}\0".encode())
+
+
+def what_counts(kind: int, body: bytes) -> object:
+    """Return what of a backend message has to be the same on a private connection and through SideCart.
+
+    Left out are the cancel key, the place in PostgreSQL's source where an error was raised (F, L and R), the words of
+    a refusal, and the DETAIL of a syntax error, which SideCart may answer itself. SQLSTATE 25006 is SideCart's refusal:
+    no test asks for what PostgreSQL itself would answer so. So is what has its name; the stand-ins fail by their words.
+    """
+    if kind == p.BACKEND_KEY_DATA:
+        return "a key"
+    if kind not in (p.ERROR_RESPONSE, p.NOTICE_RESPONSE):
+        return body
+    # A text in latin1 becomes the same replacement characters on both sides.
+    fields = p.error_fields(body)
+    sqlstate = fields.get("C")
+    text = fields.get("M", "")
+    if sqlstate == READ_ONLY_SQL_TRANSACTION or "SideCart" in text or text in STANDING_IN:
+        return "refused"
+    left_out = "FLRD" if sqlstate == SYNTAX_ERROR else "FLR"
+    return {code: text for code, text in fields.items() if code not in left_out}
 
 
 class Wire:
@@ -37,6 +92,18 @@ class Wire:
     def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
+
+    def trickle(self, data: bytes) -> Self:
+        """Send one byte a packet."""
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(data)):
+            self.sock.sendall(data[at : at + 1])
+        return self
+
+    @property
+    def rest(self) -> bytes:
+        """Return what has come of a message that is not whole."""
+        return self._buffer
 
     def message(self) -> tuple[int, bytes]:
         """Return the next message; (0, b"") at the end."""

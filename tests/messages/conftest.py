@@ -1,0 +1,152 @@
+"""A PostgreSQL that a bare connection reaches without TLS and password; SideCart reaches it over verified TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+
+from proxy.commands import shop as sample
+from proxy.commands.embedded import EmbeddedServer
+from proxy.config import Upstream
+from tests.messages.conversation import Admin, Answer, Talk, alone, among_others, difference
+from tests.running import SideCart
+from tests.servers import EVERY, running
+
+WAYS = [
+    pytest.param((upstreams, by_byte), id=f"{name}-{'bytes' if by_byte else 'whole'}")
+    for upstreams, name in ((1, "one"), (2, "two"))
+    for by_byte in (False, True)
+]
+
+TABLES = """
+CREATE TABLE changing (id integer, name text);
+CREATE SCHEMA here; CREATE TABLE here.spot AS SELECT 'here' AS place;
+CREATE SCHEMA there; CREATE TABLE there.spot AS SELECT 'there' AS place, 7 AS more;
+CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.spot AS SELECT 'elsewhere' AS place;
+GRANT USAGE ON SCHEMA here, there, elsewhere TO PUBLIC;
+GRANT SELECT ON changing, here.spot, there.spot, elsewhere.spot TO PUBLIC;
+"""
+
+
+@pytest.fixture(scope="session", params=EVERY)
+def private(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    """Run the server, with the sample shop and the tables of these tests."""
+    if request.param == "default":
+        with EmbeddedServer(plaintext=True, auth="trust") as server:
+            yield server
+    else:
+        with running(request.param, plaintext=True, auth="trust") as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def reached(private: EmbeddedServer) -> Upstream:
+    """Return how SideCart logs in; private connections are the same role's."""
+    logins = sample.create(private)
+    private.sql(TABLES, logins.dbname)
+    return Upstream(
+        host=private.host,
+        port=private.port,
+        dbname=logins.dbname,
+        user=logins.reader,
+        password=logins.reader_password,
+        sslrootcert=str(private.ca_file),
+    )
+
+
+@pytest.fixture(scope="session")
+def admin(private: EmbeddedServer, reached: Upstream) -> Iterator[Admin]:
+    """Return a function that runs SQL as a superuser and returns the rows; a lock that a client holds fails it soon."""
+    with psycopg.connect(private.dsn(reached.dbname), autocommit=True, options="-c lock_timeout=5s") as connection:
+
+        def run(sql: str) -> list[tuple[Any, ...]]:
+            done = connection.execute(sql.encode())
+            return done.fetchall() if done.description else []
+
+        yield run
+
+
+def serve(reached: Upstream, upstreams: int, **more: object) -> SideCart:
+    """Return a SideCart that is not started yet; `more` overrides configuration keys."""
+    environment: dict[str, object] = {
+        "SIDECART_POOL_DEFAULT_POOL_SIZE": upstreams,
+        "SIDECART_POOL_MIN_POOL_SIZE": 1,
+        "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "3s",
+        "SIDECART_POOL_QUERY_WAIT_NOTIFY": 0,  # its notice depends on the machine's speed
+    }
+    return SideCart(reached, **(environment | more))
+
+
+@dataclass
+class Fleet:
+    """Hold the SideCarts that all talks share, by their number of upstreams."""
+
+    reached: Upstream
+    running: dict[int, SideCart] = field(default_factory=dict)
+
+    def get(self, upstreams: int) -> SideCart:
+        if upstreams not in self.running:
+            self.running[upstreams] = serve(self.reached, upstreams).__enter__()
+        return self.running[upstreams]
+
+    def kill(self, upstreams: int) -> None:
+        """End one that may hold clients and upstreams for good, which would fail what follows."""
+        own = self.running.pop(upstreams)
+        own.process.kill()
+        own.process.wait()
+        own.__exit__(None, None, None)
+
+    def stop(self) -> None:
+        for own in self.running.values():
+            bugs = own.metric("sidecart_bugs_total")
+            own.__exit__(None, None, None)
+            assert bugs == 0
+
+
+@pytest.fixture(scope="session")
+def fleet(reached: Upstream) -> Iterator[Fleet]:
+    made = Fleet(reached)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def one(reached: Upstream) -> Iterator[SideCart]:
+    """Run a SideCart with one upstream, for tests that look at what it holds."""
+    with serve(reached, 1) as own:
+        yield own
+        assert own.metric("sidecart_bugs_total") == 0, own.log[-8000:]
+
+
+@pytest.fixture(scope="session")
+def oracle(private: EmbeddedServer, admin: Admin) -> Callable[[Talk], list[Answer]]:
+    """Return a function that plays a talk on a private connection, once."""
+    known: dict[str, list[Answer]] = {}
+
+    def ask(played: Talk) -> list[Answer]:
+        if played.shows not in known:
+            known[played.shows] = alone(private.port, played, admin)
+        return known[played.shows]
+
+    return ask
+
+
+@pytest.fixture
+def same(
+    fleet: Fleet, oracle: Callable[[Talk], list[Answer]], admin: Admin
+) -> Callable[[Talk, tuple[int, bool]], None]:
+    """Return a function that fails where SideCart does not answer a talk as PostgreSQL does."""
+
+    def compare(played: Talk, way: tuple[int, bool]) -> None:
+        upstreams, by_byte = way
+        expected = oracle(played)
+        found = among_others(fleet.get(upstreams).port, played, admin, upstreams=upstreams, by_byte=by_byte)
+        if told := difference(played, expected, found):
+            fleet.kill(upstreams)
+            pytest.fail(told)
+
+    return compare
