@@ -1,0 +1,60 @@
+"""Clients that share upstreams get, message for message, what a private connection to PostgreSQL gives each of them.
+
+Hypothesis writes plays (tests/model/themes.py): what two to eight clients say, and in which order they go on. Each is
+played twice (tests/model/stage.py), alone on private connections and through SideCart over one to three upstreams, and
+every answer is compared. After each play every upstream is asked what it still holds: nothing, is the only right
+answer. A failure shows the play, shrunk, in words, and the first message that differs.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests import servers
+from tests.model.conftest import StageOf
+from tests.model.scripts import Play
+from tests.model.stage import Stage, stages
+from tests.model.themes import THEMES, plays
+
+
+def play_all(theme: str, examples: int, stage: Stage, *, random: bool) -> None:
+    """Play so many plays on a theme; where not `random`, the same ones each time."""
+
+    @settings(
+        max_examples=examples,
+        derandomize=not random,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @given(plays(theme))
+    def check(play: Play) -> None:
+        stage.assert_faithful(play)
+
+    check()
+
+
+@pytest.mark.parametrize("upstreams", (1, 2, 3))
+@pytest.mark.parametrize("theme", THEMES)
+def test_no_client_notices_the_others(theme: str, upstreams: int, stage_of: StageOf) -> None:
+    """The same few hundred plays at every run."""
+    play_all(theme, 12, stage_of(upstreams), random=False)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("upstreams", (1, 2, 3))
+@pytest.mark.parametrize("theme", THEMES)
+def test_no_client_notices_the_others_for_long(theme: str, upstreams: int, stage_of: StageOf) -> None:
+    """Ten thousand plays and more, others at every run."""
+    play_all(theme, {1: 200, 2: 800, 3: 400}[upstreams], stage_of(upstreams), random=True)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("major", servers.MAJORS)
+def test_every_version_of_postgresql(major: int) -> None:
+    """ParameterStatus comes earlier on 13, and 18 reports search_path."""
+    with servers.running(major, auth="trust", plaintext=True) as server, stages(server) as stage_of:
+        play_all("everything", 200, stage_of(2), random=True)
