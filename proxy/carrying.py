@@ -150,20 +150,22 @@ class Carrying(Linked):
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
         this client's alone. `alone`: in front of a Query, not in a group of extended messages. Raises UnsettledError.
         """
+        if link.replies.status == p.FAILED and not link.replies.owed:
+            return b""  # whatever it is, the server says no more than that the transaction has failed
         group = self.prepared.group
         wanted: list[tuple[bytes, Statement | None, bool]] = []
-        others: list[bytes] = []
+        lists = False
         for effect, text in verdict.effects:
             if effect is Effect.EXECUTE or (effect in NAMING and text and not parse):
                 name = text.encode(self.codec, "replace")
                 wanted.append((name, self.prepared.find(name), effect is Effect.EXECUTE))
             elif effect is Effect.LIST_STATEMENTS:
                 wanted += [(name, statement, True) for name, statement in self.prepared.all().items()]
-                others = link.held.all()
+                lists = True
         for name, statement, _ in wanted:
             if statement is not None and link.replies.groups and self._own.get(name, (True, group))[1] != group:
                 raise UnsettledError
-        out = self._drop(link, others)
+        out = self._drop(link, link.held.all() if lists else [])
         for name, statement, whole in wanted:
             if statement is None or self._own.get(name, (-1, 0))[0] >= whole:
                 continue

@@ -6,6 +6,8 @@ Pure, as the session is. The session begins with the greeting; what comes before
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from proxy import login
@@ -124,8 +126,8 @@ class Client:
         self._inbox = data[length:]
         request = p.read_startup(data[:length])
         if isinstance(request, p.CancelRequest):
-            self._house.cancel(request.pid, request.secret)
-            self.end(CloseReason.CLIENT_CANCEL_REQUEST)
+            # PostgreSQL, too, closes when the signal is out: whoever waits for that sends the next statement safely.
+            self._house.cancel(request.pid, request.secret, partial(self.end, CloseReason.CLIENT_CANCEL_REQUEST))
             return
         self._version = min(request.version, p.PROTOCOL_3_2)
         if self._version != request.version or request.unknown_options:
@@ -213,9 +215,9 @@ class Client:
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
-    def cancel(self) -> str:
+    def cancel(self, then: Callable[[], None] | None = None) -> str:
         """Cancel what this client runs or waits for; return the outcome for the metric."""
-        return "idle" if self.session is None else self.session.cancel()
+        return "idle" if self.session is None else self.session.cancel(then)
 
     def drain(self) -> None:
         """End this client because SideCart shuts down, unless it waits for something or is in a transaction."""

@@ -31,8 +31,8 @@ class Member(Protocol):
 
     key: int
 
-    def cancel(self) -> str:
-        """Cancel what it runs or waits for; return the outcome for the metric."""
+    def cancel(self, then: Callable[[], None] | None = None) -> str:
+        """Cancel what it runs or waits for; return the outcome for the metric, and call `then` if that is `sent`."""
 
 
 class Wire(Protocol):
@@ -70,8 +70,8 @@ class Upstream(PooledUpstream, Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
 
-    def cancel(self) -> None:
-        """Ask the server, on another connection, to cancel what runs on this one."""
+    def cancel(self, then: Callable[[], None] | None = None) -> None:
+        """Ask the server, on another connection, to cancel what runs on this one; call `then` when it has done so."""
 
 
 class Audit(Protocol):
@@ -149,8 +149,8 @@ class House:
     """Make the cancel key of a client, its secret of so many bytes."""
     forget: Callable[[Member], None]
     """Called once, when a client has closed."""
-    cancel: Callable[[int, bytes], None]
-    """Carry out a CancelRequest."""
+    cancel: Callable[[int, bytes, Callable[[], None]], None]
+    """Carry out a CancelRequest, and call the function when nothing of it can reach a later statement."""
     observe: bool = False
     """filter.mode: whether what the filter refuses is noted and let through."""
     draining: bool = False

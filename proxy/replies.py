@@ -139,7 +139,7 @@ _CARRY_ON = frozenset((PARAMETER_DESCRIPTION, COPY_OUT_RESPONSE, COPY_DONE))
 # too: the tag alone proves nothing, but any other tag proves a hole.
 READ_TAGS: Final = frozenset(
     b"SELECT SHOW SET RESET BEGIN START COMMIT ROLLBACK SAVEPOINT RELEASE DECLARE FETCH MOVE CLOSE PREPARE DEALLOCATE "
-    b"DISCARD COPY EXPLAIN LOCK UNLISTEN LISTEN".split()
+    b"DISCARD COPY EXPLAIN LOCK UNLISTEN LISTEN EXECUTE".split()
 )
 
 MAX_CONTROL_MESSAGE: Final = 64 << 20
@@ -265,6 +265,11 @@ class Replies:
         """Note that nothing of what is owed will ever come."""
         while self.owed:
             self._settle(self.owed.popleft(), ran=False)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anything is owed to the client, and not to us alone."""
+        return any(code < _OURS or code == SKIP_TRY for code in self.owed)
 
     @property
     def groups(self) -> int:

@@ -310,15 +310,14 @@ class Server:
         self.clients.discard(client)
         self._keys.pop(client.key, None)
 
-    def _cancel(self, pid: int, secret: bytes) -> None:
+    def _cancel(self, pid: int, secret: bytes, then: Callable[[], None]) -> None:
         """Carry out a CancelRequest; a wrong key is ignored without a word, and takes as long."""
         expected, client = self._keys.get(pid, (b"", None))
-        if hmac.compare_digest(expected, secret) and client is not None:
-            outcome = client.cancel()
-            if outcome != "sent":  # the upstream counts what is sent
-                self.stats.cancels[outcome] += 1
-        else:
-            self.stats.cancels["unknown_key"] += 1
+        known = hmac.compare_digest(expected, secret)
+        outcome = client.cancel(then) if known and client is not None else "unknown_key"
+        if outcome != "sent":  # the upstream counts what is sent, and goes on
+            self.stats.cancels[outcome] += 1
+            then()
 
     # --- clients --------------------------------------------------------------------------------------------------
 

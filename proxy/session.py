@@ -115,11 +115,14 @@ class Session(Answering):
         """Whether the message at the head of the inbox waits for something else than more bytes."""
         return self.waiting or self._judging.awaited or self._stalled
 
-    def cancel(self) -> str:
-        """Cancel what this session runs or waits for; return the outcome for the metric."""
-        if self.running and self.link is not None:
+    def cancel(self, then: Callable[[], None] | None = None) -> str:
+        """Cancel what this session runs or waits for; return the outcome for the metric.
+
+        Where that is `sent`, `then` is called once the server has dealt with it. What we ask ourselves goes on.
+        """
+        if self.link is not None and self.link.replies.awaited:
             self._cancelled = True
-            self.link.cancel()
+            self.link.cancel(then)
             return "sent"
         text = "canceling statement due to user request"
         error = UpstreamError(text, QUERY_CANCELED, reason=CloseReason.CLIENT_CANCEL_REQUEST)

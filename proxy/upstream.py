@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from proxy import protocol as p
@@ -79,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_owner",
         "_stats",
         "_tasks",
+        "_then",
         "_transport",
         "born",
         "customs",
@@ -120,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._owner: Owner | None = None
         self._closed = False
         self._cancels = 0
+        self._then: list[Callable[[], None]] = []  # who waits for the end of the cancel that is under way
         self._cleaning = False
         self._discard = False
         self._dropped = 0
@@ -201,11 +204,13 @@ class UpstreamConnection(asyncio.Protocol):
     def cancelling(self) -> bool:
         return self._cancels > 0
 
-    def cancel(self) -> None:
+    def cancel(self, then: Callable[[], None] | None = None) -> None:
         """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended.
 
         One request at a time: a client that repeats itself opens no more connections to the server.
         """
+        if then is not None:
+            self._then.append(then)
         if self._cancels:
             return
         self._cancels += 1
@@ -218,6 +223,9 @@ class UpstreamConnection(asyncio.Protocol):
         finally:
             self._cancels -= 1
             self._stats.cancels[outcome] += 1
+            told, self._then = self._then, []
+            for then in told:
+                then()
             if self._cleaning and not self._closed:
                 # The signal is out; one more round trip, and it has hit nothing that comes later.
                 self._ask(p.SYNC_MESSAGE, r.SYNC)

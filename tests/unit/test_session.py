@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import struct
 
 import pytest
@@ -41,6 +42,9 @@ PARAMETERS = {
     "standard_conforming_strings": "on",
     "default_transaction_read_only": "on",
 }
+
+
+Callback = collections.abc.Callable[[], None]
 
 
 def bind(statement: bytes = b"", portal: bytes = b"", tail: bytes = b"\0\0\0\0\0\0") -> bytes:
@@ -136,8 +140,9 @@ class FakeUpstream:
     def resume_reading(self) -> None:
         self.reading = True
 
-    def cancel(self) -> None:
+    def cancel(self, then: Callback | None = None) -> None:
         self.cancels += 1
+        self.then = then
 
     def close(self, reason: CloseReason) -> None:
         self.closed = reason
@@ -240,7 +245,7 @@ class Town:
             catalogues=self.judge,
             register=lambda session, length: (1234, b"k" * length),
             forget=lambda session: None,
-            cancel=lambda pid, secret: self.cancelled.append((pid, secret)),
+            cancel=self._cancel,
         )
         self.idents = 0
 
@@ -248,6 +253,10 @@ class Town:
         if database != "shop":
             raise UpstreamError("no", INVALID_CATALOG_NAME, reason=CloseReason.CLIENT_LOGIN_REFUSED)
         return self.pool
+
+    def _cancel(self, pid: int, secret: bytes, then: Callback) -> None:
+        self.cancelled.append((pid, secret))
+        self.then = then
 
     def open(self, pool: Pool) -> None:
         self.asked += 1
@@ -415,6 +424,8 @@ def test_cancel_request_is_carried_out_and_closed(town: Town) -> None:
     session, client = town.knock()
     session.client_data(p.cancel_request(7, b"abcd"))
     assert town.cancelled == [(7, b"abcd")]
+    assert not client.closed, "PQcancel() waits for that: the signal could hit the next statement"
+    town.then()
     assert client.closed
     assert client.take() == b""
 
@@ -1065,6 +1076,15 @@ def test_cancel_of_a_waiting_client_answers_at_once(town: Town) -> None:
     error = client.error()
     assert error["C"] == "57014"
     assert not town.pool.waiting
+
+
+def test_cancel_leaves_alone_what_sidecart_asks_for_itself(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    upstream.says(SET, READY_I)
+    assert upstream.replies.owed, "the settings are being read back"
+    assert session.cancel() == "idle" and not upstream.cancels
 
 
 def test_cancel_reaches_only_a_running_statement(town: Town) -> None:
