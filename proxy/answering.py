@@ -12,13 +12,17 @@ from proxy.errors import (
     INVALID_CURSOR_NAME,
     INVALID_SQL_STATEMENT_NAME,
     PROGRAM_LIMIT_EXCEEDED,
+    PROTOCOL_VIOLATION,
 )
 from proxy.house import Upstream
 from proxy.judging import Judging
+from proxy.statements import NO_NAME, Statement, UnsettledError
 from proxy.verdict import Action, Verdict
 
 OBSERVED: Final = "observed"
 """The pin of a client that sent what filter.mode observe has let through."""
+_WITH_ROWS: Final = frozenset(("select", "show", "explain", "fetch", "execute"))
+"""Kinds of statements that may give rows (UtilityReturnsTuples(), tcop/utility.c)."""
 STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""
 
@@ -131,6 +135,32 @@ class Answering(Carrying):
         """
         error = p.error_response("ERROR", INVALID_CURSOR_NAME, 'portal "" does not exist', codec=self.codec)
         return self._answer_error(error, simple=False)
+
+    def _use_when_failed(self, statement: Statement, portal: bytes | None, wrong: str) -> bytes | None:
+        """Answer a Bind or Describe (None) where a failed transaction forbids to parse its statement; None: parse it.
+
+        `wrong` is what is wrong with the values of the Bind. PostgreSQL looks at the transaction late: what gives no
+        rows is described, and a Bind with too many values or too few is told so (exec_describe_statement_message()
+        and exec_bind_message(), tcop/postgres.c).
+        Raises UnsettledError where it is not known yet whether the transaction has failed.
+        """
+        link = self.link
+        if self._group_open or not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
+            return None
+        if link is not None and link.replies.groups:
+            raise UnsettledError
+        if self.status != p.FAILED:
+            return None
+        if wrong:
+            error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
+            return self._answer_error(error, simple=False)
+        answer = p.message(p.PARAMETER_DESCRIPTION, statement.types) + p.message(p.NO_DATA)
+        if link is None:
+            self._wire.write(answer)
+            return b""
+        self._group_open = True
+        link.replies.owe_refusal(answer, r.STAND_IN)
+        return p.target(p.CLOSE, b"S", NO_NAME)
 
     def _failed_already(self, *, simple: bool, unnamed: bool = True) -> bytes:
         """Answer in a failed transaction that no server knows of."""

@@ -72,22 +72,24 @@ CLOSE_NAMED: Final = 17  # as CLOSE, with a ticket
 REFUSED: Final = 18  # the stand-in of a refused extended message: its error is replaced
 REFUSED_UNNAMED: Final = 19  # as REFUSED, for a Parse of the unnamed statement
 DESCRIBE_UNNAMED: Final = 20  # as DESCRIBE, with the ticket of a Described
+STAND_IN: Final = 21  # a Close of nothing, for a message that is answered here: its CloseComplete is replaced
 # From here on what *we* ask, for ourselves: nothing of it reaches the client but the error that ends its group.
-SKIP: Final = 21  # one message of a group
-SKIP_TICKET: Final = 22  # the same, with a ticket
-SKIP_DESCRIBE: Final = 23  # the same, with the ticket of a Described
-SKIP_EXECUTE: Final = 24  # the same, with the ticket of a Learned
-SKIP_SET: Final = 25  # an Execute that sets settings again: what it reports is the client's to know
-SKIP_ANYHOW: Final = 26  # one message and its Sync: whether it fails does not matter
-SKIP_SYNC: Final = 27
-SKIP_QUERY: Final = 28  # a Query
-SKIP_TRY: Final = 29  # a Query that belongs to the QUERY_RUN before it; its error does not matter
+SKIP: Final = 22  # one message of a group
+SKIP_TICKET: Final = 23  # the same, with a ticket
+SKIP_DESCRIBE: Final = 24  # the same, with the ticket of a Described
+SKIP_EXECUTE: Final = 25  # the same, with the ticket of a Learned
+SKIP_SET: Final = 26  # an Execute that sets settings again: what it reports is the client's to know
+SKIP_ANYHOW: Final = 27  # one message and its Sync: whether it fails does not matter
+SKIP_SYNC: Final = 28
+SKIP_QUERY: Final = 29  # a Query
+SKIP_TRY: Final = 30  # a Query that belongs to the QUERY_RUN before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
     (QUERY, QUERY_RUN, SYNC, FUNCTION, REFUSED_QUERY, REFUSED_CALL, SKIP_SYNC, SKIP_QUERY, SKIP_TRY)
 )
 _REFUSALS = frozenset((REFUSED_QUERY, REFUSED_CALL, REFUSED, REFUSED_UNNAMED))
+_FAKED = _REFUSALS | {STAND_IN}
 _SYNCS = frozenset((SYNC, SKIP_SYNC))
 _TICKETED = frozenset(
     (
@@ -114,7 +116,7 @@ _ANSWERS: Final = {
         (PARSE, PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED, SKIP, SKIP_TICKET, SKIP_ANYHOW)
     ),
     BIND_COMPLETE: frozenset((BIND, SKIP)),
-    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, SKIP, SKIP_TICKET)),
+    CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, STAND_IN, SKIP, SKIP_TICKET)),
     NO_DATA: _DESCRIBES,
     ROW_DESCRIPTION: _DESCRIBES | _QUERIES,
     PARAMETER_DESCRIPTION: _DESCRIBES,
@@ -236,7 +238,7 @@ class Replies:
             self._tickets.append(ticket)
 
     def owe_refusal(self, fake: bytes, code: int = REFUSED) -> None:
-        """Register a stand-in whose error is replaced by the ErrorResponse `fake`."""
+        """Register a stand-in whose error, or CloseComplete, is replaced by what `fake` holds."""
         if not self.skipping:
             self.owed.append(code)
             self._fakes.append(fake)
@@ -460,6 +462,8 @@ class Replies:
             unnamed.parsed(True)
         elif head == CLOSE_UNNAMED:
             unnamed.ended()
+        elif head == STAND_IN:
+            return self._fakes.popleft()
         return b"" if head >= _OURS or head in _REPEATS else None
 
     def _own_row(self, head: int, body: bytes) -> None:
@@ -481,6 +485,8 @@ class Replies:
             if not self.listener.skipped_error(body):
                 self.halted = body
             return b""
+        if head == QUERY_RUN:
+            cast(Run, self._tickets[0]).failed()
         replacement: bytes | None = None
         if head in (REFUSED_QUERY, REFUSED_CALL):
             return self._fakes[0]
@@ -505,7 +511,7 @@ class Replies:
             self.listener.unnamed.repeated(False if ran else None)
         if code == SKIP_ANYHOW:
             return b""
-        return self._fakes.popleft() if code in _REFUSALS else None
+        return self._fakes.popleft() if code in _FAKED else None
 
 
 def _described(kind: int, body: bytes) -> bytes:

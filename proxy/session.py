@@ -32,6 +32,7 @@ from proxy.linked import MAX_UNIT, Effects, Identity, Unparsed
 from proxy.pool import Pool
 from proxy.snapshot import ANY_SETTINGS, LEARN
 from proxy.statements import (
+    NO_NAME,
     PREFIX,
     Closed,
     Context,
@@ -50,7 +51,6 @@ _CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
 _GROUP = (r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
-_NO_NAME = PREFIX + b"none"
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
 _BEGINNING = re.compile(rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*(begin|start)\b", re.IGNORECASE)
 _MAX_BOUNDARY: Final = 256
@@ -513,7 +513,7 @@ class Session(Answering):
         link.replies.owe(r.CLOSE_NAMED, Closed(self.prepared, name[: NAMEDATALEN - 1]))
         self._own.pop(name[: NAMEDATALEN - 1], None)
         self.ledger.loosened = bool(self.ledger.pins)
-        return p.target(p.CLOSE, b"S", _NO_NAME) if name.startswith(PREFIX) else None
+        return p.target(p.CLOSE, b"S", NO_NAME) if name.startswith(PREFIX) else None
 
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
         p.check_empty(pos + 5, end, "Sync")
@@ -679,17 +679,20 @@ class Session(Answering):
             if not self._judging.passes(verdict, text, self.codec):
                 return self._refuse(verdict, simple=False)
             statement.verdict, statement.judge = verdict, self.filter.functions
-        if (
-            self.link is None
-            and self._outside == p.FAILED
-            and statement.verdict.kind not in _IN_FAILED
-            and portal is not None
-        ):
+        link = self.link
+        server_name = None if link is None else link.held.use(statement) or self.prepared.repeated(statement)
+        if server_name is None and self.status != p.IDLE:
+            wrong = "" if portal is None else statement.miscounted(name, data[rest:end], self.codec)
+            answer = self._use_when_failed(statement, portal, wrong)
+            if answer is not None:
+                return answer
+        if link is None and self._outside == p.FAILED and statement.verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=False, unnamed=False)
-        link = self.link or self._lease()
         if link is None:
-            return self._waited(simple=False)
-        server_name = link.held.use(statement) or self.prepared.repeated(statement)
+            link = self._lease()
+            if link is None:
+                return self._waited(simple=False)
+            server_name = link.held.use(statement) or self.prepared.repeated(statement)
         effects = statement.verdict.effects
         before = self._provide_own(link, statement.verdict) if effects else b""
         if name in self._own and any(effect is Effect.LIST_STATEMENTS for effect, _ in effects):

@@ -21,6 +21,8 @@ from proxy.verdict import Verdict
 
 PREFIX: Final = b"sidecart:"
 """Begins every name that SideCart gives a statement or portal on an upstream. No client reaches such a name."""
+NO_NAME: Final = PREFIX + b"none"
+"""No statement has it: to close it does nothing."""
 
 MAX_KEPT: Final = 64 << 20
 """Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
@@ -61,6 +63,23 @@ class Statement:
     @property
     def text(self) -> bytes:
         return self.body[: self.body.index(0)]
+
+    @property
+    def types(self) -> bytes:
+        """Return its parameter types as a ParameterDescription holds them, for a statement other than a query."""
+        return self.body[self.body.index(0) + 1 :]  # nothing else has parameters to infer
+
+    def miscounted(self, name: bytes, values: bytes, codec: str) -> str:
+        """Say what is wrong with the count of values in a Bind, read from behind its names; "" if nothing is."""
+        known = self.described or (None if self.verdict.kind == "select" else self.types)
+        formats = 2 + 2 * int.from_bytes(values[:2], "big")
+        if known is None or len(values) < formats + 2:
+            return ""
+        given, wanted = int.from_bytes(values[formats : formats + 2], "big"), int.from_bytes(known[:2], "big")
+        if given == wanted:
+            return ""
+        shown = name.decode(codec, "replace")
+        return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
 
     def gives(self, described: bytes) -> bool:
         """Return whether this is what its clients were told."""
@@ -443,6 +462,10 @@ class Run(Ticket):
         self._closes = deque(closes)
         self._dropped = dropped
         self.resets = resets
+
+    def failed(self) -> None:
+        """Learn of an ErrorResponse: what is reported behind it comes from the end of the transaction."""
+        self.resets = False
 
     def completed(self, tag: bytes) -> None:
         """Learn of a CommandComplete."""
