@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 from proxy import protocol as p
@@ -328,6 +329,9 @@ class Linked:
         replies, ledger = link.replies, self.ledger
         if replies.owed or replies.status != p.IDLE or self._group_open or (ledger.pins and not ledger.loosened):
             return False
+        if link.cancelling and (self._own or ledger.touched or ledger.loosened):
+            link.cancel(partial(self._cancel_ended, link))  # which could hit what is asked now
+            return False
         if self._own:
             self._close_all(link, self._own)  # what SQL was to see under the client's own names
             self._own.clear()
@@ -340,6 +344,10 @@ class Linked:
             return False
         self._release(link)
         return True
+
+    def _cancel_ended(self, link: Upstream) -> None:
+        if self.link is link and self._let_go(link):
+            self._house.stats.transactions += 1
 
     def _close_all(self, link: Upstream, names: Iterable[bytes]) -> None:
         """Close prepared statements that nobody needs there any more."""

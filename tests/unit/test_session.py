@@ -1087,6 +1087,22 @@ def test_cancel_leaves_alone_what_sidecart_asks_for_itself(town: Town) -> None:
     assert session.cancel() == "idle" and not upstream.cancels
 
 
+def test_cancel_that_is_still_on_its_way_does_not_hit_what_sidecart_asks_for_itself(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(session)
+    assert session.cancel() == "sent"
+    upstream.cancelling = True
+    upstream.says(SET, READY_I)
+    assert client.take() == SET + READY_I
+    assert session.link is upstream and upstream.take() == p.query(b"set work_mem = '1MB'")
+    upstream.cancelling = False
+    upstream.then()
+    assert upstream.take() == p.query(read_back(["work_mem"]))
+    reads_back(upstream, work_mem="1MB")
+    assert session.link is None and not session.ledger.pins
+
+
 def test_cancel_reaches_only_a_running_statement(town: Town) -> None:
     session, _ = town.client()
     assert session.cancel() == "idle"
