@@ -715,6 +715,20 @@ SQL = (
         step(q("EXPLAIN (COSTS off) EXECUTE nope")),
     ),
     talk(
+        "SQL that names statements behind a failure of the same write",
+        step(parse("s", "SELECT timestamptz '2025-06-01'"), parse("t", "SELECT 2"), SYNC),
+        step(
+            q("BEGIN; SELECT 1/0"),
+            q("SELECT name FROM pg_prepared_statements ORDER BY 1"),
+            q("EXECUTE s"),
+            q("ROLLBACK"),
+        ),
+        step(q("BEGIN"), q("SET LOCAL datestyle TO german; SELECT 1/0"), q("EXECUTE s"), q("EXECUTE t"), q("ROLLBACK")),
+        step(
+            q("SELECT 1/0"), q("EXECUTE s"), q("SELECT name FROM pg_prepared_statements ORDER BY 1"), q("DEALLOCATE s")
+        ),
+    ),
+    talk(
         "pg_prepared_statements shows a client its own",
         step(parse("mine", "SELECT $1::int", INT4), SYNC),
         step(q("SELECT name, statement, parameter_types::text, from_sql FROM pg_prepared_statements ORDER BY 1")),
