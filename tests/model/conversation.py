@@ -64,6 +64,7 @@ class Connection:
         self._buffer = b""
         self.key = b""
         self.status = p.IDLE
+        """The transaction status with the last whole answer."""
         self.answers: list[Answer] = []
         self.ended = False
         self.owed: Batch | None = None
@@ -72,6 +73,7 @@ class Connection:
         """The batch whose answer came last."""
         self._rest = b""  # of a batch, to be sent later
         self._answer = Answer()
+        self._status = p.IDLE
         self._readies = 0
         self._fence = False
         self.sock.sendall(p.startup_message(parameters))
@@ -170,7 +172,7 @@ class Connection:
         elif kind == p.CLOSE_COMPLETE:
             self._fence = True
         elif kind == p.READY_FOR_QUERY:
-            self.status = body[0]
+            self._status = body[0]
             self._readies += 1
         if self._is_over(kind):
             self._finish()
@@ -190,6 +192,7 @@ class Connection:
         self._readies = 0
         self._fence = False
         self.answered, self.owed = self.owed, None
+        self.status = self._status
         self._greeting = False
 
     def give_up(self) -> None:

@@ -21,7 +21,7 @@ from tests.model.conversation import GLANCE, PATIENCE, Answer, Connection, Seen
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
 from tests.running import SideCart, wait_until
 
-_KEEPS = re.compile(rb"(?i)PREPARE|WITH HOLD|\bapp\.|^P....\w")
+_KEEPS = re.compile(rb"(?i)PREPARE|WITH HOLD")
 """What may keep an upstream beyond a transaction. Too much here makes a play less orderly, too little makes it slow."""
 
 _BEGIN = re.compile(rb"(?i)\b(begin|start transaction)\b[^;]*;?\0")
@@ -113,7 +113,7 @@ class _Actor:
         self.connection: Connection | None = None
         self.taken = 0
         self.gone = False
-        self._keeps = any("." in name or "app." in value for name, value in script.parameters)
+        self._keeps = False
 
     @property
     def holds(self) -> bool:
@@ -125,13 +125,19 @@ class _Actor:
 
     @property
     def has_one(self) -> bool:
-        """Whether it certainly holds an upstream: a BEGIN alone may not have needed any yet."""
+        """Whether it certainly holds an upstream until it is answered.
+
+        A BEGIN alone may not have needed any yet, nor its failure; a pipeline may give it back in the middle.
+        """
         connection = self.connection
         if connection is None or connection.answered is None:
             return False
-        if connection.status == p.IDLE:
+        if connection.owed is not None and connection.owed.readies > 1:
+            return False
+        if connection.status != p.IN_TRANSACTION:
             return connection.has_flushed
-        return not all(_BEGIN.search(message.data) for message in connection.answered.texts)
+        texts = connection.answered.texts
+        return bool(texts) and not any(_BEGIN.search(message.data) for message in texts)
 
     @property
     def answers(self) -> list[Answer]:
