@@ -235,7 +235,6 @@ class Carrying(Linked):
                 self.prepared.forget_all()
                 self._own.clear()
                 link.held.clear()
-                self._discarded = resets
             else:
                 self.prepared.forget(name)
                 self._own.pop(name, None)

@@ -72,7 +72,6 @@ class Linked:
         "_begin",
         "_bound",
         "_cancelled",
-        "_discarded",
         "_end",
         "_ending",
         "_flow",
@@ -182,7 +181,6 @@ class Linked:
         self._repeated = False  # the unit has been sent again already
         self._cancelled = False
         self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
-        self._discarded = False  # DISCARD ALL has run, and committed: what sets start-up settings again may not have
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -441,7 +439,7 @@ class Linked:
         if not replies.owed:
             self.unnamed.settled()
             self.prepared.settled()
-            self._cancelled = self._discarded = self._ending = False
+            self._cancelled = self._ending = False
             if replies.status == p.IDLE:
                 self._portals.clear()
                 self.ledger.ended()
@@ -618,7 +616,7 @@ class Linked:
         if link is not None:
             if link.replies.helping:
                 return b""  # what is put on for a Parse of ours comes off again
-            if (link.replies.resetting or self._discarded) and name.lower() in self.ledger.lost:
+            if link.replies.resetting and name.lower() in self.ledger.lost:
                 # The server's value after a RESET; ours, which follows, is what the client connected with.
                 value = self._greeted.get(name, value)
         if name == "client_encoding":

@@ -189,6 +189,7 @@ class Replies:
         "_parts",
         "_passing",
         "_tickets",
+        "_unrestored",
         "copying",
         "fatal",
         "halted",
@@ -221,6 +222,7 @@ class Replies:
         self._have = 0
         self._need = 0
         self._passing = 0
+        self._unrestored = False  # a DISCARD ALL has committed, and nothing has set the client's settings again yet
 
     def __repr__(self) -> str:
         return f"<Replies {chr(self.status)} owed={list(self.owed)} skipping={self.skipping}>"
@@ -285,7 +287,9 @@ class Replies:
 
     @property
     def resetting(self) -> bool:
-        """Whether what runs may report settings that are set again right behind it."""
+        """Whether what is reported may be settings that are set again right behind it, or before the next statement."""
+        if self._unrestored:
+            return True
         head = self.owed[0] if self.owed else -1
         if head not in (QUERY_RUN, EXECUTE_RUN):
             return False
@@ -393,6 +397,7 @@ class Replies:
 
     def _ended(self, head: int) -> bytes | None:
         """Settle what ReadyForQuery has completed; return what stands in its place."""
+        self._unrestored = False
         owed = self.owed
         if head <= QUERY_RUN or head == REFUSED_QUERY:
             self.listener.unnamed.ended()
@@ -433,7 +438,9 @@ class Replies:
             if tag.split(b" ", 1)[0] not in READ_TAGS and not self.observed:
                 raise TripwireError("the upstream completed a command that is not a read")
             if head in (QUERY_RUN, EXECUTE_RUN):
-                cast(Run, self._tickets[0]).completed(tag)
+                run = cast(Run, self._tickets[0])
+                run.completed(tag)
+                self._unrestored = run.resets and tag == b"DISCARD ALL"
         elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
             cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
         elif kind == COPY_OUT_RESPONSE:
@@ -464,6 +471,8 @@ class Replies:
             unnamed.ended()
         elif head == STAND_IN:
             return self._fakes.popleft()
+        elif head == SKIP_SET:
+            self._unrestored = False
         return b"" if head >= _OURS or head in _REPEATS else None
 
     def _own_row(self, head: int, body: bytes) -> None:

@@ -608,6 +608,26 @@ SQL = (
         TimeZone="Asia/Kolkata",
     ),
     talk(
+        "SET right behind DISCARD ALL is reported",
+        step(
+            q("DISCARD ALL"),
+            q("SET datestyle TO iso; SELECT 1"),
+            q("SET datestyle TO sql"),
+            ask("SHOW datestyle"),
+            SYNC,
+        ),
+        step(ask("DISCARD ALL"), ask("SET datestyle TO iso"), SYNC, ask("SHOW datestyle"), SYNC),
+        step(ask("DISCARD ALL"), ask("SELECT nope"), SYNC),
+        step(q("SET datestyle TO sql"), ask("SHOW datestyle"), SYNC),
+        DateStyle="German",
+    ),
+    talk(
+        "DISCARD ALL that fails ends what was set in its transaction",
+        simple("SET application_name TO zzz", "BEGIN", "RESET application_name", "DISCARD ALL", "ROLLBACK"),
+        step(q("BEGIN"), q("RESET application_name"), ask("DISCARD ALL"), SYNC, q("ROLLBACK")),
+        application_name="c1",
+    ),
+    talk(
         "DISCARD ALL in a transaction is 25001",
         step(parse("s", "SELECT 1"), SYNC),
         simple("BEGIN", "DISCARD ALL", "ROLLBACK"),
