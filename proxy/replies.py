@@ -183,13 +183,14 @@ class Replies:
     """
 
     __slots__ = (
+        "_discarded",
         "_fakes",
         "_have",
         "_need",
         "_parts",
         "_passing",
+        "_restored",
         "_tickets",
-        "_unrestored",
         "copying",
         "fatal",
         "halted",
@@ -222,7 +223,8 @@ class Replies:
         self._have = 0
         self._need = 0
         self._passing = 0
-        self._unrestored = False  # a DISCARD ALL has committed, and nothing has set the client's settings again yet
+        self._discarded = False  # a DISCARD ALL of this group has committed
+        self._restored = False  # and behind it the client's settings were set again, which an error undoes
 
     def __repr__(self) -> str:
         return f"<Replies {chr(self.status)} owed={list(self.owed)} skipping={self.skipping}>"
@@ -288,7 +290,7 @@ class Replies:
     @property
     def resetting(self) -> bool:
         """Whether what is reported may be settings that are set again right behind it, or before the next statement."""
-        if self._unrestored:
+        if self._discarded and not self._restored:
             return True
         head = self.owed[0] if self.owed else -1
         if head not in (QUERY_RUN, EXECUTE_RUN):
@@ -397,7 +399,7 @@ class Replies:
 
     def _ended(self, head: int) -> bytes | None:
         """Settle what ReadyForQuery has completed; return what stands in its place."""
-        self._unrestored = False
+        self._discarded = self._restored = False
         owed = self.owed
         if head <= QUERY_RUN or head == REFUSED_QUERY:
             self.listener.unnamed.ended()
@@ -440,7 +442,7 @@ class Replies:
             if head in (QUERY_RUN, EXECUTE_RUN):
                 run = cast(Run, self._tickets[0])
                 run.completed(tag)
-                self._unrestored = run.resets and tag == b"DISCARD ALL"
+                self._discarded = self._discarded or tag == b"DISCARD ALL"
         elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
             cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
         elif kind == COPY_OUT_RESPONSE:
@@ -472,7 +474,7 @@ class Replies:
         elif head == STAND_IN:
             return self._fakes.popleft()
         elif head == SKIP_SET:
-            self._unrestored = False
+            self._restored = True
         return b"" if head >= _OURS or head in _REPEATS else None
 
     def _own_row(self, head: int, body: bytes) -> None:
@@ -494,6 +496,7 @@ class Replies:
             if not self.listener.skipped_error(body):
                 self.halted = body
             return b""
+        self._restored = False
         if head == QUERY_RUN:
             cast(Run, self._tickets[0]).failed()
         replacement: bytes | None = None

@@ -322,10 +322,9 @@ class Session(Answering):
         elif link.replies.skipping:
             return False
         server_name = link.held.use(statement)
-        if server_name is None:
+        if server_name is None or self.prepared.shown.setdefault(server_name, data[6:stop]) != data[6:stop]:
             return False
         link.replies.owed.extend(_BIND_GROUP)
-        self.prepared.shown[server_name] = data[6:stop]
         if self._unit is not None:
             self._remember(data)
         self._bound = True
@@ -681,6 +680,8 @@ class Session(Answering):
             statement.verdict, statement.judge = verdict, self.filter.functions
         link = self.link
         server_name = None if link is None else link.held.use(statement) or self.prepared.repeated(statement)
+        if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
+            server_name = None  # an error that is on its way is to tell the other name
         if server_name is None and self.status != p.IDLE:
             wrong = "" if portal is None else statement.miscounted(name, data[rest:end], self.codec)
             answer = self._use_when_failed(statement, portal, wrong)

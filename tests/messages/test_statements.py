@@ -735,6 +735,14 @@ SQL = (
         step(q("EXPLAIN (COSTS off) EXECUTE nope")),
     ),
     talk(
+        "an error that tells the name of a statement which another name shares",
+        step(parse("s", "SELECT $1::int + 4712"), SYNC),
+        step(parse("t", "SELECT $1::int + 4712"), SYNC),
+        step(b("s"), SYNC, run("t", "1"), SYNC, b("t"), SYNC, b("s"), SYNC, run("t", "2"), SYNC, run("s", "3"), SYNC),
+        step(b("s"), b("t", "1"), SYNC, b("t"), b("s", "1"), SYNC),
+        step(b("t", "1"), e(), describe_statement("s"), b("s"), SYNC, run("t", "1"), run("s", "1"), SYNC),
+    ),
+    talk(
         "SQL that names statements behind a failure of the same write",
         step(parse("s", "SELECT timestamptz '2025-06-01'"), parse("t", "SELECT 2"), SYNC),
         step(

@@ -440,7 +440,8 @@ def _extended_transactions(inside: SearchStrategy[list[Message]]) -> SearchStrat
 
 def _cancelled(text: str, *, extended: bool = False) -> Batch:
     if extended:
-        return Batch((parse("", text), bind("", ""), execute(), SYNC), cancelled=text)
+        # What sleeps must not be there for others to bind.
+        return Batch((parse("", text), bind("", ""), execute(), SYNC, close("S", ""), SYNC), readies=2, cancelled=text)
     return Batch((query(text),), cancelled=text)
 
 
