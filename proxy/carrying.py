@@ -166,7 +166,7 @@ class Carrying(Linked):
             # In front of a Query in a transaction that fails only now, ours would be one error more.
             if statement is not None and (alone or self._own.get(name, (True, group))[1] != group):
                 raise UnsettledError
-        out = self._drop(link, link.held.all() if lists else [])
+        out = self._drop(link, [*self.prepared.repeats(), *link.held.all()] if lists else [])
         for name, statement, whole in wanted:
             if statement is None or self._own.get(name, (-1, 0))[0] >= whole:
                 continue

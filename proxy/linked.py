@@ -426,6 +426,11 @@ class Linked:
             self._notices.clear()
         if link.replies.ready:
             self._ready(link)
+        elif self._stalled and not link.replies.groups:
+            # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
+            self.prepared.settled()
+            self._stalled = False
+            self._go_on()
 
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""

@@ -246,6 +246,14 @@ class Prepared:
     def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
         self._repeated[statement] = (self.group, server_name)
 
+    def repeats(self) -> list[bytes]:
+        """Forget what this group has sent to the link; return its names there, to be closed. Raises UnsettledError."""
+        if any(group != self.group for group, _ in self._repeated.values()):
+            raise UnsettledError
+        names = [name for _, name in self._repeated.values()]
+        self._repeated.clear()
+        return names
+
     # --- answered -------------------------------------------------------------------------------------------------
 
     def keep(self, name: bytes, statement: Statement) -> None:

@@ -757,6 +757,32 @@ SQL = (
         ),
     ),
     talk(
+        "pg_prepared_statements in the group that has parsed or used a statement",
+        step(parse("s", "SELECT 4713"), ask("SELECT name FROM pg_prepared_statements ORDER BY 1"), run("s"), SYNC),
+        step(parse("t", "SELECT 4714"), run("t"), SYNC),
+        step(run("s"), ask("SELECT name FROM pg_prepared_statements ORDER BY 1"), run("t"), run("s"), SYNC),
+        step(
+            describe_statement("s"),
+            ask("SELECT name FROM pg_prepared_statements ORDER BY 1"),
+            close_statement("s"),
+            SYNC,
+        ),
+        step(run("t"), run("s"), SYNC),
+    ),
+    talk(
+        "a name parsed twice around a Query that is ignored",
+        step(
+            parse("s", "SELECT $1::int + 4715"),
+            run("s", "x"),
+            q("BEGIN"),
+            parse("s", "SELECT 1"),
+            run("s"),
+            SYNC,
+            ready=1,
+        ),
+        step(run("s", "1"), SYNC),
+    ),
+    talk(
         "pg_prepared_statements shows a client its own",
         step(parse("mine", "SELECT $1::int", INT4), SYNC),
         step(q("SELECT name, statement, parameter_types::text, from_sql FROM pg_prepared_statements ORDER BY 1")),
