@@ -20,6 +20,8 @@ from tests.model.scripts import STAND_IN, Batch, End, Until
 PATIENCE = 20.0
 GLANCE = 0.005
 """How long a client's answer is awaited that may have to wait for others first."""
+LOOK = 1.0
+"""The same for one that should have an upstream: others may hold more of them than anybody can tell."""
 READ_ONLY_SQL_TRANSACTION = "25006"
 SYNTAX_ERROR = "42601"
 

@@ -17,7 +17,7 @@ from proxy import protocol as p
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
-from tests.model.conversation import GLANCE, PATIENCE, Answer, Connection, Seen
+from tests.model.conversation import GLANCE, LOOK, PATIENCE, Answer, Connection, Seen
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
 from tests.running import SideCart, wait_until
 
@@ -223,7 +223,7 @@ class Performance:
             return True
         if connection.owed is not None and connection.owed.cancelled:
             return until_cancelled(connection, self._watch, sure=sure)
-        return connection.collect(None if sure else GLANCE)
+        return connection.collect(LOOK if sure else GLANCE)
 
     def _is_sure(self, actor: _Actor) -> bool:
         """Whether this client gets its answer though no other one goes on."""
