@@ -17,10 +17,12 @@ from tests.running import SideCart
 from tests.servers import EVERY, running
 
 WAYS = [
-    pytest.param((upstreams, by_byte), id=f"{name}-{'bytes' if by_byte else 'whole'}")
-    for upstreams, name in ((1, "one"), (2, "two"))
-    for by_byte in (False, True)
+    pytest.param((1, False), id="one-whole"),
+    pytest.param((2, True), id="two-bytes"),
+    pytest.param((1, True), id="one-bytes", marks=pytest.mark.deep),
+    pytest.param((2, False), id="two-whole", marks=pytest.mark.deep),
 ]
+"""How many upstreams, and whether each byte of the client comes by itself."""
 
 TABLES = """
 CREATE TABLE changing (id integer, name text);
