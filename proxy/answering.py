@@ -145,7 +145,9 @@ class Answering(Carrying):
         Raises UnsettledError where it is not known yet whether the transaction has failed.
         """
         link = self.link
-        if self._group_open or not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
+        if not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
+            return None
+        if self._group_open and not (link is not None and link.replies.untouched):
             return None
         if link is not None and link.replies.groups:
             raise UnsettledError

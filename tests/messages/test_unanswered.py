@@ -176,7 +176,7 @@ STATEMENTS = (
     ),
     talk(
         "Describe of a statement without rows on a new upstream in a failed transaction",
-        step(parse("set", "SET datestyle TO iso"), parse("show", "SHOW datestyle"), SYNC),
+        step(parse("set", "SET jit TO off"), parse("show", "SHOW datestyle"), SYNC),
         step(q("BEGIN"), q("SELECT 1/0")),
         step(
             describe_statement("set"),
@@ -195,9 +195,10 @@ STATEMENTS = (
     ),
     talk(
         "Bind with a wrong count of values on a new upstream in a failed transaction",
-        step(parse("s", "SELECT $1::int + 4711"), parse("none", "SET datestyle TO german"), SYNC),
+        step(parse("s", "SELECT $1::int + 4711"), parse("none", "SET jit TO off"), SYNC),
         step(q("BEGIN"), q("SELECT 1/0")),
         step(b("s"), e(), SYNC, b("s", "1", "2"), SYNC, b("s", "1"), SYNC, b("none", "1"), SYNC),
+        step(describe_statement("none"), b("none", "1"), SYNC, describe_statement("none"), b("none"), SYNC),
         simple("ROLLBACK"),
         step(q("BEGIN"), q("SELECT 1/0"), b("s"), SYNC, b("s", "1"), SYNC, q("ROLLBACK"), run("s", "1"), SYNC),
         step(run("s", "1"), SYNC),
