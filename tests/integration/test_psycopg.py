@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -525,10 +524,9 @@ def test_cancel(connection: Connection, postgres: EmbeddedServer, method: str) -
     thread = threading.Thread(target=sleep)
     thread.start()
     wait_until(lambda: runs(postgres, text), 10, "the statement to run")
-    started = time.monotonic()
     getattr(connection, method)()
     thread.join(10)
-    assert time.monotonic() - started < 1
+    assert not thread.is_alive()
     assert [type(error) for error in caught] == [errors.QueryCanceled]
     assert not runs(postgres, text)
     connection.rollback()
