@@ -32,8 +32,11 @@ Context = Settings | None
 """The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
 
 
-Own = tuple[bool, int]
-"""Of a statement that stands on the link under the client's own name: whether it is whole, and the group it came in."""
+Own = tuple[int, int]
+"""Of a statement that stands on the link under the client's own name: what of it, and the group that it came in.
+
+1: all of it; 0: its name alone; -1: nothing, unless the server has ignored the client's Close.
+"""
 
 
 class UnsettledError(Exception):

@@ -743,6 +743,16 @@ SQL = (
         step(b("t", "1"), e(), describe_statement("s"), b("s"), SYNC, run("t", "1"), run("s", "1"), SYNC),
     ),
     talk(
+        "Close of a statement that SQL has named, behind an error and not",
+        step(parse("s", "SELECT 4716"), q("EXECUTE s"), parse("t", "selec"), close_statement("s"), SYNC),
+        step(run("s"), SYNC),
+        step(
+            q("BEGIN"), q("EXECUTE s"), parse("t", "selec"), close_statement("s"), SYNC, q("ROLLBACK"), run("s"), SYNC
+        ),
+        step(q("BEGIN"), q("EXECUTE s"), close_statement("s"), parse("s", "SELECT 4717"), ask("EXECUTE s"), SYNC),
+        step(ask("DEALLOCATE s"), SYNC, q("COMMIT"), run("s"), SYNC),
+    ),
+    talk(
         "SQL that names statements behind a failure of the same write",
         step(parse("s", "SELECT timestamptz '2025-06-01'"), parse("t", "SELECT 2"), SYNC),
         step(

@@ -7,7 +7,22 @@ import pytest
 from proxy.commands.embedded import EmbeddedServer
 from tests.model.conftest import StageOf
 from tests.model.conversation import Connection
-from tests.model.scripts import SYNC, Batch, End, Play, Script, Step, batch, bind, execute, flushed, parse, query, say
+from tests.model.scripts import (
+    SYNC,
+    Batch,
+    End,
+    Play,
+    Script,
+    Step,
+    batch,
+    bind,
+    close,
+    execute,
+    flushed,
+    parse,
+    query,
+    say,
+)
 from tests.model.stage import LEAKS, rows
 
 CURSOR = "DECLARE h CURSOR WITH HOLD FOR SELECT id FROM orders LIMIT 50"
@@ -28,6 +43,13 @@ LEFT: dict[str, tuple[Step, ...]] = {
     "a prepared statement": (say("PREPARE p AS SELECT 1"),),
     "a prepared statement that a rollback keeps": (say("BEGIN"), say("PREPARE p AS SELECT 1"), say("ROLLBACK")),
     "a statement of the protocol": (batch([parse("s1", "SELECT 1"), SYNC]),),
+    "a statement that SQL has named, closed behind an error": (
+        say("BEGIN"),
+        batch([parse("s1", "SELECT 1"), SYNC]),
+        say("EXECUTE s1"),
+        batch([parse("s2", "selec"), close("S", "s1"), SYNC]),
+        say("ROLLBACK"),
+    ),
     "the unnamed statement": (batch([parse("", "SELECT 1"), SYNC]),),
     "a portal": (say("BEGIN"), batch([parse("", "SELECT 1"), bind("pt", ""), execute("pt", 1), SYNC])),
     "a cursor": (say("BEGIN"), say("DECLARE c CURSOR FOR SELECT 1")),
