@@ -417,6 +417,8 @@ class Linked:
         if link.replies.halted is not None:
             self._halted(link, link.replies.halted, out)
             return
+        if link.replies.skipping:
+            self._group_open = True  # a Query in its middle would have ended it: that is ignored, with all up to a Sync
         if out:
             self._unit = None
             self._house.stats.client_bytes_sent += len(out)

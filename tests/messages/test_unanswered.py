@@ -175,6 +175,14 @@ STATEMENTS = (
         step(run("s", "1"), SYNC),
     ),
     talk(
+        "a Query behind an error, with settings in front of the group",
+        step(ask("CLOSE nope"), q("  ;"), ask("SELECT 1"), SYNC, ready=1),
+        step(ask("SELECT 2"), SYNC),
+        step(ask("CLOSE nope"), q("SELECT 3"), SYNC, ask("SELECT 4"), SYNC, ready=2),
+        step(ask("SELECT 5"), SYNC),
+        DateStyle="German",
+    ),
+    talk(
         "Describe of a statement without rows on a new upstream in a failed transaction",
         step(parse("set", "SET jit TO off"), parse("show", "SHOW datestyle"), SYNC),
         step(q("BEGIN"), q("SELECT 1/0")),

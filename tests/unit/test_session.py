@@ -1087,6 +1087,23 @@ def test_cancel_leaves_alone_what_sidecart_asks_for_itself(town: Town) -> None:
     assert session.cancel() == "idle" and not upstream.cancels
 
 
+def test_upstream_that_ignores_all_up_to_a_sync_goes_to_nobody(town: Town) -> None:
+    """An error behind which a Query was sent, in one chunk with the answer to what sets the settings."""
+    first, _ = town.client()
+    first.client_data(p.query(b"set work_mem = '1MB'"))
+    upstream = town.link(first)
+    upstream.says(SET, READY_I)
+    reads_back(upstream, work_mem="1MB")
+    session, _ = town.client()
+    session.client_data(p.parse(b"", b"select 1/0") + p.query(b"select 1"))
+    assert town.link(session) is upstream
+    upstream.says(RESET, READY_I, p.error_response("ERROR", "22012", "division by zero"))
+    assert session.link is upstream
+    session.client_data(p.parse(b"", b"select 2"))
+    session.close()
+    assert upstream.recycled is not None
+
+
 def test_cancel_that_is_still_on_its_way_does_not_hit_what_sidecart_asks_for_itself(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(b"set work_mem = '1MB'"))
