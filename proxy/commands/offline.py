@@ -16,6 +16,7 @@ from proxy import config as configuration
 from proxy.commands.usage import F, Unusable, config_option
 from proxy.errors import ConfigError
 from proxy.filter import Filter
+from proxy.loading import load
 from proxy.policy import Policy
 
 STDIN = 0
@@ -86,7 +87,7 @@ def policy(
     # No connection is made with the upstream that serve would need, so where it is missing anything will do.
     anything = {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "nobody"}
     try:
-        config = configuration.load(
+        config = load(
             None if config_file is None else text(config_file),
             {**anything, **environ},
             source=str(config_file),

@@ -12,6 +12,7 @@ from proxy import config as configuration
 from proxy.commands.starting import explain
 from proxy.commands.usage import UNUSABLE, complain, config_option
 from proxy.errors import ConfigError
+from proxy.loading import load
 
 
 @click.command()
@@ -50,11 +51,11 @@ def _load(file: Path | None) -> configuration.Config:
                 "There is no configuration: name a file with -c config.yaml, or set DB_HOST, DB_READONLY_USERNAME and"
                 " DB_READONLY_PASSWORD in the environment."
             )
-        return configuration.load(None, os.environ)
+        return load(None, os.environ)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: this is not UTF-8 text.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
-    return configuration.load(text, os.environ, source=str(file))
+    return load(text, os.environ, source=str(file))

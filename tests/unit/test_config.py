@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, FilterConfig, Metrics, Upstream, load, start_up_notes
+from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, FilterConfig, Metrics, Upstream, start_up_notes
 from proxy.errors import ConfigError
+from proxy.loading import load
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"DB_HOST": "db.example", "DB_READONLY_USERNAME": "reader"}
@@ -52,7 +53,8 @@ def test_environment_alone_is_enough() -> None:
 def test_documented_file_holds_every_key_with_its_default() -> None:
     text = (ROOT / "config.yaml").read_text(encoding="utf-8")
     assert load(text, MINIMAL) == Config(upstream=Upstream(host="db.example", user="reader"))
-    documented = {section: set(keys) for section, keys in yaml.safe_load(text).items()}
+    documented = {section: set(keys or ()) for section, keys in yaml.safe_load(text).items()}
+    assert documented.pop("databases") == set()
     assert documented == {name: {item.name for item in dataclasses.fields(kind)} for name, kind in SECTIONS.items()}
 
 
@@ -64,14 +66,22 @@ def test_environment_beats_file_and_long_name_beats_short_name() -> None:
 
 
 KEYS = [(section, item.name) for section, kind in SECTIONS.items() for item in dataclasses.fields(kind)]
-FREE_TEXT = {"user", "password", "dbname", "sslrootcert", "tls_cert_file", "tls_key_file"}
+FREE_TEXT = {
+    *("user", "password", "password_file", "password_command", "aws_secret", "aws_region", "dbname"),
+    *("sslrootcert", "sslcert", "sslkey", "application_name", "tls_cert_file", "tls_key_file", "tls_ca_file"),
+    *("unix_socket_dir", "unix_socket_owner", "unix_socket_group", "users_file", "file"),
+}
+STRUCTURES = {"rules", "users"}
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_key_can_come_from_the_environment(section: str, key: str) -> None:
     variable = f"SIDECART_{section}_{key}".upper()
-    if key.endswith("_functions") or key in FREE_TEXT:
-        environ = {"SIDECART_LISTEN_TLS_CERT_FILE": "t", "SIDECART_LISTEN_TLS_KEY_FILE": "t"}
+    if key in STRUCTURES:
+        assert wrong(None, MINIMAL | {variable: "t"})[0].startswith(f"{variable}: must be ")
+    elif key.endswith("_functions") or key in FREE_TEXT:
+        pairs = ("LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE", "UPSTREAM_SSLCERT", "UPSTREAM_SSLKEY")
+        environ = {f"SIDECART_{name}": "t" for name in pairs}
         value = getattr(getattr(load(None, MINIMAL | environ | {variable: "t"}), section), key)
         assert value == (("t",) if key.endswith("_functions") else "t")
     else:
@@ -181,11 +191,11 @@ def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
         ),
         ("pool:\n  default_poolsize: 3", "pool.default_pool_size?"),
         ("client:\n  backlog: 3", "did you mean listen.backlog?"),
-        ("log:\n  zzz: 3", "section log has level"),
+        ("log:\n  zzz: 3", "section log has level, file"),
         ("upstreem:\n  host: h", "config.yaml, line 1: upstreem: there is no such section; did you mean upstream?"),
         ("password: x", "the key password belongs into section upstream"),
-        ("zzz: 1", "the sections are listen, upstream, pool"),
-        ("log: info", "config.yaml, line 1: log: log must hold keys and values: level"),
+        ("zzz: 1", "the sections are listen, auth, upstream, pool"),
+        ("log: info", "config.yaml, line 1: log: log must hold keys and values: level, file"),
         ("- 1", "config.yaml, line 1: the file must hold sections"),
         ("log:\n  level: [a]", "config.yaml, line 2: log.level: must be a single value"),
         ("log:\n  level: {a: b}", "config.yaml, line 2: log.level: must be a single value"),
@@ -307,3 +317,136 @@ def test_start_up_notes() -> None:
 
 def test_sql_script_has_one_text() -> None:
     assert (ROOT / "sql/readonly_role.sql").read_bytes() == (ROOT / "proxy/data/readonly_role.sql").read_bytes()
+
+
+# --- rules, users, databases ------------------------------------------------------------------------------------------
+
+VERIFIER = (
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ=="
+    "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+)
+
+
+def test_rules_name_networks_databases_users_and_a_method() -> None:
+    text = """
+auth:
+  rules:
+    - {from: local, method: trust}
+    - {from: 10.1.0.0/16, database: [app, reports], user: alice, method: scram-sha-256}
+    - {from: all, user: all, method: reject}
+"""
+    local, office, rest = load(text, MINIMAL).auth.rules
+    assert (local.networks, local.method, local.is_local) == ((), "trust", True)
+    assert [str(network) for network in office.networks] == ["10.1.0.0/16"]
+    assert (office.databases, office.users, office.is_local) == (("app", "reports"), ("alice",), False)
+    assert (len(rest.networks), rest.users, rest.method) == (2, (), "reject")
+    environ = MINIMAL | {"SIDECART_AUTH_RULES": "[{from: loopback, method: trust}]"}
+    assert load(text, environ).auth.rules[0].is_local
+
+
+@pytest.mark.parametrize("place", ["all", "0.0.0.0/0", "10.0.0.1", "126.0.0.0/7", "::/0", "::2"])
+def test_trust_of_a_network_does_not_start(place: str) -> None:
+    [line] = wrong(f"auth:\n  rules:\n    - {{from: '{place}', method: trust}}")
+    assert line.startswith("config.yaml, line 3: auth.rules[1]: trust is accepted from local and loopback only")
+
+
+@pytest.mark.parametrize("place", ["local", "loopback", "127.0.0.1", "127.3.0.0/16", "::1"])
+def test_trust_of_this_machine_starts(place: str) -> None:
+    assert load(f"auth: {{rules: [{{from: '{place}', method: trust}}]}}", MINIMAL).auth.rules[0].is_local
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("{method: reject}", "auth.rules[1]: from is missing"),
+        ("{from: all}", "auth.rules[1]: method is missing"),
+        ("{from: 10.0.0.1/8, method: reject}", "from must be local (the Unix socket), loopback, all"),
+        ("{from: [all], method: reject}", "from must be local"),
+        ("{from: all, method: md5}", "method must be one of trust, scram-sha-256, cert, reject"),
+        ("{from: all, method: cert}", "the method cert needs listen.tls_ca_file"),
+        ("{from: all, method: reject, usr: me}", "auth.rules[1].usr: there is no such key; did you mean user?"),
+        ("{from: all, method: reject, user: []}", "auth.rules[1]: user must be all, a name, or a list of names"),
+        ("trust", "auth.rules[1] must hold keys and values: from, database, user, method"),
+    ],
+)
+def test_mistake_in_a_rule_is_named(rule: str, expected: str) -> None:
+    lines = wrong(f"auth:\n  rules:\n    - {rule}")
+    assert expected in lines[0] and "line" in lines[0]
+    assert not any("line" in line for line in wrong(None, MINIMAL | {"SIDECART_AUTH_RULES": f"[{rule}]"}))
+
+
+def test_users_have_verifiers() -> None:
+    assert load(f"auth: {{users: {{alice: {VERIFIER}}}}}", MINIMAL).auth.users == (("alice", VERIFIER),)
+    environ = MINIMAL | {"SIDECART_AUTH_USERS": f"{{alice: {VERIFIER}}}"}
+    config = load(None, environ)
+    assert config.auth.users == (("alice", VERIFIER),)
+    assert VERIFIER not in repr(config)
+
+
+@pytest.mark.parametrize("value", [SECRET, f"md5{'0' * 32}", VERIFIER[:-4], f"{VERIFIER}x", "", f"[{SECRET}]"])
+def test_password_in_the_place_of_a_verifier_is_refused_and_not_shown(value: str) -> None:
+    [line] = wrong(f"auth:\n  users:\n    alice: {value}")
+    assert line.startswith("config.yaml, line 3: auth.users: the value of 'alice' must be a SCRAM-SHA-256 verifier")
+
+
+def test_database_elsewhere_is_like_the_upstream_but_for_what_it_says() -> None:
+    text = """
+upstream: {host: main, user: reader, password: secret, sslmode: verify-ca}
+pool: {default_pool_size: 8, query_wait_timeout: 3s}
+databases:
+  reports: {host: replica, dbname: app, default_pool_size: 1, max_client_conn: 5}
+  billing: {user: other, password_file: billing.pw}
+"""
+    config = load(text, {}, source="/etc/sidecart.yaml")
+    reports, billing = config.database("reports"), config.database("billing")
+    assert reports is not None and billing is not None
+    assert (reports.upstream.host, reports.upstream.dbname, reports.upstream.password) == ("replica", "app", "secret")
+    assert (reports.upstream.sslmode, reports.pool.query_wait_timeout) == ("verify-ca", 3.0)
+    assert (reports.pool.default_pool_size, reports.pool.min_pool_size, reports.max_client_conn) == (1, 1, 5)
+    assert (billing.upstream.host, billing.upstream.dbname, billing.upstream.user) == ("main", "billing", "other")
+    assert (billing.upstream.password, billing.upstream.password_file) == ("", "/etc/billing.pw")
+    assert load(None, MINIMAL | {"SIDECART_DATABASES": "{a: {port: 1}}"}).databases["a"].upstream.port == 1
+
+
+def test_database_of_another_name_is_the_upstreams_unless_that_has_one() -> None:
+    config = load("upstream: {host: h, user: u}\ndatabases: {a: {port: 1}}", {})
+    found = config.database("b")
+    assert found is not None and found.upstream.dbname == "b" and found.pool is config.pool
+    config = load("upstream: {host: h, user: u, dbname: only}\ndatabases: {a: {port: 1}}", {})
+    assert config.database("b") is None
+    assert config.database("only") is not None and config.database("a") is not None
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{prt: 1}", "databases.a.prt: there is no such key; did you mean port?"),
+        ("{port: 0}", "databases.a.port: must be a whole number from 1"),
+        ("{port: [1]}", "databases.a.port: must be a single value"),
+        ("x", "databases.a must hold keys and values: host"),
+        ("{min_pool_size: 11}", "databases.a: min_pool_size (11) must not be larger than"),
+        (f"{{password: {SECRET}, aws_iam: on}}", "databases.a: password and aws_iam are set"),
+        ("{sslcert: c}", "databases.a: sslcert and sslkey must be set together"),
+    ],
+)
+def test_mistake_in_a_database_is_named(entry: str, expected: str) -> None:
+    [line] = wrong(f"databases:\n  a: {entry}")
+    assert expected in line and line.startswith("config.yaml, line 2: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("upstream: {password: x, password_file: y}", "password and password_file are set; the password can come from"),
+        ("upstream: {aws_iam: on, sslmode: require}", "sslmode must be verify-full (or verify-ca), not require"),
+        ("upstream: {sslnegotiation: direct, sslmode: prefer}", "sslnegotiation direct leaves no way back"),
+        ("upstream: {require_auth: scram}", "must be one or several of scram-sha-256, md5, password, none"),
+        ("upstream: {application_name: '{who}'}", "{user} and {application} are the only words in braces"),
+        ("listen: {tls: verify}", "verify needs listen.tls_ca_file"),
+        ("listen: {unix_socket_mode: 0888}", "must be permissions in octal"),
+        ("client: {statement_rate: -1}", "must be a number per second"),
+    ],
+)
+def test_keys_of_both_doors_are_checked(text: str, expected: str) -> None:
+    [line] = wrong(text)
+    assert expected in line

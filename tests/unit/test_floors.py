@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
-    "errors stats verdict snapshot unnamed policy catalog",
+    "errors stats verdict snapshot unnamed policy catalog values",
     "config rules cache constants",
-    "protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements",
+    "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements",
     "replies functions",
     "judgement",
     "conditions",

@@ -16,7 +16,8 @@ import pytest
 from proxy import errors
 from proxy.answering import OBSERVED
 from proxy.cli import VERBS
-from proxy.config import ENVIRONMENT_NAMES, SECTIONS, load
+from proxy.config import ENVIRONMENT_NAMES, SECTIONS
+from proxy.loading import load
 from proxy.verdict import Effect
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +67,8 @@ def test_default_and_variable_of_a_key_are_right(key: str) -> None:
         assert default == "(required)"
         return
     # The word of the table, given as the variable of the table, makes the default of the code.
-    word = {"(empty)": "", "`[]`": ","}.get(default, default.strip("`"))
-    assert word or item.default == ""
+    word = {"(empty)": "", "`[]`": "[]" if item.metadata["read"] is None else ","}.get(default, default.strip("`"))
+    assert word or item.default in ("", ())
     config = load(None, {**MINIMAL, variable: word})
     assert getattr(getattr(config, section), name) == item.default
 
@@ -137,7 +138,8 @@ def test_keys_in_the_text_exist(page: Path) -> None:
     for section, name in re.findall(rf"`({'|'.join(SECTIONS)})\.([a-z_]+)`", text):
         assert f"{section}.{name}" in KEYS or name == "py", f"{section}.{name}"
     for variable in re.findall(r"\b(?:SIDECART|DB)_[A-Z_]+\b", text):
-        known = {*ENVIRONMENT_NAMES, *(f"SIDECART_{key.replace('.', '_')}".upper() for key in KEYS), "SIDECART_CONFIG"}
+        known = {*ENVIRONMENT_NAMES, *(f"SIDECART_{key.replace('.', '_')}".upper() for key in KEYS)}
+        known |= {"SIDECART_CONFIG", "SIDECART_DATABASES"}
         assert variable in known, variable
 
 

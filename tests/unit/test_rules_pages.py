@@ -11,8 +11,8 @@ import pytest
 
 from proxy.commands import check, offline
 from proxy.commands.script import Lines
-from proxy.config import load
 from proxy.filter import Filter
+from proxy.loading import load
 from proxy.policy import Policy
 from proxy.rules import RULES
 from proxy.verdict import Action, Verdict

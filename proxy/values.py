@@ -1,0 +1,170 @@
+"""Read one value of the configuration from its text, or say what is accepted instead."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|min|h|d)?", re.ASCII)
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_YEAR = 366 * 86400.0
+_SIZE = re.compile(r"(\d{1,15})\s*(b|kb|mb|gb)?", re.ASCII | re.IGNORECASE)
+_BYTES = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+
+Reader = Callable[[str], Any]
+"""Turn the text of one value into the value, or raise ValueError with what is accepted, as the end of a sentence."""
+
+
+def integer(low: int, high: int) -> Reader:
+    def read(text: str) -> int:
+        digits = text.replace("_", "")
+        if re.fullmatch(r"[0-9]{1,18}", digits) and low <= int(digits) <= high:
+            return int(digits)
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return read
+
+
+def duration(*, zero: bool) -> Reader:
+    def read(text: str) -> float:
+        found = _DURATION.fullmatch(text)
+        if found:
+            seconds = float(found[1]) * _SECONDS[found[2]]
+            if (seconds > 0 or zero) and seconds <= _YEAR:
+                return seconds
+        least = "0 (off)" if zero else "more than 0"
+        raise ValueError(f"seconds, or a duration such as 500ms, 30s, 5min or 1h; {least}, at most one year")
+
+    return read
+
+
+def size(low: int, high: int) -> Reader:
+    def read(text: str) -> int:
+        found = _SIZE.fullmatch(text)
+        if found:
+            number = int(found[1]) * _BYTES[(found[2] or "").lower()]
+            if low <= number <= high:
+                return number
+        raise ValueError(f"a number of bytes, or a size such as 64kB, 1MB or 1GB, from {low} to {high} bytes")
+
+    return read
+
+
+def choice(*words: str) -> Reader:
+    def read(text: str) -> str:
+        if text in words:
+            return text
+        raise ValueError(f"one of {', '.join(words)}")
+
+    return read
+
+
+def boolean(text: str) -> bool:
+    word = text.lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("true or false")
+
+
+def host(text: str) -> str:
+    # `db:5432` and URLs are the usual slips; an IPv6 address has at least two colons.
+    if text and text.count(":") != 1 and not re.search(r"[\s@\[\]]|://", text):
+        return text
+    raise ValueError("a host name or an IP address alone: no port, no user, no URL, no brackets")
+
+
+def text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("text without a NUL byte")
+    return text
+
+
+def functions(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in (part.strip() for part in text.split(",")) if name)
+    if any("(" in name or ")" in name for name in names):
+        raise ValueError("names of functions without their arguments, such as public.slugify")
+    return names
+
+
+def mode(text: str) -> int:
+    """Read the permissions of a file as chmod writes them."""
+    if re.fullmatch(r"0?[0-7]{3}", text):
+        return int(text, 8)
+    raise ValueError("permissions in octal, such as 0770")
+
+
+def rate(text: str) -> float:
+    """Read how often something may happen in a second; 0 turns the limit off."""
+    if re.fullmatch(r"\d{1,7}(\.\d{1,3})?", text, re.ASCII) and float(text) <= 1_000_000:
+        return float(text)
+    raise ValueError("a number per second from 0 (off) to 1000000, such as 50 or 0.5")
+
+
+AUTH_METHODS = ("scram-sha-256", "md5", "password", "none")
+
+
+def auth_methods(text: str) -> tuple[str, ...]:
+    """Read the ways of authentication that are accepted from the server, as in libpq's require_auth."""
+    words = tuple(word for word in (part.strip() for part in text.split(",")) if word)
+    if words and all(word in AUTH_METHODS for word in words):
+        return words
+    raise ValueError(f"one or several of {', '.join(AUTH_METHODS)}, separated by commas")
+
+
+def application_name(text: str) -> str:
+    """Read the pattern of the name that the server is shown; {user} and {application} stand for the client's own."""
+    rest = text.replace("{user}", "").replace("{application}", "")
+    if "{" not in rest and "}" not in rest and rest.isascii() and (rest.isprintable() or not rest):
+        return text
+    raise ValueError("printable ASCII text in which {user} and {application} are the only words in braces")
+
+
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d{1,9}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)", re.ASCII)
+
+
+def verifier(text: str) -> str:
+    """Read what PostgreSQL keeps of a password (pg_authid.rolpassword; parse_scram_secret(), auth-scram.c)."""
+    found = _VERIFIER.fullmatch(text)
+    try:
+        if found and int(found[1]) > 0:
+            salt, stored, server = (base64.b64decode(part, validate=True) for part in found.groups()[1:])
+            if salt and len(stored) == len(server) == 32:
+                return text
+    except binascii.Error:
+        pass
+    raise ValueError("a SCRAM-SHA-256 verifier as PostgreSQL keeps it; sidecart hash-password makes one")
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOCAL, LOOPBACK, ALL = "local", "loopback", "all"
+_LOOPBACKS = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+_EVERYWHERE = (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Read where clients come from: `local` for the Unix socket (no network), `loopback`, `all`, or a CIDR block."""
+    if text == LOCAL:
+        return ()
+    if text in (LOOPBACK, ALL):
+        return _LOOPBACKS if text == LOOPBACK else _EVERYWHERE
+    try:
+        return (ipaddress.ip_network(text),)
+    except ValueError:
+        raise ValueError(
+            "local (the Unix socket), loopback, all, an IP address, or a network such as 10.1.0.0/16 whose bits behind"
+            " the mask are 0"
+        ) from None
+
+
+def is_loopback(network: Network) -> bool:
+    """Say whether all addresses of a network are this machine's own."""
+    return any(
+        network.version == own.version and network.subnet_of(own)  # type: ignore[arg-type]
+        for own in _LOOPBACKS
+    )
