@@ -181,6 +181,7 @@ class Answering(Carrying):
         What a refused text leaves behind is unknown, so nobody else gets the upstream of a client that sent one.
         """
         stats = self._house.stats
+        self.doing = verdict
         if verdict.action is Action.ALLOW:
             stats.statements[verdict.label] += 1
         elif verdict.action is Action.REPLACE:

@@ -93,6 +93,11 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self.who} {self.phase.value}>"
 
+    @property
+    def quiet_since(self) -> float:
+        """Return when something last came from it or for it, as the sweeps have seen it; 0: since the last one."""
+        return self._since
+
     # --- bytes ----------------------------------------------------------------------------------------------------
 
     def client_data(self, data: bytes) -> None:

@@ -106,6 +106,7 @@ class Linked:
         "answered",
         "closed",
         "codec",
+        "doing",
         "filter",
         "ledger",
         "link",
@@ -146,6 +147,8 @@ class Linked:
         self.link: Upstream | None = None
         self.waiting = False
         self.closed = False
+        self.doing: Verdict | None = None
+        """What was found of the statement that was last sent to an upstream."""
         self.answered = 0
         """Counts the chunks that brought a ReadyForQuery: while it stands still, one statement runs."""
         self.activity = 0
@@ -206,6 +209,11 @@ class Linked:
     def whole(self) -> bool:
         """Whether what the client has got ends between two messages."""
         return self.link is None or self.link.replies.whole
+
+    @property
+    def leased_at(self) -> float:
+        """Return when it took the upstream that it has."""
+        return self._leased_at
 
     # --- what the other side has to do ----------------------------------------------------------------------------
 

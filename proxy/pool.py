@@ -195,6 +195,11 @@ class Pool:
         self.cleaning.discard(upstream)
         self._grow(now)
 
+    def waits_since(self, who: Waiter) -> float:
+        """Return when this one has come to stand in line; 0 if it does not."""
+        wait = self.waiting.get(who)
+        return 0.0 if wait is None else wait.since
+
     def drain(self) -> None:
         """Send away who waits, close what is idle, and whatever comes back from now on."""
         self.draining = True

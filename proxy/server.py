@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Final, cast
 
-from proxy import metrics, tls, web
+from proxy import activity, metrics, tls, web
 from proxy import protocol as p
 from proxy.audit import Audit
 from proxy.cache import VerdictCache
@@ -113,6 +113,7 @@ class Server:
             metrics.registry(self.stats, self._gauges),
             self._health,
             self._ready,
+            sessions=lambda: activity.rows(self.clients.copy(), self.house.now()),
             on_error=lambda error: self.audit.event("web error", level="error", what=type(error).__name__),
         )
         stop = asyncio.Event()

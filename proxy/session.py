@@ -287,6 +287,7 @@ class Session(Answering):
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions))
         self.filter.hits += 1
+        self.doing = verdict
         self._house.stats.statements[verdict.label] += 1
         if self._unit is not None:
             self._remember(data)
@@ -325,6 +326,7 @@ class Session(Answering):
         if server_name is None or self.prepared.shown.setdefault(server_name, data[6:stop]) != data[6:stop]:
             return False
         link.replies.owed.extend(_BIND_GROUP)
+        self.doing = statement.verdict
         if self._unit is not None:
             self._remember(data)
         self._bound = True
@@ -703,6 +705,7 @@ class Session(Answering):
             server_name, parse = self._parse_again(link, statement)
             before += parse
         self.prepared.shown[server_name] = name
+        self.doing = statement.verdict
         self._note_portal(portal, statement.verdict)
         self._owe_use(link, portal)
         start = b"S" if portal is None else portal + b"\0"

@@ -1,4 +1,4 @@
-"""Serve /metrics, /healthz and /readyz over HTTP from threads of their own, beside the event loop.
+"""Serve /metrics, /healthz, /readyz and /sessions over HTTP from threads of their own, beside the event loop.
 
 Threads and not the loop: a scrape costs some milliseconds of text, and /healthz has to answer when the loop does not.
 """
@@ -6,6 +6,7 @@ Threads and not the loop: a scrape costs some milliseconds of text, and /healthz
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import socket
 import socketserver
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 Check: TypeAlias = Callable[[], tuple[bool, dict[str, object]]]
+Listing: TypeAlias = Callable[[], list[dict[str, str | int | float | None]]]
 
 MAX_REQUESTS: Final = 16
 """Requests served at a time, a thread each; more are answered 503 at once. Prometheus and a kubelet need three."""
@@ -35,18 +37,20 @@ POLL_SECONDS: Final = 0.25
 METHODS: Final = ("GET", "HEAD")
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_NOT_FOUND: Final = b"Not found. There are /metrics, /healthz and /readyz.\n"
+_NOT_FOUND: Final = b"Not found. There are /metrics, /healthz, /readyz and, for this machine, /sessions.\n"
+_NOT_HERE: Final = b"Who is connected is told to this machine only: ask from here, with sidecart sessions.\n"
 _METHOD_NOT_ALLOWED: Final = b"Only GET and HEAD are served here.\n"
 _BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 
 class Web:
-    """Serve the three pages on one port.
+    """Serve these pages on one port.
 
     `health` and `ready` return whether all is well, which makes 200 or 503, and what the JSON body says beside
     `"status"`. They, and the registry's collectors, are called in the threads of this server while the event loop runs:
-    they may read plain attributes (a load is atomic) and copies of containers, and must change nothing. `on_error` is
-    called, in such a thread, with the exception of a page that could not be made; the client sees a bare 500.
+    they may read plain attributes (a load is atomic) and copies of containers, and must change nothing. `sessions`
+    lists who is connected, for /sessions, which only loopback addresses get: it names users and addresses. `on_error`
+    is called, in such a thread, with the exception of a page that could not be made; the client sees a bare 500.
     """
 
     __slots__ = ("_host", "_port", "_server", "_site", "_thread")
@@ -59,11 +63,12 @@ class Web:
         health: Check,
         ready: Check,
         *,
+        sessions: Listing = list,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self._host = host
         self._port = port
-        self._site = _Site(registry, health, ready, on_error)
+        self._site = _Site(registry, health, ready, sessions, on_error)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -98,18 +103,24 @@ class Web:
 class _Site:
     """Make the pages."""
 
-    __slots__ = ("_health", "_on_error", "_ready", "_registry")
+    __slots__ = ("_health", "_on_error", "_ready", "_registry", "_sessions")
 
     def __init__(
-        self, registry: CollectorRegistry, health: Check, ready: Check, on_error: Callable[[Exception], None] | None
+        self,
+        registry: CollectorRegistry,
+        health: Check,
+        ready: Check,
+        sessions: Listing,
+        on_error: Callable[[Exception], None] | None,
     ) -> None:
         self._registry = registry
         self._health = health
         self._ready = ready
+        self._sessions = sessions
         self._on_error = on_error
 
-    def page(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
-        """Return status, content type and body of the page at `path`."""
+    def page(self, path: str, accept: str, peer: str) -> tuple[HTTPStatus, str, bytes]:
+        """Return status, content type and body of the page at `path`, for a client at this address."""
         try:
             if path == "/metrics":
                 encode, content_type = choose_encoder(accept)
@@ -118,6 +129,10 @@ class _Site:
                 return _checked(self._health())
             if path == "/readyz":
                 return _checked(self._ready())
+            if path == "/sessions" and not ipaddress.ip_address(peer.partition("%")[0]).is_loopback:
+                return HTTPStatus.FORBIDDEN, _TEXT, _NOT_HERE
+            if path == "/sessions":
+                return HTTPStatus.OK, "application/json", json.dumps(self._sessions()).encode() + b"\n"
         except Exception as error:
             if self._on_error is not None:
                 self._on_error(error)
@@ -148,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self._answer(*self.server.site.page(path, self.headers.get("Accept", "")))
+        self._answer(*self.server.site.page(path, self.headers.get("Accept", ""), self.client_address[0]))
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -303,3 +303,12 @@ def test_ipv6() -> None:
             assert read_all(raw).startswith(b"HTTP/1.0 200")
     finally:
         site.close()
+
+
+def test_sessions_are_told_to_this_machine_alone(serve: Callable[..., Web]) -> None:
+    site = serve(sessions=lambda: [{"id": 1, "user": "analyst"}])
+    response, body = ask(site, "/sessions")
+    assert (response.status, json.loads(body)) == (200, [{"id": 1, "user": "analyst"}])
+    for peer in ("10.0.0.7", "fe80::1%eth0"):
+        status, _, text = site._site.page("/sessions", "", peer)
+        assert status == 403 and b"analyst" not in text

@@ -24,6 +24,7 @@ PURE = (
     "answering",
     "session",
     "client",
+    "activity",
 )
 WITH_IO = (
     "audit metrics console web tls tls_layer tasks",

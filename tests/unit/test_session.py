@@ -107,6 +107,7 @@ class FakeUpstream:
     def __init__(self) -> None:
         self.replies = Replies(self)
         self.parameters = dict(PARAMETERS)
+        self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
         self.unnamed: Unnamed[object] = Unnamed()
