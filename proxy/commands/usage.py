@@ -1,12 +1,17 @@
-"""What the verbs say in the same way: where config.yaml is, and that something cannot be used."""
+"""What the verbs do in the same way: find and read the configuration, and say that something cannot be used."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from proxy.config import Config
+from proxy.errors import ConfigError
+from proxy.loading import load
 
 UNUSABLE = 2
 """Exit code for wrong options, and for what cannot be read."""
@@ -34,3 +39,21 @@ def config_option(says: str) -> Callable[[F], F]:
     return click.option(
         "-c", "--config", "config_file", envvar="SIDECART_CONFIG", type=click.Path(path_type=Path), help=says
     )
+
+
+def configured(file: Path | None) -> Config:
+    """Read the configuration of a server: the file, or the environment alone. Raises ConfigError."""
+    if file is None:
+        if not (os.environ.get("DB_HOST") or os.environ.get("SIDECART_UPSTREAM_HOST")):
+            raise ConfigError(
+                "There is no configuration: name a file with -c config.yaml, or set DB_HOST, DB_READONLY_USERNAME and"
+                " DB_READONLY_PASSWORD in the environment."
+            )
+        return load(None, os.environ)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: this is not UTF-8 text.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
+    return load(text, os.environ, source=str(file))
