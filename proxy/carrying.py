@@ -11,10 +11,13 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy import replies as r
+from proxy import text as texts
 from proxy.house import Upstream
+from proxy.judging import MAX_INLINE
 from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, restore, wear
+from proxy.rules import Refused
+from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, restore, wear
 from proxy.statements import (
     PREFIX,
     Context,
@@ -240,6 +243,40 @@ class Carrying(Linked):
                 self._own.pop(name, None)
 
         return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
+
+    def _set_between(self, run: Run, text: bytes) -> bytes | None:
+        """Set start-up settings again between a RESET and the statements behind it in the same Query.
+
+        Return the text to send, if it is another; its `run` then knows which statements are ours.
+        """
+        if len(text) > MAX_INLINE:
+            return None
+        try:
+            decoded = texts.decode(text, self.codec)
+            ends = texts.ends(decoded)
+        except Refused:
+            return None
+        if decoded.encode(self.codec) != text:
+            return None  # the bytes cannot be cut apart at the statements' ends
+        utf8 = decoded.encode()
+        built = ""
+        hidden: list[int] = []
+        inserts: list[tuple[int, int]] = []
+        start = 0
+        for number, end in enumerate(ends[:-1], 1):
+            piece = utf8[start:end].decode()
+            built += piece
+            start = end
+            lost: dict[str, Restore] = {}
+            for effect, name in self._effects(self.filter.judge(piece.lstrip(";").encode(self.codec), self.codec)):
+                lost |= self.ledger.lost_by(effect, name)
+            if lost:
+                ours = ";" + restore(lost).decode("ascii")
+                hidden.append(number + len(inserts))
+                inserts.append((len(built), len(ours)))
+                built += ours
+        run.hide(hidden, inserts)
+        return (built + utf8[start:].decode()).encode(self.codec) if inserts else None
 
     def _set_again(self, effects: Effects, *, group: bool) -> bytes:
         """Set start-up settings again right behind a RESET, which knows the server's own values only."""

@@ -129,17 +129,23 @@ class Ledger:
                 self.loosened = self.loosened or reason in _ASKED  # it may fail, or be rolled back
         return reasons
 
+    def lost_by(self, effect: Effect, name: str) -> dict[str, Restore]:
+        """Return the start-up settings that this effect undoes, to be set again."""
+        if effect is Effect.DISCARD_ALL or (effect is Effect.RESET and name == "all"):
+            return {name: (value, False) for name, value in self.startup.items}
+        if effect in (Effect.RESET, Effect.RESET_LOCAL) and (value := self.startup.get(name)) is not None:
+            return {name: (value, effect is Effect.RESET_LOCAL)}
+        return {}
+
     def _set(self, effect: Effect, name: str) -> None:
         """Note that a statement sets or resets something."""
+        self.lost |= self.lost_by(effect, name)
         if effect is Effect.DISCARD_ALL or name == "all":
-            self.lost = {name: (value, False) for name, value in self.startup.items}
             self.touched |= self.asked.union(name for name, _ in self.settings.items)
             self.unsure = True
             return
         if effect in (Effect.SETTING, Effect.RESET) or "." in name:
             self.touched.add(name)
-        if effect in (Effect.RESET, Effect.RESET_LOCAL) and (value := self.startup.get(name)) is not None:
-            self.lost[name] = (value, effect is Effect.RESET_LOCAL)
         self.unsure = self.unsure or name in PARSING
 
     def ended(self) -> None:

@@ -186,6 +186,7 @@ class Replies:
         "_discarded",
         "_fakes",
         "_have",
+        "_hiding",
         "_need",
         "_parts",
         "_passing",
@@ -223,6 +224,7 @@ class Replies:
         self._have = 0
         self._need = 0
         self._passing = 0
+        self._hiding = False  # what runs is a statement of ours inside a Query of the client's
         self._discarded = False  # a DISCARD ALL of this group has committed
         self._restored = False  # and behind it the client's settings were set again, which an error undoes
 
@@ -334,7 +336,7 @@ class Replies:
         owed = self.owed
         start = 0
         pieces: list[bytes] = []
-        skip = bool(owed) and owed[0] >= _OURS
+        skip = bool(owed) and (owed[0] >= _OURS or self._hiding)
         need = 5
         while size - pos >= 5:
             kind, length = read_header(chunk, pos)
@@ -372,7 +374,7 @@ class Replies:
             elif (
                 kind == COMMAND_COMPLETE
                 and owed
-                and (owed[0] <= QUERY_RUN or owed[0] == EXECUTE)
+                and (owed[0] == QUERY or owed[0] == EXECUTE)
                 and chunk.startswith(b"SELECT ", pos + 5)
             ):
                 # The commonest tag, without the general route below.
@@ -384,7 +386,7 @@ class Replies:
                 if self.halted is not None:
                     return b"".join((*pieces, chunk[start:pos], replacement or b""))
                 # An error may have uncovered what follows it in the queue.
-                skip = bool(owed) and owed[0] >= _OURS
+                skip = bool(owed) and (owed[0] >= _OURS or self._hiding)
             if replacement is not None:
                 if pos > start:
                     pieces.append(chunk[start:pos])
@@ -434,7 +436,8 @@ class Replies:
             return None if self.listener.notification_arrived(chunk[start:end]) else b""
         if kind in (COPY_IN_RESPONSE, COPY_BOTH_RESPONSE):
             raise TripwireError("the upstream began a COPY FROM or a replication stream")
-        if kind == DATA_ROW and head >= _OURS:
+        hidden = self._hiding
+        if kind == DATA_ROW and (head >= _OURS or hidden):
             self._own_row(head, chunk[start:end])
             return b""
         answers = _ANSWERS.get(kind)
@@ -447,6 +450,7 @@ class Replies:
             if head in (QUERY_RUN, EXECUTE_RUN):
                 run = cast(Run, self._tickets[0])
                 run.completed(tag)
+                self._hiding = run.hides
                 self._discarded = self._discarded or tag == b"DISCARD ALL"
         elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
             cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
@@ -455,7 +459,7 @@ class Replies:
         elif kind == COPY_DONE:
             self.copying = False
         if head in _ENDS_WITH_READY or kind in _CARRY_ON:
-            return b"" if head >= _OURS else None
+            return b"" if head >= _OURS or hidden else None
         owed.popleft()
         return self._complete(head)
 
@@ -502,9 +506,13 @@ class Replies:
                 self.halted = body
             return b""
         self._restored = False
-        if head == QUERY_RUN:
-            cast(Run, self._tickets[0]).failed()
         replacement: bytes | None = None
+        if head == QUERY_RUN:
+            run = cast(Run, self._tickets[0])
+            run.failed()
+            self._hiding = False
+            moved = _moved(body, run)
+            replacement = None if moved is body else message(ERROR_RESPONSE, moved)
         if head in (REFUSED_QUERY, REFUSED_CALL):
             return self._fakes[0]
         if head not in _ENDS_WITH_READY and owed:
@@ -529,6 +537,19 @@ class Replies:
         if code == SKIP_ANYHOW:
             return b""
         return self._fakes.popleft() if code in _FAKED else None
+
+
+def _moved(body: bytes, run: Run) -> bytes:
+    """Return the body of an ErrorResponse whose POSITION points into the text that the client has sent."""
+    found = _POSITION.search(body)
+    if found is None:
+        return body
+    position = int(found[1])
+    meant = run.in_the_clients_text(position)
+    return body if meant == position else body[: found.start(1)] + b"%d" % meant + body[found.end(1) :]
+
+
+_POSITION: Final = re.compile(rb"\0P([0-9]{1,10})\0")
 
 
 def _described(kind: int, body: bytes) -> bytes:

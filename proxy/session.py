@@ -38,6 +38,7 @@ from proxy.statements import (
     Context,
     Described,
     Learned,
+    Run,
     UnsettledError,
 )
 from proxy.verdict import Action, Effect, Verdict
@@ -380,6 +381,8 @@ class Session(Answering):
         if verdict.effects:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
+            if isinstance(ticket, Run) and verdict.kind == "multi" and self.ledger.startup.items:
+                replaced = self._set_between(ticket, text if replaced is None else replaced) or replaced
             link.replies.owe(code, ticket)
             self._pin_for(effects)
         else:

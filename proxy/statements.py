@@ -12,7 +12,7 @@ that asks for it has to wait for the answers (`UnsettledError`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
@@ -395,15 +395,19 @@ class Described(Ticket):
 class Owned(Ticket):
     """A Parse of ours under a client's own name; `own` is where that is noted."""
 
-    __slots__ = ("_name", "_own")
+    __slots__ = ("_name", "_note", "_own")
 
     def __init__(self, own: dict[bytes, Own], name: bytes, note: Own) -> None:
         own[name] = note
         self._own = own
         self._name = name
+        self._note = note
 
     def settle(self, outcome: bool | None) -> None:
-        if not outcome:
+        if outcome:
+            # A DEALLOCATE that was sent ahead of it has been answered since, and has taken the note away.
+            self._own.setdefault(self._name, self._note)
+        else:
             self._own.pop(self._name, None)
 
 
@@ -467,12 +471,32 @@ class Run(Ticket):
     set again behind it.
     """
 
-    __slots__ = ("_closes", "_dropped", "resets")
+    __slots__ = ("_closes", "_done", "_dropped", "_hidden", "_inserts", "resets")
 
     def __init__(self, closes: list[bytes], dropped: Callable[[bytes | None], None], *, resets: bool) -> None:
         self._closes = deque(closes)
         self._dropped = dropped
         self.resets = resets
+        self._done = 0
+        self._hidden: frozenset[int] = frozenset()
+        self._inserts: Sequence[tuple[int, int]] = ()
+
+    def hide(self, numbers: Iterable[int], inserts: Sequence[tuple[int, int]]) -> None:
+        """Note that these of its statements are ours, and where their text was inserted: (start, length) in characters.
+
+        Statements count from 0, and the first one is the client's.
+        """
+        self._hidden = frozenset(numbers)
+        self._inserts = inserts
+
+    @property
+    def hides(self) -> bool:
+        """Whether the statement that runs now is one of ours."""
+        return self._done in self._hidden
+
+    def in_the_clients_text(self, position: int) -> int:
+        """Return which character of the client's own text an error's POSITION means."""
+        return position - sum(length for start, length in self._inserts if start + length < position)
 
     def failed(self) -> None:
         """Learn of an ErrorResponse: what is reported behind it comes from the end of the transaction."""
@@ -480,6 +504,7 @@ class Run(Ticket):
 
     def completed(self, tag: bytes) -> None:
         """Learn of a CommandComplete."""
+        self._done += 1
         if tag == b"DEALLOCATE":
             if self._closes:
                 self._dropped(self._closes.popleft())

@@ -87,6 +87,13 @@ def parse(text: str) -> list[dict[str, Any]]:
     return decode_deep(tree).get("stmts", [])  # type: ignore[no-any-return]
 
 
+def ends(text: str) -> list[int]:
+    """Return where the statements of a text end, as byte offsets of its UTF-8 form. Raises Refused as `parse` does."""
+    size = len(text.encode())
+    raws = parse(text)
+    return [raw.get("stmt_location", 0) + raw["stmt_len"] if "stmt_len" in raw else size for raw in raws]
+
+
 _PART = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*"|[^{}\[\]",:\s]+')
 
 

@@ -52,6 +52,56 @@ def settles(name: str, value: str, text: str, *, other: str) -> Talk:
     )
 
 
+BEHIND_RESET = (
+    talk(
+        "what stands behind a RESET in one Query finds the start-up value",
+        step(q("SET timezone TO 'Asia/Tokyo'")),
+        step(q("RESET timezone; SHOW timezone")),
+        step(q("SET timezone TO 'Asia/Tokyo'; RESET ALL; SHOW timezone; SHOW datestyle; SELECT 1")),
+        step(q("SHOW timezone; SHOW datestyle")),
+        TimeZone="Asia/Kolkata",
+        DateStyle="German",
+    ),
+    talk(
+        "each RESET in one Query, and SET TO DEFAULT, with others between them",
+        step(q("SET datestyle TO ISO; SHOW datestyle; SET datestyle TO DEFAULT; SHOW datestyle; SELECT 2")),
+        step(q("RESET work_mem; SHOW work_mem; RESET datestyle; SHOW datestyle")),
+        step(q("SET LOCAL datestyle TO ISO; SET LOCAL datestyle TO DEFAULT; SHOW datestyle; SELECT date '2020-12-24'")),
+        step(q("SET datestyle TO ISO; SELECT set_config('datestyle', NULL, false) IS NULL; SHOW datestyle")),
+        step(q("SHOW datestyle")),
+        DateStyle="German",
+    ),
+    talk(
+        "an error behind a RESET in one Query points into the client's text",
+        step(q("RESET datestyle; SELECT 'é', nope")),
+        step(q("/* é */ RESET datestyle; RESET ALL; SELECT 'é'; SELECT nope; SELECT 1")),
+        step(q("SELECT nope; RESET datestyle; SELECT 1")),
+        step(q("RESET datestyle; SELECT 1/0; SHOW datestyle")),
+        step(q("SHOW datestyle")),
+        DateStyle="German",
+    ),
+    talk(
+        "rows behind a RESET in one Query, in a transaction and after it has failed",
+        step(q("BEGIN; RESET datestyle; SELECT generate_series(1, 500), repeat('x', 100); SHOW datestyle")),
+        step(q("SELECT 1/0")),
+        step(q("RESET datestyle; SHOW datestyle")),
+        step(q("ROLLBACK; RESET datestyle; SHOW datestyle")),
+        DateStyle="German",
+    ),
+    talk(
+        "a prepared RESET executed in one Query with others",
+        step(q("PREPARE r AS SELECT set_config('datestyle', NULL, false) IS NULL"), holds=True),
+        step(q("SET datestyle TO ISO; EXECUTE r; SHOW datestyle; DEALLOCATE r; SHOW datestyle")),
+        DateStyle="German",
+    ),
+    talk(
+        "a Query with RESET in a pipeline with others",
+        step(q("SET datestyle TO ISO; SELECT 1"), q("RESET datestyle; SHOW datestyle"), ask("SHOW datestyle"), SYNC),
+        step(q("RESET datestyle -- with a comment\n; SHOW datestyle;"), q("SHOW datestyle")),
+        DateStyle="German",
+    ),
+)
+
 SETTINGS = (
     settles("DateStyle", "'ISO, DMY'", "SELECT '01/02/2020'::date AS d", other="'ISO, MDY'"),
     settles("TimeZone", "'Asia/Tokyo'", "SELECT '2020-01-01 00:00'::timestamptz AS t", other="'America/New_York'"),
@@ -899,7 +949,7 @@ CHANGED = (
     ),
 )
 
-TALKS = (*SETTINGS, *LIVES, *SQL, *CHANGED)
+TALKS = (*BEHIND_RESET, *SETTINGS, *LIVES, *SQL, *CHANGED)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -27,6 +27,8 @@ from tests.model.stage import LEAKS, rows
 
 CURSOR = "DECLARE h CURSOR WITH HOLD FOR SELECT id FROM orders LIMIT 50"
 
+TOLD_BEFORE = (parse("", "DEALLOCATE ALL"), bind("", ""), execute())
+
 LEFT: dict[str, tuple[Step, ...]] = {
     "a setting": (say("SET datestyle TO german"),),
     "a setting in an open transaction": (say("BEGIN; SET timezone TO 'Asia/Tokyo'"),),
@@ -49,6 +51,11 @@ LEFT: dict[str, tuple[Step, ...]] = {
         say("EXECUTE s1"),
         batch([parse("s2", "selec"), close("S", "s1"), SYNC]),
         say("ROLLBACK"),
+    ),
+    "a statement that SQL names behind a DEALLOCATE ALL of its group": (
+        batch(
+            [*TOLD_BEFORE, parse("s1", "SELECT $1::int + 1"), parse("", "EXECUTE s1"), bind("", ""), execute(), SYNC]
+        ),
     ),
     "the unnamed statement": (batch([parse("", "SELECT 1"), SYNC]),),
     "a portal": (say("BEGIN"), batch([parse("", "SELECT 1"), bind("pt", ""), execute("pt", 1), SYNC])),

@@ -139,6 +139,8 @@ RESETS = (
     "RESET application_name",
     "RESET work_mem",
     "RESET ALL",
+    "RESET datestyle; SHOW datestyle",
+    "SET datestyle TO ISO; RESET ALL; SELECT timestamptz '2025-06-01', nope",
     "DISCARD ALL",
     "DISCARD PLANS",
     "DISCARD SEQUENCES",
