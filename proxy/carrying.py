@@ -5,7 +5,7 @@ Every method returns the bytes to send, and has registered the replies to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -39,6 +39,8 @@ HELPER: Final = PREFIX + b"helper"
 """The statement and portal that run what has to be asked inside a group of the client's."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
+_NEVER: Final = (-1, 0)
+"""The note of a name that was not put on the link."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -171,7 +173,7 @@ class Carrying(Linked):
                 raise UnsettledError
         out = self._drop(link, [*self.prepared.repeats(), *link.held.all()] if lists else [])
         for name, statement, whole in wanted:
-            if statement is None or self._own.get(name, (-1, 0))[0] >= whole:
+            if statement is None or self._own.get(name, _NEVER)[0] >= whole:
                 continue
             if name in self._own:
                 link.replies.owe(r.SKIP)
@@ -219,6 +221,10 @@ class Carrying(Linked):
                 self._sql_effects = tuple(what.union(self._sql_effects))
         return effects
 
+    def _own_closes_sent(self, names: Iterable[bytes]) -> None:
+        """Note that what was sent ends these names of the client's: whatever comes behind it has to put them there."""
+        self._own.update((name, (-1, self.prepared.group)) for name in list(names) if name in self._own)
+
     def _followed(self, link: Upstream, effects: Effects, code: int) -> tuple[int, Ticket | None]:
         """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
         if not any(effect in _TOLD for effect, _ in effects):
@@ -227,20 +233,24 @@ class Carrying(Linked):
         for effect, text in effects:
             if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):
                 self.prepared.all_closes_sent()
+                self._own_closes_sent(self._own)
             elif effect is Effect.DEALLOCATE:
                 closes.append(text.encode(self.codec, "replace"))
                 self.prepared.close_sent(closes[-1])
+                self._own_closes_sent(closes[-1:])
 
         resets = any(effect in RESETTING for effect, _ in effects)
 
         def dropped(name: bytes | None) -> None:
             if name is None:
                 self.prepared.forget_all()
-                self._own.clear()
                 link.held.clear()
             else:
                 self.prepared.forget(name)
-                self._own.pop(name, None)
+            # What was put there again behind it stays.
+            for own in list(self._own) if name is None else [name]:
+                if self._own.get(own, _NEVER)[0] < 0:
+                    self._own.pop(own, None)
 
         return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
 

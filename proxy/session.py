@@ -515,8 +515,7 @@ class Session(Answering):
             return None
         # The server has it under this name only if SQL may know it; else this closes nothing, which is no error.
         link.replies.owe(r.CLOSE_NAMED, Closed(self.prepared, name[: NAMEDATALEN - 1]))
-        if (own := name[: NAMEDATALEN - 1]) in self._own:
-            self._own[own] = (-1, self.prepared.group)
+        self._own_closes_sent([name[: NAMEDATALEN - 1]])
         self.ledger.loosened = bool(self.ledger.pins)
         return p.target(p.CLOSE, b"S", NO_NAME) if name.startswith(PREFIX) else None
 

@@ -35,7 +35,7 @@ Context = Settings | None
 Own = tuple[int, int]
 """Of a statement that stands on the link under the client's own name: what of it, and the group that it came in.
 
-1: all of it; 0: its name alone; -1: nothing, unless the server has ignored the client's Close.
+1: all of it; 0: its name alone; -1: nothing, unless the server has ignored the client's Close or DEALLOCATE.
 """
 
 
@@ -395,19 +395,15 @@ class Described(Ticket):
 class Owned(Ticket):
     """A Parse of ours under a client's own name; `own` is where that is noted."""
 
-    __slots__ = ("_name", "_note", "_own")
+    __slots__ = ("_name", "_own")
 
     def __init__(self, own: dict[bytes, Own], name: bytes, note: Own) -> None:
         own[name] = note
         self._own = own
         self._name = name
-        self._note = note
 
     def settle(self, outcome: bool | None) -> None:
-        if outcome:
-            # A DEALLOCATE that was sent ahead of it has been answered since, and has taken the note away.
-            self._own.setdefault(self._name, self._note)
-        else:
+        if not outcome:
             self._own.pop(self._name, None)
 
 

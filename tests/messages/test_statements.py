@@ -553,6 +553,47 @@ LIVES = (
 
 SQL = (
     talk(
+        "a name that is dropped, made and dropped again in one group",
+        step(parse("s1", "SELECT 1"), run("s1"), SYNC),
+        step(ask("DEALLOCATE s1"), parse("s1", "SELECT 2"), run("s1"), parse("", "DEALLOCATE s1"), run(), SYNC),
+        step(run("s1"), SYNC),
+    ),
+    talk(
+        "the same DEALLOCATE runs twice, with a statement of the name made in between",
+        step(parse("s1", "SELECT 1"), run("s1"), SYNC),
+        step(
+            parse("", "DEALLOCATE s1"),
+            b(),
+            e(),
+            parse("s1", "SELECT 2"),
+            b("s1"),
+            e(),
+            b(),
+            e(),
+            parse("s1", "SELECT 3"),
+            run("s1"),
+            SYNC,
+        ),
+        step(run("s1"), SYNC),
+    ),
+    talk(
+        "a name that SQL names behind a DEALLOCATE ALL of its group",
+        step(parse("s1", "SELECT 1"), run("s1"), SYNC),
+        step(ask("DEALLOCATE ALL"), parse("s1", "SELECT 2"), ask("EXECUTE s1"), ask("EXPLAIN EXECUTE s1"), SYNC),
+        step(ask("DEALLOCATE s1"), ask("EXECUTE s1"), SYNC),
+        step(run("s1"), SYNC),
+    ),
+    talk(
+        "a DEALLOCATE that is undone by nothing, behind an error of its group",
+        step(parse("s1", "SELECT 1"), run("s1"), SYNC),
+        step(ask("SELECT 1/0"), ask("DEALLOCATE s1"), SYNC),
+        step(ask("DEALLOCATE s1"), ask("SELECT 1/0"), SYNC),
+        step(run("s1"), SYNC),
+        step(parse("s1", "SELECT 4"), run("s1"), SYNC),
+        step(q("EXECUTE s1; DEALLOCATE s1; EXECUTE s1")),
+        step(run("s1"), SYNC),
+    ),
+    talk(
         "EXECUTE runs what Parse has made",
         step(parse("pp", "SELECT $1::int + 1"), SYNC),
         simple("EXECUTE pp(4)"),
