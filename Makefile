@@ -8,6 +8,8 @@ BIN := .venv/bin
 # PYTHON=... takes another interpreter than the one that is found below.
 PYTHON ?=
 SOURCES := proxy tests $(wildcard bench tools)
+# Files of tests side by side: most of the time is spent waiting. PYTEST_ADDOPTS='-n 0' runs them one after the other.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 help:
 	@echo "make demo    a sample PostgreSQL behind SideCart: the quickest way to see it work"
@@ -45,14 +47,14 @@ demo: .venv/installed
 	@exec $(BIN)/sidecart demo $(DEMO)
 
 test: .venv/installed
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests
 
 check: .venv/installed
 	@$(BIN)/ruff format --check -q $(SOURCES)
 	@$(BIN)/ruff check -q $(SOURCES)
 	@$(BIN)/mypy --strict
 	@$(BIN)/bandit -q -r proxy
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit
 
 bench: .venv/installed
 	@$(BIN)/python -m bench.pgbench $(BENCH)
