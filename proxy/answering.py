@@ -88,6 +88,7 @@ class Answering(Carrying):
         self._group_open = True
         if unnamed:
             self.unnamed.parse_sent(None)
+            self.unnamed.group = self.prepared.group
             link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
             return p.REFUSED_PARSE
         link.replies.owe_refusal(error)

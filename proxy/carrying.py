@@ -129,6 +129,7 @@ class Carrying(Linked):
     def _repeat_unnamed(self, link: Upstream, message: bytes) -> bytes:
         link.replies.owe(r.REPEAT_UNNAMED)
         self.unnamed.repeat_sent()
+        self.unnamed.group = self.prepared.group
         told = self._unnamed_told
         if told is None or told[0] is not message:
             return message  # the client has to ask what it gives, in a group that it does not know yet

@@ -439,6 +439,7 @@ class Linked:
         elif self._stalled and not link.replies.groups:
             # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
             self.prepared.settled()
+            self.unnamed.groups_settled()
             self._stalled = False
             self._go_on()
 
@@ -449,6 +450,8 @@ class Linked:
         self.answered += 1
         if ready & _TO_CLIENT:
             self._seen = replies.status
+        if self._group_open and replies.owed and not replies.groups and r.CLOSE_UNNAMED not in replies.owed:
+            self.unnamed.groups_settled()
         if self._stalled and not replies.groups:
             self.prepared.settled()
         if not replies.owed:

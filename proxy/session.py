@@ -440,6 +440,7 @@ class Session(Answering):
             context = Learned(self.codec)
             behind = self._help(LEARN, r.SKIP_EXECUTE, context)
         self.unnamed.parse_sent((message, context, verdict, self.filter.functions))
+        self.unnamed.group = self.prepared.group
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
@@ -511,6 +512,7 @@ class Session(Answering):
         self._group_open = True
         if not name:
             self.unnamed.end_sent()
+            self.unnamed.group = self.prepared.group
             link.replies.owe(r.CLOSE_UNNAMED)
             return None
         # The server has it under this name only if SQL may know it; else this closes nothing, which is no error.
@@ -716,6 +718,9 @@ class Session(Answering):
         return before + p.rewritten(kind, length, start + server_name + b"\0", data[rest : min(end, len(data))])
 
     def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int) -> bytes | None:
+        if self.link is not None and self.unnamed.unsettled(self.prepared.group) and self.link.replies.groups:
+            # An earlier group may fail and leave another statement, or somebody else's.
+            raise UnsettledError
         unnamed: Unparsed | None = self.unnamed.coming
         if self.link is None and unnamed is None:
             return self._no_statement(b"")

@@ -20,12 +20,14 @@ class Unnamed(Generic[T]):
     find on a private connection; else `coming` has to be repeated first.
     """
 
-    __slots__ = ("_held", "_owed", "coming", "message", "synced")
+    __slots__ = ("_held", "_owed", "coming", "group", "message", "synced")
 
     def __init__(self) -> None:
         self.message: T | None = None
         self.coming: T | None = None
         self.synced = False
+        self.group = -1
+        """The group of messages in which something was sent last that a later message of that group depends on."""
         self._held = False  # as `synced`, for what has been answered
         self._owed: deque[T | None] | None = None  # what each Parse leaves whose reply is owed; None: there are none
 
@@ -36,6 +38,10 @@ class Unnamed(Generic[T]):
     def stays(self) -> bool:
         """Whether the upstream that is released now holds it."""
         return self._held and self.message is not None
+
+    def unsettled(self, group: int) -> bool:
+        """Whether the link has what it should only if what an earlier group has sent succeeds: it had not before."""
+        return self.synced and not self._held and self.group != group
 
     def attach(self, holds: bool) -> None:
         """Note a new link, and whether its upstream still holds this client's statement."""
@@ -98,6 +104,11 @@ class Unnamed(Generic[T]):
         """Note the end of a simple Query or a Close of it."""
         self.message = None
         self._held = True
+
+    def groups_settled(self) -> None:
+        """Note that nothing is owed any more but of the group that is open."""
+        if self._owed is None:
+            self.settled()
 
     def settled(self) -> None:
         """Note that nothing is owed any more."""

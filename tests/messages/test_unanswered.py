@@ -401,6 +401,24 @@ SETTINGS = (
         DateStyle="ISO, DMY",
     ),
     talk(
+        "the unnamed statement of a group that fails, used by the next one in the same write",
+        step(parse("", "SELECT 'kept'"), run(), SYNC),
+        step(parse("x", "SELECT nope"), parse("", "SELECT 'never parsed'"), SYNC, run(), SYNC),
+        step(run(), SYNC),
+        step(parse("", "SELECT 'kept'"), run(), SYNC),
+        step(parse("x", "SELECT nope"), b(), e(), SYNC, run(), SYNC, run(), SYNC),
+        step(
+            parse("x", "SELECT nope"), parse("", "SELECT 'never'"), SYNC, parse("s", "SELECT 5"), run("s"), run(), SYNC
+        ),
+        step(run(), SYNC),
+    ),
+    talk(
+        "no unnamed statement, in a group behind one that fails",
+        step(q("SELECT 1")),
+        step(parse("x", "SELECT nope"), parse("", "SELECT 'never parsed'"), SYNC, run(), SYNC),
+        step(parse("x", "SELECT nope"), q("SELECT 1"), SYNC, run(), SYNC, ready=2),
+    ),
+    talk(
         "the unnamed statement parsed behind SET in one write",
         step(q("SET datestyle TO 'ISO, DMY'"), parse("", DAY), SYNC),
         step(parse("r", "RESET datestyle"), run("r"), SYNC),

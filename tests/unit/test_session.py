@@ -2286,3 +2286,18 @@ def test_drain_ends_idle_clients_and_lets_statements_finish(town: Town) -> None:
     late, late_client = town.knock()
     late.client_data(p.startup_message({"user": "a", "database": "shop"}))
     assert late_client.error()["C"] == "57P03"
+
+
+def test_bind_behind_a_group_that_failed_never_reaches_the_statement_that_another_client_left() -> None:
+    town = Town(1)
+    first, _ = town.client()
+    first.client_data(p.parse(b"", b"select 'of the first'") + bind() + EXECUTE + SYNC)
+    link = town.link(first)
+    link.says(PARSED, BOUND, SELECTED, READY_I)
+    second, wire = town.client()
+    link.take()
+    second.client_data(p.parse(b"x", b"select nope") + p.parse(b"", b"select 2") + SYNC + bind() + EXECUTE + SYNC)
+    assert town.link(second) is link
+    link.says(p.error_response("ERROR", "42703", 'column "nope" does not exist'), READY_I)
+    assert bind() not in link.take()
+    assert wire.kinds() == "EZEZ"
