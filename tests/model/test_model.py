@@ -17,6 +17,9 @@ from tests.model.scripts import Play
 from tests.model.stage import Stage, stages
 from tests.model.themes import THEMES, plays
 
+# A play that failed and could not be made short in time is shown all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 
 def play_all(theme: str, examples: int, stage: Stage, *, random: bool) -> None:
     """Play so many plays on a theme; where not `random`, the same ones each time."""
