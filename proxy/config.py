@@ -130,6 +130,7 @@ class PoolLimits:
     server_lifetime: float = _key(values.duration(zero=False), 3300.0)
     server_idle_timeout: float = _key(values.duration(zero=True), 600.0)
     server_login_retry: float = _key(values.duration(zero=False), 15.0)
+    server_check_delay: float = _key(values.duration(zero=True), 10.0)
     query_wait_timeout: float = _key(values.duration(zero=True), 15.0)
     query_wait_notify: float = _key(values.duration(zero=True), 5.0)
     cancel_wait_timeout: float = _key(values.duration(zero=False), 10.0)

@@ -78,6 +78,8 @@ class CloseReason(enum.Enum):
     """The upstream reported something that a judged read cannot cause: counted as a bug."""
     SERVER_LIFETIME = "server_lifetime"
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
+    SERVER_CHECK = "server_check"
+    """An idle upstream gave no sign of life when it was asked for one."""
     REPLACED = "replaced"
     """The upstream gave way to a new one, for a client that it did not suit: see `Pool._pick`."""
     DIRTY = "dirty"

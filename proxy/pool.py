@@ -1,12 +1,14 @@
 """The pool of one database: who gets which upstream, what to open and what to close, at time `now`.
 
 State is which set an upstream is in: `idle`, `leased`, `cleaning`, or a number that is `opening`. An upstream is in
-exactly one; open + opening never exceed the size; every count is a `len()`. Every method decides synchronously and acts
-through two ports: the opener, which starts a login, and the upstreams themselves, which close or clean.
+exactly one; while it is checked it is in `cleaning`: nobody may have it. open + opening never exceed the size; every
+count is a `len()`. Every method decides synchronously and acts through two ports: the opener, which starts a login, and
+the upstreams themselves, which close, clean or ask for a sign of life.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +36,8 @@ class Upstream(Protocol):
     expires: float
     """When it has lived long enough, in the pool's time."""
     idle_since: float
+    heard: float
+    """When it has last shown that it lives, while nobody leased it, in the pool's time."""
 
     @property
     def cancelling(self) -> bool:
@@ -44,6 +48,9 @@ class Upstream(Protocol):
 
     def recycle(self, *, discard: bool) -> None:
         """Bring it back to a clean idle state, with DISCARD ALL on request; it calls `Pool.cleaned` or `Pool.lost`."""
+
+    def check(self) -> None:
+        """Ask the server for a sign of life; it calls `Pool.answered`, `Pool.silent` or `Pool.lost`."""
 
 
 class Waiter(Protocol):
@@ -105,6 +112,10 @@ class Pool:
         self.greetings: dict[Settings, dict[str, str]] = {}
         """The ParameterStatus values that a client with these settings is greeted with."""
         self.last_error: UpstreamError | None = None
+        """Why the last login failed; None if it succeeded, or none has ended yet."""
+        self._heard = -math.inf  # when the server has last answered anything
+        self._silence: UpstreamError | None = None  # what a check that the server did not answer says
+        self._silent_at = -math.inf
         self._failures = 0
         self._retry_at = 0.0
         self._dispatching = False
@@ -120,6 +131,18 @@ class Pool:
     def size(self) -> int:
         """How many upstreams are open or being opened."""
         return len(self.idle) + len(self.leased) + len(self.cleaning) + self.opening
+
+    @property
+    def trouble(self) -> str:
+        """Say why a client would not be served now, as far as is known; empty if it would.
+
+        An error of a login stands until a login succeeds, the silence of an upstream until the server is heard again.
+        """
+        if self.last_error is not None:
+            return str(self.last_error)
+        if self._silence is not None and self._silent_at > self._heard:
+            return str(self._silence)
+        return "" if self._heard > -math.inf else "the upstream has not been reached yet"
 
     # --- clients -------------------------------------------------------------------------------------------------
 
@@ -147,6 +170,7 @@ class Pool:
     def release(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that is idle and clean. One with a cancel under way is cleaned first."""
         del self.leased[upstream]
+        self._heard = now
         if upstream.cancelling:
             self.cleaning.add(upstream)
             upstream.recycle(discard=False)
@@ -166,6 +190,7 @@ class Pool:
         self.opening -= 1
         self._failures = 0
         self.last_error = None
+        self._heard = now
         upstream.born = now
         upstream.expires = now + self.limits.server_lifetime * self._jitter()
         self._rest(upstream, now)
@@ -185,7 +210,21 @@ class Pool:
     def cleaned(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that has proved to be clean."""
         self.cleaning.discard(upstream)
+        self._heard = now
         self._rest(upstream, now)
+
+    def answered(self, upstream: Upstream, now: float) -> None:
+        """Take back an upstream that was checked. It has rested all the while."""
+        self.cleaning.discard(upstream)
+        self._heard = now
+        self._rest(upstream, now, since=upstream.idle_since)
+
+    def silent(self, upstream: Upstream, error: UpstreamError, now: float) -> None:
+        """Forget an upstream that did not answer its check, and doubt all that are idle."""
+        self._silence, self._silent_at = error, now
+        self.lost(upstream, now)
+        for other in list(self.idle):
+            self._check(other)
 
     def lost(self, upstream: Upstream, now: float) -> None:
         """Forget an upstream that has ended, in whatever set it was."""
@@ -229,7 +268,16 @@ class Pool:
                 self.idle.remove(upstream)
                 spare -= 1
                 upstream.close(CloseReason.SERVER_LIFETIME if old else CloseReason.SERVER_IDLE_TIMEOUT)
+        check_delay = self.limits.server_check_delay
+        if check_delay and self.idle and now - self._heard >= check_delay and not self.cleaning:
+            # In turn: so each is heard of before a firewall forgets it.
+            self._check(min(self.idle, key=lambda upstream: upstream.heard))
         self._grow(now, warm=True)
+
+    def _check(self, upstream: Upstream) -> None:
+        self.idle.remove(upstream)
+        self.cleaning.add(upstream)
+        upstream.check()
 
     def _send_away(self) -> None:
         text = "the database system is shutting down"
@@ -260,14 +308,18 @@ class Pool:
                 best = index
         return None if best < 0 else idle.pop(best)
 
-    def _rest(self, upstream: Upstream, now: float) -> None:
-        """Make an upstream idle, or close it if it is old; then serve whoever waits."""
+    def _rest(self, upstream: Upstream, now: float, since: float | None = None) -> None:
+        """Make an upstream idle, `since` then if it was before, or close it if it is old; then serve whoever waits."""
         if self.draining or now >= upstream.expires:
             upstream.close(CloseReason.DRAIN if self.draining else CloseReason.SERVER_LIFETIME)
             self._grow(now)
             return
-        upstream.idle_since = now
-        self.idle.append(upstream)
+        upstream.heard = now
+        if since is None:
+            upstream.idle_since = now
+            self.idle.append(upstream)
+        else:
+            bisect.insort(self.idle, upstream, key=lambda each: each.idle_since)
         # A client that is served may end, and release, before `leased` returns: one loop, no recursion.
         if self._dispatching:
             return

@@ -402,7 +402,8 @@ class Server:
         for database, pool in list(self.pools.items()):
             pool.tick(now)
             error = pool.last_error
-            if error is not None and error.sqlstate == INVALID_CATALOG_NAME and not (pool.size or pool.waiting):
+            unknown = error is not None and error.sqlstate == INVALID_CATALOG_NAME
+            if unknown and database != self.config.upstream.dbname and not (pool.size or pool.waiting):
                 del self.pools[database], self.filters[database]  # else every name that somebody tries would stay
                 self._catalogues.forget(database)
         self._catalogues.tick(now)
@@ -466,14 +467,25 @@ class Server:
 
     def _health(self) -> tuple[bool, dict[str, object]]:
         """Say whether the event loop turns: its timer has run lately."""
-        quiet = self.house.now() - self._beat
-        return quiet < 20 * TICK, {"clients": len(self.clients)}
+        return self._turns(), {"clients": len(self.clients)}
+
+    def _turns(self) -> bool:
+        return self.house.now() - self._beat < 20 * TICK
 
     def _ready(self) -> tuple[bool, dict[str, object]]:
-        """Say whether a client would be served: not draining, and the upstream is reachable."""
-        failing = {name: str(pool.last_error) for name, pool in self.pools.copy().items() if pool.last_error}
+        """Say whether a client would be served: the loop turns, nothing drains, and the upstream is there.
+
+        Where clients choose the database one that works is enough: the server is there, and a client that asks for a
+        database which the role may not enter must not take SideCart out of service for all.
+        """
+        troubles = {name: pool.trouble for name, pool in self.pools.copy().items()}
+        if served := self.config.upstream.dbname:
+            troubles.setdefault(served, "the upstream has not been reached yet")
+        failing = {name: why for name, why in troubles.items() if why}
+        reached = not failing or len(failing) < len(troubles)
         draining = self.house.draining
-        return not draining and not failing, {"draining": draining, "failing": failing}
+        well = reached and not draining and self._turns()
+        return well, {"draining": draining, "stuck": not self._turns(), "failing": failing}
 
 
 def _jitter() -> float:

@@ -42,6 +42,9 @@ _READ_BACK: Final = (
 )
 CANCEL_AGAIN: Final = 0.5
 """Seconds after which what an abandoned connection still runs is cancelled once more."""
+CHECK_TIMEOUT: Final = 5.0
+"""Seconds in which an idle upstream has to answer a Sync. Two idle ones, checked one after the other, and a health
+check every few seconds stay below half a minute."""
 MAX_DRAIN: Final = 4 << 20
 """Bytes of an abandoned answer that are read and dropped; beyond that a new connection is cheaper."""
 _BESIDE_ROWS: Final = frozenset(
@@ -70,6 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_canceller",
         "_cancels",
+        "_checking",
         "_cleaning",
         "_closed",
         "_deadline",
@@ -85,6 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         "born",
         "customs",
         "expires",
+        "heard",
         "held",
         "idle_since",
         "parameters",
@@ -111,6 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.born = 0.0
         self.expires = 0.0
         self.idle_since = 0.0
+        self.heard = 0.0
         self.pid = 0
         self.secret = b""
         self.tls_version = ""
@@ -123,6 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._closed = False
         self._cancels = 0
         self._then: list[Callable[[], None]] = []  # who waits for the end of the cancel that is under way
+        self._checking = False
         self._cleaning = False
         self._discard = False
         self._dropped = 0
@@ -265,6 +272,18 @@ class UpstreamConnection(asyncio.Protocol):
             self.cancel()
             asyncio.get_running_loop().call_later(CANCEL_AGAIN, self._insist)
 
+    def check(self) -> None:
+        """Ask for a sign of life; tell the pool `answered`, or `silent`."""
+        self._checking = True
+        self._dropped = 0
+        self._deadline = asyncio.get_running_loop().call_later(CHECK_TIMEOUT, self._no_sign)
+        self._ask(p.SYNC_MESSAGE, r.SYNC)
+
+    def _no_sign(self) -> None:
+        text = f"the upstream has not answered for {CHECK_TIMEOUT:g} s on a connection that was idle"
+        self.close(CloseReason.SERVER_CHECK)
+        self.pool.silent(self, UpstreamError(text, reason=CloseReason.SERVER_CHECK), asyncio.get_running_loop().time())
+
     def _give_up(self) -> None:
         self.close(CloseReason.CANCEL_UNFINISHED)
         self.pool.lost(self, asyncio.get_running_loop().time())
@@ -282,8 +301,19 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._dropped > MAX_DRAIN:
             self._retire(CloseReason.DIRTY)
+        elif self._checking and not self.replies.owed:
+            self._checking = False
+            self._stand_down()
+            self.pool.answered(self, asyncio.get_running_loop().time())
         elif self._cleaning and not self.replies.owed and not self.cancelling:
             self._clean()
+
+    def _stand_down(self) -> None:
+        """End the watch over what was asked: it has been answered."""
+        self.replies.ready = 0
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _clean(self) -> None:
         """Take the next step towards clean; nothing is owed."""
@@ -296,10 +326,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._ask(_DISCARD_ALL, r.SKIP_QUERY)
         else:
             self._cleaning = False
-            self.replies.ready = 0
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+            self._stand_down()
             self.pool.cleaned(self, asyncio.get_running_loop().time())
 
     def _retire(self, reason: CloseReason) -> None:

@@ -36,7 +36,7 @@ WITH_IO = (
     "workers commands.private_ca commands.starting commands.script commands.catalogue",
     "commands.embedded commands.offline",
     "commands.shop",
-    "commands.demo commands.serve commands.check commands.rules",
+    "commands.demo commands.health commands.serve commands.check commands.rules",
     "cli",
     "__main__",
 )

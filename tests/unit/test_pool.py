@@ -30,6 +30,8 @@ class FakeUpstream:
     born: float = 0.0
     expires: float = 0.0
     idle_since: float = 0.0
+    heard: float = 0.0
+    checks: int = 0
     cancelling: bool = False
     closed: CloseReason | None = None
     recycled: list[bool] = field(default_factory=list)
@@ -40,6 +42,9 @@ class FakeUpstream:
 
     def recycle(self, *, discard: bool) -> None:
         self.recycled.append(discard)
+
+    def check(self) -> None:
+        self.checks += 1
 
 
 @dataclass(eq=False)
@@ -80,7 +85,13 @@ class Opener:
 
 
 def make(**limits: Any) -> tuple[Pool, Opener]:
-    values = {"default_pool_size": 2, "min_pool_size": 1, "max_logins": 2, "server_lifetime": 1000.0} | limits
+    values = {
+        "default_pool_size": 2,
+        "min_pool_size": 1,
+        "max_logins": 2,
+        "server_lifetime": 1000.0,
+        "server_check_delay": 0.0,
+    } | limits
     opener = Opener()
     return Pool("shop", PoolLimits(**values), opener, Stats(), lambda: 1.0), opener
 
@@ -672,6 +683,108 @@ def test_jitter_spreads_the_ends() -> None:
     assert (first.expires, second.expires) == (pytest.approx(90.0), pytest.approx(110.0))
 
 
+# --- signs of life ----------------------------------------------------------------------------------------------------
+
+
+def silence() -> UpstreamError:
+    return UpstreamError("no answer", reason=CloseReason.SERVER_CHECK)
+
+
+def test_quiet_server_is_asked_for_a_sign_of_life_on_one_idle_upstream() -> None:
+    pool, _ = make(default_pool_size=4, min_pool_size=2, server_check_delay=10.0)
+    first, second = open_idle(pool, 2)
+    pool.tick(9.9)
+    assert (first.checks, second.checks) == (0, 0)
+    pool.tick(10.0)
+    pool.tick(10.25)
+    assert (first.checks, second.checks, pool.cleaning, pool.idle) == (1, 0, {first}, [second])
+
+
+def test_upstream_that_answers_has_rested_all_the_while_and_the_next_check_takes_another() -> None:
+    pool, _ = make(default_pool_size=4, min_pool_size=1, server_check_delay=10.0, server_idle_timeout=30.0)
+    (first,), (second,) = open_idle(pool), open_idle(pool, now=1.0)
+    pool.tick(11.0)
+    pool.answered(first, 11.5)
+    assert (pool.idle, first.idle_since, first.heard, pool.trouble) == ([first, second], 0.0, 11.5, "")
+    pool.tick(21.25)
+    assert second.checks == 0
+    pool.tick(21.5)
+    assert (first.checks, second.checks) == (1, 1)
+    pool.answered(second, 21.6)
+    pool.tick(30.0)  # no check keeps an upstream open that nobody uses
+    assert (first.closed, second.closed) == (CloseReason.SERVER_IDLE_TIMEOUT, None)
+
+
+def test_server_that_serves_clients_is_not_asked() -> None:
+    pool, _ = make(server_check_delay=10.0)
+    resting, used = open_idle(pool, 2)
+    for now in range(1, 60):
+        assert pool.lease(FakeWaiter(), now) is used
+        pool.release(used, now + 0.5)
+        pool.tick(now + 0.75)
+    assert (resting.checks, used.checks) == (0, 0)
+
+
+def test_zero_server_check_delay_asks_never() -> None:
+    pool, _ = make(server_check_delay=0.0, server_lifetime=1e9)
+    (upstream,) = open_idle(pool)
+    pool.tick(1e6)
+    assert upstream.checks == 0
+
+
+def test_client_that_comes_during_a_check_gets_the_upstream_afterwards() -> None:
+    pool, _ = make(default_pool_size=1, server_check_delay=10.0)
+    (upstream,) = open_idle(pool)
+    pool.tick(10.0)
+    who = FakeWaiter()
+    assert pool.lease(who, 10.1) is None
+    pool.answered(upstream, 10.2)
+    assert who.got == [upstream]
+
+
+def test_silent_upstream_casts_doubt_on_all_that_are_idle_until_the_server_is_heard() -> None:
+    pool, opener = make(default_pool_size=4, min_pool_size=2, server_check_delay=10.0)
+    first, second, third = open_idle(pool, 3)
+    pool.tick(10.0)
+    pool.silent(first, silence(), 15.0)
+    assert (pool.idle, pool.cleaning, second.checks, third.checks) == ([], {second, third}, 1, 1)
+    assert pool.trouble == "no answer"
+    pool.answered(third, 15.1)  # one connection was dead, the server is not
+    assert (pool.trouble, pool.idle, opener.calls) == ("", [third], 0)
+
+
+def test_silent_server_is_in_trouble_until_a_login_succeeds() -> None:
+    pool, opener = make(default_pool_size=1, min_pool_size=1, server_check_delay=10.0)
+    (upstream,) = open_idle(pool)
+    pool.tick(10.0)
+    pool.silent(upstream, silence(), 15.0)
+    pool.tick(15.25)
+    assert (opener.calls, pool.trouble) == (1, "no answer")
+    pool.failed(login_failed(), 25.25)
+    assert pool.trouble == "no way"
+    pool.tick(26.5)
+    pool.opened(FakeUpstream(), 27.0)
+    assert pool.trouble == ""
+
+
+def test_failing_login_is_trouble_although_open_upstreams_still_serve() -> None:
+    """A password that was changed upstream lets old connections live: a release must not make it look well."""
+    pool, _ = make(default_pool_size=3)
+    (upstream,) = open_idle(pool)
+    pool.opening += 1
+    pool.failed(login_failed(), 1.0)
+    pool.lease(FakeWaiter(), 2.0)
+    pool.release(upstream, 3.0)
+    assert pool.trouble == "no way"
+
+
+def test_pool_that_has_reached_nothing_yet_is_in_trouble() -> None:
+    pool, _ = make()
+    assert pool.trouble == "the upstream has not been reached yet"
+    open_idle(pool)
+    assert pool.trouble == ""
+
+
 # --- drain ------------------------------------------------------------------------------------------------------------
 
 
@@ -787,6 +900,7 @@ class PoolMachine(RuleBasedStateMachine):
             max_logins=logins,
             server_lifetime=60.0,
             server_idle_timeout=20.0,
+            server_check_delay=5.0,
         )
         self.pool = Pool("shop", limits, self.opener, Stats(), lambda: 1.0)
         self.now = 0.0
@@ -853,8 +967,12 @@ class PoolMachine(RuleBasedStateMachine):
     def end_cleaning(self, clean: bool) -> None:
         upstream = next(each for each in self.upstreams if each in self.pool.cleaning)
         upstream.cancelling = False
+        checked, upstream.checks = upstream.checks, 0
         if clean:
-            self.pool.cleaned(upstream, self.now)
+            (self.pool.answered if checked else self.pool.cleaned)(upstream, self.now)
+        elif checked:
+            self.lost.add(upstream)
+            self.pool.silent(upstream, silence(), self.now)
         else:
             self.lost.add(upstream)
             self.pool.lost(upstream, self.now)
