@@ -38,9 +38,11 @@ LABEL org.opencontainers.image.title="SideCart" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 # Nothing here installs anything: pip goes, in the base's Python too. The user has a name for those who look, and no home.
+# A volume on /var/log/sidecart takes over the folder's owner: for SIDECART_LOG_FILE, the only file ever written.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/*-packages/pip* /usr/local/lib/python3*/ensurepip \
     && groupadd --gid 65532 sidecart \
-    && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecart
+    && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecart \
+    && install --directory --owner=65532 --group=65532 --mode=0750 /var/log/sidecart
 COPY --from=build /opt/sidecart /opt/sidecart
 # Clients come from outside of the container. The pages stay on its loopback until SIDECART_METRICS_HOST opens them.
 ENV PATH=/opt/sidecart/bin:$PATH \

@@ -22,12 +22,12 @@ class ServerCertificate:
 
 
 def server_certificate(
-    *, hosts: tuple[str, ...] = ("localhost",), addresses: tuple[str, ...] = ()
+    *, hosts: tuple[str, ...] = ("localhost",), addresses: tuple[str, ...] = (), days: int = 30
 ) -> ServerCertificate:
-    """Return a new CA and a certificate that it signed for these host names and IP addresses; both live 30 days."""
+    """Return a new CA and a certificate that it signed for these host names and IP addresses; both live `days`."""
     # An hour back: clocks of containers and hosts differ.
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    end = start + datetime.timedelta(days=30)
+    end = start + datetime.timedelta(days=days)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SideCart embedded PostgreSQL CA")])
     alternatives: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
