@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import settings
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer, find_tool
 from proxy.config import Upstream
+from tests import servers
 
 _SERVER = pytest.StashKey[EmbeddedServer]()
 
@@ -23,12 +25,21 @@ settings.load_profile("sidecart")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let SIGTERM end the run as Ctrl-C does: the fixtures stop their servers and remove their folders."""
+    """Let SIGTERM end the run as Ctrl-C does, so that servers and folders go; choose the server's major version."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if major := os.environ.get("SIDECART_TEST_POSTGRES", ""):
+        # Whatever looks for a server takes the one on PATH first: the fixtures here, and the programs that tests run.
+        found = {str(number): folder for number, folder in servers.installed().items()}
+        if major not in found:
+            raise pytest.UsageError(
+                f"SIDECART_TEST_POSTGRES asks for PostgreSQL {major}, but found was {', '.join(found) or 'none'}:"
+                " `make servers` installs 13 to 18"
+            )
+        os.environ["PATH"] = os.pathsep.join((str(found[major]), os.environ["PATH"]))
 
 
 @pytest.fixture(scope="session")
