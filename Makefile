@@ -1,19 +1,20 @@
 # Every target makes .venv when it is missing. Nothing outside this folder is touched, but for private temporary folders.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench bench-filter deep servers fuzz lock clean
+.PHONY: help venv demo test check check-deploy bench bench-filter deep servers fuzz lock clean
 SHELL := /bin/sh
 
 BIN := .venv/bin
 # PYTHON=... takes another interpreter than the one that is found below.
 PYTHON ?=
-SOURCES := proxy tests $(wildcard bench tools)
+SOURCES := proxy tests $(wildcard bench tools deploy)
 # Files of tests side by side: most of the time is spent waiting. PYTEST_ADDOPTS='-n 0' runs them one after the other.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 
 help:
 	@echo "make demo    a sample PostgreSQL behind SideCart: the quickest way to see it work"
 	@echo "make check   format, lint, types, security lint, unit tests (under a minute)"
+	@echo "make check-deploy  static checks of image, compose file, workflows, Terraform; names what it skips"
 	@echo "make test    all tests that take less than ten minutes together"
 	@echo "make deep    the long tests"
 	@echo "make bench   the benchmark of the whole: throughput beside PgBouncer's"
@@ -56,6 +57,14 @@ check: .venv/installed
 	@$(BIN)/bandit -q -r proxy
 	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) tests/unit
 
+# The tools are not those of the project: they live in .deploy-venv. INSTALL_SECONDS bounds their installation.
+INSTALL_SECONDS ?= 600
+check-deploy:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec $$python tools/checks/check_deploy.py --install-seconds $(INSTALL_SECONDS); fi; \
+	done; echo "make check-deploy needs Python 3.11 or newer" >&2; exit 1
+
 bench: .venv/installed
 	@$(BIN)/python -m bench.pgbench $(BENCH)
 
@@ -78,11 +87,14 @@ deep: .venv/installed
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory servers; fi
 	@$(BIN)/python -m pytest -q -m deep tests
 
-# No header, no index: a lock file without host names.
+# No header, no index: a lock file without host names. The image's is a part of the project's, at the same versions.
+LOCK := uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-header --no-annotate \
+    --no-emit-index-url --no-emit-find-links
 lock:
-	uv pip compile -q --upgrade --generate-hashes --universal --python-version 3.11 --all-extras --no-header --no-annotate \
-	    --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(LOCK) --upgrade --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) --upgrade --extra aws --constraint requirements.lock pyproject.toml -o requirements.runtime.lock
+	for kind in checks checkov audit; do $(LOCK) --upgrade tools/checks/$$kind.in -o tools/checks/$$kind.lock; done
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .deploy-venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
