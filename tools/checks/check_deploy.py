@@ -45,8 +45,8 @@ class Tools:
 
         def make() -> None:
             venv.create(place, with_pip=True, clear=True)
-            pip = [place / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-            self._run([*pip, "--require-hashes", "-r", lock])
+            pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r"]
+            self._run([place / "bin/python", *pip, lock])
 
         self._once(place, lock.read_bytes() + sys.version.encode(), make)
         return place / "bin"
@@ -148,13 +148,13 @@ def _terraform(tools: Tools) -> Command:
 
 
 def _checkov(tools: Tools, framework: str, *patterns: str) -> Command:
+    found = _existing(*patterns)
+    which = (
+        ["--directory", "terraform"] if framework == "terraform" else [w for name in found for w in ("--file", name)]
+    )
     # --skip-download: no look-up of anything outside; the policies are those of the package.
-    command: list[str | Path] = [tools.python("checkov") / "checkov", "--framework", framework]
-    command += ["--skip-download", "--quiet", "--compact"]
-    if framework == "terraform":
-        _existing(*patterns)
-        return [*command, "--directory", "terraform"]
-    return [*command, *(word for name in _existing(*patterns) for word in ("--file", name))]
+    options = ["--framework", framework, "--skip-download", "--quiet", "--compact"]
+    return [tools.python("checkov") / "checkov", *options, *which]
 
 
 CHECKS: dict[str, Callable[[Tools], Command]] = {
