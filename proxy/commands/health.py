@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ from proxy.errors import ConfigError
 PATIENCE: Final = 3.0
 """Seconds in which the page has to come: it is made of what is known, and asks nobody."""
 MAX_PAGE: Final = 1 << 20
-EVERY_ADDRESS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what is asked, not bound)
 
 
 @click.command()
@@ -39,7 +39,7 @@ def ask(config: Config, *, live: bool) -> tuple[bool, str]:
         return False, "unknown: metrics.enabled is false, so there is no page to ask."
     if not config.metrics.port:
         return False, "unknown: metrics.port is 0, so nobody knows which port to ask; set a fixed one."
-    host, port = EVERY_ADDRESS.get(config.metrics.host, config.metrics.host), config.metrics.port
+    host, port = _here(config.metrics.host), config.metrics.port
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)  # no proxy of the environment, unlike urllib
     try:
         connection.request("GET", "/healthz" if live else "/readyz")
@@ -51,6 +51,17 @@ def ask(config: Config, *, live: bool) -> tuple[bool, str]:
     finally:
         connection.close()
     return judge(response.status, page, live=live)
+
+
+def _here(host: str) -> str:
+    """Return the address to ask where `host` is listened on: who listens on every address is asked on the loopback."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"
 
 
 def judge(status: int, page: bytes, *, live: bool) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from proxy.commands.health import judge
+from proxy.commands.health import _here, judge
 
 
 def page(**body: object) -> bytes:
@@ -38,3 +38,11 @@ def test_another_programs_page_is_not_ours() -> None:
 
 def test_live_says_that_the_loop_is_stuck() -> None:
     assert judge(503, page(clients=1), live=True) == (False, "stuck: the event loop has not turned for seconds.")
+
+
+@pytest.mark.parametrize(
+    ("listened", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7"), ("localhost", "localhost")],
+)
+def test_who_listens_everywhere_is_asked_on_the_loopback(listened: str, asked: str) -> None:
+    assert _here(listened) == asked
