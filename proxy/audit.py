@@ -6,8 +6,10 @@ that go by such a name are blanked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -15,6 +17,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Final, TextIO, TypeAlias
+
+from proxy.errors import ConfigError
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -42,17 +46,39 @@ _Record: TypeAlias = tuple[float, str, str, Mapping[str, Value]]
 class Audit:
     """Take events from any thread and write them as JSON lines.
 
-    `stream` is standard error if none is given. `level` is the lowest that is written: debug, info, warning or error.
+    `path` names the file that they go to, at its end, made with mode 0600; without one it is `stream`, or standard
+    error. `level` is the lowest that is written: debug, info, warning or error. Raises ConfigError for a file that
+    cannot be opened.
     The writer is a daemon thread, and threads do not survive a fork: make one Audit in each process, after forking.
     """
 
-    __slots__ = ("_closed", "_dropped", "_max_queue", "_queue", "_reported", "_stream", "_threshold", "_writer")
+    __slots__ = (
+        "_closed",
+        "_dropped",
+        "_max_queue",
+        "_path",
+        "_queue",
+        "_reopen",
+        "_reported",
+        "_stream",
+        "_threshold",
+        "_writer",
+    )
 
-    def __init__(self, stream: TextIO | None = None, level: str = "info", *, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, level: str = "info", *, path: str = "", max_queue: int = MAX_QUEUE
+    ) -> None:
         if level not in LEVELS:
             raise ValueError(f"log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
         # Looked up now and not in the signature: there it would be the standard error of the moment of import.
         self._stream = sys.stderr if stream is None else stream
+        self._path = path
+        self._reopen = False
+        if path:
+            try:
+                self._stream = _opened(path)
+            except OSError as error:
+                raise ConfigError(f"log.file {path!r} cannot be opened: {error.strerror}.") from error
         self._threshold = LEVELS[level]
         self._max_queue = max_queue
         # SimpleQueue: put() is one C call without a Python-level lock, so it may also be called in a signal handler.
@@ -90,6 +116,12 @@ class Audit:
                 fields[name] = value[: MAX_VALUE_BYTES + 1]
         self._queue.put((time.time(), level, event, fields))
 
+    def reopen(self) -> None:
+        """Go on in a new file where the old one has been moved away (logrotate). Does nothing without a file."""
+        if self._path and not self._closed:
+            self._reopen = True
+            self._queue.put((time.time(), "info", "log file opened again", {}))
+
     def close(self) -> None:
         """Write what waits, then end the writer. A second call does nothing; later events are dropped and counted.
 
@@ -121,8 +153,26 @@ class Audit:
             if dropped != self._reported:
                 lost: Mapping[str, Value] = {"dropped_total": dropped}
                 batch.append((time.time(), "warning", "audit records dropped", lost))
+            if self._reopen:
+                self._reopen = False
+                self._change_file()
             if batch and self._write(batch):
                 self._reported = dropped
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+
+    def _change_file(self) -> None:
+        try:
+            stream = _opened(self._path)
+        except OSError as error:
+            # The old one takes lines yet, and the reason is one of them.
+            why: Mapping[str, Value] = {"why": error.strerror}
+            self._write([(time.time(), "error", "log file not opened again", why)])
+            return
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        self._stream = stream
 
     def _write(self, batch: list[_Record]) -> bool:
         try:
@@ -134,6 +184,12 @@ class Audit:
             self._dropped += len(batch)
             return False
         return True
+
+
+def _opened(path: str) -> TextIO:
+    """Open the log to write at its end, for its owner alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
+    return open(descriptor, "a", encoding="ascii")
 
 
 def format_line(at: float, level: str, event: str, fields: Mapping[str, Value]) -> str:

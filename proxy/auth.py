@@ -1,4 +1,4 @@
-"""Prove who we are to the upstream: SCRAM-SHA-256, MD5 and cleartext as pure step functions.
+"""Prove who we are to the upstream: SCRAM-SHA-256 (-PLUS), MD5 and cleartext as pure step functions.
 
 The caller hands in the body of each Authentication message ('R') and sends what comes back as the body of a 'p'
 message. Nothing here knows a socket. Formats: PostgreSQL manual, "Message Formats" and "SASL Authentication".
@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from scramp import ScramClient, ScramException
@@ -35,6 +37,9 @@ _UNSUPPORTED: Final = {
 }
 
 SCRAM_SHA_256: Final = "SCRAM-SHA-256"
+SCRAM_SHA_256_PLUS: Final = "SCRAM-SHA-256-PLUS"
+END_POINT: Final = "tls-server-end-point"
+"""The one channel binding that PostgreSQL knows (RFC 5929, section 4): a hash of the server's certificate."""
 
 SCRAM_USER: Final = "*"
 """PostgreSQL takes the user from the StartupMessage and ignores the one inside SCRAM (read_client_first_message() in
@@ -42,8 +47,30 @@ src/backend/libpq/auth-scram.c). libpq sends an empty one, which scramp refuses 
 real name would have to survive SASLprep, and a role name need not."""
 
 MAX_SCRAM_ITERATIONS: Final = 1_000_000
-"""PBKDF2 runs on the event loop's thread: 4096 rounds (PostgreSQL's default) take about 2 ms, a million about half a
-second. Until SASLFinal is checked the number comes from a server that has proved nothing, so it is bounded."""
+"""4096 rounds (PostgreSQL's default) take about 2 ms, a million about half a second, in a thread. Until SASLFinal is
+checked the number comes from a server that has proved nothing, so it is bounded."""
+MAX_SCRAM_MESSAGE: Final = 2000
+"""Bytes of what a server sends in the course of SCRAM, as libpq bounds an Authentication message. PostgreSQL's own are
+of about 100."""
+
+MD5: Final = "md5"
+PASSWORD: Final = "password"  # noqa: S105  # nosec B105
+SCRAM: Final = "scram-sha-256"
+NONE: Final = "none"
+"""The methods, in the words of libpq's require_auth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """Say what carries a login, and so what may travel on it."""
+
+    tls: bool = False
+    verified: bool = False
+    """The server's certificate leads to a CA that is trusted."""
+    binding: bytes | None = field(default=None, repr=False)
+    """The hash of the server's certificate, for channel binding; None: there is none to be had."""
+    second_try: bool = False
+    """It goes without TLS because a try with TLS has failed."""
 
 
 class _Phase(enum.Enum):
@@ -79,38 +106,64 @@ _LEGAL: Final = frozenset(
     }
 )
 
-_SUPPORTED_TEXT: Final = "SideCart supports scram-sha-256, md5 and, over TLS and where it is allowed, password"
+_SUPPORTED_TEXT: Final = "SideCart supports scram-sha-256, md5 and password"
 
 
 class UpstreamLogin:
     """Answer the Authentication messages of one upstream connection.
 
     Make one for each connection. `password` may be empty for an upstream that asks for none (trust, peer, cert); if one
-    is asked for, that is an error before anything is sent. `allow_cleartext` lets AuthenticationCleartextPassword pass,
-    which RDS asks for with IAM tokens; without TLS (`tls` false) it is refused all the same, since a man in the middle
-    can ask for a password in the clear as easily as the server. `nonce` fixes the SCRAM nonce and is for tests only.
+    is asked for, that is an error before anything is sent. `accepted` and `channel_binding` are what libpq calls
+    require_auth and channel_binding. A password in the clear goes over a channel alone that is verified, an MD5 hash
+    over none that a failed TLS handshake has led to: a man in the middle can ask for either as easily as the server.
+    `nonce` fixes the SCRAM nonce and is for tests only.
 
     Every failure is an UpstreamError (08006, CloseReason.UPSTREAM_LOGIN, not transient) that holds nothing of the
     password. After one the object is finished.
     """
 
-    __slots__ = ("_allow_cleartext", "_nonce", "_password", "_phase", "_scram", "_tls", "_user", "method")
+    __slots__ = (
+        "_accepted",
+        "_binding_mode",
+        "_bound",
+        "_nonce",
+        "_password",
+        "_phase",
+        "_scram",
+        "_user",
+        "channel",
+        "method",
+    )
 
     def __init__(
-        self, user: str, password: str, *, tls: bool, allow_cleartext: bool = False, nonce: str | None = None
+        self,
+        user: str,
+        password: str,
+        channel: Channel,
+        *,
+        accepted: Collection[str] = (SCRAM, NONE),
+        channel_binding: str = "prefer",
+        nonce: str | None = None,
     ) -> None:
         self._user = user
         self._password = password
-        self._tls = tls
-        self._allow_cleartext = allow_cleartext
+        self.channel = channel
+        self._accepted = accepted
+        self._binding_mode = channel_binding
         self._nonce = nonce
         self._phase = _Phase.START
         self._scram: Any = None  # a ScramClient; scramp has no type hints
-        self.method = "none"
+        self._bound = False
+        self.method = NONE
         """What the upstream asked for, in pg_hba.conf's words: none, password, md5 or scram-sha-256."""
 
     def __repr__(self) -> str:
         return f"<UpstreamLogin {self.method} {self._phase.value}>"
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether anything was sent that the password has a part in, or that begins a proof of it."""
+        return self.method != NONE
 
     @property
     def done(self) -> bool:
@@ -140,9 +193,14 @@ class UpstreamLogin:
         if (self._phase, code) not in _LEGAL:
             raise self._out_of_turn(code)
         data = body[4:]
+        if len(data) > MAX_SCRAM_MESSAGE:
+            raise _error(f"The upstream sent an Authentication message of more than {MAX_SCRAM_MESSAGE} bytes.")
         if code == AUTH_OK:
             if data:
                 raise _error("The upstream sent an AuthenticationOk longer than the protocol defines it.")
+            if self._phase is _Phase.START:
+                self._accept(NONE, "lets us in without asking for anything")
+            self._need_binding()
             self._phase = _Phase.DONE
             self._scram = None
             self._password = ""  # nosec B105
@@ -158,28 +216,45 @@ class UpstreamLogin:
         self._sasl_final(data)
         return None
 
+    def _accept(self, method: str, what: str) -> None:
+        """Go on with a method that was named in require_auth, and with no other: a server can ask for anything."""
+        if method not in self._accepted:
+            raise _error(
+                f"The upstream {what} ({method}), and upstream.require_auth names {', '.join(self._accepted)} alone."
+            )
+        self.method = method
+
+    def _need_binding(self) -> None:
+        if self._binding_mode == "require" and not self._bound:
+            raise _error(
+                "The upstream does not ask for SCRAM with channel binding, which upstream.channel_binding requires."
+            )
+
     def _cleartext(self, data: bytes) -> bytes:
-        self.method = "password"
+        self._accept(PASSWORD, "asks for the password in cleartext")
+        self._need_binding()
         if data:
             raise _error("The upstream sent an AuthenticationCleartextPassword longer than the protocol defines it.")
-        if not self._allow_cleartext:
+        if not self.channel.verified:
+            carrier = "TLS whose certificate is not verified" if self.channel.tls else "a connection without TLS"
             raise _error(
-                "The upstream asks for the password in cleartext, which is not allowed here; set the role's "
-                "pg_hba.conf method to scram-sha-256."
-            )
-        if not self._tls:
-            raise _error(
-                "The upstream asks for the password in cleartext over a connection without TLS; "
-                "use sslmode verify-full, or scram-sha-256."
+                f"The upstream asks for the password in cleartext over {carrier}; use sslmode verify-full, or"
+                " scram-sha-256."
             )
         secret = self._secret()
         self._phase = _Phase.PASSWORD_SENT
         return secret + b"\0"
 
     def _md5(self, data: bytes) -> bytes:
-        self.method = "md5"
+        self._accept(MD5, "asks for an MD5 hash of the password")
+        self._need_binding()
         if len(data) != 4:
             raise _error(f"The upstream sent an MD5 salt of {len(data)} bytes; the protocol has 4.")
+        if self.channel.second_try:
+            raise _error(
+                "The upstream asks for an MD5 hash of the password without TLS, after TLS has failed; use sslmode"
+                " verify-full, or scram-sha-256."
+            )
         secret = self._secret()
         # pg_md5_encrypt() in src/common/md5_common.c. The server chooses the method; `usedforsecurity` says that we
         # do not rely on MD5 (TLS does the work), and keeps Python builds with a FIPS policy from failing here.
@@ -189,25 +264,22 @@ class UpstreamLogin:
         return b"md5" + outer.encode() + b"\0"
 
     def _sasl_start(self, data: bytes) -> bytes:
-        self.method = "scram-sha-256"
+        self._accept(SCRAM, "asks for SCRAM")
         # A list of NUL-terminated names that an empty name ends.
         names = data.split(b"\0")
         if len(names) < 2 or names[-2:] != [b"", b""]:
             raise _error("The upstream sent a list of SASL mechanisms that does not end as the protocol says.")
-        if SCRAM_SHA_256.encode() not in names[:-2]:
-            offered = ", ".join(ascii(name.decode("latin-1"))[:40] for name in names[:-2][:8]) or "none"
-            raise _error(f"The upstream offers the SASL mechanisms {offered}; SideCart speaks {SCRAM_SHA_256}.")
+        offered = names[:-2]
+        mechanism, binding = self._mechanism(offered)
+        if mechanism.encode() not in offered:
+            shown = ", ".join(ascii(name.decode("latin-1"))[:40] for name in offered[:8]) or "none"
+            raise _error(f"The upstream offers the SASL mechanisms {shown}; SideCart speaks {mechanism} here.")
         self._secret()
-        # GS2 flag (RFC 5802, section 6): 'n' says that the client has no channel binding; 'y' says that it has, but
-        # thinks that the server has not. We have none, so 'n' is the true answer with or without TLS, and also when
-        # SCRAM-SHA-256-PLUS is on offer; 'y' would then be taken for a downgrade attack and refused. scramp sends
-        # 'n' whenever it is given no binding data.
-        #
         # SASLprep: where the password has a character that SASLprep prohibits (a control character, an emoji younger
         # than Unicode 3.2), PostgreSQL takes the raw bytes instead (src/common/saslprep.c and its callers); scramp
         # raises. Such a password cannot be used with SideCart, and the error says so.
         try:
-            scram = ScramClient([SCRAM_SHA_256], SCRAM_USER, self._password, c_nonce=self._nonce)
+            scram = ScramClient([mechanism], SCRAM_USER, self._password, channel_binding=binding, c_nonce=self._nonce)
             first: bytes = scram.get_client_first().encode()
         except (ScramException, ValueError):
             # `from None`: a UnicodeError carries the text that it failed on.
@@ -216,8 +288,30 @@ class UpstreamLogin:
                 "character; set a password of printable characters for the role."
             ) from None
         self._scram = scram
+        self._bound = mechanism == SCRAM_SHA_256_PLUS
         self._phase = _Phase.SASL_STARTED
-        return SCRAM_SHA_256.encode() + b"\0" + struct.pack("!i", len(first)) + first
+        return mechanism.encode() + b"\0" + struct.pack("!i", len(first)) + first
+
+    def _mechanism(self, offered: Collection[bytes]) -> tuple[str, tuple[str, bytes] | None]:
+        """Choose the mechanism as pg_SASL_init() does (src/interfaces/libpq/fe-auth.c), and what binds the channel.
+
+        The GS2 flag (RFC 5802, section 6) follows from both: 'p' with PLUS; 'y' where we could bind the channel and the
+        server did not offer to, so that a server whose offer was cut out on the way refuses; else 'n'.
+        """
+        plus = SCRAM_SHA_256_PLUS.encode() in offered
+        if plus and not self.channel.tls:
+            raise _error(f"The upstream offers {SCRAM_SHA_256_PLUS} over a connection without TLS.")
+        possible = self._binding_mode != "disable" and self.channel.binding is not None
+        if self._binding_mode == "require" and not (plus and possible):
+            if not self.channel.tls:
+                missing = "the connection has no TLS"
+            elif not plus:
+                missing = "the upstream does not offer it"
+            else:
+                missing = "the hash of the upstream's certificate is not defined"
+            raise _error(f"upstream.channel_binding requires channel binding, but {missing}.")
+        binding = (END_POINT, self.channel.binding) if possible and self.channel.binding is not None else None
+        return (SCRAM_SHA_256_PLUS if plus and possible else SCRAM_SHA_256), binding
 
     def _sasl_continue(self, data: bytes) -> bytes:
         try:

@@ -63,10 +63,14 @@ class Catalogues:
         self._kept: dict[str, _Kept] = {}
 
     def serve(self, database: str, judge: Filter) -> None:
-        """Load the catalogue of a database, for this filter. Does nothing where there is one."""
+        """Load the catalogue of a database, for this filter. Does nothing where there is one.
+
+        Two names with one filter are one database, with one catalogue.
+        """
         kept = self._kept.get(database)
         if kept is None:
-            kept = self._kept[database] = _Kept(database, judge)
+            shared = next((each for each in self._kept.values() if each.judge is judge), None)
+            kept = self._kept[database] = shared or _Kept(database, judge)
         if kept.loaded_at is None and not kept.loading:
             self._start(kept)
 
@@ -115,7 +119,7 @@ class Catalogues:
 
     def tick(self, now: float) -> None:
         """Do what time asks for: begin loads, end waits. Called a few times a second."""
-        for kept in list(self._kept.values()):
+        for kept in set(self._kept.values()):
             if kept.due is not None and now >= kept.due and not kept.loading:
                 self._start(kept)
             for line in (kept.waiting, kept.later):

@@ -31,6 +31,7 @@ from proxy.errors import (
 from proxy.house import House, Upstream, Wire
 from proxy.ledger import Ledger
 from proxy.linked import INTERNAL_ERROR_TEXT, Identity, Unparsed
+from proxy.naming import APPLICATION_NAME, Naming
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.session import Session
@@ -63,6 +64,7 @@ class Client:
         "_greeter",
         "_house",
         "_inbox",
+        "_pool",
         "_seen",
         "_since",
         "_version",
@@ -83,6 +85,7 @@ class Client:
         self.key = 0
         """The pid of its cancel key, once it has one."""
         self._greeter: _Greeter | None = None
+        self._pool: Pool | None = None
         self._version = p.PROTOCOL_3_0
         self._inbox = b""
         self._answered = 0
@@ -158,8 +161,13 @@ class Client:
             text, hint = self._barred
             raise login.LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, hint=hint)
         pool = house.pool_for(database)
+        if pool.max_client_conn and pool.clients >= pool.max_client_conn:
+            text = f'no more connections allowed to database "{database}" (max_client_conn)'
+            raise login.LoginRefusedError(TOO_MANY_CONNECTIONS, text)
         settings = login.vet(parameters, house.filter_for(database))
         house.clients += 1
+        pool.clients += 1
+        self._pool = pool
         self.phase = Phase.LOGIN
         who.application = settings.get("application_name") or ""
         greeting = login.known_greeting(pool, settings)
@@ -184,7 +192,11 @@ class Client:
             parameters = {**parameters, "client_encoding": encoding}
         judge = house.filter_for(pool.database)
         codec = judge.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
-        self.session = Session(house, self._wire, pool, judge, Ledger(settings), who, parameters, codec, self.end)
+        naming = None
+        if pool.application_name:
+            naming = Naming(pool.application_name, who.user, parameters.get(APPLICATION_NAME, ""))
+        ledger = Ledger(settings, naming)
+        self.session = Session(house, self._wire, pool, judge, ledger, who, parameters, codec, self.end)
         self.phase = Phase.READY
         pid, secret = house.register(self, 32 if self._version >= p.PROTOCOL_3_2 else 4)
         self._wire.write(
@@ -287,6 +299,8 @@ class Client:
         session = self.session
         if self.phase in (Phase.LOGIN, Phase.READY):
             self._house.clients -= 1
+            if self._pool is not None:
+                self._pool.clients -= 1
         was_nobody = self.phase is Phase.STARTUP and reason is CloseReason.CLIENT_LOST
         self.phase = Phase.CLOSED
         codec = "utf-8" if session is None else session.codec

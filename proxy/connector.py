@@ -10,16 +10,21 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Final, cast
 
 from proxy import protocol as p
+from proxy.addresses import Addresses, Resolve, ask_system
+from proxy.auth import PASSWORD, Channel, UpstreamLogin
 from proxy.config import PoolLimits
 from proxy.config import Upstream as UpstreamConfig
-from proxy.errors import CloseReason, UpstreamError, UpstreamProtocolError
+from proxy.credentials import Credentials, Secret
+from proxy.errors import INVALID_CATALOG_NAME, CloseReason, PasswordRefusedError, UpstreamError, UpstreamProtocolError
 from proxy.house import Audit
 from proxy.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.tls import ALPN, end_point
 from proxy.tls_layer import TlsLayer
 from proxy.upstream import UpstreamConnection
 
@@ -30,10 +35,11 @@ MAX_FETCHED: Final = 64 << 20
 
 
 class Connector:
-    """Open connections to the configured server: upstreams, and short ones for a CancelRequest or a single Query.
+    """Open connections to one configured server: upstreams, and short ones for a CancelRequest or a single Query.
 
-    `tls` is the context for the configured sslmode; None where that is `disable`. `on_login` gets the database and the
-    ParameterStatus values of each new upstream of a pool, which nobody can use before it returns.
+    `tls` is the context for the configured sslmode; None where that is `disable`. It may be replaced: connections keep
+    what they began with. `on_login` gets the pool and the ParameterStatus values of each new upstream of it, which
+    nobody can use before it returns. `resolve` and `credentials` are what the configuration says, unless given.
     """
 
     def __init__(
@@ -44,15 +50,23 @@ class Connector:
         audit: Audit,
         tasks: Tasks,
         cancel_wait_timeout: float,
-        on_login: Callable[[str, Mapping[str, str]], Awaitable[None]] | None = None,
+        on_login: Callable[[Pool, Mapping[str, str]], Awaitable[None]] | None = None,
+        *,
+        resolve: Resolve = ask_system,
+        credentials: Credentials | None = None,
     ) -> None:
         self._config = config
-        self._tls = tls
+        self.tls = tls
         self._stats = stats
         self._audit = audit
         self._tasks = tasks
         self._cancel_wait_timeout = cancel_wait_timeout
         self._on_login = on_login
+        now = asyncio.get_running_loop().time
+        self.addresses = Addresses(config.host, config.port, config.dns_max_ttl, tasks, now, resolve)
+        self.credentials = credentials or Credentials(config, stats, tasks, now)
+        # RDS takes a token as a password in the clear, and as nothing else.
+        self._accepted = (PASSWORD,) if config.aws_iam else config.require_auth
 
     def open(self, pool: Pool) -> None:
         """Log in for a pool, in the background; it ends in `Pool.opened` or `Pool.failed`."""
@@ -75,6 +89,8 @@ class Connector:
             pool.opened(upstream, now())
             return
         self._stats.upstream_connect_failures += 1
+        if error.sqlstate == INVALID_CATALOG_NAME:
+            error.hint = pool.hint
         self._audit.event(
             "upstream login failed",
             level="error",
@@ -82,16 +98,17 @@ class Connector:
             host=self._config.host,
             sqlstate=error.sqlstate,
             why=str(error),
+            cause=error.cause or None,
         )
         pool.failed(error, now())
 
-    async def fetch_once(self, database: str, query: bytes) -> list[list[list[bytes | None]]]:
+    async def fetch_once(self, dbname: str, query: bytes) -> list[list[list[bytes | None]]]:
         """Run one simple Query on a connection of its own; return the rows of each of its results, as text.
 
         The connection counts in no pool. Bounded in time and in bytes. Raises UpstreamError.
         """
         # An upstream belongs to a pool. This one's is empty, and nobody leases from it.
-        pool = Pool(database, PoolLimits(), self, self._stats, lambda: 1.0)
+        pool = Pool(dbname, PoolLimits(), self, self._stats, lambda: 1.0)
         upstream = await self._reach(pool)
         try:
             async with asyncio.timeout(FETCH_TIMEOUT):
@@ -106,10 +123,28 @@ class Connector:
             upstream.close(CloseReason.SERVER_LIFETIME)
 
     async def _reach(self, pool: Pool) -> UpstreamConnection:
-        """Connect and log in within connect_timeout. Raises UpstreamError for everything that can be expected."""
+        """Log in with the role's password as it is now. Raises UpstreamError for everything that can be expected.
+
+        One that the server does not take may have been replaced a moment ago: then the new one is tried, once.
+        """
+        secret = await self.credentials.get()
+        try:
+            upstream = await self._try(pool, secret)
+        except PasswordRefusedError as error:
+            newer = await self.credentials.get_again(secret)
+            if newer is None:
+                error.transient = self.credentials.rotates
+                raise
+            secret = newer
+            upstream = await self._try(pool, secret)
+        self.credentials.accepted(secret)
+        return upstream
+
+    async def _try(self, pool: Pool, secret: Secret) -> UpstreamConnection:
+        """Connect and log in within connect_timeout."""
         try:
             async with asyncio.timeout(self._config.connect_timeout):
-                return await self._connect(pool)
+                return await self._connect(pool, secret)
         except TimeoutError as error:
             raise UpstreamError(
                 f"the upstream did not answer within {self._config.connect_timeout:g} s",
@@ -123,43 +158,55 @@ class Connector:
         if self._on_login is None:
             return
         try:
-            await self._on_login(upstream.pool.database, upstream.parameters)
+            await self._on_login(upstream.pool, upstream.parameters)
         except BaseException:
             upstream.close(CloseReason.UPSTREAM_LOGIN)
             raise
         if upstream.closed:
             raise UpstreamError("the upstream closed the connection after login", reason=CloseReason.UPSTREAM_LOGIN)
 
-    async def _connect(self, pool: Pool) -> UpstreamConnection:
-        """Connect and log in. libpq's sslmode words: `prefer` and `allow` have a second try without, or with, TLS."""
-        attempts = {"disable": (False,), "allow": (False, True), "prefer": (True, False)}.get(
-            self._config.sslmode, (True,)
-        )
-        for last, with_tls in enumerate(attempts, 1 - len(attempts)):
+    async def _connect(self, pool: Pool, secret: Secret) -> UpstreamConnection:
+        """Connect and log in. libpq's sslmode words: `prefer` and `allow` have a second try without, or with, TLS.
+
+        There is none where the first has come so far that the server asked for the password: a second one could only
+        show to others what the first has kept from them.
+        """
+        config = self._config
+        tries = {"disable": (False,), "allow": (False, True), "prefer": (True, False)}.get(config.sslmode, (True,))
+        for left, with_tls in zip(range(len(tries) - 1, -1, -1), tries, strict=True):
             upstream = UpstreamConnection(pool, self, self._stats, self._audit, self._tasks)
+            login: UpstreamLogin | None = None
             try:
-                await self._start(upstream, with_tls=with_tls)
-                await upstream.log_in(self._config.user, self._config.password)
-            except (UpstreamError, UpstreamProtocolError, OSError):
+                channel, upstream.address = await self._start(upstream, with_tls=with_tls)
+                login = UpstreamLogin(
+                    secret.user,
+                    secret.password,
+                    replace(channel, second_try=not channel.tls and not left and len(tries) > 1),
+                    accepted=self._accepted,
+                    channel_binding=config.channel_binding,
+                )
+                await upstream.log_in(secret.user, login)
+            except (UpstreamError, UpstreamProtocolError, OSError) as error:
                 upstream.close(CloseReason.UPSTREAM_LOGIN)
-                if last == 0:
+                if not left or _told_enough(error, login, with_tls):
                     raise
             except BaseException:
                 upstream.close(CloseReason.UPSTREAM_LOGIN)
                 raise
             else:
                 return upstream
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        raise AssertionError("unreachable: the last try returns or raises")
 
-    async def cancel(self, pid: int, secret: bytes) -> str:
+    async def cancel(self, pid: int, secret: bytes, address: str, *, with_tls: bool) -> str:
         """Send a CancelRequest, wait until the server closes, and return the outcome: `sent` or `failed`.
 
         The server has sent its signal by the time it closes (`ProcessCancelRequestPacket()`, postmaster).
         """
-        done = _CancelConnection(p.cancel_request(pid, secret))
+        done = _CancelConnection()
         try:
             async with asyncio.timeout(self._cancel_wait_timeout):
-                await self._start(done, with_tls=self._config.sslmode not in ("disable", "allow"))
+                await self._start(done, with_tls=with_tls, address=address)
+                done.send(p.cancel_request(pid, secret))
                 await done.closed
         except (TimeoutError, OSError, UpstreamError):
             return "failed"
@@ -167,79 +214,83 @@ class Connector:
             done.abort()
         return "sent"
 
-    async def _start(self, protocol: asyncio.Protocol, *, with_tls: bool) -> None:
-        """Connect a socket, negotiate TLS where it is wanted, and give it to the protocol."""
+    async def _start(self, protocol: asyncio.Protocol, *, with_tls: bool, address: str = "") -> tuple[Channel, str]:
+        """Connect a socket, negotiate TLS where it is wanted, and give it to the protocol.
+
+        Return what it is, and the address that was reached; `address` asks for that one. Raises UpstreamError, OSError.
+        """
         loop = asyncio.get_running_loop()
-        host, port = self._config.host, self._config.port
-        sock = await self._socket(host, port)
+        sock = await self.addresses.connect(self._config.connect_timeout, address)
         try:
-            if not with_tls or self._tls is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            internet = sock.family in (socket.AF_INET, socket.AF_INET6)
+            reached = str(sock.getpeername()[0]) if internet else ""
+            # Read once: a reload may come while it is used.
+            context = self.tls if with_tls and internet else None
+            if context is not None and self._config.sslnegotiation != "direct" and not await self._ask_for_tls(sock):
+                context = None
+            if context is None:
                 await loop.create_connection(lambda: protocol, sock=sock)
-                return
-            await loop.sock_sendall(sock, p.SSL_REQUEST)
-            answer = await loop.sock_recv(sock, 1)
-            if answer == b"N" and self._config.sslmode in ("allow", "prefer"):
-                await loop.create_connection(lambda: protocol, sock=sock)
-                return
-            if answer != b"S":
-                # Whatever text follows is not authenticated: it is not shown (CVE-2024-10977).
-                raise UpstreamError(
-                    f"the upstream does not speak TLS, but sslmode is {self._config.sslmode}",
-                    reason=CloseReason.UPSTREAM_TLS,
-                )
-            try:
-                layer = TlsLayer(self._tls, protocol, server_hostname=host)
-                await loop.create_connection(lambda: layer, sock=sock)
-                await layer.ready
-            except (ssl.SSLError, ConnectionError) as error:
-                raise UpstreamError(
-                    f"TLS with the upstream {host} failed: {_tls_reason(error)}", reason=CloseReason.UPSTREAM_TLS
-                ) from error
+                return Channel(), reached
+            return await self._shake_hands(sock, protocol, context), reached
         except BaseException:
             sock.close()
             raise
 
-    async def _socket(self, host: str, port: int) -> socket.socket:
+    async def _ask_for_tls(self, sock: socket.socket) -> bool:
+        """Ask for TLS; return False where the server has none, and may go without. Raises UpstreamError."""
         loop = asyncio.get_running_loop()
-        if host.startswith("/"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            await _connect_socket(sock, f"{host}/.s.PGSQL.{port}")
-            return sock
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise UpstreamError(
-                f'the host name "{host}" could not be resolved: {error.strerror}', reason=CloseReason.UPSTREAM_LOGIN
-            ) from error
-        failure: OSError | None = None
-        for family, kind, number, _, address in found:
-            sock = socket.socket(family, kind, number)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            try:
-                await _connect_socket(sock, address)
-            except OSError as error:
-                failure = error
-            else:
-                return sock
+        await loop.sock_sendall(sock, p.SSL_REQUEST)
+        answer = await loop.sock_recv(sock, 1)
+        if answer == b"S":
+            return True
+        if answer == b"N" and self._config.sslmode in ("allow", "prefer"):
+            return False
+        # Whatever text follows is not authenticated: it is not shown (CVE-2024-10977).
         raise UpstreamError(
-            f"the upstream {host} port {port} cannot be reached: {failure.strerror if failure else 'no address'}",
-            reason=CloseReason.UPSTREAM_LOGIN,
-        ) from failure
+            f"the upstream does not speak TLS, but sslmode is {self._config.sslmode}", reason=CloseReason.UPSTREAM_TLS
+        )
+
+    async def _shake_hands(self, sock: socket.socket, protocol: asyncio.Protocol, context: ssl.SSLContext) -> Channel:
+        host = self._config.host
+        direct = self._config.sslnegotiation == "direct"
+        try:
+            layer = TlsLayer(context, protocol, server_hostname=host)
+            await asyncio.get_running_loop().create_connection(lambda: layer, sock=sock)
+            await layer.ready
+        except (ssl.SSLError, ConnectionError) as error:
+            hint = "; sslnegotiation direct needs PostgreSQL 17 or later" if direct and not _of_peer(error) else ""
+            raise UpstreamError(
+                f"TLS with the upstream {host} failed: {_tls_reason(error)}{hint}", reason=CloseReason.UPSTREAM_TLS
+            ) from error
+        shaken: ssl.SSLObject = layer.get_extra_info("ssl_object")
+        if direct and shaken.selected_alpn_protocol() != ALPN:
+            layer.abort()
+            raise UpstreamError(
+                f"TLS with the upstream {host} failed: it did not select the protocol {ALPN} (ALPN), which"
+                " sslnegotiation direct needs; PostgreSQL 17 and later do",
+                reason=CloseReason.UPSTREAM_TLS,
+            )
+        return Channel(
+            tls=True,
+            verified=context.verify_mode is ssl.CERT_REQUIRED,
+            binding=end_point(shaken.getpeercert(binary_form=True)),
+        )
 
 
 def _unusable(error: Exception) -> UpstreamError:
     return UpstreamError(f"the upstream cannot be used: {error}", reason=CloseReason.UPSTREAM_LOGIN)
 
 
-async def _connect_socket(sock: socket.socket, address: Any) -> None:
-    try:
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
+def _told_enough(error: Exception, login: UpstreamLogin | None, with_tls: bool) -> bool:
+    """Whether a first try has failed in such a way that the second must not be made, or would end as it did."""
+    if login is None:
+        return isinstance(error.__cause__, ssl.SSLCertVerificationError)
+    return login.begun or login.channel.tls is not with_tls
+
+
+def _of_peer(error: Exception) -> bool:
+    """Whether the server has spoken TLS, and its certificate is what was wrong."""
+    return isinstance(error, ssl.SSLCertVerificationError)
 
 
 def _tls_reason(error: Exception) -> str:
@@ -253,14 +304,17 @@ def _tls_reason(error: Exception) -> str:
 class _CancelConnection(asyncio.Protocol):
     """Carries one CancelRequest; `closed` is done when the server has closed."""
 
-    def __init__(self, request: bytes) -> None:
-        self._request = request
+    def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        transport.write(self._request)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+
+    def send(self, request: bytes) -> None:
+        """Send it: the connection is what it has to be."""
+        if self._transport is not None:
+            self._transport.write(request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed.done():

@@ -23,6 +23,7 @@ INVALID_SQL_STATEMENT_NAME = "26000"
 INVALID_CURSOR_NAME = "34000"
 # Class 28, 3D
 INVALID_AUTHORIZATION_SPECIFICATION = "28000"
+INVALID_PASSWORD = "28P01"  # noqa: S105  # nosec B105
 INVALID_CATALOG_NAME = "3D000"
 # Class 42
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -76,6 +77,8 @@ class CloseReason(enum.Enum):
     UPSTREAM_TLS = "upstream_tls"
     TRIPWIRE = "tripwire"
     """The upstream reported something that a judged read cannot cause: counted as a bug."""
+    ADDRESS_CHANGED = "address_changed"
+    """The upstream's address is none of its host name's any more: a failover, or a move."""
     SERVER_LIFETIME = "server_lifetime"
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
     SERVER_CHECK = "server_check"
@@ -113,15 +116,32 @@ class UpstreamProtocolError(SideCartError):
 class UpstreamError(SideCartError):
     """The upstream could not be used: unreachable, TLS failed, login refused.
 
-    `sqlstate` is what the waiting client gets; `transient` says that a later try may succeed.
+    The text and `sqlstate` are what the waiting client gets; `cause` is for the operator's log alone. `transient` says
+    that a later try may succeed.
     """
 
     def __init__(
-        self, message: str, sqlstate: str = CONNECTION_FAILURE, *, reason: CloseReason, transient: bool = True
+        self,
+        message: str,
+        sqlstate: str = CONNECTION_FAILURE,
+        *,
+        reason: CloseReason,
+        transient: bool = True,
+        cause: str = "",
     ) -> None:
         super().__init__(message)
+        self.cause = cause
         self.sqlstate = sqlstate
         self.reason = reason
         self.transient = transient
         self.detail = ""
         self.hint = ""
+
+    @property
+    def for_operator(self) -> str:
+        """Return the text with the cause, for a log or a page of the operator's."""
+        return f"{self} ({self.cause})" if self.cause else str(self)
+
+
+class PasswordRefusedError(UpstreamError):
+    """The server did not take the role's password: another one may have been set meanwhile."""

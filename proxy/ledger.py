@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from proxy import rules
+from proxy.naming import APPLICATION_NAME, Naming
 from proxy.snapshot import PARSING, Restore, Settings
 from proxy.verdict import Effect
 
@@ -55,6 +56,7 @@ class Ledger:
         "asked_state",
         "loosened",
         "lost",
+        "naming",
         "pins",
         "reading",
         "renewed",
@@ -65,7 +67,11 @@ class Ledger:
         "unsure",
     )
 
-    def __init__(self, startup: Settings) -> None:
+    def __init__(self, startup: Settings, naming: Naming | None = None) -> None:
+        self.naming = naming
+        """The client's two names, where the server is to be shown another one than its own."""
+        if naming is not None:
+            startup = Settings.of((*startup.items, (APPLICATION_NAME, naming.shown)))
         self.startup = startup
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.settings = startup
@@ -192,6 +198,11 @@ class Ledger:
         # What was reset in a way that nobody saw (set_config with a null) is what the client connected with.
         reset = {name: value for name, value in self.startup.items if name in self.asked and name not in found}
         self.as_asked = not reset
+        if self.naming is not None and APPLICATION_NAME in self.asked:
+            # What the client has set itself is on the upstream now; the next lease has the composed name again.
+            value = (found | reset).get(APPLICATION_NAME, "")
+            found[APPLICATION_NAME] = self.naming.take(value)
+            self.as_asked = self.as_asked and found[APPLICATION_NAME] == value
         self.settings = Settings.of((kept | reset | found).items())
         self.asked = frozenset()
         self.ended()

@@ -26,6 +26,7 @@ from proxy.filter import Filter
 from proxy.functions import Functions
 from proxy.house import House, Upstream, Wire
 from proxy.ledger import SETTING, Ledger
+from proxy.naming import APPLICATION_NAME
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.replies import TripwireError
@@ -642,7 +643,9 @@ class Linked:
             if codec is None:
                 raise TripwireError(f"the upstream reports client_encoding = {value}")
             self.codec = codec
-        elif name == "application_name":
+        elif name == APPLICATION_NAME:
+            if self.ledger.naming is not None:
+                value = self.ledger.naming.to_client(value)
             self.who.application = value
         if self.reported.get(name) == value:
             return b""

@@ -189,6 +189,12 @@ def _upstreams(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
         stats.upstream_connect_failures,
     )
     yield _counters(
+        "sidecart_credential_fetches_total",
+        "Passwords of the role that were fetched, by source and outcome (ok, failed).",
+        ("source", "outcome"),
+        _stable(lambda: dict(stats.credential_fetches)).items(),
+    )
+    yield _counters(
         "sidecart_upstream_closes_total",
         "Upstream connections closed, by reason.",
         ("reason",),

@@ -35,6 +35,10 @@ class Upstream(Protocol):
     """When it had logged in, in the pool's time."""
     expires: float
     """When it has lived long enough, in the pool's time."""
+    outlived: CloseReason
+    """Why it closes when it has."""
+    address: str
+    """Where its server is; empty: on a Unix socket."""
     idle_since: float
     heard: float
     """When it has last shown that it lives, while nobody leased it, in the pool's time."""
@@ -94,14 +98,34 @@ class Pool:
     """Share at most `default_pool_size` upstreams among the clients of one database, first come, first served.
 
     `jitter` returns a factor around 1 for life times and back-off, so that connections do not all end at once.
+    `database` is the name that clients ask for, `dbname` its name on the server (None: the same). `application_name` is
+    the pattern of what the server is shown (see `naming`); `hint` what a client is told where the database does not
+    exist.
     """
 
     def __init__(
-        self, database: str, limits: PoolLimits, opener: Opener, stats: Stats, jitter: Callable[[], float]
+        self,
+        database: str,
+        limits: PoolLimits,
+        opener: Opener,
+        stats: Stats,
+        jitter: Callable[[], float],
+        *,
+        dbname: str | None = None,
+        application_name: str = "",
+        hint: str = "",
+        max_client_conn: int = 0,
     ) -> None:
         self.database = database
+        self.dbname = database if dbname is None else dbname
+        self.application_name = application_name
+        self.hint = hint
+        self.max_client_conn = max_client_conn
+        """Clients of this database at the same time; 0: no limit of its own."""
+        self.clients = 0
+        """How many there are."""
         self.limits = limits
-        self._opener = opener
+        self.opener = opener
         self._stats = stats
         self._jitter = jitter
         self.idle: list[Upstream] = []
@@ -139,7 +163,7 @@ class Pool:
         An error of a login stands until a login succeeds, the silence of an upstream until the server is heard again.
         """
         if self.last_error is not None:
-            return str(self.last_error)
+            return self.last_error.for_operator
         if self._silence is not None and self._silent_at > self._heard:
             return str(self._silence)
         return "" if self._heard > -math.inf else "the upstream has not been reached yet"
@@ -247,6 +271,17 @@ class Pool:
             upstream.close(CloseReason.DRAIN)
         self.idle.clear()
 
+    def depart(self, stays: Callable[[str], bool], now: float) -> None:
+        """Leave the addresses that do not stay: close what is idle there, and the rest as soon as it is free."""
+        for upstream in (*self.idle, *self.leased, *self.cleaning):
+            if not stays(upstream.address):
+                upstream.expires = -math.inf
+                upstream.outlived = CloseReason.ADDRESS_CHANGED
+        for upstream in [each for each in self.idle if each.outlived is CloseReason.ADDRESS_CHANGED]:
+            self.idle.remove(upstream)
+            upstream.close(upstream.outlived)
+        self._grow(now, warm=True)
+
     def tick(self, now: float) -> None:
         """Do what time asks for: give up waits, retire idle upstreams, keep `min_pool_size` open."""
         if self.draining:
@@ -267,7 +302,7 @@ class Pool:
             if old or unused:
                 self.idle.remove(upstream)
                 spare -= 1
-                upstream.close(CloseReason.SERVER_LIFETIME if old else CloseReason.SERVER_IDLE_TIMEOUT)
+                upstream.close(upstream.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
         check_delay = self.limits.server_check_delay
         if check_delay and self.idle and now - self._heard >= check_delay and not self.cleaning:
             # In turn: so each is heard of before a firewall forgets it.
@@ -311,7 +346,7 @@ class Pool:
     def _rest(self, upstream: Upstream, now: float, since: float | None = None) -> None:
         """Make an upstream idle, `since` then if it was before, or close it if it is old; then serve whoever waits."""
         if self.draining or now >= upstream.expires:
-            upstream.close(CloseReason.DRAIN if self.draining else CloseReason.SERVER_LIFETIME)
+            upstream.close(CloseReason.DRAIN if self.draining else upstream.outlived)
             self._grow(now)
             return
         upstream.heard = now
@@ -370,7 +405,7 @@ class Pool:
                 return False
             self.idle.pop(0).close(CloseReason.REPLACED)
         self.opening += 1
-        self._opener.open(self)
+        self.opener.open(self)
         return True
 
     def _waited_in_vain(self, now: float) -> UpstreamError:

@@ -5,31 +5,27 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import re
 import secrets
 import select
 import signal
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from importlib import resources
 from typing import Final, cast
 
 from proxy import activity, metrics, tls, web
 from proxy import protocol as p
 from proxy.audit import Audit
+from proxy.backends import Backends
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
 from proxy.config import Config, filter_policy
-from proxy.connector import Connector
-from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
-from proxy.filter import Filter
+from proxy.errors import CloseReason
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
-from proxy.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
@@ -73,13 +69,10 @@ class Server:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.stats = Stats()
-        self.audit = Audit(level=config.log.level)
+        self.audit = Audit(level=config.log.level, path=config.log.file)
         self.cache = VerdictCache(config.filter.cache_bytes)
         self._policy = replace(filter_policy(config), live=True)
         self.clients: set[Client] = set()
-        self.pools: dict[str, Pool] = {}
-        self.filters: dict[str, Filter] = {}
-        """One for each pool, and as long as it: databases have their own functions."""
         self._doors: set[_Door] = set()
         self._keys: dict[int, tuple[bytes, Member]] = {}
         self._idents = 0
@@ -90,7 +83,7 @@ class Server:
         self.client_tls: ssl.SSLContext | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
-        self._connector: Connector
+        self.backends: Backends
         self._texts: Texts
         self._prover: Prover
         self._catalogues: Catalogues
@@ -129,9 +122,10 @@ class Server:
                 site.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal)
-            if (database := config.upstream.dbname) != "":
-                self._pool_for(database)  # its first tick opens min_pool_size upstreams
-                self._catalogues.serve(database, self.filters[database])
+            # Windows has none; to the demo it means that its terminal was closed.
+            if hasattr(signal, "SIGHUP") and not callable(signal.getsignal(signal.SIGHUP)):
+                loop.add_signal_handler(signal.SIGHUP, self._reload)
+            self.backends.start(self._catalogues)
             self._tick()
             self.audit.event("started", host=config.listen.host, port=self._listeners[0].getsockname()[1])
             if config.filter.mode == "observe":
@@ -157,22 +151,12 @@ class Server:
         config = self.config
         if config.listen.tls != "off":
             self.client_tls = tls.client_side_context(config.listen.tls_cert_file, config.listen.tls_key_file)
-        bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
-        context = tls.upstream_context(config.upstream.sslmode, config.upstream.sslrootcert, bundled)
-        self._connector = Connector(
-            config.upstream,
-            context,
-            self.stats,
-            self.audit,
-            self._tasks,
-            config.pool.cancel_wait_timeout,
-            self._logged_in,
-        )
+        self.backends = Backends(config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter)
         self._texts = Texts(self.stats, self.audit, self._tasks)
         self._prover = Prover(self.stats, self.audit)
         self._catalogues = Catalogues(
             config.filter.catalog_refresh,
-            self._connector.fetch_once,
+            self.backends.fetch,
             self._prover,
             self.stats,
             self.audit,
@@ -186,8 +170,8 @@ class Server:
             now=loop.time,
             max_query_length=config.client.max_query_length,
             max_client_conn=config.client.max_client_conn,
-            pool_for=self._pool_for,
-            filter_for=self.filters.__getitem__,
+            pool_for=self.backends.pool_for,
+            filter_for=self.backends.filters.__getitem__,
             judge=self._texts,
             catalogues=self._catalogues,
             register=self._register,
@@ -195,6 +179,12 @@ class Server:
             cancel=self._cancel,
             observe=config.filter.mode == "observe",
         )
+
+    def _reload(self) -> None:
+        """Open and read files again, on SIGHUP, without dropping anybody."""
+        self.audit.reopen()
+        self.backends.reload()
+        self.audit.event("reloaded")
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         host, port = self.config.listen.host, self.config.listen.port
@@ -215,8 +205,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.house.draining = True
         self.audit.event("draining", clients=len(self.clients))
-        for pool in self.pools.values():
-            pool.drain()
+        self.backends.drain()
         deadline = loop.time() + self.config.client.drain_timeout
         while loop.time() < deadline and not kill.is_set():
             for client in list(self.clients):
@@ -238,10 +227,7 @@ class Server:
             door.close()
         for client in list(self.clients):
             client.drain_now()
-        for pool in self.pools.values():
-            pool.drain()
-            for upstream in [*pool.leased, *pool.cleaning]:
-                upstream.close(CloseReason.DRAIN)
+        self.backends.close()
         await self._tasks.stop()
         await self._texts.close()
         await self._prover.close()
@@ -265,38 +251,7 @@ class Server:
                 need=wanted,
             )
 
-    async def _logged_in(self, database: str, parameters: Mapping[str, str]) -> None:
-        """Tell the database's filter which server it judges for, and wait for the database's first catalogue.
-
-        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version.
-        """
-        judge = self.filters.get(database)
-        if judge is None:
-            return
-        found = re.match(r"(\d+)", parameters.get("server_version", ""))
-        if found is not None:
-            judge.learn_version(int(found[1]) * 10000)
-        self._catalogues.serve(database, judge)
-        await self._catalogues.first(database)
-
     # --- what sessions ask ----------------------------------------------------------------------------------------
-
-    def _pool_for(self, database: str) -> Pool:
-        served = self.config.upstream.dbname
-        if served and database != served:
-            error = UpstreamError(
-                f'database "{database}" does not exist',
-                INVALID_CATALOG_NAME,
-                reason=CloseReason.CLIENT_LOGIN_REFUSED,
-                transient=False,
-            )
-            error.hint = f'SideCart serves the database "{served}": connect with dbname={served}.'
-            raise error
-        pool = self.pools.get(database)
-        if pool is None:
-            self.filters[database] = Filter(self._policy, self.cache)
-            pool = self.pools[database] = Pool(database, self.config.pool, self._connector, self.stats, _jitter)
-        return pool
 
     def _register(self, client: Member, length: int) -> tuple[int, bytes]:
         pid = 0
@@ -399,15 +354,9 @@ class Server:
         self._timer = loop.call_later(TICK, self._tick)
         now = self._beat = loop.time()
         self._ticks += 1
-        for database, pool in list(self.pools.items()):
-            pool.tick(now)
-            error = pool.last_error
-            unknown = error is not None and error.sqlstate == INVALID_CATALOG_NAME
-            if unknown and database != self.config.upstream.dbname and not (pool.size or pool.waiting):
-                del self.pools[database], self.filters[database]  # else every name that somebody tries would stay
-                self._catalogues.forget(database)
+        self.backends.tick(now)
         self._catalogues.tick(now)
-        if any(pool.waiting for pool in self.pools.values()):
+        if any(pool.waiting for pool in self.backends.pools.values()):
             for client in list(self.clients):
                 client.look_in_line()
         if self._ticks % 4:
@@ -443,13 +392,13 @@ class Server:
             pinned.update(list(session.ledger.pins))
         servers: dict[tuple[str, str], int] = {}
         waits = []
-        for database, pool in self.pools.copy().items():
+        for database, pool in self.backends.pools.copy().items():
             servers[database, "idle"] = len(pool.idle)
             servers[database, "active"] = len(pool.leased)
             servers[database, "cleaning"] = len(pool.cleaning)
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
-        filters = list(self.filters.copy().values())
+        filters = set(self.backends.filters.copy().values())
         return metrics.Gauges(
             clients=dict(clients),
             servers=servers,
@@ -478,9 +427,7 @@ class Server:
         Where clients choose the database one that works is enough: the server is there, and a client that asks for a
         database which the role may not enter must not take SideCart out of service for all.
         """
-        troubles = {name: pool.trouble for name, pool in self.pools.copy().items()}
-        if served := self.config.upstream.dbname:
-            troubles.setdefault(served, "the upstream has not been reached yet")
+        troubles = self.backends.troubles()
         failing = {name: why for name, why in troubles.items() if why}
         reached = not failing or len(failing) < len(troubles)
         draining = self.house.draining

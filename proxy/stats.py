@@ -37,6 +37,7 @@ class Stats:
         "client_bytes_sent",
         "client_closes",
         "clients_accepted",
+        "credential_fetches",
         "helper_starts",
         "observed",
         "pins",
@@ -69,5 +70,6 @@ class Stats:
         self.retries = 0
         self.transactions = 0
         self.upstream_connects = 0
+        self.credential_fetches: dict[tuple[str, str], int] = defaultdict(int)  # (key of the configuration, outcome)
         self.upstream_connect_failures = 0
         self.upstream_closes: dict[str, int] = defaultdict(int)  # CloseReason.value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import ipaddress
 import os
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -51,22 +53,26 @@ def client_side_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     if cert_file:
-        _load_files(context, cert_file, key_file)
+        _load_files(context, cert_file, key_file, ("listen.tls_cert_file", "listen.tls_key_file"))
     else:
         with _private_file(self_signed(socket.gethostname())) as path:
             context.load_cert_chain(path)
     return context
 
 
-def upstream_context(sslmode: str, sslrootcert: str, bundled_cas: bytes) -> ssl.SSLContext | None:
+def upstream_context(
+    sslmode: str, sslrootcert: str, bundled_cas: bytes, sslcert: str = "", sslkey: str = ""
+) -> ssl.SSLContext | None:
     """Return the context with which the upstream is checked, or None for `disable`.
 
     allow, prefer, require: encrypts and verifies nothing, unless sslrootcert is given: then the chain is verified as in
     verify-ca. verify-ca: the chain, not the host name. verify-full: both; the caller passes the host name as
     `server_hostname`. An empty sslrootcert means the system's CAs and `bundled_cas` (PEM); `system` the system's alone,
-    with verify-full only. Falling back to plain text (allow, prefer) is the caller's part.
+    with verify-full only. Falling back to plain text (allow, prefer) is the caller's part. `sslcert` and `sslkey` are
+    the role's own certificate, with its chain, and its key; a server that asks for one gets it.
 
-    Raises ConfigError for an unknown sslmode, an unreadable root file, and `system` with a weaker mode.
+    Raises ConfigError for an unknown sslmode, files that cannot be used, a key that others may read, and `system` with
+    a weaker mode.
     """
     if sslmode not in SSL_MODES:
         raise ConfigError(f"upstream.sslmode is {sslmode!r}; it must be one of {', '.join(SSL_MODES)}.")
@@ -85,6 +91,9 @@ def upstream_context(sslmode: str, sslrootcert: str, bundled_cas: bytes) -> ssl.
     # wants and that CAs in use do not have: old RDS roots, and most CAs made with `openssl req -x509`, lack the key
     # usage or the authority key identifier. libpq does not set it, so what psql accepts would fail here.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if sslcert:
+        _check_private("upstream.sslkey", sslkey)
+        _load_files(context, sslcert, sslkey, ("upstream.sslcert", "upstream.sslkey"))
     if sslmode in ("allow", "prefer", "require") and not sslrootcert:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -98,6 +107,27 @@ def upstream_context(sslmode: str, sslrootcert: str, bundled_cas: bytes) -> ssl.
     else:
         _load_roots(context, sslrootcert)
     return context
+
+
+def end_point(certificate: bytes | None) -> bytes | None:
+    """Return what binds a login to the server's certificate (DER), `tls-server-end-point` of RFC 5929, section 4.1.
+
+    It is the hash of the certificate by the algorithm of its signature, with SHA-256 in the place of MD5 and SHA-1.
+    None where there is no such algorithm, as with Ed25519: then there is no channel binding.
+    """
+    if certificate is None:
+        return None
+    try:
+        algorithm = x509.load_der_x509_certificate(certificate).signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if algorithm is None:
+        return None
+    name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name
+    try:
+        return hashlib.new(name, certificate).digest()
+    except ValueError:
+        return None
 
 
 def self_signed(hostname: str) -> bytes:
@@ -160,9 +190,11 @@ def _private_file(content: bytes) -> Iterator[str]:
         os.unlink(path)
 
 
-def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
-    _check_readable("listen.tls_cert_file", cert_file)
-    _check_readable("listen.tls_key_file", key_file)
+def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: tuple[str, str]) -> None:
+    """Load a certificate and its key; `names` are the keys of the configuration that name the files."""
+    of_certificate, of_key = names
+    _check_readable(of_certificate, cert_file)
+    _check_readable(of_key, key_file)
     asked = False
 
     def no_passphrase() -> bytes:
@@ -176,17 +208,31 @@ def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
     except (ssl.SSLError, OSError, ValueError) as error:
         if asked:
             raise ConfigError(
-                f"listen.tls_key_file {key_file!r} is encrypted; SideCart needs the key without a passphrase."
+                f"{of_key} {key_file!r} is encrypted; SideCart needs the key without a passphrase."
             ) from error
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             raise ConfigError(
-                f"listen.tls_key_file {key_file!r} is not the key of the certificate in "
-                f"listen.tls_cert_file {cert_file!r}."
+                f"{of_key} {key_file!r} is not the key of the certificate in {of_certificate} {cert_file!r}."
             ) from error
         raise ConfigError(
-            f"listen.tls_cert_file {cert_file!r} and listen.tls_key_file {key_file!r} cannot be loaded as a PEM "
+            f"{of_certificate} {cert_file!r} and {of_key} {key_file!r} cannot be loaded as a PEM "
             f"certificate chain and its key ({_reason(error)})."
         ) from error
+
+
+def _check_private(key: str, path: str) -> None:
+    """Refuse a key that others may read, as libpq does (initialize_SSL() in fe-secure-openssl.c)."""
+    _check_readable(key, path)
+    if os.name == "nt":
+        return
+    found = os.stat(path)
+    # A key that root owns may be readable for a group, so that one file serves several users.
+    forbidden = 0o037 if found.st_uid == 0 else 0o077
+    if found.st_mode & forbidden or found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{key} {path!r} must belong to the user that runs SideCart, with permissions 0600 or less, or to root, "
+            f"with 0640 or less; its permissions are {found.st_mode & 0o7777:04o}."
+        )
 
 
 def _load_roots(context: ssl.SSLContext, path: str) -> None:

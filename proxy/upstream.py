@@ -9,13 +9,15 @@ from typing import Final, Protocol, cast
 
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.auth import UpstreamLogin
+from proxy.auth import AUTH_SASL_CONTINUE, UpstreamLogin
 from proxy.errors import (
     CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
     INVALID_CATALOG_NAME,
+    INVALID_PASSWORD,
     TOO_MANY_CONNECTIONS,
     CloseReason,
+    PasswordRefusedError,
     UpstreamError,
     UpstreamProtocolError,
 )
@@ -45,6 +47,10 @@ CANCEL_AGAIN: Final = 0.5
 CHECK_TIMEOUT: Final = 5.0
 """Seconds in which an idle upstream has to answer a Sync. Two idle ones, checked one after the other, and a health
 check every few seconds stay below half a minute."""
+MAX_CAUSE: Final = 300
+"""Characters of the server's own words about a login that it refused."""
+MAX_LOGIN_MESSAGE: Final = 30_000
+"""Bytes of a message that comes during the login, from a server that has proved nothing: as libpq bounds an error."""
 MAX_DRAIN: Final = 4 << 20
 """Bytes of an abandoned answer that are read and dropped; beyond that a new connection is cheaper."""
 _BESIDE_ROWS: Final = frozenset(
@@ -58,8 +64,8 @@ _DISCARD_ALL: Final = p.query(b"DISCARD ALL")
 class Canceller(Protocol):
     """Sends CancelRequests on connections of their own."""
 
-    async def cancel(self, pid: int, secret: bytes) -> str:
-        """Return the outcome once the server has dealt with it: `sent` or `failed`."""
+    async def cancel(self, pid: int, secret: bytes, address: str, *, with_tls: bool) -> str:
+        """Return the outcome once the server at this address has dealt with it: `sent` or `failed`."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -86,12 +92,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_tasks",
         "_then",
         "_transport",
+        "address",
         "born",
         "customs",
         "expires",
         "heard",
         "held",
         "idle_since",
+        "outlived",
         "parameters",
         "pid",
         "pool",
@@ -115,6 +123,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.unnamed_of: object | None = None
         self.born = 0.0
         self.expires = 0.0
+        self.outlived = CloseReason.SERVER_LIFETIME
+        self.address = ""
         self.idle_since = 0.0
         self.heard = 0.0
         self.pid = 0
@@ -226,7 +236,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def _cancel(self) -> None:
         outcome = "failed"
         try:
-            outcome = await self._canceller.cancel(self.pid, self.secret)
+            outcome = await self._canceller.cancel(self.pid, self.secret, self.address, with_tls=bool(self.tls_version))
         finally:
             self._cancels -= 1
             self._stats.cancels[outcome] += 1
@@ -358,29 +368,34 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- login ----------------------------------------------------------------------------------------------------
 
-    async def log_in(self, user: str, password: str) -> None:
+    async def log_in(self, user: str, login: UpstreamLogin) -> None:
         """Log in with a StartupMessage of our keys only, and read back that the session is read-only.
 
         Raises UpstreamError or UpstreamProtocolError. Afterwards the upstream is idle.
         """
-        self.write(p.startup_message({"user": user, "database": self.pool.database, **READ_ONLY_PARAMETERS}))
-        login = UpstreamLogin(user, password, tls=bool(self.tls_version))
-        authenticated = False
-        while True:
-            kind, body = await self._message()
-            if kind == p.AUTHENTICATION and not authenticated:
-                answer = login.step(body)
+        self.write(p.startup_message({"user": user, "database": self.pool.dbname, **READ_ONLY_PARAMETERS}))
+        while not login.done:
+            kind, body = await self._message(MAX_LOGIN_MESSAGE)
+            if kind == p.AUTHENTICATION:
+                # A server chooses how often the password is hashed: other clients are served meanwhile.
+                long = body[:4] == AUTH_SASL_CONTINUE.to_bytes(4, "big")
+                answer = await asyncio.to_thread(login.step, body) if long else login.step(body)
                 if answer is not None:
                     self.write(p.message(p.PASSWORD, answer))
-                authenticated = body == bytes(4)
             elif kind == p.ERROR_RESPONSE:
                 raise _login_error(p.error_fields(body), self.pool.database)
-            elif kind == p.PARAMETER_STATUS:
+            elif kind != p.NOTICE_RESPONSE:
+                raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
+        while True:
+            kind, body = await self._message(MAX_LOGIN_MESSAGE)
+            if kind == p.ERROR_RESPONSE:
+                raise _login_error(p.error_fields(body), self.pool.database)
+            if kind == p.PARAMETER_STATUS:
                 name, value = p.parameter_parts(body)
                 self.parameters[name] = value
             elif kind == p.BACKEND_KEY_DATA:
                 self.pid, self.secret = int.from_bytes(body[:4], "big"), body[4:]
-            elif kind == p.READY_FOR_QUERY and authenticated:
+            elif kind == p.READY_FOR_QUERY:
                 break
             elif kind != p.NOTICE_RESPONSE:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
@@ -394,7 +409,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.write(p.query(_READ_BACK))
         row: list[bytes | None] = []
         while True:
-            kind, body = await self._message()
+            kind, body = await self._message(MAX_LOGIN_MESSAGE)
             if kind == p.DATA_ROW:
                 row = p.row_values(body)
             elif kind == p.ERROR_RESPONSE:
@@ -444,13 +459,13 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind not in _BESIDE_ROWS:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place")
 
-    async def _message(self) -> tuple[int, bytes]:
+    async def _message(self, longest: int = r.MAX_CONTROL_MESSAGE) -> tuple[int, bytes]:
         """Return the next whole message while nobody owns this upstream: of the login, or of what `fetch` asks."""
         buffer = self._buffer
         while buffer is not None:
             if len(buffer) >= 5:
                 kind, length = p.read_header(buffer)
-                if not 4 <= length <= r.MAX_CONTROL_MESSAGE:
+                if not 4 <= length <= longest:
                     raise UpstreamProtocolError("invalid length of a backend message")
                 if len(buffer) > length:
                     body = bytes(buffer[5 : length + 1])
@@ -468,16 +483,30 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def _login_error(fields: dict[str, str], database: str) -> UpstreamError:
-    """Translate the server's refusal. What it says of our own role is not the client's to read."""
-    sqlstate = fields.get("C", CONNECTION_FAILURE)
+    """Translate the server's refusal. What it says of our own role is for the operator, not for a client to read.
+
+    It may lack any field (CVE-2026-6666 of PgBouncer).
+    """
+    sqlstate = fields.get("C", "")
+    said = "".join(char if char.isprintable() else " " for char in fields.get("M", ""))[:MAX_CAUSE]
+    cause = f"the server says: {said}" if said else ""
     if sqlstate == INVALID_CATALOG_NAME:
         return UpstreamError(
-            f'database "{database}" does not exist', sqlstate, reason=CloseReason.UPSTREAM_LOGIN, transient=False
+            f'database "{database}" does not exist',
+            sqlstate,
+            reason=CloseReason.UPSTREAM_LOGIN,
+            transient=False,
+            cause=cause,
         )
     if sqlstate in (TOO_MANY_CONNECTIONS, CANNOT_CONNECT_NOW):
-        return UpstreamError(fields.get("M", "the upstream is busy"), sqlstate, reason=CloseReason.UPSTREAM_LOGIN)
+        return UpstreamError(said or "the upstream is busy", sqlstate, reason=CloseReason.UPSTREAM_LOGIN)
+    text = f"the upstream refused SideCart's own login (SQLSTATE {sqlstate or 'unknown'})"
+    if sqlstate == INVALID_PASSWORD:
+        cause += "; the password is wrong, or it has expired (VALID UNTIL)"
+        return PasswordRefusedError(text, reason=CloseReason.UPSTREAM_LOGIN, transient=False, cause=cause.lstrip("; "))
     return UpstreamError(
-        f"the upstream refused SideCart's own login (SQLSTATE {sqlstate})",
+        text,
         reason=CloseReason.UPSTREAM_LOGIN,
         transient=not sqlstate.startswith(("28", "42")),
+        cause=cause,
     )

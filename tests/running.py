@@ -11,11 +11,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from proxy.config import Upstream
+from proxy.config import ENVIRONMENT_NAMES, Upstream
 
 T = TypeVar("T")
 
@@ -34,6 +35,17 @@ def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
         time.sleep(0.01)
     return answer
+
+
+def _more_of(upstream: Upstream) -> dict[str, str]:
+    """Return the variables of those keys that have no short name, where they are not as by default."""
+    short = {name for section, name in ENVIRONMENT_NAMES.values() if section == "upstream"}
+    given = {item.name: getattr(upstream, item.name) for item in fields(upstream)}
+    return {
+        f"SIDECART_UPSTREAM_{item.name.upper()}": ", ".join(value) if isinstance(value, tuple) else str(value)
+        for item in fields(upstream)
+        if item.name not in short and (value := given[item.name]) != item.default
+    }
 
 
 class SideCart:
@@ -56,6 +68,7 @@ class SideCart:
             "DB_READONLY_PASSWORD": upstream.password,
             "DB_SSLMODE": upstream.sslmode,
             "DB_SSLROOTCERT": upstream.sslrootcert,
+            **_more_of(upstream),
             "SIDECART_LISTEN_PORT": str(self.port),
             "SIDECART_METRICS_PORT": str(self.metrics_port),
             **{key: str(value) for key, value in environment.items()},

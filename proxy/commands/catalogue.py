@@ -24,14 +24,22 @@ from proxy.judge import ProofError, Prover, Results, encode_results
 from proxy.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.values import AUTH_METHODS
 
 _VARIABLES = {
     word: f"PG{word.upper()}"
     for word in ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "connect_timeout")
-} | {"dbname": "PGDATABASE"}
+} | {
+    "dbname": "PGDATABASE",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslnegotiation": "PGSSLNEGOTIATION",
+    "channel_binding": "PGCHANNELBINDING",
+    "require_auth": "PGREQUIREAUTH",
+}
 """The keywords that count here, and the variables that stand in for them, as in libpq."""
 _IDLE = frozenset(
-    {"application_name", "channel_binding", "client_encoding", "fallback_application_name", "gssencmode", "keepalives"}
+    {"application_name", "client_encoding", "fallback_application_name", "gssencmode", "keepalives"}
     | {"keepalives_count", "keepalives_idle", "keepalives_interval", "options", "sslcompression", "sslsni"}
     | {"target_session_attrs", "tcp_user_timeout"}
 )
@@ -103,10 +111,7 @@ def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
         raise CatalogueError("The connection string names several hosts: name the one whose catalogue is to be read.")
     user = value("user", "") or getpass.getuser()
     sslmode = value("sslmode", "prefer")
-    if sslmode not in tls.SSL_MODES:
-        raise CatalogueError(
-            f'sslmode is "{sslmode}" in the connection string; it is one of {", ".join(tls.SSL_MODES)}.'
-        )
+    _word("sslmode", sslmode, tls.SSL_MODES)
     return Upstream(
         host=host,
         port=_number(value("port", "5432"), "port", 65535),
@@ -115,9 +120,24 @@ def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
         password=value("password", ""),
         sslmode=sslmode,
         sslrootcert=value("sslrootcert", ""),
+        sslcert=value("sslcert", ""),
+        sslkey=value("sslkey", ""),
+        sslnegotiation=_word("sslnegotiation", value("sslnegotiation", "postgres"), ("postgres", "direct")),
+        channel_binding=_word("channel_binding", value("channel_binding", "prefer"), ("disable", "prefer", "require")),
+        # As in libpq, whatever the server asks for; a password in the clear goes over verified TLS alone.
+        require_auth=tuple(
+            _word("require_auth", method.strip(), AUTH_METHODS)
+            for method in value("require_auth", ",".join(AUTH_METHODS)).split(",")
+        ),
         # As in libpq, 0 means no limit; a program that nobody watches needs one.
         connect_timeout=float(_number(value("connect_timeout", "10"), "connect_timeout", 3600) or 3600),
     )
+
+
+def _word(name: str, text: str, words: tuple[str, ...]) -> str:
+    if text not in words:
+        raise CatalogueError(f'{name} is "{text}" in the connection string; it is one of {", ".join(words)}.')
+    return text
 
 
 def _number(text: str, word: str, highest: int) -> int:
@@ -161,7 +181,7 @@ def _pairs(dsn: str) -> dict[str, str]:
 
 async def _fetch(upstream: Upstream, query: bytes) -> Results:
     bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
-    context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled)
+    context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled, upstream.sslcert, upstream.sslkey)
     tasks = Tasks()
     connector = Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout)
     try:

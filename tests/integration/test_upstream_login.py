@@ -39,6 +39,7 @@ def upstream(server: EmbeddedServer, **changes: str) -> Upstream:
         user=ROLE,
         password=PASSWORD,
         sslrootcert=str(server.ca_file),
+        require_auth=("scram-sha-256", "md5"),
     )
     return replace(reached, **changes)
 

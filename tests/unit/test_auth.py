@@ -9,13 +9,19 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scramp import ScramMechanism
+from scramp import ScramException, ScramMechanism
 
 from proxy import auth
-from proxy.auth import UpstreamLogin
+from proxy.auth import Channel, UpstreamLogin
 from proxy.errors import CONNECTION_FAILURE, CloseReason, UpstreamError
 
 PASSWORD = "tr0ub4dor&3"
+BINDING = bytes(range(32))
+PLAIN = Channel()
+TLS = Channel(tls=True)
+VERIFIED = Channel(tls=True, verified=True)
+BOUND = Channel(tls=True, verified=True, binding=BINDING)
+ALL = ("scram-sha-256", "md5", "password", "none")
 OK = struct.pack("!i", 0)
 CLEARTEXT = struct.pack("!i", 3)
 SASL = struct.pack("!i", 10) + b"SCRAM-SHA-256\0\0"
@@ -30,10 +36,10 @@ def message(code: int, text: str) -> bytes:
     return struct.pack("!i", code) + text.encode()
 
 
-def client_first(body: bytes) -> str:
+def client_first(body: bytes, expected: str = "SCRAM-SHA-256") -> str:
     """Take a SASLInitialResponse apart and check its frame."""
     mechanism, rest = body.split(b"\0", 1)
-    assert mechanism == b"SCRAM-SHA-256"
+    assert mechanism == expected.encode()
     (length,) = struct.unpack_from("!i", rest)
     assert length == len(rest) - 4
     return rest[4:].decode()
@@ -42,13 +48,15 @@ def client_first(body: bytes) -> str:
 class FakeServer:
     """PostgreSQL's side of SCRAM, made with scramp's server."""
 
-    def __init__(self, password: str = PASSWORD) -> None:
-        mechanism = ScramMechanism("SCRAM-SHA-256")
-        info = mechanism.make_auth_info(password)
-        self.scram = mechanism.make_server(lambda user: info)
+    def __init__(self, password: str = PASSWORD, mechanism: str = "SCRAM-SHA-256", binding: bytes = b"") -> None:
+        self.mechanism = mechanism
+        made = ScramMechanism(mechanism)
+        info = made.make_auth_info(password)
+        bound = ("tls-server-end-point", binding) if binding else None
+        self.scram = made.make_server(lambda user: info, channel_binding=bound)
 
     def first(self, initial_response: bytes) -> bytes:
-        self.scram.set_client_first(client_first(initial_response))
+        self.scram.set_client_first(client_first(initial_response, self.mechanism))
         return message(11, self.scram.get_server_first())
 
     def final(self, response: bytes) -> bytes:
@@ -67,11 +75,10 @@ def fails(login: UpstreamLogin, body: bytes, match: str) -> UpstreamError:
     return error
 
 
-@pytest.mark.parametrize("request_body", [SASL, SASL_PLUS])
-@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize(("request_body", "channel"), [(SASL, PLAIN), (SASL, TLS), (SASL_PLUS, TLS)])
 @pytest.mark.parametrize("password", [PASSWORD, "pass wörd", "Ⅸ", "a,b=c"])
-def test_scram_against_a_server(request_body: bytes, tls: bool, password: str) -> None:
-    server, login = FakeServer(password), UpstreamLogin("bi", password, tls=tls)
+def test_scram_against_a_server(request_body: bytes, channel: Channel, password: str) -> None:
+    server, login = FakeServer(password), UpstreamLogin("bi", password, channel)
     initial = login.step(request_body)
     assert initial is not None
     assert client_first(initial).startswith("n,,")
@@ -86,7 +93,7 @@ def test_scram_against_a_server(request_body: bytes, tls: bool, password: str) -
 
 def test_scram_vector_of_rfc_7677(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "SCRAM_USER", "user")
-    login = UpstreamLogin("user", "pencil", tls=True, nonce="rOprNGfwEbeRWgbNEkqO")
+    login = UpstreamLogin("user", "pencil", TLS, nonce="rOprNGfwEbeRWgbNEkqO")
     initial = login.step(SASL)
     assert initial is not None
     assert client_first(initial) == "n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
@@ -99,12 +106,12 @@ def test_scram_vector_of_rfc_7677(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_logins_use_two_nonces() -> None:
-    bodies = {UpstreamLogin("bi", PASSWORD, tls=True).step(SASL) for _ in range(2)}
+    bodies = {UpstreamLogin("bi", PASSWORD, TLS).step(SASL) for _ in range(2)}
     assert len(bodies) == 2
 
 
 def to_server_first() -> tuple[FakeServer, UpstreamLogin, bytes]:
-    server, login = FakeServer(), UpstreamLogin("bi", PASSWORD, tls=True)
+    server, login = FakeServer(), UpstreamLogin("bi", PASSWORD, TLS)
     initial = login.step(SASL)
     assert initial is not None
     return server, login, server.first(initial)
@@ -139,7 +146,7 @@ def test_attack_server_that_asks_for_cleartext_in_the_middle_of_scram() -> None:
 
 
 def test_attack_server_that_asks_for_md5_after_cleartext() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True, allow_cleartext=True)
+    login = UpstreamLogin("bi", PASSWORD, VERIFIED, accepted=ALL)
     login.step(CLEARTEXT)
     fails(login, md5_request(b"salt"), "out of turn")
 
@@ -150,19 +157,19 @@ def test_attack_server_nonce_that_does_not_begin_with_ours() -> None:
 
 
 def test_attack_server_nonce_that_adds_nothing_to_ours() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True, nonce="ours")
+    login = UpstreamLogin("bi", PASSWORD, TLS, nonce="ours")
     login.step(SASL)
     fails(login, message(11, "r=ours,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"), "nonce")
 
 
 def test_attack_iteration_count_that_would_stop_the_event_loop() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True, nonce="ours")
+    login = UpstreamLogin("bi", PASSWORD, TLS, nonce="ours")
     login.step(SASL)
     fails(login, message(11, "r=ours1,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=1000001"), "1000001 SCRAM iterations")
 
 
 def test_second_authentication_ok_is_out_of_turn() -> None:
-    login = UpstreamLogin("bi", "", tls=True)
+    login = UpstreamLogin("bi", "", TLS)
     assert login.step(OK) is None
     assert login.done
     with pytest.raises(UpstreamError, match="out of turn"):
@@ -170,8 +177,94 @@ def test_second_authentication_ok_is_out_of_turn() -> None:
     assert not login.done
 
 
+def test_attack_nonce_that_is_longer_than_any_buffer() -> None:
+    """CVE-2026-6665 of PgBouncer: an over-long server nonce."""
+    login = UpstreamLogin("bi", PASSWORD, TLS, nonce="ours")
+    login.step(SASL)
+    fails(login, message(11, f"r=ours{'x' * 4000},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"), "more than 2000 bytes")
+
+
+# --- channel binding -------------------------------------------------------------------------------------------------
+
+
+def proved(login: UpstreamLogin, server: FakeServer, offer: bytes) -> None:
+    initial = login.step(offer)
+    assert initial is not None
+    response = login.step(server.first(initial))
+    assert response is not None
+    login.step(server.final(response))
+    login.step(OK)
+    assert login.done
+
+
+@pytest.mark.parametrize("wanted", ["prefer", "require"])
+def test_plus_is_taken_when_it_is_offered(wanted: str) -> None:
+    login = UpstreamLogin("bi", PASSWORD, BOUND, channel_binding=wanted)
+    proved(login, FakeServer(mechanism="SCRAM-SHA-256-PLUS", binding=BINDING), SASL_PLUS)
+
+
+def test_attack_another_certificate_than_the_servers() -> None:
+    """A man in the middle with a certificate of his own: the server sees another hash than the client."""
+    login = UpstreamLogin("bi", PASSWORD, BOUND)
+    server = FakeServer(mechanism="SCRAM-SHA-256-PLUS", binding=bytes(32))
+    initial = login.step(SASL_PLUS)
+    assert initial is not None
+    response = login.step(server.first(initial))
+    assert response is not None
+    with pytest.raises(ScramException, match="channel binding"):
+        server.final(response)
+
+
+def test_attack_plus_is_cut_out_of_the_offer() -> None:
+    """The flag says 'y': we can, you said that you cannot. A server that can refuses then."""
+    login = UpstreamLogin("bi", PASSWORD, BOUND)
+    initial = login.step(SASL)
+    assert initial is not None
+    assert client_first(initial).startswith("y,,")
+    server = FakeServer(binding=BINDING)
+    with pytest.raises(ScramException):
+        server.first(initial)
+
+
+@pytest.mark.parametrize(
+    ("channel", "wanted", "offer", "flag"),
+    [
+        (BOUND, "disable", SASL_PLUS, "n,,"),
+        (BOUND, "disable", SASL, "n,,"),
+        (TLS, "prefer", SASL_PLUS, "n,,"),  # a certificate whose hash is not defined
+        (PLAIN, "prefer", SASL, "n,,"),
+    ],
+)
+def test_flag_without_channel_binding(channel: Channel, wanted: str, offer: bytes, flag: str) -> None:
+    initial = UpstreamLogin("bi", PASSWORD, channel, channel_binding=wanted).step(offer)
+    assert initial is not None
+    assert client_first(initial).startswith(flag)
+
+
+@pytest.mark.parametrize(
+    ("channel", "body", "why"),
+    [
+        (BOUND, SASL, "the upstream does not offer it"),
+        (PLAIN, SASL, "the connection has no TLS"),
+        (TLS, SASL_PLUS, "is not defined"),
+        (BOUND, CLEARTEXT, "channel_binding requires"),
+        (BOUND, md5_request(b"salt"), "channel_binding requires"),
+        (BOUND, OK, "channel_binding requires"),
+    ],
+)
+def test_required_channel_binding_that_is_not_to_be_had(channel: Channel, body: bytes, why: str) -> None:
+    fails(UpstreamLogin("bi", PASSWORD, channel, accepted=ALL, channel_binding="require"), body, why)
+
+
+def test_attack_plus_without_tls() -> None:
+    fails(UpstreamLogin("bi", PASSWORD, PLAIN), SASL_PLUS, "without TLS")
+
+
+# --- what may be asked for --------------------------------------------------------------------------------------------
+
+
 def test_md5_vector() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=False)
+    login = UpstreamLogin("bi", PASSWORD, PLAIN, accepted=ALL)
     inner = hashlib.md5((PASSWORD + "bi").encode()).hexdigest()
     expected = "md5" + hashlib.md5(inner.encode() + b"\x01\xff\x00\x7f").hexdigest()
     assert login.step(md5_request(b"\x01\xff\x00\x7f")) == expected.encode() + b"\0"
@@ -181,19 +274,36 @@ def test_md5_vector() -> None:
 
 @pytest.mark.parametrize("salt", [b"", b"abc", b"abcde"])
 def test_md5_salt_of_another_length(salt: bytes) -> None:
-    fails(UpstreamLogin("bi", PASSWORD, tls=True), md5_request(salt), f"salt of {len(salt)} bytes")
+    fails(UpstreamLogin("bi", PASSWORD, TLS, accepted=ALL), md5_request(salt), f"salt of {len(salt)} bytes")
 
 
-def test_cleartext_is_refused_by_default() -> None:
-    fails(UpstreamLogin("bi", PASSWORD, tls=True), CLEARTEXT, "cleartext, which is not allowed")
+@pytest.mark.parametrize("body", [CLEARTEXT, md5_request(b"salt")])
+def test_attack_server_that_asks_for_less_than_scram(body: bytes) -> None:
+    login = UpstreamLogin("bi", PASSWORD, VERIFIED)
+    fails(login, body, "upstream.require_auth names scram-sha-256, none alone")
+    assert not login.begun
 
 
-def test_cleartext_is_refused_without_tls_even_if_allowed() -> None:
-    fails(UpstreamLogin("bi", PASSWORD, tls=False, allow_cleartext=True), CLEARTEXT, "without TLS")
+@pytest.mark.parametrize("method", ["md5", "password", "scram-sha-256"])
+def test_attack_server_that_asks_for_nothing_where_a_method_is_required(method: str) -> None:
+    fails(UpstreamLogin("bi", PASSWORD, VERIFIED, accepted=(method,)), OK, "without asking for anything")
+
+
+def test_scram_can_be_left_out_of_require_auth() -> None:
+    fails(UpstreamLogin("bi", PASSWORD, VERIFIED, accepted=("md5",)), SASL, "names md5 alone")
+
+
+@pytest.mark.parametrize(("channel", "carrier"), [(PLAIN, "without TLS"), (TLS, "not verified")])
+def test_cleartext_goes_over_verified_tls_alone(channel: Channel, carrier: str) -> None:
+    fails(UpstreamLogin("bi", PASSWORD, channel, accepted=ALL), CLEARTEXT, carrier)
+
+
+def test_attack_md5_without_tls_after_tls_has_failed() -> None:
+    fails(UpstreamLogin("bi", PASSWORD, Channel(second_try=True), accepted=ALL), md5_request(b"salt"), "TLS has failed")
 
 
 def test_cleartext_where_allowed() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True, allow_cleartext=True)
+    login = UpstreamLogin("bi", PASSWORD, VERIFIED, accepted=ALL)
     assert login.step(CLEARTEXT) == PASSWORD.encode() + b"\0"
     assert login.step(OK) is None
     assert login.done
@@ -201,7 +311,7 @@ def test_cleartext_where_allowed() -> None:
 
 
 def test_trust_needs_no_password() -> None:
-    login = UpstreamLogin("bi", "", tls=False)
+    login = UpstreamLogin("bi", "", PLAIN)
     assert login.step(OK) is None
     assert login.done
     assert login.method == "none"
@@ -209,34 +319,34 @@ def test_trust_needs_no_password() -> None:
 
 @pytest.mark.parametrize("body", [CLEARTEXT, md5_request(b"salt"), SASL])
 def test_empty_password_is_an_error_before_anything_is_sent(body: bytes) -> None:
-    fails(UpstreamLogin("bi", "", tls=True, allow_cleartext=True), body, "none is configured")
+    fails(UpstreamLogin("bi", "", VERIFIED, accepted=ALL), body, "none is configured")
 
 
 @pytest.mark.parametrize("code,name", [(2, "KerberosV5"), (7, "GSSAPI"), (9, "SSPI"), (6, "6"), (99, "99"), (-1, "-1")])
 def test_other_methods_are_named_and_refused(code: int, name: str) -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login = UpstreamLogin("bi", PASSWORD, TLS)
     with pytest.raises(UpstreamError, match=f"{name}\\b"):
         login.step(struct.pack("!i", code))
 
 
 def test_unknown_method_says_what_is_supported() -> None:
     with pytest.raises(UpstreamError, match="GSSAPI; SideCart supports scram-sha-256, md5"):
-        UpstreamLogin("bi", PASSWORD, tls=True).step(struct.pack("!i", 7))
+        UpstreamLogin("bi", PASSWORD, TLS).step(struct.pack("!i", 7))
 
 
 def test_only_plus_on_offer() -> None:
     body = struct.pack("!i", 10) + b"SCRAM-SHA-256-PLUS\0OAUTHBEARER\0\0"
-    fails(UpstreamLogin("bi", PASSWORD, tls=True), body, "'SCRAM-SHA-256-PLUS', 'OAUTHBEARER'; SideCart speaks")
+    fails(UpstreamLogin("bi", PASSWORD, TLS), body, "'SCRAM-SHA-256-PLUS', 'OAUTHBEARER'; SideCart speaks")
 
 
 @pytest.mark.parametrize("tail", [b"", b"SCRAM-SHA-256", b"SCRAM-SHA-256\0", b"SCRAM-SHA-256\0\0x"])
 def test_mechanism_list_that_does_not_end(tail: bytes) -> None:
-    fails(UpstreamLogin("bi", PASSWORD, tls=True), struct.pack("!i", 10) + tail, "does not end|offers the SASL")
+    fails(UpstreamLogin("bi", PASSWORD, TLS), struct.pack("!i", 10) + tail, "does not end|offers the SASL")
 
 
 @pytest.mark.parametrize("password", ["secret\x01word", "secret\U0001fae0word", "secret\udc80word"])
 def test_password_that_saslprep_prohibits(password: str) -> None:
-    error = fails(UpstreamLogin("bi", password, tls=True), SASL, "SASLprep")
+    error = fails(UpstreamLogin("bi", password, TLS), SASL, "SASLprep")
     assert "secret" not in str(error)
     assert error.__cause__ is None
     assert error.__suppress_context__
@@ -244,7 +354,7 @@ def test_password_that_saslprep_prohibits(password: str) -> None:
 
 @pytest.mark.parametrize("password,match", [("secret\0word", "NUL"), ("secret\ud800word", "not valid Unicode")])
 def test_password_that_the_wire_cannot_carry(password: str, match: str) -> None:
-    error = fails(UpstreamLogin("bi", password, tls=True), md5_request(b"salt"), match)
+    error = fails(UpstreamLogin("bi", password, TLS, accepted=ALL), md5_request(b"salt"), match)
     assert "secret" not in str(error)
     assert error.__suppress_context__ or error.__context__ is None
 
@@ -257,14 +367,14 @@ def test_secrets_do_not_show() -> None:
 
 
 def test_password_is_forgotten_after_the_login() -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login = UpstreamLogin("bi", PASSWORD, TLS)
     login.step(OK)
     assert all(getattr(login, slot) != PASSWORD for slot in UpstreamLogin.__slots__)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4))
 def test_any_bytes_end_in_an_answer_or_an_upstream_error(bodies: list[bytes]) -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login = UpstreamLogin("bi", PASSWORD, TLS)
     try:
         for body in bodies:
             login.step(body)
@@ -274,7 +384,7 @@ def test_any_bytes_end_in_an_answer_or_an_upstream_error(bodies: list[bytes]) ->
 
 @given(st.sampled_from([11, 12]), st.text(alphabet="rsivem=,0123456789aAz+/\0é", max_size=60))
 def test_any_scram_text_ends_in_an_upstream_error(code: int, text: str) -> None:
-    login = UpstreamLogin("bi", PASSWORD, tls=True)
+    login = UpstreamLogin("bi", PASSWORD, TLS)
     login.step(SASL)
     with pytest.raises(UpstreamError) as caught:
         login.step(message(code, text))

@@ -82,7 +82,10 @@ def test_variables_stand_in_for_what_is_not_given() -> None:
         ("host=h sslmode=on", "sslmode is"),
         ("host=h,i", "several hosts"),
         ("host=h service=prod", '"service"'),
-        ("host=h sslkey=k", '"sslkey"'),
+        ("host=h sslpassword=k", '"sslpassword"'),
+        ("host=h channel_binding=maybe", "channel_binding is"),
+        ("host=h require_auth=gss", "require_auth is"),
+        ("host=h sslnegotiation=tls", "sslnegotiation is"),
         ("postgresql://h/d?hostaddr=127.0.0.1", '"hostaddr"'),
     ],
 )

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
-    "errors stats verdict snapshot unnamed policy catalog values",
+    "errors stats verdict snapshot unnamed policy catalog values naming",
     "config rules cache constants",
     "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements",
     "replies functions",
@@ -28,8 +28,10 @@ PURE = (
 )
 WITH_IO = (
     "audit metrics console web tls tls_layer tasks",
-    "judge upstream",
-    "catalogues connector",
+    "judge upstream aws addresses",
+    "catalogues credentials",
+    "connector",
+    "backends",
     "server",
     # The command: programs that verbs share, the verbs, the command itself.
     "commands commands.usage",

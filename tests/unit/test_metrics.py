@@ -44,6 +44,7 @@ NAMES = {
     "sidecart_upstream_closes_total": "counter",
     "sidecart_upstream_connect_failures_total": "counter",
     "sidecart_upstream_connects_total": "counter",
+    "sidecart_credential_fetches_total": "counter",
     "sidecart_upstream_replays_total": "counter",
     "sidecart_upstream_retries_total": "counter",
     "sidecart_verdict_cache_bytes": "gauge",
@@ -71,6 +72,7 @@ def filled() -> tuple[Stats, Gauges]:
     stats.helper_starts["texts"] = 29
     stats.cancels["sent"] = 10
     stats.replays = 11
+    stats.credential_fetches["aws_secret", "failed"] = 32
     stats.retries = 31
     stats.transactions = 12
     stats.upstream_connects = 13
@@ -136,6 +138,7 @@ def test_each_value_stands_under_its_name() -> None:
         "sidecart_upstream_retries_total": 31,
         "sidecart_transactions_total": 12,
         "sidecart_upstream_connects_total": 13,
+        "sidecart_credential_fetches_total{outcome=failed,source=aws_secret}": 32,
         "sidecart_upstream_connect_failures_total": 14,
         "sidecart_upstream_closes_total{reason=server_lifetime}": 15,
         "sidecart_clients{state=active}": 16,

@@ -32,6 +32,8 @@ class FakeUpstream:
     idle_since: float = 0.0
     heard: float = 0.0
     checks: int = 0
+    outlived: CloseReason = CloseReason.SERVER_LIFETIME
+    address: str = "10.0.0.1"
     cancelling: bool = False
     closed: CloseReason | None = None
     recycled: list[bool] = field(default_factory=list)

@@ -1,0 +1,254 @@
+"""The databases that are served: for each name a pool, and what names that are on one server share."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import resources
+from typing import Final
+
+from proxy import tls
+from proxy.addresses import Resolve, ask_system
+from proxy.cache import VerdictCache
+from proxy.catalogues import Catalogues
+from proxy.config import Config, Upstream
+from proxy.connector import Connector
+from proxy.credentials import Credentials
+from proxy.errors import INVALID_CATALOG_NAME, CloseReason, ConfigError, UpstreamError
+from proxy.filter import Filter
+from proxy.house import Audit
+from proxy.judge import Results
+from proxy.policy import Policy
+from proxy.pool import Pool
+from proxy.stats import Stats
+from proxy.tasks import Tasks
+
+MAX_NAMES: Final = 20
+"""Names of databases that a HINT lists."""
+
+
+class Backends:
+    """Own the pools, by the names that clients ask for, and what they share.
+
+    A connector, with its password, its TLS context and its addresses, belongs to one `upstream` configuration; a filter
+    and its catalogue to a database on it. Names that differ in their limits alone share all of these. Tests give
+    `resolve`. Make one in the event loop. Raises ConfigError for files and keys that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stats: Stats,
+        audit: Audit,
+        tasks: Tasks,
+        cache: VerdictCache,
+        policy: Policy,
+        jitter: Callable[[], float],
+        resolve: Resolve = ask_system,
+    ) -> None:
+        self._config = config
+        self._stats = stats
+        self._audit = audit
+        self._tasks = tasks
+        self._cache = cache
+        self._policy = policy
+        self._jitter = jitter
+        self._resolve = resolve
+        self._bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
+        self.pools: dict[str, Pool] = {}
+        self.filters: dict[str, Filter] = {}
+        """One for each pool, and as long as it; pools of one database share it."""
+        self._connectors: dict[Upstream, Connector] = {}
+        self._catalogues: Catalogues
+        for upstream in self._upstreams():
+            self._connector(upstream)
+
+    def start(self, catalogues: Catalogues) -> None:
+        """Make the pools of all names that are known; their first tick opens `min_pool_size` upstreams."""
+        self._catalogues = catalogues
+        for name in self.names:
+            self.pool_for(name)
+            catalogues.serve(name, self.filters[name])
+        if not self._config.upstream.dbname and self._config.upstream.host:
+            self._tasks.start(self._fetch_password(), "first password")
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names that are served whether or not somebody has asked for them."""
+        own = self._config.upstream.dbname
+        return list(dict.fromkeys([*([own] if own else []), *self._config.databases]))
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    def pool_for(self, name: str) -> Pool:
+        """Return the pool of a database. Raises UpstreamError for one that is not served."""
+        pool = self.pools.get(name)
+        if pool is not None:
+            return pool
+        found = self._config.database(name)
+        if found is None:
+            raise self._unknown(name)
+        upstream = found.upstream
+        shared = next((self.filters[other] for other in self.pools if self._is_on(other, upstream)), None)
+        self.filters[name] = shared or Filter(self._policy, self._cache)
+        pool = self.pools[name] = Pool(
+            name,
+            found.pool,
+            self._connector(upstream),
+            self._stats,
+            self._jitter,
+            dbname=upstream.dbname,
+            application_name=upstream.application_name,
+            hint=self._hint(),
+            max_client_conn=found.max_client_conn,
+        )
+        return pool
+
+    def credentials(self, name: str) -> Credentials | None:
+        """Return the credentials of a database's role; None for one that is not served."""
+        found = self._config.database(name)
+        return None if found is None else self._connector(found.upstream).credentials
+
+    async def fetch(self, name: str, query: bytes) -> Results:
+        """Run a Query in a database, on a connection of its own, as `Catalogues` want it. Raises UpstreamError."""
+        found = self._config.database(name)
+        if found is None:
+            raise self._unknown(name)
+        return await self._connector(found.upstream).fetch_once(found.upstream.dbname, query)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what time asks for: tick the pools, look hosts up again, forget databases that do not exist."""
+        for name, pool in list(self.pools.items()):
+            pool.tick(now)
+            error = pool.last_error
+            if error is not None and error.sqlstate == INVALID_CATALOG_NAME and not (pool.size or pool.waiting):
+                if name in self.names:
+                    continue
+                del self.pools[name], self.filters[name]  # else every name that somebody tries would stay
+                self._catalogues.forget(name)
+        for connector in self._connectors.values():
+            if connector.addresses.due() and any(pool.size for pool in self._pools_of(connector)):
+                self._tasks.start(self._look_up(connector), "look up")
+
+    async def _look_up(self, connector: Connector) -> None:
+        """Look a host up, and leave the addresses that it does not have any more: a failover, or a move."""
+        try:
+            await connector.addresses.find()
+        except UpstreamError:
+            return  # what is connected works; who connects next is told
+        now = connector.addresses.now()
+        for pool in self._pools_of(connector):
+            pool.depart(connector.addresses.has, now)
+
+    def reload(self) -> None:
+        """Read certificates, keys and CAs again, for connections that begin from now on, and passwords too.
+
+        What cannot be used is logged, and what was there before stays.
+        """
+        for upstream, connector in self._connectors.items():
+            try:
+                connector.tls = self._context(upstream)
+            except ConfigError as error:
+                self._audit.event("reload failed", level="error", host=upstream.host, why=str(error))
+            connector.credentials.forget()
+
+    def drain(self) -> None:
+        """Send away who waits, close what is idle, and whatever comes back from now on."""
+        for pool in self.pools.values():
+            pool.drain()
+
+    def close(self) -> None:
+        """Close what is left."""
+        self.drain()
+        for pool in self.pools.values():
+            for upstream in [*pool.leased, *pool.cleaning]:
+                upstream.close(CloseReason.DRAIN)
+
+    def troubles(self) -> Mapping[str, str]:
+        """Return why each database would not be served; empty where it would. Only reads: any thread may call it."""
+        return {name: pool.trouble for name, pool in self.pools.copy().items()}
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _upstreams(self) -> list[Upstream]:
+        return [self._config.upstream, *(database.upstream for database in self._config.databases.values())]
+
+    def _is_on(self, name: str, upstream: Upstream) -> bool:
+        """Whether the database of this name is that one on the server."""
+        found = self._config.database(name)
+        return found is not None and replace(found.upstream, application_name=upstream.application_name) == upstream
+
+    def _connector(self, upstream: Upstream) -> Connector:
+        """Return the connector of a configuration. Which database it is, and how clients are named, is the pool's."""
+        key = replace(upstream, dbname="", application_name="")
+        connector = self._connectors.get(key)
+        if connector is None:
+            connector = self._connectors[key] = Connector(
+                key,
+                self._context(key),
+                self._stats,
+                self._audit,
+                self._tasks,
+                self._config.pool.cancel_wait_timeout,
+                self._logged_in,
+                resolve=self._resolve,
+            )
+            connector.credentials.check()
+        return connector
+
+    def _context(self, upstream: Upstream) -> ssl.SSLContext | None:
+        return tls.upstream_context(
+            upstream.sslmode, upstream.sslrootcert, self._bundled, upstream.sslcert, upstream.sslkey
+        )
+
+    def _pools_of(self, connector: Connector) -> list[Pool]:
+        return [pool for pool in self.pools.values() if pool.opener is connector]
+
+    async def _fetch_password(self) -> None:
+        """Have the password before the first client comes: whoever authenticates clients by it asks for it then."""
+        try:
+            await self._connector(self._config.upstream).credentials.get()
+        except UpstreamError as error:
+            self._audit.event("no password", level="error", why=str(error), cause=error.cause or None)
+
+    async def _logged_in(self, pool: Pool, parameters: Mapping[str, str]) -> None:
+        """Tell the database's filter which server it judges for, and wait for the database's first catalogue.
+
+        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version.
+        """
+        name = pool.database
+        judge = self.filters.get(name)
+        if judge is None:
+            return
+        found = re.match(r"(\d+)", parameters.get("server_version", ""))
+        if found is not None:
+            judge.learn_version(int(found[1]) * 10000)
+        self._catalogues.serve(name, judge)
+        await self._catalogues.first(name)
+
+    def _unknown(self, name: str) -> UpstreamError:
+        error = UpstreamError(
+            f'database "{name}" does not exist',
+            INVALID_CATALOG_NAME,
+            reason=CloseReason.CLIENT_LOGIN_REFUSED,
+            transient=False,
+        )
+        error.hint = self._hint()
+        return error
+
+    def _hint(self) -> str:
+        """Return the HINT for who asks for a database that is not there: psql asks for the one called as the user."""
+        names = self.names
+        if not names:
+            return "Name a database of the server; who names none asks for the one called as the user."
+        listed = ", ".join(f'"{name}"' for name in names[:MAX_NAMES]) + (
+            " and others" if len(names) > MAX_NAMES else ""
+        )
+        if self._config.upstream.dbname:
+            served = f"the database {listed}" if len(names) == 1 else f"the databases {listed}"
+            return f"SideCart serves {served}: connect with dbname={names[0]}."
+        return f"SideCart serves {listed} and the databases of the server: connect with dbname={names[0]}, or another."
