@@ -213,7 +213,7 @@ class Backends:
         try:
             await self._connector(self._config.upstream).credentials.get()
         except UpstreamError as error:
-            self._audit.event("no password", level="error", why=str(error), cause=error.cause or None)
+            self._audit.event("no password", level="error", why=error.for_operator)
 
     async def _logged_in(self, pool: Pool, parameters: Mapping[str, str]) -> None:
         """Tell the database's filter which server it judges for, and wait for the database's first catalogue.

@@ -98,7 +98,7 @@ class Connector:
             host=self._config.host,
             sqlstate=error.sqlstate,
             why=str(error),
-            cause=error.cause or None,
+            **({"cause": error.cause} if error.cause else {}),
         )
         pool.failed(error, now())
 

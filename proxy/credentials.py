@@ -11,7 +11,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -56,7 +56,7 @@ class Credentials:
         self._known: Secret | None = None
         self._accepted: Secret | None = None
         self._fetched_again = float("-inf")
-        self._read: Callable[[], Awaitable[Secret]] | None = None
+        self._read: Shared[Secret] | None = None
         self.source = next((key for key in _SOURCES if getattr(config, key)), "")
         """The key of the configuration that says where it comes from; empty: there is none, or `password`."""
         if self.source:
@@ -93,9 +93,10 @@ class Credentials:
             return None
         if self._known is not None and self._known != refused:
             return self._known  # somebody else has fetched it meanwhile
-        if self._now() < self._fetched_again + AGAIN and not self._config.password_file:
-            return None
-        self._fetched_again = self._now()
+        if not (self._read.under_way or self._config.password_file):
+            if self._now() < self._fetched_again + AGAIN:
+                return None
+            self._fetched_again = self._now()
         known = await self._read()
         return known if known != refused else None
 

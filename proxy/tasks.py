@@ -40,6 +40,10 @@ class Shared(Generic[T]):
         self._name = name
         self._outcome: asyncio.Future[T] | None = None
 
+    @property
+    def under_way(self) -> bool:
+        return self._outcome is not None
+
     async def __call__(self) -> T:
         """Return the outcome of the work that is under way, or of a new one. Raises what it raises."""
         outcome = self._outcome
