@@ -1052,3 +1052,37 @@ class PoolMachine(RuleBasedStateMachine):
 
 PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestPoolInAnyOrder = PoolMachine.TestCase
+
+
+# --- a server that moves ----------------------------------------------------------------------------------------------
+
+
+def test_idle_upstreams_of_an_old_address_close_at_once_and_leased_ones_when_they_are_free() -> None:
+    pool, opener = make(min_pool_size=2)
+    old, busy, new = (FakeUpstream(address=address) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2"))
+    for upstream in (busy, old, new):
+        pool.opening += 1
+        pool.opened(upstream, 0.0)
+    waiter = FakeWaiter()
+    pool.idle.remove(busy)
+    pool.leased[busy] = waiter
+    started = opener.calls
+    pool.depart(lambda address: address == "10.0.0.2", 1.0)
+    assert (old.closed, busy.closed, new.closed) == (CloseReason.ADDRESS_CHANGED, None, None)
+    assert pool.idle == [new]
+    assert pool.size == 2
+    assert opener.calls == started
+    pool.release(busy, 2.0)
+    assert busy.closed is CloseReason.ADDRESS_CHANGED
+    pool.tick(3.0)
+    assert opener.calls == started + 1  # min_pool_size
+
+
+def test_departure_replaces_what_it_has_closed() -> None:
+    pool, opener = make(min_pool_size=2)
+    pool.opening += 1
+    pool.opened(FakeUpstream(), 0.0)
+    started = opener.calls
+    pool.depart(lambda address: False, 1.0)
+    assert not pool.idle
+    assert opener.calls == started + 2

