@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
@@ -123,7 +124,7 @@ class Addresses:
             except TimeoutError:
                 failure = f"no answer within {share or 0:.1f} s"
             except OSError as error:
-                failure = error.strerror or type(error).__name__
+                failure = os.strerror(error.errno) if error.errno else type(error).__name__
             else:
                 return sock
         raise UpstreamError(

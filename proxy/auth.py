@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -314,14 +315,14 @@ class UpstreamLogin:
         return (SCRAM_SHA_256_PLUS if plus and possible else SCRAM_SHA_256), binding
 
     def _sasl_continue(self, data: bytes) -> bytes:
+        rounds = re.search(rb",i=(\d+)", data)
+        if rounds is not None and int(rounds[1]) > MAX_SCRAM_ITERATIONS:
+            raise _error(
+                f"The upstream asks for {int(rounds[1])} SCRAM iterations (scram_iterations); the most that SideCart "
+                f"computes is {MAX_SCRAM_ITERATIONS}."
+            )
         try:
             self._scram.set_server_first(data.decode())
-            rounds = int(self._scram.iterations)
-            if rounds > MAX_SCRAM_ITERATIONS:
-                raise _error(
-                    f"The upstream asks for {rounds} SCRAM iterations (scram_iterations); the most that SideCart "
-                    f"computes is {MAX_SCRAM_ITERATIONS}."
-                )
             final: bytes = self._scram.get_client_final().encode()
         except (ScramException, ValueError) as error:
             raise _error(f"The upstream's SCRAM server-first-message is wrong: {_plain(error)}.") from error
