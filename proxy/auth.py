@@ -167,6 +167,11 @@ class UpstreamLogin:
         return self.method != NONE
 
     @property
+    def name(self) -> str:
+        """Return the method for a log: scram-sha-256-plus says that the channel was bound."""
+        return f"{self.method}-plus" if self._bound else self.method
+
+    @property
     def done(self) -> bool:
         """Tell whether AuthenticationOk came, after every proof that was due."""
         return self._phase is _Phase.DONE

@@ -85,7 +85,13 @@ class Connector:
             error = UpstreamError("SideCart met an internal error while logging in", reason=CloseReason.BUG)
         else:
             self._stats.upstream_connects += 1
-            self._audit.event("upstream opened", database=pool.database, tls=upstream.tls_version or "off")
+            self._audit.event(
+                "upstream opened",
+                database=pool.database,
+                tls=upstream.tls_version or "off",
+                auth=upstream.auth,
+                address=upstream.address,
+            )
             pool.opened(upstream, now())
             return
         self._stats.upstream_connect_failures += 1

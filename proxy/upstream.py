@@ -93,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_then",
         "_transport",
         "address",
+        "auth",
         "born",
         "customs",
         "expires",
@@ -125,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.expires = 0.0
         self.outlived = CloseReason.SERVER_LIFETIME
         self.address = ""
+        self.auth = ""
         self.idle_since = 0.0
         self.heard = 0.0
         self.pid = 0
@@ -399,6 +401,7 @@ class UpstreamConnection(asyncio.Protocol):
                 break
             elif kind != p.NOTICE_RESPONSE:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
+        self.auth = login.name
         await self._read_back()
         if self._buffer:
             raise UpstreamProtocolError("bytes after the end of the login")
