@@ -18,8 +18,8 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[list[Address]]]
 """Return the addresses of a host and port. Raises OSError."""
 
 REMEMBERED: Final = 300.0
-"""Seconds that an address of a name counts after it was last seen, where the name has shown that its addresses come and
-go: the reader endpoint of an Aurora cluster answers with another replica each time."""
+"""Seconds that an address counts after it was last seen, for so long after one has come back: then the name's addresses
+come and go. The reader endpoint of an Aurora cluster answers with another replica each time."""
 
 
 async def ask_system(host: str, port: int) -> list[Address]:
@@ -48,7 +48,7 @@ class Addresses:
         self._look_up = Shared(tasks, self._ask, f"look up {host}")
         self._seen: dict[str, float] = {}
         self._last: frozenset[str] = frozenset()
-        self._rotates = False
+        self._came_back = -REMEMBERED
         self._due = 0.0
 
     @property
@@ -74,8 +74,9 @@ class Addresses:
         """Whether this is still one of the host's addresses, as far as is known."""
         if not self.is_name or not self._last:
             return True
-        if self._rotates:
-            return self.now() - self._seen.get(address, -REMEMBERED) < REMEMBERED
+        now = self.now()
+        if now - self._came_back < REMEMBERED:
+            return now - self._seen.get(address, -REMEMBERED) < REMEMBERED
         return address in self._last
 
     async def _ask(self) -> list[Address]:
@@ -90,10 +91,9 @@ class Addresses:
         now = self.now()
         self._due = now + self._max_ttl
         last = frozenset(str(address[0]) for _, _, _, address in found)
-        if self._last:
-            # One that has been here before, and was not here last time.
-            self._rotates = self._rotates or any(each in self._seen for each in last - self._last)
         self._seen = {each: at for each, at in self._seen.items() if now - at < REMEMBERED}
+        if any(each in self._seen for each in last - self._last):
+            self._came_back = now
         self._seen.update(dict.fromkeys(last, now))
         self._last = last
         return found

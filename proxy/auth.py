@@ -55,7 +55,7 @@ MAX_SCRAM_MESSAGE: Final = 2000
 of about 100."""
 
 MD5: Final = "md5"
-PASSWORD: Final = "password"  # noqa: S105  # nosec B105
+PASSWORD: Final = "password"  # noqa: S105
 SCRAM: Final = "scram-sha-256"
 NONE: Final = "none"
 """The methods, in the words of libpq's require_auth."""

@@ -242,15 +242,25 @@ def filter_policy(config: Config) -> Policy:
 def start_up_notes(config: Config) -> tuple[str, ...]:
     """Return what an operator should know at start-up about a configuration that is valid, one sentence each."""
     notes = []
-    if config.upstream.sslmode not in ("verify-full", "verify-ca") and not _LOOPBACK.fullmatch(config.upstream.host):
-        notes.append(
-            f"upstream.sslmode is {config.upstream.sslmode}: the server's identity is not checked; use verify-full."
+    places = {"upstream": config.upstream} | {f"databases.{n}": each.upstream for n, each in config.databases.items()}
+    for place, upstream in places.items():
+        known = place != "upstream" and (upstream.host, upstream.sslmode) == (
+            config.upstream.host,
+            config.upstream.sslmode,
         )
+        if (
+            upstream.sslmode not in ("verify-full", "verify-ca")
+            and not _LOOPBACK.fullmatch(upstream.host)
+            and not known
+        ):
+            notes.append(
+                f"{place}.sslmode is {upstream.sslmode}: the server's identity is not checked; use verify-full."
+            )
     if config.filter.mode == "observe":
         notes.append(
             "filter.mode is observe: what the filter would refuse is logged and LET THROUGH; only the read-only session"
             " and the role's privileges protect the server."
         )
-    if not any(getattr(config.upstream, key) for key in PASSWORD_SOURCES):
+    if not any(getattr(config.upstream, key) for key in (*PASSWORD_SOURCES, "sslcert")):
         notes.append("upstream.password is empty: this works only if the server asks the role for no password.")
     return tuple(notes)

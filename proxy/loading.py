@@ -288,6 +288,8 @@ def _check_upstream(upstream: Upstream, where: str, problems: list[str]) -> None
             f"{where}: with aws_iam the token travels as a password: sslmode must be verify-full (or verify-ca), not"
             f" {upstream.sslmode}"
         )
+    if upstream.channel_binding == "require" and upstream.sslmode == "disable":
+        problems.append(f"{where}: channel_binding require needs TLS: sslmode must be other than disable")
     if upstream.sslnegotiation == "direct" and upstream.sslmode in ("disable", "allow", "prefer"):
         problems.append(
             f"{where}: sslnegotiation direct leaves no way back to plain text: sslmode must be require, verify-ca or"

@@ -94,6 +94,17 @@ async def test_name_whose_addresses_come_and_go_keeps_them(name: Name) -> None:
 
 
 @test
+async def test_address_that_came_back_once_is_left_like_any_other_later(name: Name) -> None:
+    """A failover and back again is no rotation for ever."""
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+        await name.is_now(address)
+    name.now += REMEMBERED
+    await name.is_now("10.0.0.1")
+    await name.is_now("10.0.0.2")
+    assert [name.addresses.has(f"10.0.0.{number}") for number in (1, 2)] == [False, True]
+
+
+@test
 async def test_resolver_that_fails_moves_nobody(name: Name) -> None:
     await name.is_now("10.0.0.1")
     name.answer = socket.gaierror(-3, "Temporary failure in name resolution")

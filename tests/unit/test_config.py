@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.config import ENVIRONMENT_NAMES, SECTIONS, Config, FilterConfig, Metrics, Upstream, start_up_notes
+from proxy.config import (
+    ENVIRONMENT_NAMES,
+    SECTIONS,
+    Config,
+    Database,
+    FilterConfig,
+    Metrics,
+    PoolLimits,
+    Upstream,
+    start_up_notes,
+)
 from proxy.errors import ConfigError
 from proxy.loading import load
 
@@ -310,6 +320,14 @@ def test_start_up_notes() -> None:
         "upstream.sslmode",
         "upstream.password",
     ]
+    certified = dataclasses.replace(quiet, password="", sslcert="c.pem", sslkey="c.key")
+    assert start_up_notes(Config(upstream=certified)) == ()
+    elsewhere = {
+        "a": Database(upstream=dataclasses.replace(quiet, host="other", sslmode="prefer"), pool=PoolLimits()),
+        "b": Database(upstream=quiet, pool=PoolLimits()),
+    }
+    [note] = start_up_notes(Config(upstream=quiet, databases=elsewhere))
+    assert note.startswith("databases.a.sslmode is prefer: ")
     [loud] = start_up_notes(Config(upstream=quiet, filter=FilterConfig(mode="observe")))
     assert loud.startswith("filter.mode is observe: ")
     assert "LET THROUGH" in loud
@@ -439,6 +457,7 @@ def test_mistake_in_a_database_is_named(entry: str, expected: str) -> None:
     [
         ("upstream: {password: x, password_file: y}", "password and password_file are set; the password can come from"),
         ("upstream: {aws_iam: on, sslmode: require}", "sslmode must be verify-full (or verify-ca), not require"),
+        ("upstream: {channel_binding: require, sslmode: disable}", "channel_binding require needs TLS"),
         ("upstream: {sslnegotiation: direct, sslmode: prefer}", "sslnegotiation direct leaves no way back"),
         ("upstream: {require_auth: scram}", "must be one or several of scram-sha-256, md5, password, none"),
         ("upstream: {application_name: '{who}'}", "{user} and {application} are the only words in braces"),
