@@ -64,7 +64,7 @@ class Addresses:
 
     def due(self) -> bool:
         """Whether the addresses are older than dns_max_ttl."""
-        return self.is_name and self.now() >= self._due
+        return self.is_name and self.now() >= self._due and not self._look_up.under_way
 
     async def find(self) -> list[Address]:
         """Look the host up: now, or with whoever is doing so. Raises UpstreamError."""

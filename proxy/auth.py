@@ -119,8 +119,8 @@ class UpstreamLogin:
     over none that a failed TLS handshake has led to: a man in the middle can ask for either as easily as the server.
     `nonce` fixes the SCRAM nonce and is for tests only.
 
-    Every failure is an UpstreamError (08006, CloseReason.UPSTREAM_LOGIN, not transient) that holds nothing of the
-    password. After one the object is finished.
+    Every failure is an UpstreamError (08006, CloseReason.UPSTREAM_LOGIN, not transient) whose cause says why, and that
+    holds nothing of the password. After one the object is finished.
     """
 
     __slots__ = (
@@ -369,8 +369,14 @@ class UpstreamLogin:
         )
 
 
-def _error(message: str) -> UpstreamError:
-    return UpstreamError(message, CONNECTION_FAILURE, reason=CloseReason.UPSTREAM_LOGIN, transient=False)
+def _error(cause: str) -> UpstreamError:
+    return UpstreamError(
+        "SideCart could not log in to the upstream",
+        CONNECTION_FAILURE,
+        reason=CloseReason.UPSTREAM_LOGIN,
+        transient=False,
+        cause=cause,
+    )
 
 
 def _plain(error: Exception) -> str:

@@ -259,8 +259,8 @@ class Connector:
     async def _shake_hands(self, sock: socket.socket, protocol: asyncio.Protocol, context: ssl.SSLContext) -> Channel:
         host = self._config.host
         direct = self._config.sslnegotiation == "direct"
+        layer = TlsLayer(context, protocol, server_hostname=host)
         try:
-            layer = TlsLayer(context, protocol, server_hostname=host)
             await asyncio.get_running_loop().create_connection(lambda: layer, sock=sock)
             await layer.ready
         except (ssl.SSLError, ConnectionError) as error:
@@ -268,6 +268,9 @@ class Connector:
             raise UpstreamError(
                 f"TLS with the upstream {host} failed: {_tls_reason(error)}{hint}", reason=CloseReason.UPSTREAM_TLS
             ) from error
+        except BaseException:
+            layer.abort()  # it has given nothing to the protocol yet, which could close it
+            raise
         shaken: ssl.SSLObject = layer.get_extra_info("ssl_object")
         if direct and shaken.selected_alpn_protocol() != ALPN:
             layer.abort()

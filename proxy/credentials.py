@@ -25,6 +25,8 @@ MAX_PASSWORD: Final = 65_536
 """Bytes that a file may have, or a program may print. A token of IAM has about 2,000 at most."""
 COMMAND_SECONDS: Final = 10.0
 """Seconds that a program may take to print it."""
+FETCH_SECONDS: Final = 20.0
+"""Seconds that a login waits for it, wherever it comes from. The limits of a program and of Amazon are shorter."""
 AGAIN: Final = 10.0
 """Seconds from one fetch of a refused password to the next: a wrong one is no reason to keep Amazon busy."""
 
@@ -85,7 +87,7 @@ class Credentials:
             return self._fixed()
         if self._config.aws_secret and self._known is not None:
             return self._known
-        return await self._read()
+        return await self._soon(self._read)
 
     async def get_again(self, refused: Secret) -> Secret | None:
         """Return another password than this one, which the server has refused; None: there is no other."""
@@ -97,7 +99,7 @@ class Credentials:
             if self._now() < self._fetched_again + AGAIN:
                 return None
             self._fetched_again = self._now()
-        known = await self._read()
+        known = await self._soon(self._read)
         return known if known != refused else None
 
     def accepted(self, secret: Secret) -> None:
@@ -116,14 +118,20 @@ class Credentials:
     def _fixed(self) -> Secret:
         return Secret(self._config.user, self._config.password)
 
+    async def _soon(self, read: Shared[Secret]) -> Secret:
+        """Wait for a fetch, but not for ever: a file can be on a disk that has gone."""
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                return await read()
+        except TimeoutError:
+            raise _no_password(f"{self.source} gave none within {FETCH_SECONDS:g} s") from None
+
     async def _fetch(self) -> Secret:
         try:
             secret = await self._fetch_from(self.source)
         except (aws.AwsError, _UnusableError) as error:
             self._stats.credential_fetches[self.source, "failed"] += 1
-            raise UpstreamError(
-                "SideCart could not get the password of its role", reason=CloseReason.UPSTREAM_LOGIN, cause=str(error)
-            ) from error
+            raise _no_password(str(error)) from error
         self._stats.credential_fetches[self.source, "ok"] += 1
         self._known = secret
         return secret
@@ -139,6 +147,11 @@ class Credentials:
         # RDS can rotate two users in turn: whose password it is, the secret says.
         named, password = await asyncio.to_thread(self._aws.secret)
         return Secret(named or user, password)
+
+
+def _no_password(cause: str) -> UpstreamError:
+    text = "SideCart could not get the password of its role"
+    return UpstreamError(text, reason=CloseReason.UPSTREAM_LOGIN, cause=cause)
 
 
 _SOURCES: Final = ("password_file", "password_command", "aws_secret", "aws_iam")

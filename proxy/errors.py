@@ -140,7 +140,7 @@ class UpstreamError(SideCartError):
     @property
     def for_operator(self) -> str:
         """Return the text with the cause, for a log or a page of the operator's."""
-        return f"{self} ({self.cause})" if self.cause else str(self)
+        return f"{self}: {self.cause}" if self.cause else str(self)
 
 
 class PasswordRefusedError(UpstreamError):

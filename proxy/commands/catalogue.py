@@ -85,7 +85,7 @@ def _read(upstream: Upstream) -> Results:
     try:
         return asyncio.run(_fetch(upstream, query))
     except (ConfigError, UpstreamError) as error:
-        why = str(error).rstrip(".")
+        why = (error.for_operator if isinstance(error, UpstreamError) else str(error)).rstrip(".")
         raise CatalogueError(f"The catalogue of {_where(upstream)} could not be read: {why}.") from error
 
 

@@ -98,6 +98,12 @@ def test_password_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp
     wait_until(lambda: not stat.exists() or ") Z " in stat.read_text(), 10, "the end of the program's child")
 
 
+def test_password_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on a disk that has gone: whoever waits for it is told, and so is the next."""
+    monkeypatch.setattr("proxy.credentials.FETCH_SECONDS", 0.1)
+    assert run_command("sleep 600") == "error: password_command gave none within 0.1 s"
+
+
 # --- rotation ---------------------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,16 @@ async def test_it_is_due_after_dns_max_ttl(name: Name) -> None:
 
 
 @test
+async def test_it_is_not_due_while_it_is_looked_up(name: Name) -> None:
+    looking = asyncio.ensure_future(name.addresses.find())
+    await asyncio.sleep(0)
+    name.now += 60.0
+    assert not name.addresses.due()
+    await looking
+    assert not name.addresses.due()
+
+
+@test
 async def test_failover_leaves_the_old_address(name: Name) -> None:
     await name.is_now("10.0.0.1")
     assert name.addresses.has("10.0.0.1")
