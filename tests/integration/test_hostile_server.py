@@ -9,6 +9,7 @@ import hashlib
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ from proxy.connector import Connector
 from proxy.errors import CloseReason, UpstreamError
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-from tests.hostile import AUTH_OK, CLEARTEXT, MD5, Conversation, HostileServer, sasl, sasl_continue
+from tests.hostile import AUTH_OK, CLEARTEXT, MD5, Conversation, HostileServer, HungUpError, sasl, sasl_continue
 
 PASSWORD = "the-password-of-this-test"
 MD5_OF_IT = hashlib.md5(hashlib.md5(f"{PASSWORD}reader".encode()).hexdigest().encode() + b"salt").hexdigest().encode()
@@ -191,6 +192,36 @@ def test_attack_direct_tls_with_another_protocols_server(alpn: list[str], ca: tr
     assert error.reason is CloseReason.UPSTREAM_TLS
     assert re.search("did not select the protocol postgresql|no application protocol|NO_APPLICATION", str(error))
     assert server.heard[0].inside == b""
+
+
+def test_handshake_that_never_ends_is_given_up_and_closed(root: str) -> None:
+    closed = threading.Event()
+
+    def script(talk: Conversation) -> None:
+        talk.take(8)
+        talk.say(b"S")
+        try:
+            talk.until_end()
+        except HungUpError as error:
+            if error.__cause__ is None:
+                closed.set()
+            raise
+
+    with HostileServer(script) as server:
+        config = Upstream(
+            host="localhost", port=server.port, user="reader", password=PASSWORD, connect_timeout=0.3, sslrootcert=root
+        )
+
+        async def work() -> None:
+            tasks = Tasks()
+            made = tls.upstream_context(config.sslmode, root, b"")
+            connector = Connector(config, made, Stats(), Quiet(), tasks, 5.0, resolve=loopback)
+            with pytest.raises(UpstreamError, match=r"did not answer within 0\.3 s"):
+                await connector.fetch_once("d", b"SELECT 1")
+            # While the loop still runs: nothing but the connector can have closed it.
+            assert await asyncio.to_thread(closed.wait, 5)
+
+        asyncio.run(work())
 
 
 # --- a server that is known, and asks for what it may not have --------------------------------------------------------
