@@ -136,10 +136,9 @@ class Connector:
         secret = await self.credentials.get()
         try:
             upstream = await self._try(pool, secret)
-        except PasswordRefusedError as error:
+        except PasswordRefusedError:
             newer = await self.credentials.get_again(secret)
             if newer is None:
-                error.transient = self.credentials.rotates
                 raise
             secret = newer
             upstream = await self._try(pool, secret)
@@ -151,6 +150,9 @@ class Connector:
         try:
             async with asyncio.timeout(self._config.connect_timeout):
                 return await self._connect(pool, secret)
+        except PasswordRefusedError as error:
+            error.transient = self.credentials.rotates
+            raise
         except TimeoutError as error:
             raise UpstreamError(
                 f"the upstream did not answer within {self._config.connect_timeout:g} s",

@@ -27,6 +27,8 @@ COMMAND_SECONDS: Final = 10.0
 """Seconds that a program may take to print it."""
 FETCH_SECONDS: Final = 20.0
 """Seconds that a login waits for it, wherever it comes from. The limits of a program and of Amazon are shorter."""
+CLONE: Final = "_clone"
+"""What Amazon's rotation of alternating users puts behind the name of the second one."""
 AGAIN: Final = 10.0
 """Seconds from one fetch of a refused password to the next: a wrong one is no reason to keep Amazon busy."""
 
@@ -144,8 +146,14 @@ class Credentials:
             return Secret(user, await _run(shlex.split(self._config.password_command)))
         if source == "aws_iam":
             return Secret(user, await asyncio.to_thread(self._aws.token))
-        # RDS can rotate two users in turn: whose password it is, the secret says.
         named, password = await asyncio.to_thread(self._aws.secret)
+        # RDS can rotate two users in turn: whose password it is, the secret says. But nobody becomes the owner of the
+        # database by naming the wrong secret.
+        if named and named.removesuffix(CLONE) != user.removesuffix(CLONE):
+            raise _UnusableError(
+                f"the secret of upstream.aws_secret is that of the role {named!a}, and upstream.user is {user!a}: name"
+                " the secret of the read-only role"
+            )
         return Secret(named or user, password)
 
 

@@ -257,7 +257,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         if self._transport is not None:
-            self._transport.write(p.TERMINATE_MESSAGE)
+            if self.auth:  # else it has not logged in, and the server expects something else now
+                self._transport.write(p.TERMINATE_MESSAGE)
             self._transport.close()
 
     def _count(self, reason: CloseReason) -> None:

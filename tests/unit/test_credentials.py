@@ -170,6 +170,13 @@ def test_secret_names_its_user() -> None:
     assert run(Keeper(Vault(("reader_clone", "two")), aws_secret="shop").credentials.get()).user == "reader_clone"
 
 
+def test_attack_secret_of_another_role_is_not_used() -> None:
+    """The master user's secret, named by mistake: SideCart must not become the owner of everything."""
+    error = failure(Keeper(Vault(("postgres", "two")), aws_secret="shop"))
+    assert "is that of the role 'postgres', and upstream.user is 'reader'" in error.cause
+    assert "two" not in error.cause
+
+
 def test_refused_secret_is_fetched_again_once_for_all() -> None:
     vault = Vault(("", "old"), ("", "new"))
     keeper = Keeper(vault, aws_secret="shop")
