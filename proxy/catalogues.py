@@ -135,7 +135,9 @@ class Catalogues:
     async def _load(self, kept: _Kept) -> None:
         try:
             outcome = await self._load_once(kept)
-        except (UpstreamError, ProofError) as error:
+        except UpstreamError as error:
+            self._failed(kept, error.for_operator)
+        except ProofError as error:
             self._failed(kept, str(error))
         except Exception as error:
             self._stats.bugs += 1
