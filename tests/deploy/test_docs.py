@@ -33,7 +33,7 @@ DOCKER_OPTIONS = {
     },
     "compose up": {"--build", "--detach"},
     "compose down": {"--volumes"},
-    "compose exec": set(),
+    "compose exec": {"-T"},
 }
 
 
@@ -75,7 +75,7 @@ def look_at_docker(words: list[str]) -> None:
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
         assert option in DOCKER_OPTIONS[verb], f"docker {verb} {option}"
-        switch = option in ("--detach", "--read-only", "--rm", "-i", "--build", "--volumes")
+        switch = option in ("--detach", "--read-only", "--rm", "-i", "--build", "--volumes", "-T")
         given.append((option, "" if switch else rest.pop(0)))
     for option, value in given:
         if option == "--build-arg":
