@@ -188,6 +188,8 @@ class Taint(NamedTuple):
     """The name that filter.allow_functions takes to call it a read all the same: `public.writer`."""
     rule: str = ""
     """Another rule than the kind's own, such as extension-function."""
+    root: Key | None = None
+    """The object whose own text is no read, where the reason lies: itself, or what it uses."""
 
 
 class Callable(NamedTuple):

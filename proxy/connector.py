@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from proxy import protocol as p
 from proxy.addresses import Addresses, Resolve, ask_system
@@ -32,6 +32,17 @@ FETCH_TIMEOUT: Final = 60.0
 """Seconds in which the answer to a Query of SideCart's own has to be there."""
 MAX_FETCHED: Final = 64 << 20
 """Bytes that it may have: the catalogue of a database with 100,000 functions."""
+
+
+class Visit(NamedTuple):
+    """What a short visit to the server brought."""
+
+    results: list[list[list[bytes | None]]]
+    """The rows of each result of each Query, as text."""
+    tls_version: str
+    """Such as TLSv1.3; empty without TLS."""
+    parameters: Mapping[str, str]
+    """What the server reported at login."""
 
 
 class Connector:
@@ -113,12 +124,22 @@ class Connector:
 
         The connection counts in no pool. Bounded in time and in bytes. Raises UpstreamError.
         """
+        return (await self.visit(dbname, query)).results
+
+    async def visit(self, dbname: str, *queries: bytes) -> Visit:
+        """Run simple Queries, one after the other, on a connection of their own, as `fetch_once` runs one.
+
+        Raises UpstreamError: a QueryFailedError, with the server's words, for an error of a Query.
+        """
         # An upstream belongs to a pool. This one's is empty, and nobody leases from it.
         pool = Pool(dbname, PoolLimits(), self, self._stats, lambda: 1.0)
         upstream = await self._reach(pool)
         try:
             async with asyncio.timeout(FETCH_TIMEOUT):
-                return await upstream.fetch(query, MAX_FETCHED)
+                results: list[list[list[bytes | None]]] = []
+                for query in queries:
+                    results += await upstream.fetch(query, MAX_FETCHED)
+                return Visit(results, upstream.tls_version, upstream.parameters)
         except TimeoutError as error:
             raise UpstreamError(
                 f"the upstream did not answer within {FETCH_TIMEOUT:g} s", reason=CloseReason.UPSTREAM_PROTOCOL

@@ -145,3 +145,16 @@ class UpstreamError(SideCartError):
 
 class PasswordRefusedError(UpstreamError):
     """The server did not take the role's password: another one may have been set meanwhile."""
+
+
+class QueryFailedError(UpstreamError):
+    """The server answered a Query of SideCart's own with an error.
+
+    `words` are the server's, for the person who wanted the Query: they can quote values, and belong into no log.
+    """
+
+    def __init__(self, sqlstate: str, words: str) -> None:
+        super().__init__(
+            f"the upstream answered with an error (SQLSTATE {sqlstate})", sqlstate, reason=CloseReason.UPSTREAM_PROTOCOL
+        )
+        self.words = words

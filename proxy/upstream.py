@@ -18,6 +18,7 @@ from proxy.errors import (
     TOO_MANY_CONNECTIONS,
     CloseReason,
     PasswordRefusedError,
+    QueryFailedError,
     UpstreamError,
     UpstreamProtocolError,
 )
@@ -435,8 +436,8 @@ class UpstreamConnection(asyncio.Protocol):
     async def fetch(self, query: bytes, limit: int) -> list[list[list[bytes | None]]]:
         """Run one Query on an idle upstream that is closed afterwards; return the rows of each of its results.
 
-        Statements without a result count for nothing. Raises UpstreamError, also where there are more than `limit`
-        bytes, and UpstreamProtocolError.
+        Statements without a result count for nothing. Raises QueryFailedError where the server answers with an error,
+        UpstreamError where there are more than `limit` bytes, and UpstreamProtocolError.
         """
         self._buffer = bytearray()
         self.write(p.query(query))
@@ -452,12 +453,8 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind == p.DATA_ROW and results:
                 results[-1].append(p.row_values(body))
             elif kind == p.ERROR_RESPONSE:
-                sqlstate = p.error_fields(body).get("C", CONNECTION_FAILURE)
-                raise UpstreamError(
-                    f"the upstream answered with an error (SQLSTATE {sqlstate})",
-                    sqlstate,
-                    reason=CloseReason.UPSTREAM_PROTOCOL,
-                )
+                fields = p.error_fields(body)
+                raise QueryFailedError(fields.get("C", CONNECTION_FAILURE), fields.get("M", ""))
             elif kind == p.READY_FOR_QUERY:
                 return results
             elif kind not in _BESIDE_ROWS:

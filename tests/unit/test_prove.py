@@ -817,7 +817,7 @@ def test_a_body_that_ends_the_parser_is_skipped_and_refused(world: World, monkey
     monkeypatch.setattr(plpgsql, "read", lambda *_: pytest.fail("it was parsed"))
     catalog = prove(world.rows, Policy(), skip=oids, progress=parsed.append)
     assert parsed == []
-    assert {catalog.taints.get((FUNCTION, oid)) for oid in oids} == {
+    assert {taint[:4] for taint in map(catalog.taints.get, ((FUNCTION, oid) for oid in oids)) if taint} == {
         (f"function public.{name}()", "its body ends the parser", f"public.{name}", "") for name in ("writer", "reader")
     }
 
