@@ -8,7 +8,7 @@ import click
 
 from proxy import __version__
 
-VERBS = ("check", "demo", "health", "rules", "serve")
+VERBS = ("check", "demo", "doctor", "health", "role", "rules", "serve")
 """Each verb is a module of proxy.commands that holds a click command named `command`."""
 
 

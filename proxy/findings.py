@@ -333,18 +333,23 @@ def _reads(what: str) -> bool:
 
 def _revoke_execute(probe: Probe, functions: Iterable[Executable]) -> tuple[str, ...]:
     """Return the SQL that takes EXECUTE on functions away, from whoever gives it to the role."""
-    sql: list[str] = []
+    alike: defaultdict[tuple[str, Executable], list[str]] = defaultdict(list)
     for function in functions:
+        keyword, _, name = function.what.partition(" ")
         # GRANT knows no aggregates.
-        what = function.what.replace("AGGREGATE ", "FUNCTION ", 1)
+        keyword = "FUNCTION" if keyword == "AGGREGATE" else keyword
+        alike[keyword, function._replace(oid=0, what="")].append(name)
+    sql: list[str] = []
+    for (keyword, function), names in alike.items():
+        what = f"{keyword} {', '.join(names)}"
         if function.public:
             sql += _take_from_public(probe, "EXECUTE", what, function.owner)
-        if function.own and function.owner != probe.role:
+        if function.owner == probe.role:
+            sql.append(f"REASSIGN OWNED BY {probe.role} TO CURRENT_USER;")
+        elif function.own:
             sql.append(f"REVOKE EXECUTE ON {what} FROM {probe.role};")
         for role in filter(None, function.roles.split(", ")):
             sql += _leave_for(probe, role)
-        if function.owner == probe.role:
-            sql.append(f"REASSIGN OWNED BY {probe.role} TO CURRENT_USER;")
     return tuple(dict.fromkeys(sql))
 
 

@@ -10,7 +10,8 @@ import asyncio
 import getpass
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from importlib import resources
 from urllib.parse import unquote
 
@@ -74,7 +75,7 @@ def prove(dsn: str, policy: Policy) -> Catalog:
     upstream = parse(dsn, os.environ)
     results = encode_results(_read(upstream))
     try:
-        return asyncio.run(_prove(results, policy))
+        return asyncio.run(prove_rows(results, policy))
     except ProofError as error:
         raise CatalogueError(f"The catalogue of {_where(upstream)} could not be judged: {error}.") from error
 
@@ -93,8 +94,11 @@ def _where(upstream: Upstream) -> str:
     return f"{upstream.dbname} on {upstream.host} port {upstream.port}"
 
 
-def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
-    """Return the server that a connection string names, in URI or in keyword form. Raises CatalogueError."""
+def parse(dsn: str, environ: Mapping[str, str], *, weakest: str = "prefer") -> Upstream:
+    """Return the server that a connection string names, in URI or in keyword form. Raises CatalogueError.
+
+    `weakest` is the sslmode where neither the string nor the environment has one.
+    """
     words = _uri(dsn) if re.match(r"postgres(ql)?://", dsn) else _pairs(dsn)
     for word in words:
         if word not in _VARIABLES and word not in _IDLE:
@@ -110,7 +114,7 @@ def parse(dsn: str, environ: Mapping[str, str]) -> Upstream:
     if "," in host:
         raise CatalogueError("The connection string names several hosts: name the one whose catalogue is to be read.")
     user = value("user", "") or getpass.getuser()
-    sslmode = value("sslmode", "prefer")
+    sslmode = value("sslmode", weakest)
     _word("sslmode", sslmode, tls.SSL_MODES)
     return Upstream(
         host=host,
@@ -179,18 +183,25 @@ def _pairs(dsn: str) -> dict[str, str]:
     return words
 
 
-async def _fetch(upstream: Upstream, query: bytes) -> Results:
+@asynccontextmanager
+async def visiting(upstream: Upstream) -> AsyncIterator[Connector]:
+    """Give a connector to a server, for a command. Raises ConfigError for files that cannot be used."""
     bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
     context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, bundled, upstream.sslcert, upstream.sslkey)
     tasks = Tasks()
-    connector = Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout)
     try:
-        return await connector.fetch_once(upstream.dbname, query)
+        yield Connector(upstream, context, Stats(), _Silent(), tasks, upstream.connect_timeout)
     finally:
         await tasks.stop()
 
 
-async def _prove(results: bytes, policy: Policy) -> Catalog:
+async def _fetch(upstream: Upstream, query: bytes) -> Results:
+    async with visiting(upstream) as connector:
+        return await connector.fetch_once(upstream.dbname, query)
+
+
+async def prove_rows(results: bytes, policy: Policy) -> Catalog:
+    """Prove encoded rows in a helper process. Raises ProofError."""
     prover = Prover(Stats(), _Silent())
     try:
         return await prover.prove(results, policy)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -58,6 +60,7 @@ def demo(port: int, metrics_port: int) -> int:
         with EmbeddedServer() as postgres:
             click.echo(f"PostgreSQL {postgres.version} runs on {_HOST}:{postgres.port}, in {postgres.folder}.")
             access = shop.create(postgres)
+            logins = _write_logins(postgres, access)
             click.echo(f"The sample database {access.dbname} has 200,000 rows; SideCart logs in as {access.reader}.")
             config = Config(
                 listen=Listen(host=_HOST, port=port),
@@ -74,7 +77,7 @@ def demo(port: int, metrics_port: int) -> int:
                 log=Log(level="warning"),
             )
             try:
-                return run(config, on_ready=_welcome(config, started))
+                return run(config, on_ready=_welcome(config, started, logins))
             except OSError as error:
                 click.echo(explain(error, config), err=True)
             except ConfigError as error:
@@ -85,7 +88,26 @@ def demo(port: int, metrics_port: int) -> int:
         return 1
 
 
-def _welcome(config: Config, started: float) -> Callable[[], None]:
+def _write_logins(postgres: EmbeddedServer, access: shop.Shop) -> Path:
+    """Write what `sidecart doctor` and `sidecart role` log in with, for the shell to read; it goes with the rest."""
+    variables = {
+        "DB_HOST": postgres.host,
+        "DB_PORT": str(postgres.port),
+        "DB_NAME": access.dbname,
+        "DB_SSLMODE": "verify-full",
+        "DB_SSLROOTCERT": str(postgres.ca_file),
+        "DB_READONLY_USERNAME": access.reader,
+        "DB_READONLY_PASSWORD": access.reader_password,
+        "DB_ADMIN_USERNAME": access.owner,
+        "DB_ADMIN_PASSWORD": access.owner_password,
+    }
+    path = postgres.folder / "logins.sh"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return path
+
+
+def _welcome(config: Config, started: float, logins: Path) -> Callable[[], None]:
     def ready() -> None:
         listen, metrics = config.listen, config.metrics
         psql = shlex.quote(_psql())
@@ -106,6 +128,10 @@ def _welcome(config: Config, started: float) -> Callable[[], None]:
             paste("delete from orders"),
             paste("select cancel_order(1)"),
             "",
+            "  # what the role itself could do, and how to take it away",
+            f"  (. {shlex.quote(str(logins))}; {_sidecart()} doctor)",
+            f"  (. {shlex.quote(str(logins))}; {_sidecart()} role --apply --revoke-public)",
+            "",
             "  # what was counted",
             f"  curl -s http://{metrics.host}:{metrics.port}/metrics | grep sidecart_",
             "",
@@ -114,6 +140,14 @@ def _welcome(config: Config, started: float) -> Callable[[], None]:
         click.echo("\n".join(lines))
 
     return ready
+
+
+def _sidecart() -> str:
+    """Return the command that this is, as a shell finds it."""
+    beside = Path(sys.executable).with_name("sidecart")
+    if shutil.which("sidecart") == str(beside):
+        return "sidecart"
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m proxy"
 
 
 def _psql() -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, field
 from importlib import resources
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.commands import readonly_role
+from proxy.commands.embedded import EmbeddedError, EmbeddedServer
+from proxy.commands.readonly_role import RoleError
+from proxy.config import Upstream
 
 OWNER = "shop_owner"
+APPLICATION = "shop_app"
+"""The role of the web shop itself: what PUBLIC loses it keeps. It has no password, so that nobody can log in as it."""
 READER = "sidecart_reader"
 DATABASE = "shop"
 
@@ -33,19 +39,29 @@ def create(server: EmbeddedServer) -> Shop:
     shop = Shop(DATABASE, OWNER, secrets.token_urlsafe(18), READER, secrets.token_urlsafe(18))
     server.sql(
         f"CREATE ROLE {shop.owner} LOGIN CREATEROLE CREATEDB PASSWORD '{shop.owner_password}';"
+        f"CREATE ROLE {APPLICATION} LOGIN;"
         f"CREATE DATABASE {shop.dbname} OWNER {shop.owner} TEMPLATE template0;"
     )
     # Up to PostgreSQL 14 the schema belongs to the superuser, and its owner alone can take CREATE from PUBLIC.
     server.sql(f"ALTER SCHEMA public OWNER TO {shop.owner};", shop.dbname)
-    script = "".join(_data(name) for name in ("shop.sql", "readonly_role.sql"))
-    server.sql(
-        script,
-        shop.dbname,
+    server.sql(_data("shop.sql"), shop.dbname, user=shop.owner, password=shop.owner_password)
+    try:
+        asyncio.run(readonly_role.apply(administrator(server, shop), shop.reader, shop.reader_password))
+    except RoleError as error:
+        raise EmbeddedError(f"The read-only role of the sample database could not be made: {error}") from error
+    return shop
+
+
+def administrator(server: EmbeddedServer, shop: Shop) -> Upstream:
+    """Return how the owner of the sample database logs in."""
+    return Upstream(
+        host=server.host,
+        port=server.port,
+        dbname=shop.dbname,
         user=shop.owner,
         password=shop.owner_password,
-        environ={"DB_READONLY_USERNAME": shop.reader, "DB_READONLY_PASSWORD": shop.reader_password},
+        sslrootcert=str(server.ca_file),
     )
-    return shop
 
 
 def _data(name: str) -> str:

@@ -124,7 +124,12 @@ AS $$ SELECT coalesce(sum(amount), 0) FROM payments JOIN orders ON orders.id = o
 CREATE FUNCTION order_label(number integer) RETURNS text LANGUAGE plpgsql VOLATILE
 AS $$ BEGIN RETURN (SELECT format('no. %s, %s', id, status) FROM orders WHERE id = number); END $$;
 
--- A write that hides in a SELECT: it runs with the rights of its owner, whoever calls it.
+-- Holes, for `sidecart doctor` to find: everybody may write to a table, and temporary tables are everybody's by default.
+-- SideCart refuses to use them, and `sidecart role --apply --revoke-public` closes them.
+CREATE TABLE newsletter (email text NOT NULL, added_at timestamptz NOT NULL DEFAULT now());
+GRANT INSERT ON newsletter TO PUBLIC;
+
+-- One more: a write that hides in a SELECT. It runs with the rights of its owner, whoever calls it.
 CREATE FUNCTION cancel_order(number integer) RETURNS text LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = public, pg_temp
 AS $$ BEGIN UPDATE orders SET status = 'cancelled' WHERE id = number; RETURN 'cancelled'; END $$;

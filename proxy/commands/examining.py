@@ -1,0 +1,66 @@
+"""Read and prove the catalogue of a database, probe a role in it, and say what it may do: for `doctor` and `role`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from proxy import catalog_rows, findings, role_probe, rules
+from proxy.catalog import Key, Taint
+from proxy.commands import catalogue
+from proxy.config import Upstream
+from proxy.connector import Connector
+from proxy.errors import SideCartError, UpstreamError
+from proxy.findings import Finding
+from proxy.judge import ProofError, encode_results
+from proxy.policy import Policy
+from proxy.role_probe import Probe
+
+
+class ExaminationError(SideCartError):
+    """The database could not be asked: the text says why."""
+
+
+class Examination(NamedTuple):
+    """What was found out about a role in a database."""
+
+    probe: Probe
+    findings: tuple[Finding, ...]
+    tls_version: str
+    seconds: float
+    """How long a connection with its TLS, its login and one Query took."""
+    unproved: str
+    """Why nothing could be proved of the functions; empty where they were judged."""
+
+
+async def examine(upstream: Upstream, policy: Policy, role: str | None = None) -> Examination:
+    """Examine a role; None: the one that `upstream` logs in with. Raises ExaminationError, ConfigError."""
+    async with catalogue.visiting(upstream) as connector:
+        try:
+            return await _examine(connector, upstream.dbname, policy, role)
+        except UpstreamError as error:
+            raise ExaminationError(str(error).rstrip(".")) from error
+
+
+async def _examine(connector: Connector, database: str, policy: Policy, role: str | None) -> Examination:
+    began = time.monotonic()
+    greeting = await connector.visit(database, b"SELECT pg_catalog.current_setting('server_version_num')")
+    seconds = time.monotonic() - began
+    (((version,),),) = greeting.results
+    taints: Mapping[Key, Taint] | None = None
+    unproved = ""
+    rows = await connector.fetch_once(database, catalog_rows.load_query(rules.FUNCTIONS))
+    try:
+        catalog = await catalogue.prove_rows(encode_results(rows), policy)
+    except ProofError as error:
+        unproved = str(error)
+    else:
+        # What the filter looks up is a mapping; its type says only that it can be asked.
+        taints = dict(catalog.taints)  # type: ignore[call-overload]
+    query = role_probe.query(int(version or b"0"), taints or {}, role)
+    try:
+        probe = role_probe.decode(await connector.fetch_once(database, query))
+    except ValueError as error:
+        raise ExaminationError(f"there is no role {role}" if role else "it gave an unexpected answer") from error
+    return Examination(probe, findings.find(probe, taints), greeting.tls_version, seconds, unproved)
