@@ -22,6 +22,7 @@ from proxy.house import Audit
 from proxy.judge import Results
 from proxy.policy import Policy
 from proxy.pool import Pool
+from proxy.role_watch import RoleWatch
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 
@@ -62,12 +63,14 @@ class Backends:
         """One for each pool, and as long as it; pools of one database share it."""
         self._connectors: dict[Upstream, Connector] = {}
         self._catalogues: Catalogues
+        self._roles: RoleWatch
         for upstream in self._upstreams():
             self._connector(upstream)
 
-    def start(self, catalogues: Catalogues) -> None:
+    def start(self, catalogues: Catalogues, roles: RoleWatch) -> None:
         """Make the pools of all names that are known; their first tick opens `min_pool_size` upstreams."""
         self._catalogues = catalogues
+        self._roles = roles
         for name in self.names:
             self.pool_for(name)
             catalogues.serve(name, self.filters[name])
@@ -118,6 +121,17 @@ class Backends:
             raise self._unknown(name)
         return await self._connector(found.upstream).fetch_once(found.upstream.dbname, query)
 
+    def wants_readonly_role(self, name: str) -> bool:
+        """Tell whether a database is served by a role that only reads, and by no other."""
+        found = self._config.database(name)
+        return found is not None and found.upstream.require_readonly_role == "refuse"
+
+    def refuse_role(self, name: str, error: UpstreamError) -> None:
+        """Serve nobody in a database any more, until a login finds that its role was mended."""
+        pool = self.pools.get(name)
+        if pool is not None:
+            pool.refuse(error)
+
     # --- time -----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -130,6 +144,7 @@ class Backends:
                     continue
                 del self.pools[name], self.filters[name]  # else every name that somebody tries would stay
                 self._catalogues.forget(name)
+                self._roles.forget(name)
         for connector in self._connectors.values():
             if connector.addresses.due() and any(pool.size for pool in self._pools_of(connector)):
                 self._tasks.start(self._look_up(connector), "look up")
@@ -216,7 +231,7 @@ class Backends:
             self._audit.event("no password", level="error", why=error.for_operator)
 
     async def _logged_in(self, pool: Pool, parameters: Mapping[str, str]) -> None:
-        """Tell the database's filter which server it judges for, and wait for the database's first catalogue.
+        """Tell the database's filter which server it judges for; wait for its first catalogue, and for the role's word.
 
         `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version.
         """
@@ -229,6 +244,7 @@ class Backends:
             judge.learn_version(int(found[1]) * 10000)
         self._catalogues.serve(name, judge)
         await self._catalogues.first(name)
+        await self._roles.admit(name, judge)
 
     def _unknown(self, name: str) -> UpstreamError:
         error = UpstreamError(

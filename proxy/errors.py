@@ -83,6 +83,8 @@ class CloseReason(enum.Enum):
     SERVER_IDLE_TIMEOUT = "server_idle_timeout"
     SERVER_CHECK = "server_check"
     """An idle upstream gave no sign of life when it was asked for one."""
+    ROLE_REFUSED = "role_refused"
+    """The role can do more than read, and upstream.require_readonly_role is refuse."""
     REPLACED = "replaced"
     """The upstream gave way to a new one, for a client that it did not suit: see `Pool._pick`."""
     DIRTY = "dirty"

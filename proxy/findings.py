@@ -70,13 +70,15 @@ KINDS: Final = {
     "hidden-call": "nothing that can be read runs a function that does more than read",
     "foreign-server": "the role can use no foreign server, and no login there",
     "foreign-table": "no table that the role can read is on another server",
-    "untrusted-language": "the role can use no untrusted language",
     "extension": "no extension acts outside the database",
     "server-parameter": "the role may change no parameter of the server",
     "granted-function": "the role may execute no built-in function that is kept from others",
     "readable-secret": "the role can read no passwords",
 }
 """Every kind of finding, with what is so where there is none."""
+
+OF_SERVER: Final = ("server-version", "primary", "prepared-transactions", "large-object-privileges")
+"""Kinds that do not depend on the role."""
 
 _ATTRIBUTES: Final = {
     "createrole": (Severity.CRITICAL, "It may make roles, change their passwords and grant their rights to itself."),
@@ -169,17 +171,17 @@ def _server(probe: Probe) -> Iterator[Finding]:
             "primary",
             Severity.INFO,
             f"PostgreSQL {probe.version_text}",
-            "This server can be written to. Point DB_HOST at a read replica if there is one: what a replica cannot write,"
-            " nobody can make it write. On a primary every role may create large objects, notify, and take advisory"
-            " locks, and only the filter is between.",
+            "This server can be written to. Point DB_HOST at a read replica if there is one: what a replica cannot"
+            " write, nobody can make it write. On a primary every role may create large objects, notify, and take"
+            " advisory locks, and only the filter is between.",
         )
     if probe.max_prepared_transactions:
         yield Finding(
             "prepared-transactions",
             Severity.WARNING,
             f"max_prepared_transactions = {probe.max_prepared_transactions}",
-            "PREPARE TRANSACTION leaves a transaction behind that outlives its session, holds its locks and keeps VACUUM"
-            " from cleaning up. The change takes a restart.",
+            "PREPARE TRANSACTION leaves a transaction behind that outlives its session, holds its locks and keeps"
+            " VACUUM from cleaning up. The change takes a restart.",
             ("ALTER SYSTEM SET max_prepared_transactions = 0;",),
         )
     if probe.lo_compat_privileges:
@@ -188,7 +190,12 @@ def _server(probe: Probe) -> Iterator[Finding]:
             Severity.CRITICAL,
             "lo_compat_privileges = on",
             "Every role may write to and delete every large object.",
-            ("ALTER SYSTEM SET lo_compat_privileges = off;", "SELECT pg_reload_conf();"),
+            (
+                f"ALTER ROLE {probe.role} RESET lo_compat_privileges;",
+                f"ALTER DATABASE {probe.database} RESET lo_compat_privileges;",
+                "ALTER SYSTEM SET lo_compat_privileges = off;",
+                "SELECT pg_reload_conf();",
+            ),
         )
 
 
@@ -264,7 +271,6 @@ _GRANTS: Final = {
     "tablespace": ("create", Severity.WARNING, "It may fill this disk."),
     "foreign server": ("foreign-server", Severity.WARNING, "It may make itself a login there, and reach that server."),
     "foreign-data wrapper": ("foreign-server", Severity.WARNING, "It may define servers of its own, anywhere."),
-    "language": ("untrusted-language", Severity.CRITICAL, "Functions in it do what the server's user may."),
     "parameter": ("server-parameter", Severity.WARNING, "It may set what only a superuser sets."),
     "built-in function": ("granted-function", Severity.CRITICAL, "It is kept from ordinary roles for a reason."),
 }
@@ -291,8 +297,8 @@ def _granted(probe: Probe, what: str, grants: list[Grant]) -> Finding:
     if privileges == {"TEMPORARY"}:
         kind, severity = "temporary", Severity.WARNING
         why = (
-            "EXPLAIN ANALYZE CREATE TEMPORARY TABLE … AS is not stopped by a read-only transaction: it fills the disk and"
-            " the system catalogues."
+            "EXPLAIN ANALYZE CREATE TEMPORARY TABLE … AS is not stopped by a read-only transaction: it fills the disk"
+            " and the system catalogues."
         )
     elif kind == "writable-table" and not privileges & _WRITES:
         severity = Severity.WARNING
@@ -310,7 +316,7 @@ def _granted(probe: Probe, what: str, grants: list[Grant]) -> Finding:
             sql += _leave_for(probe, grant.role)
         else:
             holders.append(f"the role has {grant.privileges}")
-            sql.append(f"REVOKE {grant.privileges} ON {what} FROM {probe.role};")
+            sql.append(_revoke(grant.privileges, what, probe.role))
     text = "; ".join(holders)
     return Finding(kind, severity, what, f"{text[0].upper()}{text[1:]}. {why}", tuple(dict.fromkeys(sql)))
 
@@ -319,7 +325,11 @@ def _take_from_public(probe: Probe, privileges: str, what: str, owner: str) -> l
     """Return the SQL that takes from PUBLIC, and gives back to those who log in; the owner needs no grant."""
     needy = ", ".join(name for name in probe.applications if name != owner)
     back = [f"GRANT {privileges} ON {what} TO {needy};"] if needy else []
-    return [*back, f"REVOKE {privileges} ON {what} FROM PUBLIC;"]
+    return [*back, _revoke(privileges, what, "PUBLIC")]
+
+
+def _revoke(privileges: str, what: str, *roles: str) -> str:
+    return f"REVOKE {privileges} ON {what} FROM {', '.join(roles)};"
 
 
 def _reads(what: str) -> bool:
@@ -347,7 +357,7 @@ def _revoke_execute(probe: Probe, functions: Iterable[Executable]) -> tuple[str,
         if function.owner == probe.role:
             sql.append(f"REASSIGN OWNED BY {probe.role} TO CURRENT_USER;")
         elif function.own:
-            sql.append(f"REVOKE EXECUTE ON {what} FROM {probe.role};")
+            sql.append(_revoke("EXECUTE", what, probe.role))
         for role in filter(None, function.roles.split(", ")):
             sql += _leave_for(probe, role)
     return tuple(dict.fromkeys(sql))
@@ -396,7 +406,9 @@ def _hidden(probe: Probe, taints: Mapping[Key, Taint]) -> Iterator[Finding]:
         names = sorted(taints[key].what for key in keys if key != root)
         more = f" and {len(names) - MAX_WAYS} more" if len(names) > MAX_WAYS else ""
         through = f"{', '.join(names[:MAX_WAYS])}{more}"
-        what = functions[root].what if root in functions else ways[root].what if root in ways else taint.what
+        kind, _, name = taint.what.partition(" ")
+        known = functions.get(root) or ways.get(root)
+        what = f"{kind.upper()} {name}" if known is None else known.what
         if taint.why.startswith(_FOREIGN):
             why = f"Reading it sends a query to another server, {taint.why.removeprefix(_FOREIGN).strip()}."
             why += f" So does reading {through}." if names else ""
@@ -431,7 +443,7 @@ def _shut(
             continue
         if key[0] == RELATION:
             name = way.what.split(" ", way.what.startswith(("FOREIGN ", "MATERIALIZED ")) + 1)[-1]
-            sql.append(f"REVOKE SELECT ON TABLE {name} FROM {probe.role}{', PUBLIC' if way.more else ''};")
+            sql.append(_revoke("SELECT", f"TABLE {name}", probe.role, *(["PUBLIC"] if way.more else [])))
         elif key[0] == TYPE:
             sql.append(f"ALTER {way.what} {way.more};" if way.more else f"ALTER {way.what} DROP DEFAULT;")
         else:
@@ -487,8 +499,8 @@ def _secrets(probe: Probe) -> Iterator[Finding]:
             sql = _leave(probe, reader.through)
         else:
             sql = (
-                f"REVOKE SELECT ON TABLE pg_catalog.{table} FROM {probe.role}, PUBLIC;",
-                f"REVOKE SELECT {column} ON TABLE pg_catalog.{table} FROM {probe.role}, PUBLIC;",
+                _revoke("SELECT", f"TABLE pg_catalog.{table}", probe.role, "PUBLIC"),
+                _revoke(f"SELECT {column}", f"TABLE pg_catalog.{table}", probe.role, "PUBLIC"),
             )
         why = "Whoever reads passwords, or their hashes, can become somebody else."
         yield Finding("readable-secret", Severity.CRITICAL, f"TABLE pg_catalog.{table} {column}", why, sql)

@@ -50,6 +50,8 @@ class Gauges:
     verdict_cache_bytes: int = 0
     catalog_ages: Mapping[str, float] = field(default_factory=dict)
     """Database to the seconds since its catalogue was loaded, or found to be up to date."""
+    role_findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(database, severity) to the count of what the role may do beside reading: info, warning, critical."""
     draining: bool = False
     audit_dropped: int = 0
     """Audit records that were not written (`Audit.dropped`)."""
@@ -88,6 +90,7 @@ class StatsCollector(Collector):
         yield from _upstreams(stats, gauges)
         yield from _verdict_cache(gauges)
         yield from _catalogues(stats, gauges)
+        yield from _roles(stats, gauges)
         yield _counter(
             "sidecart_bugs_total", "Unexpected exceptions and tripwires; each ended its session.", stats.bugs
         )
@@ -245,6 +248,21 @@ def _catalogues(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
         "Helper processes started, by what they do (texts, proofs).",
         ("helper",),
         _by_one(stats.helper_starts),
+    )
+
+
+def _roles(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
+    yield _gauge(
+        "sidecart_role_findings",
+        "What the role of a database may do beside reading, by severity (info, warning, critical); see doctor.",
+        ("database", "severity"),
+        dict(gauges.role_findings).items(),
+    )
+    yield _counters(
+        "sidecart_role_checks_total",
+        "Looks at what the role of a database may do, by outcome (done, failed).",
+        ("outcome",),
+        _by_one(stats.role_checks),
     )
 
 

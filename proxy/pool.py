@@ -263,6 +263,15 @@ class Pool:
         wait = self.waiting.get(who)
         return 0.0 if wait is None else wait.since
 
+    def refuse(self, error: UpstreamError) -> None:
+        """End every upstream and tell all who wait: nobody is served before a new login succeeds."""
+        self.last_error = error
+        self.greetings.clear()
+        for upstream in [*self.idle, *self.leased, *self.cleaning]:
+            upstream.close(error.reason)  # what is leased or cleaning is lost when its socket has ended
+        self.idle.clear()
+        self._fail_all(error)
+
     def drain(self) -> None:
         """Send away who waits, close what is idle, and whatever comes back from now on."""
         self.draining = True

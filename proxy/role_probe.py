@@ -43,7 +43,7 @@ class Grant(NamedTuple):
     """Privileges beyond reading on one object, and who has them."""
 
     kind: str
-    """database, schema, table, sequence, large object, foreign server, foreign-data wrapper, language, tablespace,
+    """database, schema, table, sequence, large object, foreign server, foreign-data wrapper, tablespace,
     parameter, built-in function."""
     what: str
     """As GRANT takes it: `TABLE public.orders`."""
@@ -221,7 +221,9 @@ def decode(result_sets: Sequence[ResultSet]) -> Probe:
         attributes=attributes,
         inherits=inherits,
         secrets=tuple(name for name, readable in zip(SECRETS, secrets, strict=True) if readable == "t"),
-        memberships=tuple(Membership(*names, _attributes(rest)) for *names, rest in _split(memberships, 3)),
+        memberships=tuple(
+            Membership(name, role_name, through, _attributes(flags)) for name, role_name, through, *flags in memberships
+        ),
         applications=tuple(name for (name,) in applications),
         grants=tuple(
             Grant(kind, what, privileges, public == "t", of, belongs)
@@ -246,9 +248,3 @@ def _text(value: bytes | None) -> str:
 
 def _attributes(flags: Sequence[str]) -> Attributes:
     return Attributes(*(flag == "t" for flag in flags))
-
-
-def _split(rows: Iterable[list[str]], at: int) -> Iterable[tuple[str, str, str, list[str]]]:
-    for row in rows:
-        name, role, through = row[:at]
-        yield name, role, through, row[at:]

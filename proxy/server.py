@@ -24,8 +24,10 @@ from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
 from proxy.config import Config, filter_policy
 from proxy.errors import CloseReason
+from proxy.findings import Severity
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
+from proxy.role_watch import RoleWatch, summary
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
@@ -87,6 +89,7 @@ class Server:
         self._texts: Texts
         self._prover: Prover
         self._catalogues: Catalogues
+        self._roles: RoleWatch
         self.house: House
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -125,7 +128,7 @@ class Server:
             # Windows has none; to the demo it means that its terminal was closed.
             if hasattr(signal, "SIGHUP") and not callable(signal.getsignal(signal.SIGHUP)):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
-            self.backends.start(self._catalogues)
+            self.backends.start(self._catalogues, self._roles)
             self._tick()
             self.audit.event("started", host=config.listen.host, port=self._listeners[0].getsockname()[1])
             if config.filter.mode == "observe":
@@ -158,6 +161,17 @@ class Server:
             config.filter.catalog_refresh,
             self.backends.fetch,
             self._prover,
+            self.stats,
+            self.audit,
+            self._tasks,
+            loop.time,
+            _jitter,
+        )
+        self._roles = RoleWatch(
+            config.filter.catalog_refresh,
+            self.backends.fetch,
+            self.backends.wants_readonly_role,
+            self.backends.refuse_role,
             self.stats,
             self.audit,
             self._tasks,
@@ -356,6 +370,7 @@ class Server:
         self._ticks += 1
         self.backends.tick(now)
         self._catalogues.tick(now)
+        self._roles.tick(now)
         if any(pool.waiting for pool in self.backends.pools.values()):
             for client in list(self.clients):
                 client.look_in_line()
@@ -410,6 +425,11 @@ class Server:
             verdict_cache_evictions=self.cache.evictions,
             verdict_cache_bytes=self.cache.size,
             catalog_ages=self._catalogues.ages(),
+            role_findings={
+                (database, severity): count
+                for database, found in self._roles.found().items()
+                for severity, count in summary(found).items()
+            },
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
         )
@@ -432,7 +452,11 @@ class Server:
         reached = not failing or len(failing) < len(troubles)
         draining = self.house.draining
         well = reached and not draining and self._turns()
-        return well, {"draining": draining, "stuck": not self._turns(), "failing": failing}
+        roles = {
+            name: {**summary(found), "kinds": sorted({each.kind for each in found if each.severity > Severity.INFO})}
+            for name, found in self._roles.found().items()
+        }
+        return well, {"draining": draining, "stuck": not self._turns(), "failing": failing, "roles": roles}
 
 
 def _jitter() -> float:

@@ -45,6 +45,7 @@ class Stats:
         "refused",
         "replays",
         "retries",
+        "role_checks",
         "statements",
         "transactions",
         "upstream_closes",
@@ -68,6 +69,7 @@ class Stats:
         self.queue_wait = Histogram()
         self.replays = 0
         self.retries = 0
+        self.role_checks: dict[str, int] = defaultdict(int)  # outcome
         self.transactions = 0
         self.upstream_connects = 0
         self.credential_fetches: dict[tuple[str, str], int] = defaultdict(int)  # (key of the configuration, outcome)

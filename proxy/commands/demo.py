@@ -74,7 +74,7 @@ def demo(port: int, metrics_port: int) -> int:
                     sslrootcert=str(postgres.ca_file),
                 ),
                 metrics=Metrics(host=_HOST, port=metrics_port),
-                log=Log(level="warning"),
+                log=Log(level="error"),  # the holes that are there to be found would make warnings
             )
             try:
                 return run(config, on_ready=_welcome(config, started, logins))

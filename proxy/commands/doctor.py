@@ -18,7 +18,7 @@ from proxy.commands.examining import Examination, ExaminationError
 from proxy.commands.usage import UNUSABLE, complain, config_option, configured
 from proxy.config import Config, Upstream
 from proxy.errors import ConfigError
-from proxy.findings import KINDS, Finding, Severity
+from proxy.findings import KINDS, OF_SERVER, Finding, Severity
 
 EXIT_CODES = {Severity.OK: 0, Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 3}
 """By the worst finding. 2 is for a wrong configuration, as with every verb."""
@@ -113,9 +113,7 @@ def connection(upstream: Upstream, examination: Examination) -> list[Finding]:
 def screen(upstream: Upstream, examination: Examination, found: list[Finding]) -> str:
     """Return what a person reads."""
     rows = [f"The role {examination.probe.role} in the database {_where(upstream)}", ""]
-    kinds = {each.kind for each in found}
-    fine = [Finding(kind, Severity.OK, "", says) for kind, says in KINDS.items() if kind not in kinds]
-    for each in [*found, *fine]:
+    for each in [*found, *_fine(examination)]:
         if each.severity is Severity.OK:
             text = f"{each.subject}: {each.why}" if each.subject else each.why
             rows.append(f"ok        {each.kind:<24}{text}")
@@ -125,6 +123,19 @@ def screen(upstream: Upstream, examination: Examination, found: list[Finding]) -
             rows += textwrap.wrap(each.why, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
             rows += [f"{_INDENT}  {statement}" for statement in each.sql]
     return "\n".join([*rows, "", _summary(found)])
+
+
+def _fine(examination: Examination) -> list[Finding]:
+    """Return what was looked at and found to be as it should be."""
+    kinds = {each.kind for each in examination.findings}
+    if examination.unproved:
+        kinds.add("hidden-call")
+    return [
+        Finding(kind, Severity.OK, "", says)
+        for kind, says in KINDS.items()
+        # What a superuser may do was not looked at.
+        if kind not in kinds and (kind in OF_SERVER or not examination.probe.attributes.superuser)
+    ]
 
 
 def _summary(found: list[Finding]) -> str:
@@ -137,8 +148,8 @@ def _summary(found: list[Finding]) -> str:
     if findings.worst(found) <= Severity.INFO:
         return f"This role reads, and does nothing else. {', '.join(parts)}".rstrip() + ("." if parts else "")
     return (
-        f"{', '.join(parts)}. The SQL is for the owner of the database; `sidecart role --apply --revoke-public` runs most"
-        " of it.\nEach kind is explained in docs/doctor.md."
+        f"{', '.join(parts)}. The SQL is for the owner of the database; `sidecart role --apply --revoke-public` runs"
+        " most of it.\nEach kind is explained in docs/doctor.md."
     )
 
 

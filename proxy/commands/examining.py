@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from proxy import catalog_rows, findings, role_probe, rules
-from proxy.catalog import Key, Taint
+from proxy.catalog import Catalog, Key, Taint
 from proxy.commands import catalogue
 from proxy.config import Upstream
 from proxy.connector import Connector
@@ -34,16 +34,27 @@ class Examination(NamedTuple):
     """Why nothing could be proved of the functions; empty where they were judged."""
 
 
-async def examine(upstream: Upstream, policy: Policy, role: str | None = None) -> Examination:
+async def examine(
+    upstream: Upstream,
+    policy: Policy,
+    role: str | None = None,
+    prove: Callable[[bytes, Policy], Awaitable[Catalog]] = catalogue.prove_rows,
+) -> Examination:
     """Examine a role; None: the one that `upstream` logs in with. Raises ExaminationError, ConfigError."""
     async with catalogue.visiting(upstream) as connector:
         try:
-            return await _examine(connector, upstream.dbname, policy, role)
+            return await _examine(connector, upstream.dbname, policy, role, prove)
         except UpstreamError as error:
             raise ExaminationError(str(error).rstrip(".")) from error
 
 
-async def _examine(connector: Connector, database: str, policy: Policy, role: str | None) -> Examination:
+async def _examine(
+    connector: Connector,
+    database: str,
+    policy: Policy,
+    role: str | None,
+    prove: Callable[[bytes, Policy], Awaitable[Catalog]],
+) -> Examination:
     began = time.monotonic()
     greeting = await connector.visit(database, b"SELECT pg_catalog.current_setting('server_version_num')")
     seconds = time.monotonic() - began
@@ -52,7 +63,7 @@ async def _examine(connector: Connector, database: str, policy: Policy, role: st
     unproved = ""
     rows = await connector.fetch_once(database, catalog_rows.load_query(rules.FUNCTIONS))
     try:
-        catalog = await catalogue.prove_rows(encode_results(rows), policy)
+        catalog = await prove(encode_results(rows), policy)
     except ProofError as error:
         unproved = str(error)
     else:

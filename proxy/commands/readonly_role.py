@@ -71,8 +71,8 @@ def verifier(password: str) -> str:
     except (ScramException, ValueError):
         # `from None`: a UnicodeError carries the text that it failed on.
         raise RoleError(
-            "The password has a character that SASLprep (RFC 4013) prohibits, such as a control character; choose one of"
-            " printable characters."
+            "The password has a character that SASLprep (RFC 4013) prohibits, such as a control character; choose one"
+            " of printable characters."
         ) from None
     salted, stored_key, server_key = (b64encode(part).decode() for part in (salt, stored, server))
     return f"SCRAM-SHA-256${rounds}:{salted}${stored_key}:{server_key}"

@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
 from proxy.commands import catalogue, examining, offline, readonly_role
-from proxy.commands.usage import Unusable
+from proxy.commands.usage import Unusable, config_option
 from proxy.config import Upstream
 from proxy.errors import ConfigError, SideCartError
 from proxy.findings import Severity
@@ -24,8 +25,8 @@ FAILED = 1
 @click.command(
     epilog="Name and password of the role are DB_READONLY_USERNAME (default: sidecart_reader) and DB_READONLY_PASSWORD;"
     " without a password the role's stays as it is. Without --admin-dsn the administrator is DB_ADMIN_USERNAME with"
-    " DB_ADMIN_PASSWORD, on DB_HOST, DB_PORT, DB_NAME, with DB_SSLMODE and DB_SSLROOTCERT. Exit code: 0 when the role is"
-    " made and cannot write, 1 when it can, or could not be made, 2 for wrong options."
+    " DB_ADMIN_PASSWORD, on DB_HOST, DB_PORT, DB_NAME, with DB_SSLMODE and DB_SSLROOTCERT. Exit code: 0 when the role"
+    " is made and cannot write, 1 when it can, or could not be made, 2 for wrong options."
 )
 @click.option("--apply", "do_it", is_flag=True, help="Make or change the role. Without it, nothing is changed.")
 @click.option(
@@ -35,9 +36,12 @@ FAILED = 1
     " best in PGPASSWORD or DB_ADMIN_PASSWORD.",
 )
 @click.option(
-    "--revoke-public", is_flag=True, help="Take what is no reading from PUBLIC, too, and give it to the roles that log in."
+    "--revoke-public",
+    is_flag=True,
+    help="Take what is no reading from PUBLIC, too, and give it to the roles that log in.",
 )
-def command(do_it: bool, admin_dsn: str | None, revoke_public: bool) -> None:
+@config_option("config.yaml: what its filter.allow_functions names counts as a read.")
+def command(do_it: bool, admin_dsn: str | None, revoke_public: bool, config_file: Path | None) -> None:
     """Make the read-only role that SideCart logs in with.
 
     Without options, print the SQL script for psql. With an administrator's login, print the statements that it would
@@ -52,14 +56,12 @@ def command(do_it: bool, admin_dsn: str | None, revoke_public: bool) -> None:
     role = os.environ.get("DB_READONLY_USERNAME") or readonly_role.DEFAULT_NAME
     password = os.environ.get("DB_READONLY_PASSWORD", "")
     try:
-        lines = asyncio.run(
-            readonly_role.apply(admin, role, password, revoke_public=revoke_public, dry_run=not do_it)
-        )
+        lines = asyncio.run(readonly_role.apply(admin, role, password, revoke_public=revoke_public, dry_run=not do_it))
         if not do_it:
             lines[0] = lines[0].replace("-- Done", "-- To be done", 1)
         offline.echo("\n".join(lines))
         if do_it:
-            sys.exit(_what_is_left(admin, role))
+            sys.exit(_what_is_left(admin, role, offline.policy(config_file, (), None, os.environ)))
     except ConfigError as error:
         raise Unusable(str(error)) from error
     except SideCartError as error:
@@ -91,9 +93,9 @@ def administrator(dsn: str | None, environ: Mapping[str, str]) -> Upstream:
         raise Unusable(str(error)) from error
 
 
-def _what_is_left(admin: Upstream, role: str) -> int:
+def _what_is_left(admin: Upstream, role: str, policy: Policy) -> int:
     """Examine the role through the administrator's login, say what is left above info, and return the exit code."""
-    examination = asyncio.run(examining.examine(admin, Policy(), role))
+    examination = asyncio.run(examining.examine(admin, policy, role))
     left = [found for found in examination.findings if found.severity > Severity.INFO]
     if not left:
         click.echo("-- Nothing is left: this role reads, and does nothing else.")

@@ -73,8 +73,8 @@ BEGIN
     END IF;
 
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = reader) THEN
-        statement := format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS NOINHERIT',
-            reader);
+        statement := format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS'
+            ' NOINHERIT', reader);
         EXECUTE statement;
         report := report || statement;
     END IF;
@@ -187,8 +187,8 @@ BEGIN
         $$,
         -- Default privileges belong to the role that will make the tables: whoever owns some there today, and you.
         $$
-        SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON %s TO %I', owner, nspname, kind,
-            $1)
+        SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT ON %s TO %I', owner, nspname,
+            kind, $1)
         FROM pg_namespace n,
             LATERAL (
                 SELECT pg_get_userbyid(relowner) FROM pg_class
@@ -213,7 +213,8 @@ BEGIN
                 EXECUTE statement;
                 report := report || statement;
             EXCEPTION
-                WHEN insufficient_privilege OR invalid_grant_operation OR undefined_object OR undefined_table THEN
+                WHEN insufficient_privilege OR invalid_grant_operation OR dependent_objects_still_exist
+                    OR undefined_object OR undefined_table THEN
                     impossible := impossible || format('-- %s: %s', statement, SQLERRM);
             END;
         END LOOP;
@@ -224,7 +225,8 @@ BEGIN
             EXECUTE format('ALTER ROLE %I PASSWORD %L', reader, secret);
         EXCEPTION WHEN OTHERS THEN
             -- Raised again from here, so that the context of the error, which the server logs, holds no password.
-            RAISE EXCEPTION 'The password of the role "%" could not be set: %', reader, SQLERRM USING ERRCODE = SQLSTATE;
+            RAISE EXCEPTION 'The password of the role "%" could not be set: %', reader, SQLERRM
+                USING ERRCODE = SQLSTATE;
         END;
         report := report || format('ALTER ROLE %I PASSWORD ''...''', reader);
     END IF;
@@ -295,10 +297,6 @@ BEGIN
             FROM pg_foreign_data_wrapper, aclexplode(fdwacl)
             WHERE grantee = 0
             UNION ALL
-            SELECT format('LANGUAGE %I', lanname), privilege_type, lanowner
-            FROM pg_language, aclexplode(lanacl)
-            WHERE grantee = 0 AND NOT lanpltrusted
-            UNION ALL
             SELECT format('TABLESPACE %I', spcname), privilege_type, spcowner
             FROM pg_tablespace, aclexplode(spcacl)
             WHERE grantee = 0
@@ -319,24 +317,28 @@ BEGIN
         IF NOT pg_has_role(current_user, found.owner, 'USAGE') THEN
             public_rights := public_rights || format('-- As %I:', found.owner) || steps;
         ELSIF revoke_public THEN
-            FOREACH statement IN ARRAY steps LOOP
-                EXECUTE statement;
-            END LOOP;
-            report := report || steps;
+            BEGIN
+                FOREACH statement IN ARRAY steps LOOP
+                    EXECUTE statement;
+                END LOOP;
+                report := report || steps;
+            EXCEPTION
+                WHEN insufficient_privilege OR invalid_grant_operation OR dependent_objects_still_exist THEN
+                    impossible := impossible || format('-- %s: %s', statement, SQLERRM);
+            END;
         ELSE
             public_rights := public_rights || steps;
         END IF;
     END LOOP;
 
-    report := array_prepend(CASE WHEN report = '{}' THEN format('-- Nothing to do in database %I for the role %I.',
-        current_database(), reader) ELSE format('-- Done in database %I for the role %I:', current_database(), reader) END,
-        report);
+    report := array_prepend(format(CASE report WHEN '{}' THEN '-- Nothing to do in database %I for the role %I.'
+        ELSE '-- Done in database %I for the role %I:' END, current_database(), reader), report);
     IF impossible <> '{}' THEN
         report := report || format('-- Not possible as %I:', current_user) || impossible;
     END IF;
     IF public_rights <> '{}' THEN
-        report := report || ARRAY['-- PUBLIC may do what is no reading, and so may this role. This takes it from PUBLIC, and',
-            '-- gives it back to the roles that log in here; revoke_public=on runs it:'] || public_rights;
+        report := report || ARRAY['-- PUBLIC may do what is no reading, and so may this role. This takes it from PUBLIC',
+            '-- and gives it back to the roles that log in here; revoke_public=on runs it:'] || public_rights;
     END IF;
     PERFORM set_config('sidecart.report', array_to_string(report, E'\n'), true);
 END

@@ -87,10 +87,6 @@ rights (kind, what, privilege, grantee, owner) AS (
         fdwowner
     FROM pg_foreign_data_wrapper, aclexplode(fdwacl) a
     UNION ALL
-    SELECT 'language', 'LANGUAGE ' || quote_ident(lanname), a.privilege_type, a.grantee, lanowner
-    FROM pg_language, aclexplode(lanacl) a
-    WHERE NOT lanpltrusted
-    UNION ALL
     SELECT 'tablespace', 'TABLESPACE ' || quote_ident(spcname), a.privilege_type, a.grantee, spcowner
     FROM pg_tablespace, aclexplode(spcacl) a
     UNION ALL

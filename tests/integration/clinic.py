@@ -1,0 +1,126 @@
+"""A database whose owner is no superuser, with an application and a read-only role: for `doctor` and `role`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from proxy.commands import examining, readonly_role
+from proxy.commands.catalogue import _Silent
+from proxy.commands.embedded import EmbeddedServer
+from proxy.commands.examining import Examination
+from proxy.config import Upstream
+from proxy.findings import Finding, Severity
+from proxy.judge import Prover
+from proxy.policy import Policy
+from proxy.stats import Stats
+
+DATABASE, OWNER, APPLICATION, READER = "clinic", "clinic_owner", "clinic_app", "clinic_reader"
+
+CONTENT = """
+CREATE TABLE patients (id int PRIMARY KEY, name text, note text);
+CREATE TABLE visits (id serial PRIMARY KEY, patient int REFERENCES patients, day date) PARTITION BY RANGE (id);
+CREATE TABLE visits_1 PARTITION OF visits FOR VALUES FROM (1) TO (1000);
+CREATE VIEW names AS SELECT name FROM patients;
+CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM visits GROUP BY day;
+CREATE SCHEMA archive;
+CREATE TABLE archive."Old Visits" (id int, "the note" text);
+CREATE SEQUENCE tickets;
+CREATE FUNCTION named(int) RETURNS text LANGUAGE sql AS $$ SELECT name FROM public.patients WHERE id = $1 $$;
+"""
+
+
+class Clinic:
+    """Hold the server, how to log in, and a helper process that proves."""
+
+    def __init__(self, server: EmbeddedServer, runner: asyncio.Runner) -> None:
+        self.server = server
+        self.password = secrets.token_urlsafe(18)
+        self.owner_password = secrets.token_urlsafe(18)
+        self._runner = runner
+        self._prover = Prover(Stats(), _Silent())
+
+    @property
+    def major(self) -> int:
+        return int(self.server.version.split(".")[0])
+
+    def create(self) -> None:
+        """Make roles and database; the read-only role is not made yet."""
+        self._drop_all()  # what a test that was interrupted has left
+        self.server.sql(
+            f"CREATE ROLE {OWNER} LOGIN CREATEROLE CREATEDB PASSWORD '{self.owner_password}';"
+            f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{self.owner_password}';"
+            f"CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template0;"
+        )
+        self.server.sql(f"ALTER SCHEMA public OWNER TO {OWNER};", DATABASE)
+        self.as_owner(CONTENT)
+
+    def drop(self) -> None:
+        self._runner.run(self._prover.close())
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        self.server.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE);")
+        names = self.server.sql("SELECT rolname FROM pg_roles WHERE rolname LIKE 'clinic%' ORDER BY oid DESC").split()
+        # Roles made by others, on 16 and newer, hang together by their grants.
+        if names:
+            self.server.sql(f"DROP OWNED BY {', '.join(names)}; DROP ROLE {', '.join(names)};")
+
+    def sql(self, text: str) -> str:
+        """Run SQL as a superuser."""
+        return self.server.sql(text, DATABASE)
+
+    def as_owner(self, text: str) -> str:
+        return self.server.sql(text, DATABASE, user=OWNER, password=self.owner_password)
+
+    def as_application(self, text: str) -> str:
+        return self.server.sql(text, DATABASE, user=APPLICATION, password=self.owner_password)
+
+    @property
+    def owner(self) -> Upstream:
+        return self._login(OWNER, self.owner_password)
+
+    @property
+    def reader(self) -> Upstream:
+        return self._login(READER, self.password)
+
+    def _login(self, user: str, password: str) -> Upstream:
+        return Upstream(
+            host=self.server.host,
+            port=self.server.port,
+            dbname=DATABASE,
+            user=user,
+            password=password,
+            sslrootcert=str(self.server.ca_file),
+        )
+
+    def apply(self, *, revoke_public: bool = False, dry_run: bool = False, password: str | None = None) -> list[str]:
+        """Run the role script as the owner, as `sidecart role` does."""
+        secret = self.password if password is None else password
+        return self._runner.run(
+            readonly_role.apply(self.owner, READER, secret, revoke_public=revoke_public, dry_run=dry_run)
+        )
+
+    def examine(self) -> Examination:
+        return self._runner.run(examining.examine(self.reader, Policy(), prove=self._prover.prove))
+
+    def findings(self) -> list[Finding]:
+        """Return what is worse than info."""
+        return [found for found in self.examine().findings if found.severity > Severity.INFO]
+
+
+def places(found: Iterable[Finding]) -> set[tuple[str, str]]:
+    return {(each.kind, each.subject) for each in found}
+
+
+@contextmanager
+def clinic(server: EmbeddedServer) -> Iterator[Clinic]:
+    with asyncio.Runner() as runner:
+        made = Clinic(server, runner)
+        made.create()
+        try:
+            yield made
+        finally:
+            made.drop()
