@@ -280,7 +280,7 @@ def _grants(probe: Probe) -> Iterator[Finding]:
     of_object: defaultdict[tuple[str, str], list[Grant]] = defaultdict(list)
     for grant in probe.grants:
         kind = grant.kind
-        if kind == "built-in function" and _reads(grant.what):
+        if kind == "built-in function" and _verdict(grant.what) == "allow":
             continue
         if kind == "database":  # two things of different weight
             for privilege in grant.privileges.split(", "):
@@ -305,6 +305,9 @@ def _granted(probe: Probe, what: str, grants: list[Grant]) -> Finding:
         why = "A foreign key that refers to the table would keep its rows from being deleted."
     elif "ALTER SYSTEM" in privileges:
         severity = Severity.CRITICAL
+    elif kind == "granted-function" and _verdict(what) == "conditional":
+        severity = Severity.WARNING
+        why = "It shows files of the server."
     sql: list[str] = []
     holders = []
     for grant in grants:
@@ -332,10 +335,10 @@ def _revoke(privileges: str, what: str, *roles: str) -> str:
     return f"REVOKE {privileges} ON {what} FROM {', '.join(roles)};"
 
 
-def _reads(what: str) -> bool:
-    """Tell whether a built-in function, as `FUNCTION pg_read_file(text)`, is a read by the filter's table."""
+def _verdict(what: str) -> str:
+    """Return what the filter's table says of a built-in function such as `FUNCTION pg_read_file(text)`."""
     known = rules.FUNCTIONS.get(what.removeprefix("FUNCTION ").partition("(")[0])
-    return known is not None and known.verdict == "allow"
+    return "block" if known is None else known.verdict
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from proxy.commands import examining, readonly_role
 from proxy.commands.catalogue import _Silent
@@ -16,6 +17,8 @@ from proxy.findings import Finding, Severity
 from proxy.judge import Prover
 from proxy.policy import Policy
 from proxy.stats import Stats
+
+T = TypeVar("T")
 
 DATABASE, OWNER, APPLICATION, READER = "clinic", "clinic_owner", "clinic_app", "clinic_reader"
 
@@ -47,8 +50,8 @@ class Clinic:
         return int(self.server.version.split(".")[0])
 
     def create(self) -> None:
-        """Make roles and database; the read-only role is not made yet."""
-        self._drop_all()  # what a test that was interrupted has left
+        """Make roles and database, anew where there are any; the read-only role is not made yet."""
+        self._drop_all()
         self.server.sql(
             f"CREATE ROLE {OWNER} LOGIN CREATEROLE CREATEDB PASSWORD '{self.owner_password}';"
             f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{self.owner_password}';"
@@ -83,6 +86,10 @@ class Clinic:
         return self._login(OWNER, self.owner_password)
 
     @property
+    def application(self) -> Upstream:
+        return self._login(APPLICATION, self.owner_password)
+
+    @property
     def reader(self) -> Upstream:
         return self._login(READER, self.password)
 
@@ -95,6 +102,9 @@ class Clinic:
             password=password,
             sslrootcert=str(self.server.ca_file),
         )
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
 
     def apply(self, *, revoke_public: bool = False, dry_run: bool = False, password: str | None = None) -> list[str]:
         """Run the role script as the owner, as `sidecart role` does."""

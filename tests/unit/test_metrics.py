@@ -38,6 +38,8 @@ NAMES = {
     "sidecart_pins_total": "counter",
     "sidecart_queue_wait_seconds": "histogram",
     "sidecart_refused_total": "counter",
+    "sidecart_role_checks_total": "counter",
+    "sidecart_role_findings": "gauge",
     "sidecart_servers": "gauge",
     "sidecart_statements_total": "counter",
     "sidecart_transactions_total": "counter",
@@ -69,6 +71,7 @@ def filled() -> tuple[Stats, Gauges]:
     stats.pins["hold_cursor"] = 9
     stats.observed["ddl"] = 27
     stats.catalog_loads["failed"] = 28
+    stats.role_checks["done"] = 32
     stats.helper_starts["texts"] = 29
     stats.cancels["sent"] = 10
     stats.replays = 11
@@ -91,6 +94,7 @@ def filled() -> tuple[Stats, Gauges]:
         verdict_cache_evictions=24,
         verdict_cache_bytes=25,
         catalog_ages={"shop": 30.5},
+        role_findings={("shop", "critical"): 33},
         draining=True,
         audit_dropped=26,
     )
@@ -130,6 +134,8 @@ def test_each_value_stands_under_its_name() -> None:
         "sidecart_refused_total{rule=stmt-insert}": 8,
         "sidecart_pins_total{reason=hold_cursor}": 9,
         "sidecart_observed_total{rule=ddl}": 27,
+        "sidecart_role_checks_total{outcome=done}": 32,
+        "sidecart_role_findings{database=shop,severity=critical}": 33,
         "sidecart_catalog_loads_total{outcome=failed}": 28,
         "sidecart_helper_starts_total{helper=texts}": 29,
         "sidecart_catalog_age_seconds{database=shop}": 30.5,

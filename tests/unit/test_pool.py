@@ -1086,3 +1086,34 @@ def test_departure_replaces_what_it_has_closed() -> None:
     pool.depart(lambda address: False, 1.0)
     assert not pool.idle
     assert opener.calls == started + 2
+
+
+# --- a role that is refused -------------------------------------------------------------------------------------------
+
+
+def test_refused_role_ends_every_upstream_and_tells_all_who_wait() -> None:
+    pool, opener = make(default_pool_size=3, min_pool_size=1)
+    idle, leased, cleaning = open_idle(pool, 3)
+    holder, waiter, other = FakeWaiter(), FakeWaiter(), FakeWaiter()
+    assert pool.lease(holder, 1.0) is cleaning
+    assert pool.lease(other, 1.0) is leased
+    pool.recycle(cleaning, discard=False)
+    pool.greetings[NO_SETTINGS] = {}
+    pool.waiting.clear()
+    error = UpstreamError("its role writes", reason=CloseReason.ROLE_REFUSED, transient=False)
+    third = pool.lease(FakeWaiter(), 1.0)
+    assert third is idle
+    assert pool.lease(waiter, 1.0) is None
+    pool.refuse(error)
+    assert {each.closed for each in (idle, leased, cleaning)} == {CloseReason.ROLE_REFUSED}
+    assert waiter.errors == [error]
+    assert (pool.last_error, pool.greetings, pool.idle) == (error, {}, [])
+    # Their sockets end a little later.
+    for upstream in (idle, leased, cleaning):
+        pool.lost(upstream, 2.0)
+    assert pool.size == 0
+    # The next one in line waits for a login, which finds out whether the role has been mended.
+    assert pool.lease(waiter, 3.0) is None
+    assert opener.calls > 0
+    pool.failed(error, 4.0)
+    assert waiter.errors == [error, error]

@@ -16,6 +16,7 @@ import pytest
 from proxy import errors
 from proxy.answering import OBSERVED
 from proxy.cli import VERBS
+from proxy.commands import role
 from proxy.config import ENVIRONMENT_NAMES, SECTIONS
 from proxy.loading import load
 from proxy.verdict import Effect
@@ -141,7 +142,7 @@ def test_keys_in_the_text_exist(page: Path) -> None:
         assert f"{section}.{name}" in KEYS or name == "py", f"{section}.{name}"
     for variable in re.findall(r"\b(?:SIDECART|DB)_[A-Z_]+\b", text):
         known = {*ENVIRONMENT_NAMES, *(f"SIDECART_{key.replace('.', '_')}".upper() for key in KEYS)}
-        known |= {"SIDECART_CONFIG", "SIDECART_DATABASES", "SIDECART_TEST_ROOTFS"}
+        known |= {"SIDECART_CONFIG", "SIDECART_DATABASES", "SIDECART_TEST_ROOTFS", *role.ADMINISTRATOR}
         assert variable in known, variable
 
 
