@@ -20,6 +20,13 @@ from proxy.stats import Stats
 
 T = TypeVar("T")
 
+# Roles made by others, on 16 and newer, hang together by their grants.
+_DROP = """
+DROP DATABASE IF EXISTS clinic WITH (FORCE);
+SELECT format('DROP OWNED BY %1$s; DROP ROLE %1$s', string_agg(quote_ident(rolname), ', '))
+FROM pg_roles WHERE rolname LIKE 'clinic%' HAVING count(*) > 0 \\gexec
+"""
+
 DATABASE, OWNER, APPLICATION, READER = "clinic", "clinic_owner", "clinic_app", "clinic_reader"
 
 CONTENT = """
@@ -38,11 +45,12 @@ CREATE FUNCTION named(int) RETURNS text LANGUAGE sql AS $$ SELECT name FROM publ
 class Clinic:
     """Hold the server, how to log in, and a helper process that proves."""
 
-    def __init__(self, server: EmbeddedServer, runner: asyncio.Runner) -> None:
+    def __init__(self, server: EmbeddedServer, runner: asyncio.Runner, more: str) -> None:
         self.server = server
         self.password = secrets.token_urlsafe(18)
         self.owner_password = secrets.token_urlsafe(18)
         self._runner = runner
+        self._more = more
         self._prover = Prover(Stats(), _Silent())
 
     @property
@@ -51,25 +59,18 @@ class Clinic:
 
     def create(self) -> None:
         """Make roles and database, anew where there are any; the read-only role is not made yet."""
-        self._drop_all()
+        # One psql for all of it: starting one takes longer than what it does.
         self.server.sql(
-            f"CREATE ROLE {OWNER} LOGIN CREATEROLE CREATEDB PASSWORD '{self.owner_password}';"
+            f"{_DROP} CREATE ROLE {OWNER} LOGIN CREATEROLE CREATEDB PASSWORD '{self.owner_password}';"
             f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{self.owner_password}';"
             f"CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template0;"
+            f"\n\\connect {DATABASE}\n"
+            f"ALTER SCHEMA public OWNER TO {OWNER}; SET SESSION AUTHORIZATION {OWNER}; {CONTENT} {self._more}"
         )
-        self.server.sql(f"ALTER SCHEMA public OWNER TO {OWNER};", DATABASE)
-        self.as_owner(CONTENT)
 
     def drop(self) -> None:
         self._runner.run(self._prover.close())
-        self._drop_all()
-
-    def _drop_all(self) -> None:
-        self.server.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE);")
-        names = self.server.sql("SELECT rolname FROM pg_roles WHERE rolname LIKE 'clinic%' ORDER BY oid DESC").split()
-        # Roles made by others, on 16 and newer, hang together by their grants.
-        if names:
-            self.server.sql(f"DROP OWNED BY {', '.join(names)}; DROP ROLE {', '.join(names)};")
+        self.server.sql(_DROP)
 
     def sql(self, text: str) -> str:
         """Run SQL as a superuser."""
@@ -126,9 +127,10 @@ def places(found: Iterable[Finding]) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def clinic(server: EmbeddedServer) -> Iterator[Clinic]:
+def clinic(server: EmbeddedServer, more: str = "") -> Iterator[Clinic]:
+    """Give a clinic, with `more` in it that its owner has made."""
     with asyncio.Runner() as runner:
-        made = Clinic(server, runner)
+        made = Clinic(server, runner, more)
         made.create()
         try:
             yield made

@@ -79,8 +79,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[servers.EmbeddedServer]:
 
 @pytest.fixture
 def place(server: servers.EmbeddedServer) -> Iterator[Clinic]:
-    with clinic(server) as made:
-        made.as_owner(HOLES)
+    with clinic(server, HOLES) as made:
         yield made
 
 
