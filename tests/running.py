@@ -54,6 +54,9 @@ class SideCart:
     `environment` overrides configuration keys, such as SIDECART_POOL_DEFAULT_POOL_SIZE. `log` holds what it wrote.
     """
 
+    program = ("-m", "proxy")
+    """What Python runs."""
+
     def __init__(self, upstream: Upstream, **environment: object) -> None:
         self.port = free_port()
         self.metrics_port = free_port()
@@ -77,7 +80,7 @@ class SideCart:
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "proxy", "serve"]
+        command = [sys.executable, *self.program, "serve"]
         self.process = subprocess.Popen(command, env=self._environment, stderr=self._stderr)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:

@@ -36,7 +36,11 @@ _INDENT = " " * 10
 @click.option("--dbname", help="Examine this database. Default: each one that the configuration names.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an object for each database.")
 def command(config_file: Path | None, dbname: str | None, as_json: bool) -> None:
-    """Say what the configured role may do beside reading, why it matters, and the SQL that mends it."""
+    """Examine the role: what it may do beside reading.
+
+    Connect as the configured role, and print what it may do, why that matters, and the SQL that mends it. Nothing is
+    changed.
+    """
     try:
         config = configured(config_file)
         sys.exit(doctor(config, databases(config, dbname), as_json=as_json))

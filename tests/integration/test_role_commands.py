@@ -211,6 +211,35 @@ def test_refuse_serves_nobody_until_the_role_is_mended(place: Clinic) -> None:
         assert running.stop() == 0
 
 
+class Hasty(SideCart):
+    """Look at the role every second."""
+
+    program = ("-c", "from proxy import cli, role_watch; role_watch.INTERVAL = 1.0; cli.main()")
+
+
+def test_role_that_goes_bad_is_refused_to_those_who_are_there(place: Clinic) -> None:
+    place.sql("REVOKE EXECUTE ON FUNCTION public.forget() FROM PUBLIC")
+    keys = {"SIDECART_UPSTREAM_REQUIRE_READONLY_ROLE": "refuse", "SIDECART_FILTER_CATALOG_REFRESH": "1s"}
+    with Hasty(place.reader, **keys) as running:
+        with psycopg.connect(running.dsn) as busy, psycopg.connect(running.dsn, autocommit=True) as resting:
+            busy.execute("SELECT count(*) FROM patients")  # and its transaction goes on
+            resting.execute("SELECT 1")
+            place.sql(f"GRANT INSERT ON public.patients TO {READER}")
+            wait_until(lambda: ready(running)[0] == 503, 20, "the role to be refused")
+            with pytest.raises(psycopg.OperationalError):
+                busy.execute("SELECT count(*) FROM patients")
+            with pytest.raises(psycopg.OperationalError, match="can do more than read"):
+                resting.execute("SELECT 1")
+            with pytest.raises(psycopg.OperationalError, match=r"FATAL:  database .* can do more than read"):
+                psycopg.connect(running.dsn)
+        place.sql(f"REVOKE INSERT ON public.patients FROM {READER}")
+        wait_until(lambda: _served(running), AGAIN + 20, "the mended role to be served")
+        assert running.metric('sidecart_upstream_closes_total{reason="role_refused"}') >= 1
+        place.sql("GRANT EXECUTE ON FUNCTION public.forget() TO PUBLIC")
+        assert running.stop() == 0
+        assert '"bug"' not in running.log
+
+
 def _served(running: SideCart) -> bool:
     try:
         with psycopg.connect(running.dsn) as connection:
