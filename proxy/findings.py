@@ -495,15 +495,14 @@ def _extensions(probe: Probe, taints: Mapping[Key, Taint] | None) -> Iterator[Fi
 def _secrets(probe: Probe) -> Iterator[Finding]:
     if probe.attributes.superuser:
         return
-    reader = next((each for each in probe.memberships if each.name == "pg_read_all_data"), None)
-    for secret in probe.secrets:
+    for secret, readers in probe.secrets:
         table, _, column = secret.partition(" ")
-        if reader is not None:
-            sql = _leave(probe, reader.through)
-        else:
-            sql = (
-                _revoke("SELECT", f"TABLE pg_catalog.{table}", probe.role, "PUBLIC"),
-                _revoke(f"SELECT {column}", f"TABLE pg_catalog.{table}", probe.role, "PUBLIC"),
-            )
+        what = f"TABLE pg_catalog.{table}"
+        sql: list[str] = []
+        for reader in readers.split(", "):
+            if reader == probe.role:
+                sql += (_revoke(words, what, reader, "PUBLIC") for words in ("SELECT", f"SELECT {column}"))
+            else:
+                sql += _leave_for(probe, reader)
         why = "Whoever reads passwords, or their hashes, can become somebody else."
-        yield Finding("readable-secret", Severity.CRITICAL, f"TABLE pg_catalog.{table} {column}", why, sql)
+        yield Finding("readable-secret", Severity.CRITICAL, f"{what} {column}", why, tuple(dict.fromkeys(sql)))

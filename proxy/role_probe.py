@@ -124,8 +124,8 @@ class Probe:
     role: str
     attributes: Attributes
     inherits: bool
-    secrets: tuple[str, ...]
-    """Columns of system catalogues with passwords in them that the role may read."""
+    secrets: tuple[tuple[str, str], ...]
+    """Columns of system catalogues with passwords in them, and who reads them: the role, or one whose member it is."""
     memberships: tuple[Membership, ...] = ()
     applications: tuple[str, ...] = ()
     """Roles that log in to this database, and may need what PUBLIC has."""
@@ -220,7 +220,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Probe:
         role=role,
         attributes=attributes,
         inherits=inherits,
-        secrets=tuple(name for name, readable in zip(SECRETS, secrets, strict=True) if readable == "t"),
+        secrets=tuple((name, readers) for name, readers in zip(SECRETS, secrets, strict=True) if readers),
         memberships=tuple(
             Membership(name, role_name, through, _attributes(flags)) for name, role_name, through, *flags in memberships
         ),

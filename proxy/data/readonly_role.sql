@@ -169,7 +169,6 @@ BEGIN
                     AND d.refclassid = 'pg_extension'::regclass
                     AND extname IN ('aws_commons', 'aws_lambda', 'aws_ml', 'aws_s3', 'pg_cron')
             )
-        ORDER BY nspname
         $$,
         $$
         SELECT format('GRANT SELECT ON %s TO %I', string_agg(c.oid::regclass::text, ', ' ORDER BY relname), $1)
@@ -183,7 +182,6 @@ BEGIN
                 WHERE grantee = (SELECT oid FROM pg_roles WHERE rolname = $1) AND privilege_type = 'SELECT'
             )
         GROUP BY nspname
-        ORDER BY nspname
         $$,
         -- Default privileges belong to the role that will make the tables: whoever owns some there today, and you.
         $$
@@ -204,11 +202,13 @@ BEGIN
                     AND defaclobjtype::text = letter
                     AND grantee = (SELECT oid FROM pg_roles WHERE rolname = $1) AND privilege_type = 'SELECT'
             )
-        ORDER BY nspname, owner, kind DESC
         $$
     ];
     FOREACH step IN ARRAY steps LOOP
-        FOR statement IN EXECUTE step USING reader LOOP
+        -- In the same order each time.
+        FOR statement IN
+            EXECUTE format('SELECT text FROM (%s) AS step (text) ORDER BY text COLLATE "C"', step) USING reader
+        LOOP
             BEGIN
                 EXECUTE statement;
                 report := report || statement;

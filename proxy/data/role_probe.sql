@@ -9,14 +9,25 @@ SET LOCAL lock_timeout = '3s';
 SET LOCAL statement_timeout = '60s';
 SET LOCAL jit = off;
 
--- server and role
+-- server and role; and which roles within its reach, itself included, read passwords
+WITH RECURSIVE me (oid) AS (
+    SELECT oid FROM pg_roles WHERE rolname = $role
+    UNION
+    SELECT m.roleid
+    FROM pg_auth_members m
+    JOIN me ON m.member = me.oid
+    JOIN pg_roles r ON r.oid = m.roleid AND NOT rolsuper
+)
 SELECT current_setting('server_version_num'), current_setting('server_version'), quote_ident(current_database()),
     quote_ident(pg_get_userbyid(d.datdba)), pg_is_in_recovery(), current_setting('max_prepared_transactions'),
     current_setting('lo_compat_privileges')::bool, quote_ident(r.rolname), r.rolsuper, r.rolcreaterole, r.rolcreatedb,
     r.rolreplication, r.rolbypassrls, r.rolinherit,
-    has_column_privilege(r.oid, 'pg_catalog.pg_authid', 'rolpassword', 'SELECT'),
-    has_column_privilege(r.oid, 'pg_catalog.pg_user_mapping', 'umoptions', 'SELECT'),
-    has_column_privilege(r.oid, 'pg_catalog.pg_subscription', 'subconninfo', 'SELECT')
+    (SELECT string_agg(quote_ident(pg_get_userbyid(oid)), ', ' ORDER BY oid) FROM me
+        WHERE has_column_privilege(oid, 'pg_catalog.pg_authid', 'rolpassword', 'SELECT')),
+    (SELECT string_agg(quote_ident(pg_get_userbyid(oid)), ', ' ORDER BY oid) FROM me
+        WHERE has_column_privilege(oid, 'pg_catalog.pg_user_mapping', 'umoptions', 'SELECT')),
+    (SELECT string_agg(quote_ident(pg_get_userbyid(oid)), ', ' ORDER BY oid) FROM me
+        WHERE has_column_privilege(oid, 'pg_catalog.pg_subscription', 'subconninfo', 'SELECT'))
 FROM pg_database d, pg_roles r
 WHERE d.datname = current_database() AND r.rolname = $role;
 

@@ -96,7 +96,7 @@ HOLES = {
     "signals": Hole(f"GRANT pg_signal_backend TO {READER}", {("membership", "ROLE pg_signal_backend")}),
     "write all": Hole(f"GRANT pg_write_all_data TO {READER}", {("membership", "ROLE pg_write_all_data")}, 14),
     "read all": Hole(
-        f"GRANT pg_read_all_data TO {READER}; ALTER ROLE {READER} INHERIT",
+        f"GRANT pg_read_all_data TO {READER}",
         {
             ("membership", "ROLE pg_read_all_data"),
             ("readable-secret", "TABLE pg_catalog.pg_authid (rolpassword)"),

@@ -202,15 +202,19 @@ def test_extension_weighs_what_the_role_may_execute_of_it() -> None:
 
 
 def test_secrets_go_with_the_membership_that_shows_them() -> None:
-    probe = replace(HEALTHY, secrets=(role_probe.SECRETS[0],))
-    assert one(probe).sql[0] == "REVOKE SELECT ON TABLE pg_catalog.pg_authid FROM reader, PUBLIC;"
+    secret = role_probe.SECRETS[0]
+    assert one(replace(HEALTHY, secrets=((secret, "reader"),))).sql == (
+        "REVOKE SELECT ON TABLE pg_catalog.pg_authid FROM reader, PUBLIC;",
+        "REVOKE SELECT (rolpassword) ON TABLE pg_catalog.pg_authid FROM reader, PUBLIC;",
+    )
     member = Membership("pg_read_all_data", "pg_read_all_data", "readers", PLAIN)
-    found = {each.kind: each for each in find(replace(probe, memberships=(member,)), {})}
+    probe = replace(HEALTHY, secrets=((secret, "pg_read_all_data"),), memberships=(member,))
+    found = {each.kind: each for each in find(probe, {})}
     assert found["readable-secret"].sql == ("REVOKE readers FROM reader;",)
 
 
 def test_superuser_is_one_finding() -> None:
-    probe = replace(HEALTHY, attributes=PLAIN._replace(superuser=True), secrets=role_probe.SECRETS)
+    probe = replace(HEALTHY, attributes=PLAIN._replace(superuser=True), secrets=((role_probe.SECRETS[0], "reader"),))
     assert one(probe).kind == "superuser"
 
 
