@@ -116,7 +116,9 @@ def connection(upstream: Upstream, examination: Examination) -> list[Finding]:
 
 def screen(upstream: Upstream, examination: Examination, found: list[Finding]) -> str:
     """Return what a person reads."""
-    rows = [f"The role {examination.probe.role} in the database {_where(upstream)}", ""]
+    probe = examination.probe
+    server = f"PostgreSQL {probe.version_text}, a {'standby' if probe.standby else 'primary'}"
+    rows = [f"The role {probe.role} in the database {_where(upstream)}", server, ""]
     for each in [*found, *_fine(examination)]:
         if each.severity is Severity.OK:
             text = f"{each.subject}: {each.why}" if each.subject else each.why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -102,6 +103,28 @@ def ask(psql: Path, demo: Demo, statement: str) -> subprocess.CompletedProcess[s
     return subprocess.run([psql, target, "-XAtc", statement], capture_output=True, text=True, timeout=30, check=False)
 
 
+def finds_and_closes_its_holes(demo: Demo) -> None:
+    """Run what the screen says of the role: `doctor` finds what was planted, and nothing after `--revoke-public`."""
+    doctor, role = re.findall(r"^  \((\. .*)\)$", demo.screen, re.MULTILINE)
+
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+
+    done = shell(f"{doctor} --json")
+    (answer,) = json.loads(done.stdout)
+    found = {(each["kind"], each["subject"]): each["severity"] for each in answer["findings"]}
+    assert {place: severity for place, severity in found.items() if severity in ("warning", "critical")} == {
+        ("security-definer", "FUNCTION public.cancel_order(integer)"): "critical",
+        ("writable-table", "TABLE public.newsletter"): "critical",
+        ("temporary", "DATABASE shop"): "warning",
+    }
+    assert done.returncode == 3
+    assert shell(role).returncode == 0
+    done = shell(doctor)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("This role reads, and does nothing else. 1 info.\n")
+
+
 def test_demo_answers_reads_refuses_writes_and_leaves_nothing(folder: Path, tool: Callable[[str], Path]) -> None:
     psql = tool("psql")
     started = time.monotonic()
@@ -123,6 +146,7 @@ def test_demo_answers_reads_refuses_writes_and_leaves_nothing(folder: Path, tool
             assert refused.returncode == 1
             assert "ERROR" in refused.stderr
         assert ask(psql, demo, "select status from orders where id = 1").stdout == "paid\n"
+        finds_and_closes_its_holes(demo)
         with urllib.request.urlopen(f"http://127.0.0.1:{demo.metrics_port}/metrics", timeout=10) as page:
             assert b"sidecart_statements_total" in page.read()
 
