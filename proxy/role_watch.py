@@ -109,12 +109,15 @@ class RoleWatch:
         try:
             found = await self._look_once(kept)
         except (UpstreamError, ValueError) as error:
-            why = str(error) if isinstance(error, UpstreamError) else "the server gave an unexpected answer"
-            self._failed(kept, why)
+            why = "the server gave an unexpected answer"
+            if isinstance(error, UpstreamError):
+                self._failed(kept, str(error), error.for_operator)
+            else:
+                self._failed(kept, why, why)
         except Exception as error:
             self._stats.bugs += 1
             self._audit.event("bug", level="error", what=type(error).__name__, where="role")
-            self._failed(kept, type(error).__name__)
+            self._failed(kept, "SideCart met an internal error", type(error).__name__)
         else:
             self._stats.role_checks["done"] += 1
             kept.why = ""
@@ -137,14 +140,15 @@ class RoleWatch:
         kept.found = found
         self._settle(kept, _refusal(kept.database, found))
 
-    def _failed(self, kept: _Kept, why: str) -> None:
+    def _failed(self, kept: _Kept, told: str, why: str) -> None:
+        """Note a look that failed: what clients are told of it, and the operator."""
         self._stats.role_checks["failed"] += 1
         kept.due = self._now() + RETRY * self._jitter()
         if why != kept.why:
             kept.why = why
             self._audit.event("role not checked", level="error", database=kept.database, why=why)
         if kept.found is None:  # what was known before holds on
-            self._settle(kept, _unknown(kept.database, why))
+            self._settle(kept, _unknown(kept.database, told))
 
     def _settle(self, kept: _Kept, refusal: UpstreamError | None) -> None:
         served = kept.refusal is None

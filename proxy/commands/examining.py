@@ -45,7 +45,7 @@ async def examine(
         try:
             return await _examine(connector, upstream.dbname, policy, role, prove)
         except UpstreamError as error:
-            raise ExaminationError(str(error).rstrip(".")) from error
+            raise ExaminationError(error.for_operator.rstrip(".")) from error
 
 
 async def _examine(

@@ -89,5 +89,6 @@ async def apply(
         except QueryFailedError as error:
             raise RoleError(f"{error.words.rstrip('.')} (SQLSTATE {error.sqlstate}).") from error
         except UpstreamError as error:
-            raise RoleError(f"{admin.dbname} on {admin.host} port {admin.port}: {str(error).rstrip('.')}.") from error
+            why = error.for_operator.rstrip(".")
+            raise RoleError(f"{admin.dbname} on {admin.host} port {admin.port}: {why}.") from error
     return [(value or b"").decode("utf-8", "replace") for (value,) in visit.results[-1]]
