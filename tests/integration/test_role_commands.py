@@ -132,13 +132,14 @@ def test_what_cannot_be_reached_is_one_sentence(place: Clinic) -> None:
     code, out, err = doctor(place, "--json", DB_READONLY_PASSWORD="wrong one")
     (answer,) = json.loads(out)
     assert (code, err, answer["reachable"]) == (4, "", False)
-    assert answer["why"] == "the upstream refused SideCart's own login (SQLSTATE 28P01)"
+    refused = (
+        "the upstream refused SideCart's own login (SQLSTATE 28P01): the server says: password authentication failed"
+    )
+    assert answer["why"].startswith(refused)
     code, out, err = role(place, "--apply", DB_ADMIN_PASSWORD="wrong one")
     assert (code, out) == (1, "")
-    assert err == (
-        f"sidecart: clinic on localhost port {place.server.port}: the upstream refused SideCart's own login"
-        " (SQLSTATE 28P01).\n"
-    )
+    assert err.startswith(f"sidecart: clinic on localhost port {place.server.port}: {refused}")
+    assert err.count("\n") == 1
     code, _, err = doctor(place, DB_SSLROOTCERT="/nothing/there.pem")
     assert (code, err.count("\n")) == (2, 1)
     code, _, err = role(place, "--apply", DB_READONLY_USERNAME=OWNER)
@@ -154,7 +155,7 @@ def test_all_databases_of_the_configuration_are_examined(place: Clinic) -> None:
     answers = {answer["database"]: answer for answer in json.loads(out)}
     assert (code, err, list(answers)) == (4, "", [DATABASE, "second", "gone"])
     assert answers["second"]["worst"] == "critical"
-    assert answers["gone"]["why"] == 'database "nowhere" does not exist'
+    assert answers["gone"]["why"].startswith('database "nowhere" does not exist')
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
