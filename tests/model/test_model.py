@@ -21,6 +21,10 @@ from tests.model.themes import THEMES, plays
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 
+# A play that failed and could not be made short in time is shown all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
 def play_all(theme: str, examples: int, stage: Stage, *, random: bool) -> None:
     """Play so many plays on a theme; where not `random`, the same ones each time."""
 
