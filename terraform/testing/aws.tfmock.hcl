@@ -70,3 +70,11 @@ mock_resource "aws_lb_target_group" {
     arn_suffix = "targetgroup/mock/0123456789abcdef"
   }
 }
+
+mock_resource "aws_iam_instance_profile" {
+  defaults = { arn = "arn:aws:iam::111122223333:instance-profile/mock" }
+}
+
+mock_resource "aws_launch_template" {
+  defaults = { id = "lt-0123456789abcdef0" }
+}
