@@ -31,6 +31,18 @@ output "developer_security_group_id" {
 output "sidecart_security_group_id" {
   description = "SideCart's group, and that of tasks that have it as a sidecar."
   value       = aws_security_group.sidecart.id
+
+  # Who starts a task in this group needs its ways out, not the group alone.
+  depends_on = [
+    aws_route_table_association.private,
+    aws_vpc_endpoint.interface,
+    aws_vpc_endpoint.s3,
+    aws_vpc_security_group_egress_rule.sidecart_database,
+    aws_vpc_security_group_egress_rule.sidecart_endpoints,
+    aws_vpc_security_group_egress_rule.sidecart_s3,
+    aws_vpc_security_group_ingress_rule.database,
+    aws_vpc_security_group_ingress_rule.endpoints,
+  ]
 }
 
 output "database_security_group_id" {

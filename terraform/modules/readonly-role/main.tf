@@ -8,14 +8,12 @@ locals {
   region    = data.aws_region.current.id
 
   upstream_host = coalesce(var.upstream_host, var.primary_host)
-  # Whether there is a password is no secret, and count takes none.
-  own_password = nonsensitive(var.password == null)
-  password     = local.own_password ? module.password[0].password : var.password
+  password      = var.password == null ? module.password.password : var.password
 }
 
+# Made in any case: while Terraform plans, it is often unknown yet whether a password is given.
 module "password" {
   source = "../password"
-  count  = local.own_password ? 1 : 0
 
   password_version = var.password_version
 }

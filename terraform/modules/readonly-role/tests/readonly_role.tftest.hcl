@@ -48,10 +48,6 @@ run "given_password_is_used" {
     condition     = jsondecode(aws_secretsmanager_secret_version.this.secret_string).password == "GivenByTheModuleOfTheDatabase"
     error_message = "the given password goes into the secret"
   }
-  assert {
-    condition     = length(module.password) == 0
-    error_message = "and no other one is made"
-  }
 }
 
 run "iam_policy_names_role_and_instances" {
