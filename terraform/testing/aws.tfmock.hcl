@@ -25,7 +25,7 @@ mock_data "aws_ssm_parameter" {
 }
 
 mock_data "aws_secretsmanager_random_password" {
-  defaults = { random_password = "NotARealPasswordButFortyCharactersLong40" }
+  defaults = { random_password = "passwordpasswordpasswordpasswordpassword" }
 }
 
 mock_resource "aws_kms_key" {

@@ -11,9 +11,7 @@ locals {
       "ssl_min_protocol_version" = "TLSv1.2"
       "password_encryption"      = "scram-sha-256"
     },
-    var.parameters,
-    # Last, so that nothing overrides it.
-    { "rds.force_ssl" = "1" },
+    { for name, value in var.parameters : name => value if name != "rds.force_ssl" },
   )
 }
 
@@ -29,6 +27,12 @@ resource "aws_db_parameter_group" "this" {
   description = "Parameters of ${var.name}: TLS is required"
   family      = local.family
   tags        = var.tags
+
+  parameter {
+    name         = "rds.force_ssl"
+    value        = "1"
+    apply_method = "pending-reboot"
+  }
 
   dynamic "parameter" {
     for_each = local.parameters

@@ -14,7 +14,7 @@ run "password_is_long_and_plain" {
     error_message = "the password has to go into URLs and shells as it is"
   }
   assert {
-    condition     = output.password == "NotARealPasswordButFortyCharactersLong40"
+    condition     = output.password == "passwordpasswordpasswordpasswordpassword"
     error_message = "the password has to be the one that AWS made"
   }
 }
@@ -28,7 +28,7 @@ run "password_stays_though_aws_makes_another" {
   }
 
   assert {
-    condition     = output.password == "NotARealPasswordButFortyCharactersLong40"
+    condition     = output.password == "passwordpasswordpasswordpasswordpassword"
     error_message = "an apply without a new version must not change the password"
   }
 }

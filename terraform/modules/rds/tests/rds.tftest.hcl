@@ -117,7 +117,7 @@ run "replica_is_as_private_and_becomes_the_upstream" {
 
   variables {
     read_replica    = true
-    master_password = "NotARealPasswordButLongEnough"
+    master_password = "passwordpasswordpassword"
   }
 
   override_resource {
@@ -216,7 +216,7 @@ run "password_that_rds_would_not_take_is_refused" {
 run "password_beside_a_managed_one_is_refused" {
   command = plan
   variables {
-    master_password = "NotARealPasswordButLongEnough"
+    master_password = "passwordpasswordpassword"
   }
   expect_failures = [var.master_password]
 }

@@ -26,7 +26,7 @@ run "secret_has_the_layout_of_rds" {
       host     = "shop-replica.abc.eu-central-1.rds.amazonaws.com"
       port     = 5432
       username = "sidecart_reader"
-      password = "NotARealPasswordButFortyCharactersLong40"
+      password = "passwordpasswordpasswordpasswordpassword"
       dbname   = "app"
     }
     error_message = "the secret has RDS's fields, and names the upstream"
@@ -41,11 +41,11 @@ run "given_password_is_used" {
   command = apply
 
   variables {
-    password = "GivenByTheModuleOfTheDatabase"
+    password = "givengivengivengivengiven"
   }
 
   assert {
-    condition     = jsondecode(aws_secretsmanager_secret_version.this.secret_string).password == "GivenByTheModuleOfTheDatabase"
+    condition     = jsondecode(aws_secretsmanager_secret_version.this.secret_string).password == "givengivengivengivengiven"
     error_message = "the given password goes into the secret"
   }
 }
@@ -86,7 +86,7 @@ run "task_is_confined_and_holds_no_secret" {
     error_message = "the task calls nothing of AWS"
   }
   assert {
-    condition     = !strcontains(aws_ecs_task_definition.this.container_definitions, "NotARealPassword")
+    condition     = !strcontains(aws_ecs_task_definition.this.container_definitions, "passwordpassword")
     error_message = "no password stands in the task definition"
   }
   assert {
