@@ -7,11 +7,8 @@ locals {
   exports = ["postgresql", "upgrade"]
 
   parameters = merge(
-    {
-      "ssl_min_protocol_version" = "TLSv1.2"
-      "password_encryption"      = "scram-sha-256"
-    },
-    { for name, value in var.parameters : name => value if name != "rds.force_ssl" },
+    { ssl_min_protocol_version = "TLSv1.2" },
+    { for name, value in var.parameters : name => value if !contains(["rds.force_ssl", "password_encryption"], name) },
   )
 }
 
@@ -31,6 +28,12 @@ resource "aws_db_parameter_group" "this" {
   parameter {
     name         = "rds.force_ssl"
     value        = "1"
+    apply_method = "pending-reboot"
+  }
+
+  parameter {
+    name         = "password_encryption"
+    value        = "scram-sha-256"
     apply_method = "pending-reboot"
   }
 
