@@ -31,14 +31,14 @@ variable "private_subnet_ids" {
 }
 
 variable "route_table_ids" {
-  description = "Route tables of these subnets, which the S3 endpoint is put into; none with endpoint_security_group_id."
+  description = "Route tables of these subnets, which the S3 endpoint is put into; none if they have one."
   type        = list(string)
   default     = []
   nullable    = false
 }
 
 variable "endpoint_security_group_id" {
-  description = "Security group of the endpoints that the VPC has (ecr.api, ecr.dkr, logs, secretsmanager, S3); null: make them."
+  description = "Security group of the endpoints that the VPC has (ecr.api, ecr.dkr, logs, secretsmanager); null: make them."
   type        = string
   default     = null
 }

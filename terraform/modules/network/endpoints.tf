@@ -1,4 +1,14 @@
 # AWS's services without a way to the internet: the image, the secrets, the logs.
+#
+# An endpoint with private DNS serves the whole VPC. In a new one that is SideCart alone, and the policies say so. In an
+# existing one others use the same services: there the endpoints have AWS's own policy, and the VPC's addresses may come in,
+# so that nobody is cut off.
+
+data "aws_vpc" "existing" {
+  count = local.create || !var.create_endpoints ? 0 : 1
+
+  id = var.vpc_id
+}
 
 resource "aws_vpc_endpoint" "interface" {
   for_each = var.create_endpoints ? var.interface_endpoints : []
@@ -12,7 +22,7 @@ resource "aws_vpc_endpoint" "interface" {
   tags                = merge(var.tags, { Name = "${var.name}-${each.key}" })
 
   # Only this account's identities: nobody carries data out to an account of his own.
-  policy = jsonencode({
+  policy = !local.create ? null : jsonencode({
     Version = "2012-10-17"
     Statement = [{
       Effect    = "Allow"
@@ -25,7 +35,7 @@ resource "aws_vpc_endpoint" "interface" {
 }
 
 resource "aws_vpc_endpoint" "s3" {
-  count = var.create_endpoints ? 1 : 0
+  count = local.create || length(var.route_table_ids) > 0 ? 1 : 0
 
   vpc_id            = local.vpc_id
   service_name      = "com.amazonaws.${local.region}.s3"
@@ -34,7 +44,7 @@ resource "aws_vpc_endpoint" "s3" {
   tags              = merge(var.tags, { Name = "${var.name}-s3" })
 
   # Two buckets of AWS's own, read only: ECR keeps layers of images in one, Amazon Linux its packages in the other.
-  policy = jsonencode({
+  policy = !local.create ? null : jsonencode({
     Version = "2012-10-17"
     Statement = [{
       Effect    = "Allow"

@@ -1,5 +1,5 @@
-# Who may reach whom. Rules name groups; the only addresses are those of client_cidrs (private networks) and the one of
-# developer_cidr. No group has a rule that it does not need: Terraform takes AWS's own "all traffic out" away.
+# Who may reach whom. Rules name groups; the only addresses are those of client_cidrs (private networks), the one of
+# developer_cidr, and, for endpoints in an existing VPC, that VPC's own. No group has a rule that it does not need: Terraform takes AWS's own "all traffic out" away.
 #
 #   clients ──────────► load balancer ──► sidecart ──► database
 #      └──────────────────────────────────►  │
@@ -21,8 +21,9 @@ locals {
   database_security_group_id = (
     var.database_security_group_id == null ? aws_security_group.database[0].id : var.database_security_group_id
   )
-  endpoint_security_group_id = (
-    var.create_endpoints ? aws_security_group.endpoints[0].id : var.endpoint_security_group_id
+  endpoint_groups = merge(
+    var.create_endpoints ? { made = aws_security_group.endpoints[0].id } : {},
+    var.endpoint_security_group_id == null ? {} : { existing = var.endpoint_security_group_id },
   )
 }
 
@@ -204,6 +205,18 @@ resource "aws_vpc_security_group_ingress_rule" "endpoints" {
   tags                         = var.tags
 }
 
+resource "aws_vpc_security_group_ingress_rule" "endpoints_from_vpc" {
+  for_each = toset(flatten(data.aws_vpc.existing[*].cidr_block_associations[*].cidr_block))
+
+  security_group_id = aws_security_group.endpoints[0].id
+  description       = "HTTPS from the VPC, which uses the endpoints too"
+  cidr_ipv4         = each.value
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  tags              = var.tags
+}
+
 # --- ways out ---------------------------------------------------------------------------------------------------------
 
 resource "aws_vpc_security_group_egress_rule" "clients" {
@@ -256,9 +269,11 @@ resource "aws_vpc_security_group_egress_rule" "sidecart_database" {
 }
 
 resource "aws_vpc_security_group_egress_rule" "sidecart_endpoints" {
+  for_each = local.endpoint_groups
+
   security_group_id            = aws_security_group.sidecart.id
   description                  = "HTTPS to the endpoints of AWS services"
-  referenced_security_group_id = local.endpoint_security_group_id
+  referenced_security_group_id = each.value
   ip_protocol                  = "tcp"
   from_port                    = 443
   to_port                      = 443

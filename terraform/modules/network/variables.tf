@@ -97,14 +97,14 @@ variable "public_subnet_ids" {
 }
 
 variable "route_table_ids" {
-  description = "Route tables of the existing private subnets, which the S3 endpoint is put into."
+  description = "Route tables of the existing private subnets that have no S3 endpoint yet; it is put into them."
   type        = list(string)
   default     = []
   nullable    = false
 
   validation {
-    condition     = var.vpc_id == null || !var.create_endpoints || length(var.route_table_ids) > 0
-    error_message = "route_table_ids is needed to make endpoints in an existing VPC; set create_endpoints = false if it has them."
+    condition     = length(var.route_table_ids) == 0 || (var.vpc_id != null && var.create_endpoints)
+    error_message = "route_table_ids belongs to an existing VPC with create_endpoints = true."
   }
 }
 
@@ -123,21 +123,21 @@ variable "create_endpoints" {
 }
 
 variable "interface_endpoints" {
-  description = "Services that get an interface endpoint, by the last part of their name."
+  description = "Services that get an interface endpoint, by the last part of their name. Leave out those that the existing VPC has."
   type        = set(string)
   default     = ["ecr.api", "ecr.dkr", "logs", "secretsmanager"]
   nullable    = false
 
   validation {
-    condition = alltrue([
+    condition = var.endpoint_security_group_id != null || alltrue([
       for needed in ["ecr.api", "ecr.dkr", "logs", "secretsmanager"] : contains(var.interface_endpoints, needed)
     ])
-    error_message = "interface_endpoints must hold ecr.api, ecr.dkr, logs and secretsmanager; more may follow."
+    error_message = "interface_endpoints must hold ecr.api, ecr.dkr, logs and secretsmanager, unless the existing VPC has some: then give their endpoint_security_group_id."
   }
 }
 
 variable "endpoint_security_group_id" {
-  description = "Security group of the endpoints that the existing VPC has, with create_endpoints = false."
+  description = "Security group of the endpoints that the existing VPC has; SideCart may send to it."
   type        = string
   default     = null
 
@@ -146,8 +146,8 @@ variable "endpoint_security_group_id" {
     error_message = "endpoint_security_group_id must look like sg-0123456789abcdef0."
   }
   validation {
-    condition     = var.create_endpoints == (var.endpoint_security_group_id == null)
-    error_message = "endpoint_security_group_id must be given with create_endpoints = false, and only then."
+    condition     = var.endpoint_security_group_id == null ? var.create_endpoints : var.vpc_id != null
+    error_message = "endpoint_security_group_id must be given with create_endpoints = false, and only for an existing VPC."
   }
 }
 

@@ -193,7 +193,7 @@ variable "log_retention_days" {
 variable "master_username" {
   description = "Name of the master user, who owns the database."
   type        = string
-  default     = "owner"
+  default     = "app_owner"
   nullable    = false
 
   validation {

@@ -26,7 +26,7 @@ resource "aws_cloudwatch_log_group" "this" {
 }
 
 resource "aws_iam_role" "execution" {
-  name_prefix = "${var.name}-role-exec-"
+  name_prefix = "${substr(var.name, 0, 26)}-role-exec-" # 38 characters at most
   description = "Starts the task that makes the read-only role: pulls its image, reads its two secrets, opens its log"
   tags        = var.tags
 

@@ -7,6 +7,8 @@ locals {
       awslogs-group         = aws_cloudwatch_log_group.this.name
       awslogs-region        = local.region
       awslogs-stream-prefix = var.name
+      # Not the lossy mode: SideCart writes from a thread of its own, never waits for it, and counts what it had to drop.
+      mode = "blocking"
     }
   }
 

@@ -100,9 +100,9 @@ run "egress_is_named_too" {
         values(aws_vpc_security_group_egress_rule.clients),
         values(aws_vpc_security_group_egress_rule.doors),
         values(aws_vpc_security_group_egress_rule.doors_health),
+        values(aws_vpc_security_group_egress_rule.sidecart_endpoints),
         [
           aws_vpc_security_group_egress_rule.sidecart_database,
-          aws_vpc_security_group_egress_rule.sidecart_endpoints,
           aws_vpc_security_group_egress_rule.sidecart_s3,
         ],
       ) : rule.cidr_ipv4 == null && rule.cidr_ipv6 == null
@@ -159,6 +159,11 @@ run "existing_vpc_is_left_as_it_is" {
     kms_key_arn                = null
   }
 
+  override_data {
+    target = data.aws_vpc.existing
+    values = { cidr_block_associations = [{ cidr_block = "10.7.0.0/16" }, { cidr_block = "10.8.0.0/16" }] }
+  }
+
   assert {
     condition = (
       length(aws_vpc.this) == 0 && length(aws_subnet.private) == 0 && length(aws_default_security_group.this) == 0 &&
@@ -177,6 +182,51 @@ run "existing_vpc_is_left_as_it_is" {
     condition     = output.vpc_id == "vpc-0a1b2c3d" && output.private_subnet_ids == tolist(["subnet-0a", "subnet-0b"])
     error_message = "what was given has to come out"
   }
+  assert {
+    condition = (
+      toset(keys(aws_vpc_security_group_ingress_rule.endpoints_from_vpc)) == toset(["10.7.0.0/16", "10.8.0.0/16"]) &&
+      alltrue([for rule in aws_vpc_security_group_ingress_rule.endpoints_from_vpc : rule.security_group_id == aws_security_group.endpoints[0].id])
+    )
+    error_message = "the rest of the VPC has to reach the endpoints, whose names are now theirs"
+  }
+}
+
+run "endpoints_that_the_existing_vpc_lacks_are_made" {
+  command = apply
+
+  variables {
+    vpc_id                     = "vpc-0a1b2c3d"
+    private_subnet_ids         = ["subnet-0a", "subnet-0b"]
+    interface_endpoints        = ["secretsmanager"]
+    endpoint_security_group_id = "sg-0e"
+  }
+
+  override_data {
+    target = data.aws_vpc.existing
+    values = { cidr_block_associations = [{ cidr_block = "10.7.0.0/16" }] }
+  }
+
+  assert {
+    condition     = keys(aws_vpc_endpoint.interface) == ["secretsmanager"] && length(aws_vpc_endpoint.s3) == 0
+    error_message = "what is there is not made again"
+  }
+  assert {
+    condition     = toset(keys(aws_vpc_security_group_egress_rule.sidecart_endpoints)) == toset(["made", "existing"])
+    error_message = "SideCart reaches both"
+  }
+}
+
+run "longest_name_fits" {
+  command = plan
+
+  variables {
+    name = "abcdefghijklmnopqrstuvwxyz-12345"
+  }
+
+  assert {
+    condition     = aws_iam_role.flow[0].name_prefix == "abcdefghijklmnopqrstuvwxyz-12345-flow-"
+    error_message = "AWS takes 38 characters"
+  }
 }
 
 run "existing_endpoints_are_used" {
@@ -192,7 +242,7 @@ run "existing_endpoints_are_used" {
   assert {
     condition = (
       length(aws_vpc_endpoint.interface) == 0 && length(aws_vpc_endpoint.s3) == 0 &&
-      aws_vpc_security_group_egress_rule.sidecart_endpoints.referenced_security_group_id == "sg-0e"
+      { for which, rule in aws_vpc_security_group_egress_rule.sidecart_endpoints : which => rule.referenced_security_group_id } == { existing = "sg-0e" }
     )
     error_message = "SideCart reaches the endpoints that are there"
   }

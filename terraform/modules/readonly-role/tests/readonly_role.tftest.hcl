@@ -158,6 +158,19 @@ run "task_runs_while_terraform_applies" {
   }
 }
 
+run "longest_name_fits" {
+  command = plan
+
+  variables {
+    name = "abcdefghijklmnopqrstuvwxyz-12345"
+  }
+
+  assert {
+    condition     = length(aws_iam_role.execution.name_prefix) <= 38
+    error_message = "AWS takes 38 characters"
+  }
+}
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 run "tls_off_is_refused" {
