@@ -138,6 +138,13 @@ def test_modules_are_valid_together(copy: Path) -> None:
     assert told["valid"] and told["diagnostics"] == []
 
 
+@pytest.mark.timeout(2 * SECONDS)
+def test_public_network_unencrypted_instance_and_tls_off_are_refused(copy: Path) -> None:
+    folder = _prepared(copy / "examples" / "complete")
+    told = _succeed("terraform", "test", "-no-color", "-filter=tests/refused.tftest.hcl", cwd=folder)
+    assert "Success! 4 passed, 0 failed." in told
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("name", ROOTS)
