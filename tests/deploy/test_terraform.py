@@ -164,6 +164,46 @@ def test_own_tests(name: str, copy: Path) -> None:
     assert runs >= 2
 
 
+@pytest.mark.deep
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_apply_runs_the_task_of_the_role_and_fails_with_it(exit_code: int, copy: Path, tmp_path: Path) -> None:
+    """Apply for real, against the stand-in for AWS, with a stand-in for its CLI that says how the task has ended."""
+    folder = _prepared(copy / "modules" / "readonly-role")
+    given = (folder / "tests" / "readonly_role.tftest.hcl").read_text(encoding="utf-8").partition("\nrun ")[0]
+    file = folder / "tests" / "applied.tftest.hcl"
+    file.write_text(given.replace("apply_role         = false", "apply_role = true") + '\nrun "applied" {}\n', "utf-8")
+    cli = tmp_path / "aws"
+    cli.write_text(
+        f"""#!/bin/sh
+echo "$2 $CLUSTER" >>"{tmp_path}/calls"
+case $2 in
+    run-task) echo arn:aws:ecs:task/1 ;;
+    describe-tasks) echo {exit_code} ;;
+    get-log-events) echo "what the task has logged" ;;
+esac
+""",
+        "utf-8",
+    )
+    cli.chmod(0o755)
+    try:
+        done = _run(
+            *("terraform", "test", "-no-color", "-verbose", "-filter=tests/applied.tftest.hcl"),
+            cwd=folder,
+            PATH=f"{tmp_path}:{os.environ['PATH']}",
+        )
+    finally:
+        file.unlink()
+    told = done.stdout + done.stderr
+    cluster = "arn:aws:ecs:eu-central-1:111122223333:cluster/shop"
+    assert (tmp_path / "calls").read_text(encoding="utf-8").splitlines()[:2] == [
+        f"run-task {cluster}",
+        f"wait {cluster}",
+    ]
+    assert (done.returncode == 0) == (exit_code == 0), told
+    assert exit_code == 0 or ("exit code 1" in told and "what the task has logged" in told), told
+
+
 REFUSED = {
     "modules/network": ("clients_from_everywhere", "developer_from_everywhere", "clients_from_everywhere_by_ipv6"),
     "modules/rds": ("no_key", "tls_off"),
