@@ -62,6 +62,7 @@ module "readonly_role" {
   subnet_ids         = module.network.private_subnet_ids
   security_group_ids = [module.network.sidecart_security_group_id]
   apply_role         = var.apply_role
+  revoke_public      = true # a new database: nobody is used to anything yet
   tags               = local.tags
 }
 

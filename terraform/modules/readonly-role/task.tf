@@ -112,7 +112,7 @@ resource "aws_ecs_task_definition" "this" {
     image                  = var.image
     essential              = true
     entryPoint             = ["sidecart"]
-    command                = ["role", "--apply"]
+    command                = concat(["role", "--apply"], var.revoke_public ? ["--revoke-public"] : [])
     user                   = "65532:65532"
     readonlyRootFilesystem = true
     linuxParameters        = { capabilities = { drop = ["ALL"] } }

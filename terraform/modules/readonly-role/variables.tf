@@ -210,6 +210,13 @@ variable "apply_role" {
   nullable    = false
 }
 
+variable "revoke_public" {
+  description = "Take from everybody (PUBLIC) what is no reading, too, and give it to the roles that log in to the database."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "run_again" {
   description = "Any other text runs the task again: after a schema was added, for example a date."
   type        = string

@@ -32,6 +32,8 @@ locals {
       SIDECART_METRICS_HOST           = local.sidecar ? "127.0.0.1" : "0.0.0.0" # the load balancer asks for /healthz
       SIDECART_METRICS_PORT           = tostring(local.metrics_port)
       SIDECART_POOL_DEFAULT_POOL_SIZE = tostring(var.pool_size)
+
+      SIDECART_UPSTREAM_REQUIRE_READONLY_ROLE = var.require_readonly_role
     },
     var.db_name == "" ? {} : { DB_NAME = var.db_name },
     var.upstream_auth == "iam" ? { SIDECART_UPSTREAM_AWS_IAM = "true", SIDECART_UPSTREAM_AWS_REGION = local.region } : {},

@@ -272,6 +272,18 @@ variable "username" {
   }
 }
 
+variable "require_readonly_role" {
+  description = "What happens when the role turns out to be able to write: refuse (nobody is served), or warn (in the log and /readyz)."
+  type        = string
+  default     = "refuse"
+  nullable    = false
+
+  validation {
+    condition     = contains(["refuse", "warn"], var.require_readonly_role)
+    error_message = "require_readonly_role must be refuse or warn."
+  }
+}
+
 variable "upstream_auth" {
   description = "How SideCart logs in to the database: password (from secret_arn) or iam (needs GRANT rds_iam to the role)."
   type        = string

@@ -109,6 +109,19 @@ run "task_is_confined_and_holds_no_secret" {
   }
 }
 
+run "public_is_revoked_when_that_is_wanted" {
+  command = apply
+
+  variables {
+    revoke_public = true
+  }
+
+  assert {
+    condition     = jsondecode(aws_ecs_task_definition.this.container_definitions)[0].command == ["role", "--apply", "--revoke-public"]
+    error_message = "the task takes it from PUBLIC"
+  }
+}
+
 run "execution_role_reads_two_secrets" {
   command = apply
 

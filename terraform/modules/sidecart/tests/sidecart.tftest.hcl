@@ -53,6 +53,10 @@ run "tls_is_verified_upstream_and_required_of_clients" {
     condition     = { for item in output.container_definition.environment : item.name => item.value }["SIDECART_LISTEN_TLS"] == "require"
     error_message = "clients have to use TLS"
   }
+  assert {
+    condition     = { for item in output.container_definition.environment : item.name => item.value }["SIDECART_UPSTREAM_REQUIRE_READONLY_ROLE"] == "refuse"
+    error_message = "nobody is served as a role that can write"
+  }
 }
 
 run "password_comes_from_the_secret" {
