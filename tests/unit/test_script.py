@@ -195,18 +195,18 @@ UNITS = [
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_cutting_takes_time_in_proportion_to_the_length(unit: str) -> None:
-    """Ten times the text may not take much more than ten times as long."""
+    """Ten times the text may not take much more than ten times as long, of this process's own time."""
 
     def seconds(length: int) -> float:
         script = unit * (length // len(unit))
         taken = []
-        for _ in range(3):
-            start = time.perf_counter()
+        for _ in range(5):
+            start = time.process_time()
             cut(script)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
         return min(taken)
 
-    assert seconds(50_000) < 40 * max(seconds(5_000), 0.001)
+    assert seconds(50_000) < 40 * max(seconds(5_000), 0.002)
 
 
 def test_lines_and_columns_count_characters_of_the_file() -> None:
