@@ -21,7 +21,7 @@ from proxy.filter import Filter
 from proxy.house import Audit
 from proxy.judge import Results
 from proxy.policy import Policy
-from proxy.pool import Pool
+from proxy.pool import NOT_REACHED, Pool
 from proxy.role_watch import RoleWatch
 from proxy.stats import Stats
 from proxy.tasks import Tasks
@@ -184,8 +184,12 @@ class Backends:
                 upstream.close(CloseReason.DRAIN)
 
     def troubles(self) -> Mapping[str, str]:
-        """Return why each database would not be served; empty where it would. Only reads: any thread may call it."""
-        return {name: pool.trouble for name, pool in self.pools.copy().items()}
+        """Return why each database would not be served; empty where it would. Only reads: any thread may call it.
+
+        A configured one is named before it has a pool: the pages are there a moment earlier.
+        """
+        known = {name: pool.trouble for name, pool in self.pools.copy().items()}
+        return dict.fromkeys(self.names, NOT_REACHED) | known
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

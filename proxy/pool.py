@@ -20,6 +20,7 @@ from proxy.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, CloseReason, 
 from proxy.snapshot import Settings
 from proxy.stats import Stats
 
+NOT_REACHED: Final = "the upstream has not been reached yet"
 PATIENCE: Final = 1.0
 """Seconds that back-off may keep a waiting client from the next login."""
 
@@ -166,7 +167,7 @@ class Pool:
             return self.last_error.for_operator
         if self._silence is not None and self._silent_at > self._heard:
             return str(self._silence)
-        return "" if self._heard > -math.inf else "the upstream has not been reached yet"
+        return "" if self._heard > -math.inf else NOT_REACHED
 
     # --- clients -------------------------------------------------------------------------------------------------
 
