@@ -51,6 +51,13 @@ class Answering(Carrying):
         )
         return self._answer_error(response, simple=simple, unnamed=unnamed)
 
+    def _limited(self, *, simple: bool, unnamed: bool = False) -> bytes | None:
+        """Answer a statement that comes too early for its client's rate; None: it may go on, and has been counted."""
+        if self._meter is None or not (excess := self._meter.charge()):
+            return None
+        self._wait_error = self._too_fast(excess)
+        return self._waited(simple=simple, unnamed=unnamed)
+
     def _stall(self) -> bytes:
         """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""
         self._stalled = True

@@ -8,8 +8,8 @@ import click
 
 from proxy import __version__
 
-VERBS = ("check", "demo", "doctor", "health", "role", "rules", "serve")
-"""Each verb is a module of proxy.commands that holds a click command named `command`."""
+VERBS = ("check", "demo", "doctor", "hash-password", "health", "role", "rules", "serve")
+"""Each verb is a module of proxy.commands, `-` written `_`, that holds a click command named `command`."""
 
 
 class _Verbs(click.Group):
@@ -21,7 +21,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"proxy.commands.{cmd_name}").command
+        command = importlib.import_module(f"proxy.commands.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"proxy.commands.{cmd_name}.command must be a click command")
         return command

@@ -1,4 +1,4 @@
-"""The life of one client's connection: start-up packet, login, session, time limits, end.
+"""The life of one client's connection: start-up packet, proof, login, session, time limits, end.
 
 Pure, as the session is. The session begins with the greeting; what comes before it is decoded here and nowhere else.
 """
@@ -8,35 +8,39 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Final
 
-from proxy import login
+from proxy import auth, login, scram
 from proxy import protocol as p
-from proxy import replies as r
+from proxy.access import Origin
 from proxy.errors import (
     ADMIN_SHUTDOWN,
     CANNOT_CONNECT_NOW,
+    CHARACTER_NOT_IN_REPERTOIRE,
     IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
     IDLE_SESSION_TIMEOUT,
     INTERNAL_ERROR,
     INVALID_AUTHORIZATION_SPECIFICATION,
-    INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
     PROTOCOL_VIOLATION,
     TOO_MANY_CONNECTIONS,
     ClientProtocolError,
     CloseReason,
+    LoginRefusedError,
     UpstreamError,
-    UpstreamProtocolError,
 )
-from proxy.house import House, Upstream, Wire
+from proxy.greeting import Greeter
+from proxy.house import House, Wire
 from proxy.ledger import Ledger
-from proxy.linked import INTERNAL_ERROR_TEXT, Identity, Unparsed
+from proxy.linked import INTERNAL_ERROR_TEXT, Identity
 from proxy.naming import APPLICATION_NAME, Naming
 from proxy.pool import Pool
-from proxy.pool import Upstream as PooledUpstream
+from proxy.quotas import Excess
 from proxy.session import Session
-from proxy.snapshot import Settings, replay
-from proxy.unnamed import Unnamed
+from proxy.snapshot import Settings
+
+NAMEDATALEN: Final = 64
+"""Names of users and databases are cut to one byte less (ProcessStartupPacket(), backend_startup.c)."""
 
 
 class Phase(enum.Enum):
@@ -44,6 +48,8 @@ class Phase(enum.Enum):
 
     STARTUP = "startup"
     """Nothing but a start-up packet is legal."""
+    PROOF = "proof"
+    """It has to prove who it is: nothing but a message of its authentication is legal."""
     LOGIN = "login"
     """The greeting waits for an upstream to say what its settings are."""
     READY = "ready"
@@ -54,16 +60,20 @@ class Phase(enum.Enum):
 class Client:
     """One client, from its first byte in the clear or behind TLS to its last.
 
-    `barred` is why a client that comes this way, from there, may not log in: a sentence and what to do about it.
+    `arrived` is when it knocked, so that its login ends in time with its TLS handshake; 0 where it is not known.
     """
 
     __slots__ = (
         "_answered",
-        "_barred",
         "_busy_since",
+        "_database",
+        "_exchange",
         "_greeter",
         "_house",
         "_inbox",
+        "_origin",
+        "_parameters",
+        "_place",
         "_pool",
         "_seen",
         "_since",
@@ -75,23 +85,27 @@ class Client:
         "who",
     )
 
-    def __init__(self, house: House, wire: Wire, peer: str, ident: int, barred: tuple[str, str] | None = None) -> None:
+    def __init__(self, house: House, wire: Wire, origin: Origin, ident: int, arrived: float = 0.0) -> None:
         self._house = house
         self._wire = wire
-        self._barred = barred
-        self.who = Identity(ident, peer, "")
+        self._origin = origin
+        self.who = Identity(ident, origin.peer, "")
         self.phase = Phase.STARTUP
         self.session: Session | None = None
         self.key = 0
         """The pid of its cancel key, once it has one."""
-        self._greeter: _Greeter | None = None
+        self._greeter: Greeter | None = None
         self._pool: Pool | None = None
+        self._exchange: scram.Exchange | None = None
+        self._database = ""
+        self._parameters: dict[str, str] = {}
+        self._place = ("", "")  # what is counted of it in the quotas: its address and its user
         self._version = p.PROTOCOL_3_0
         self._inbox = b""
         self._answered = 0
         self._busy_since = 0.0
         self._seen = 0
-        self._since = 0.0
+        self._since = arrived
 
     def __repr__(self) -> str:
         return f"<Client {self.who} {self.phase.value}>"
@@ -111,10 +125,14 @@ class Client:
                 session.client_data(data)
             elif self.phase is Phase.STARTUP:
                 self._startup(self._inbox + data)
+            elif self.phase is Phase.PROOF:
+                self._prove(self._inbox + data)
             elif self.phase is Phase.LOGIN:
                 self._inbox += data  # sent ahead of the greeting: legal, and served after it
         except ClientProtocolError as error:
             self.end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
+        except UpstreamError as error:
+            self.refuse(error)
 
     def client_lost(self) -> None:
         """Learn that the client's socket has ended."""
@@ -140,42 +158,119 @@ class Client:
         self._version = min(request.version, p.PROTOCOL_3_2)
         if self._version != request.version or request.unknown_options:
             self._wire.write(p.negotiate_protocol_version(self._version & 0xFFFF, request.unknown_options))
-        try:
-            self._login(request.parameters)
-        except UpstreamError as error:
-            self.refuse(error)
+        self._identify(request.parameters)
 
-    def _login(self, parameters: dict[str, str]) -> None:
-        """Check who asks for what, then greet, at once or as soon as an upstream has confirmed the settings."""
+    def _identify(self, parameters: dict[str, str]) -> None:
+        """Learn who asks for what, and how it has to prove that. Raises LoginRefusedError."""
         house, who = self._house, self.who
-        who.user = parameters.pop("user", "")
-        database = parameters.pop("database", "") or who.user
+        who.user = _name(parameters.pop("user", ""))
+        self._database = _name(parameters.pop("database", "")) or who.user
+        self._parameters = parameters
         if not who.user:
             text = "no PostgreSQL user name specified in startup packet"
-            raise login.LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text)
+            raise LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, why="no user name")
         if house.draining:
-            raise login.LoginRefusedError(CANNOT_CONNECT_NOW, "the database system is shutting down")
-        if house.clients >= house.max_client_conn:
-            raise login.LoginRefusedError(TOO_MANY_CONNECTIONS, "no more connections allowed (max_client_conn)")
-        if self._barred is not None:
-            text, hint = self._barred
-            raise login.LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, hint=hint)
-        pool = house.pool_for(database)
+            raise LoginRefusedError(CANNOT_CONNECT_NOW, "the database system is shutting down")
+        self._find_room()
+        if excess := house.quotas.arrive(who.peer, house.now()):
+            raise _too_many(excess)
+        self._place = (who.peer, "")
+        method = house.access.method(self._origin, self._database, who.user)
+        if method == "scram-sha-256":
+            self._ask_for_proof()
+            return
+        if method == "cert":
+            self._check_certificate()
+        who.method = method
+        self._enter()
+
+    def _find_room(self) -> None:
+        if self._house.clients >= self._house.max_client_conn:
+            raise self._full("no more connections allowed (max_client_conn)")
+
+    def _full(self, text: str) -> LoginRefusedError:
+        self._house.stats.limited["max_client_conn"] += 1
+        error = LoginRefusedError(TOO_MANY_CONNECTIONS, text, why="the limit max_client_conn")
+        error.reason = CloseReason.CLIENT_LIMIT
+        return error
+
+    def _check_certificate(self) -> None:
+        """Check that the name in the client's certificate is the user's."""
+        user, name = self.who.user, self._origin.certificate
+        if name is None:
+            text = "connection requires a valid client certificate"
+            raise LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, why="no certificate")
+        if name != user:
+            text = f'certificate authentication failed for user "{user}"'
+            why = "the certificate is of another user"
+            raise LoginRefusedError(INVALID_AUTHORIZATION_SPECIFICATION, text, why=why)
+
+    def _ask_for_proof(self) -> None:
+        verifier, known, _ = self._house.access.users.find(self.who.user, self._database)
+        self._exchange = scram.Exchange(verifier, known=known, binding=self._origin.binding)
+        self.phase = Phase.PROOF
+        offer = "".join(name + "\0" for name in self._exchange.mechanisms) + "\0"
+        self._wire.write(p.authentication(auth.AUTH_SASL, offer.encode()))
+        if self._inbox:
+            self._prove(self._inbox)
+
+    def _prove(self, data: bytes) -> None:
+        """Take the client's side of the SASL exchange. Raises LoginRefusedError for what proves nothing."""
+        exchange = self._exchange
+        self._inbox = data
+        if len(data) < 5 or exchange is None:
+            return
+        kind, length = p.read_header(data)
+        if kind != p.PASSWORD:
+            raise ClientProtocolError(f"expected SASL response, got message type {kind}")
+        if not 4 <= length <= scram.MAX_MESSAGE + 4:
+            raise ClientProtocolError("invalid message length")
+        end = length + 1
+        if len(data) < end:
+            return
+        body, self._inbox = data[5:end], data[end:]
+        try:
+            if not exchange.started:
+                self._wire.write(p.authentication(auth.AUTH_SASL_CONTINUE, exchange.first(body)))
+                if self._inbox:
+                    self._prove(self._inbox)
+                return
+            answer = exchange.final(body)
+        except scram.ScramError as error:
+            raise LoginRefusedError(error.sqlstate, str(error), detail=error.detail, why=str(error)) from None
+        if answer is None:
+            user = self.who.user
+            _, _, why = self._house.access.users.find(user, self._database)
+            text = f'password authentication failed for user "{user}"'
+            raise LoginRefusedError(INVALID_PASSWORD, text, why=why or "wrong password")
+        self._exchange = None
+        self.who.method = "scram-sha-256-plus" if exchange.plus else "scram-sha-256"
+        self._wire.write(p.authentication(auth.AUTH_SASL_FINAL, answer))
+        self._enter()
+
+    def _enter(self) -> None:
+        """Let in who has proved who it is: greet it, at once or as soon as an upstream has confirmed its settings."""
+        house, who = self._house, self.who
+        pool = house.pool_for(self._database)
+        settings = login.vet(self._parameters, house.filter_for(self._database))
+        self._find_room()
         if pool.max_client_conn and pool.clients >= pool.max_client_conn:
-            text = f'no more connections allowed to database "{database}" (max_client_conn)'
-            raise login.LoginRefusedError(TOO_MANY_CONNECTIONS, text)
-        settings = login.vet(parameters, house.filter_for(database))
+            raise self._full(f'no more connections allowed to database "{self._database}" (max_client_conn)')
+        if excess := house.quotas.enter(who.user, house.now()):
+            raise _too_many(excess)
+        self._place = (who.peer, who.user)
         house.clients += 1
         pool.clients += 1
         self._pool = pool
         self.phase = Phase.LOGIN
+        self._since = 0.0  # who waits for an upstream has its time from now on
         who.application = settings.get("application_name") or ""
         greeting = login.known_greeting(pool, settings)
         if greeting is not None:
             self.greet(pool, settings, greeting)
             return
         self._wire.pause_reading()
-        self._greeter = _Greeter(self, house, pool, settings)
+        self._greeter = Greeter(self, house, pool, settings)
         self._greeter.start()
 
     def greet(self, pool: Pool, settings: Settings, parameters: dict[str, str]) -> None:
@@ -212,6 +307,8 @@ class Client:
             user=who.user,
             database=pool.database,
             application=who.application,
+            method=who.method,
+            tls=self._origin.tls or "off",
         )
         self._since = 0.0
         if self._inbox:
@@ -220,13 +317,19 @@ class Client:
 
     def refuse(self, error: UpstreamError) -> None:
         """Close a client that may not come in, or that there is no upstream for."""
+        who = self.who
+        facts: dict[str, str] = {"why": error.why} if isinstance(error, LoginRefusedError) and error.why else {}
+        self._house.stats.logins_refused[error.sqlstate] += 1
         self._house.audit.event(
             "login refused",
             level="warning",
-            session=self.who.ident,
-            peer=self.who.peer,
-            user=self.who.user,
+            session=who.ident,
+            peer=who.peer,
+            user=who.user,
+            database=self._database,
+            tls=self._origin.tls or "off",
             sqlstate=error.sqlstate,
+            **facts,
         )
         self.end(error.reason, error.sqlstate, str(error), detail=error.detail, hint=error.hint)
 
@@ -310,6 +413,8 @@ class Client:
             session.close()
         if self._greeter is not None:
             self._greeter.give_up()
+        self._exchange = None
+        self._house.quotas.leave(*self._place)
         self._wire.close()
         self._house.stats.client_closes[reason.value] += 1
         if not was_nobody:
@@ -318,136 +423,19 @@ class Client:
         self._house.forget(self)
 
 
-class _Greeter:
-    """Has the settings of a new client validated, and reported, by the server itself: once for each snapshot."""
+def _name(text: str) -> str:
+    """Return the name of a user or a database as PostgreSQL takes it: what is too long is cut."""
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError:  # what is not UTF-8 was decoded to lone surrogates
+        raise LoginRefusedError(
+            CHARACTER_NOT_IN_REPERTOIRE, "a startup parameter is not valid UTF-8", why="a name is not UTF-8"
+        ) from None
+    return text if len(raw) < NAMEDATALEN else raw[: NAMEDATALEN - 1].decode("utf-8", "ignore")
 
-    __slots__ = ("_client", "_error", "_house", "_link", "_pool", "settings", "unnamed")
 
-    def __init__(self, client: Client, house: House, pool: Pool, settings: Settings) -> None:
-        self._client: Client | None = client
-        self._house = house
-        self._pool = pool
-        self._link: Upstream | None = None
-        self._error: UpstreamError | None = None
-        self.settings = settings
-        self.unnamed: Unnamed[Unparsed] = Unnamed()
-
-    def start(self) -> None:
-        """Lease an upstream, or stand in line for one."""
-        upstream = self._pool.lease(self, self._house.now())
-        if upstream is not None:
-            self.leased(upstream)
-
-    def give_up(self) -> None:
-        """Forget the client: it has gone."""
-        self._client = None
-        self._pool.leave(self)
-        link, self._link = self._link, None
-        if link is not None:
-            link.settings = None
-            link.detach()
-            self._pool.recycle(link, discard=False)
-
-    # Waiter
-
-    @property
-    def customs(self) -> frozenset[str]:
-        return self.settings.customs
-
-    def leased(self, upstream: PooledUpstream) -> None:
-        link = self._link = cast(Upstream, upstream)
-        link.unnamed_of = None
-        if link.settings is self.settings:
-            self._done(link)
-            return
-        link.attach(self)
-        link.replies.listener = self
-        link.replies.owe(r.SKIP_QUERY)
-        link.write(p.query(replay(link.settings, self.settings)))
-        link.settings = self.settings
-        link.customs |= self.settings.customs  # even if the server refuses them
-
-    def lease_failed(self, error: UpstreamError) -> None:
-        if self._client is not None:
-            self._client.refuse(error)
-
-    def still_waiting(self, seconds: float) -> None:
-        pass  # a notice ahead of the greeting would confuse drivers
-
-    def holding(self) -> tuple[str, str]:
-        return ("a client", "logging in")
-
-    def _done(self, link: Upstream) -> None:
-        parameters = dict(link.parameters)
-        self._link = None
-        link.detach()
-        self._pool.release(link, self._house.now())
-        client = self._client
-        if client is None:
-            return
-        if self._error is not None:
-            client.refuse(self._error)
-        else:
-            client.greet(self._pool, self.settings, parameters)
-
-    # Owner
-
-    def upstream_data(self, chunk: bytes) -> None:
-        link = self._link
-        if link is None:
-            return
-        try:
-            link.replies.feed(chunk)
-        except UpstreamProtocolError:
-            self._lose(CloseReason.UPSTREAM_PROTOCOL)
-            return
-        if link.replies.halted is not None:
-            self._lose(CloseReason.UPSTREAM_LOST)
-        elif link.replies.ready:
-            link.replies.ready = 0
-            self._done(link)
-
-    def upstream_lost(self) -> None:
-        self._lose(CloseReason.UPSTREAM_LOST)
-
-    def _lose(self, reason: CloseReason) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.detach()
-            link.close(reason)
-            self._pool.lost(link, self._house.now())
-        if self._client is not None:
-            self._client.refuse(UpstreamError("the connection to the server was lost during login", reason=reason))
-
-    def upstream_writable(self, writable: bool) -> None:
-        pass
-
-    def bug(self) -> None:
-        self._house.stats.bugs += 1
-        self._lose(CloseReason.BUG)
-
-    # Listener
-
-    def parameter_reported(self, body: bytes) -> bytes | None:
-        if self._link is not None:
-            name, value = p.parameter_parts(body)
-            self._link.parameters[name] = value
-        return b""
-
-    def skipped_row(self, body: bytes) -> None:
-        pass  # what set_config() returns
-
-    def skipped_error(self, body: bytes) -> bool:
-        """Keep the server's words for the client. Its settings are what they were: the replay is one transaction."""
-        fields = p.error_fields(body)
-        text = fields.get("M", "invalid startup parameter")
-        self._error = login.LoginRefusedError(fields.get("C", INVALID_PARAMETER_VALUE), text)
-        if self._link is not None:
-            self._link.settings = None
-        return True
-
-    def in_its_words(self, body: bytes) -> bytes:
-        return body
-
-    def notification_arrived(self, body: bytes) -> bool:
-        return False
+def _too_many(excess: Excess) -> LoginRefusedError:
+    why = f"the limit {excess.limit}"
+    error = LoginRefusedError(excess.sqlstate, excess.text, detail=excess.detail, hint=excess.hint, why=why)
+    error.reason = CloseReason.CLIENT_LIMIT
+    return error

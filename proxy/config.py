@@ -256,6 +256,11 @@ def start_up_notes(config: Config) -> tuple[str, ...]:
             notes.append(
                 f"{place}.sslmode is {upstream.sslmode}: the server's identity is not checked; use verify-full."
             )
+    if config.listen.tls == "off" and not _LOOPBACK.fullmatch(config.listen.host):
+        notes.append(
+            f"listen.tls is off and listen.host is {config.listen.host}: what clients read travels over the network in"
+            " the clear; use prefer or require."
+        )
     if config.filter.mode == "observe":
         notes.append(
             "filter.mode is observe: what the filter would refuse is logged and LET THROUGH; only the read-only session"

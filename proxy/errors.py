@@ -61,7 +61,9 @@ class CloseReason(enum.Enum):
     """The TLS handshake with the client failed, or came in a form that is not spoken."""
     CLIENT_LOGIN_TIMEOUT = "client_login_timeout"
     CLIENT_LOGIN_REFUSED = "client_login_refused"
-    """The client's startup packet asked for what it may not have."""
+    """The client's startup packet asked for what it may not have, or it did not prove who it is."""
+    CLIENT_LIMIT = "client_limit"
+    """A limit of connections, or their rate, was reached."""
     CLIENT_IDLE_TIMEOUT = "client_idle_timeout"
     IDLE_TRANSACTION_TIMEOUT = "idle_transaction_timeout"
     TOO_MANY_CLIENTS = "too_many_clients"
@@ -101,6 +103,10 @@ class SideCartError(Exception):
 
 class ConfigError(SideCartError):
     """The configuration is wrong: the text names file, line, key and what is accepted."""
+
+
+class InUseError(SideCartError):
+    """Another program listens where we should: the text says where, and what to do."""
 
 
 class ClientProtocolError(SideCartError):
@@ -160,3 +166,13 @@ class QueryFailedError(UpstreamError):
             f"the upstream answered with an error (SQLSTATE {sqlstate})", sqlstate, reason=CloseReason.UPSTREAM_PROTOCOL
         )
         self.words = words
+
+
+class LoginRefusedError(UpstreamError):
+    """The client asks for what it may not have, or has not proved who it is. `why` is for the log alone."""
+
+    def __init__(self, sqlstate: str, text: str, *, detail: str = "", hint: str = "", why: str = "") -> None:
+        super().__init__(text, sqlstate, reason=CloseReason.CLIENT_LOGIN_REFUSED, transient=False)
+        self.detail = detail
+        self.hint = hint
+        self.why = why

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.access import Access
 from proxy.filter import Filter
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
+from proxy.quotas import Quotas
 from proxy.replies import Replies
 from proxy.statements import Held
 from proxy.stats import Stats
@@ -153,6 +155,10 @@ class House:
     """Called once, when a client has closed."""
     cancel: Callable[[int, bytes, Callable[[], None]], None]
     """Carry out a CancelRequest, and call the function when nothing of it can reach a later statement."""
+    access: Access = field(default_factory=Access)
+    """Who may come in, and how they prove who they are."""
+    quotas: Quotas = field(default_factory=Quotas)
+    """How many of them, and how often."""
     observe: bool = False
     """filter.mode: whether what the filter refuses is noted and let through."""
     draining: bool = False

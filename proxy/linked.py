@@ -29,6 +29,7 @@ from proxy.ledger import SETTING, Ledger
 from proxy.naming import APPLICATION_NAME
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
+from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
 from proxy.snapshot import Settings, read_back, replay, restore
 from proxy.statements import PREFIX, Context, Learned, Own, Prepared
@@ -60,6 +61,8 @@ class Identity:
     peer: str
     user: str
     application: str = ""
+    method: str = ""
+    """How it has proved that, in pg_hba.conf's words."""
 
 
 class Linked:
@@ -84,6 +87,7 @@ class Linked:
         "_inbox",
         "_lease_state",
         "_leased_at",
+        "_meter",
         "_need",
         "_notices",
         "_outside",
@@ -154,6 +158,7 @@ class Linked:
         """Counts the chunks that brought a ReadyForQuery: while it stands still, one statement runs."""
         self.activity = 0
         """Counts chunks of either side; a sweep that finds it unchanged knows that nothing happened."""
+        self._meter = Meter(house.quotas, who.user, who.peer, house.now) if house.quotas.meters else None
         self._inbox: list[bytes] = []
         self._have = 0
         self._need = 0
@@ -237,6 +242,8 @@ class Linked:
         """Take an upstream, or stand in line; None after a wait in vain, too."""
         if self._parting is not None:
             self._wait_error, self._parting = self._parting, None
+        if self._wait_error is None and self._meter is not None and (excess := self._meter.look()):
+            self._wait_error = self._too_fast(excess)
         if self._wait_error is not None:
             return None
         now = self._house.now()
@@ -246,6 +253,17 @@ class Linked:
             self._pace()
             return None
         return self._attach(upstream, now)
+
+    def _too_fast(self, excess: Excess) -> UpstreamError:
+        """Return the error of a statement that came too early; the log has it once, until one was in time."""
+        if self._meter is not None and not self._meter.told:
+            self._meter.told = True
+            who = self.who
+            self._house.audit.event("limited", session=who.ident, user=who.user, peer=who.peer, limit=excess.limit)
+        error = UpstreamError(excess.text, excess.sqlstate, reason=CloseReason.CLIENT_LIMIT, transient=False)
+        error.detail = excess.detail
+        error.hint = excess.hint
+        return error
 
     def _attach(self, pooled: PooledUpstream, now: float) -> Upstream:
         link = cast(Upstream, pooled)  # the pool holds what the server opened for it
@@ -570,6 +588,8 @@ class Linked:
         self._house.stats.retries += 1
         self._house.audit.event("statement repeated", session=self.who.ident, user=self.who.user, reason=reason.value)
         self._inbox.insert(0, unit)
+        if self._meter is not None:
+            self._meter.paid = True  # the first of its statements has been counted
         self._go_on()
 
     def _end_link(self, reason: CloseReason) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.errors import CHARACTER_NOT_IN_REPERTOIRE, CloseReason, UpstreamError
+from proxy.errors import CHARACTER_NOT_IN_REPERTOIRE, LoginRefusedError
 from proxy.filter import Filter
 from proxy.pool import Pool
 from proxy.settings import split_options
@@ -14,15 +14,6 @@ from proxy.verdict import Action
 
 MAX_GREETINGS: Final = 1000
 """Snapshots whose ParameterStatus values a pool remembers; clients could invent more."""
-
-
-class LoginRefusedError(UpstreamError):
-    """The StartupMessage asks for what no client may have."""
-
-    def __init__(self, sqlstate: str, text: str, *, detail: str = "", hint: str = "") -> None:
-        super().__init__(text, sqlstate, reason=CloseReason.CLIENT_LOGIN_REFUSED, transient=False)
-        self.detail = detail
-        self.hint = hint
 
 
 def vet(parameters: Mapping[str, str], judge: Filter) -> Settings:

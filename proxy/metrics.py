@@ -139,6 +139,18 @@ def _statements(stats: Stats) -> Iterator[Metric]:
         ("rule",),
         _by_one(stats.observed),
     )
+    yield _counters(
+        "sidecart_limited_total",
+        "Logins and statements refused because of a limit of connections or rates, by its key.",
+        ("limit",),
+        _by_one(stats.limited),
+    )
+    yield _counters(
+        "sidecart_logins_refused_total",
+        "Clients that were refused at login, by SQLSTATE.",
+        ("sqlstate",),
+        _by_one(stats.logins_refused),
+    )
     yield _counter("sidecart_transactions_total", "Transactions ended.", stats.transactions)
     yield _counters(
         "sidecart_cancels_total", "Cancel requests of clients, by outcome.", ("outcome",), _by_one(stats.cancels)

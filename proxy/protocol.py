@@ -226,7 +226,7 @@ def startup_length(head: bytes) -> int:
     """
     if head[:1] == b"\x16":
         raise ClientProtocolError(
-            "direct TLS is not spoken here: connect with sslnegotiation=postgres", FEATURE_NOT_SUPPORTED
+            "received an unexpected TLS handshake: TLS is not spoken on this connection", FEATURE_NOT_SUPPORTED
         )
     length = int.from_bytes(head[:4], "big")
     if not 8 <= length <= MAX_STARTUP_PACKET:
@@ -346,6 +346,11 @@ READY: Final[Mapping[int, bytes]] = {
     status: message(READY_FOR_QUERY, bytes([status])) for status in (IDLE, IN_TRANSACTION, FAILED)
 }
 AUTHENTICATION_OK: Final = message(AUTHENTICATION, bytes(4))
+
+
+def authentication(code: int, body: bytes = b"") -> bytes:
+    """Build an Authentication message, such as AuthenticationSASL."""
+    return message(AUTHENTICATION, struct.pack("!I", code) + body)
 
 
 def parameter_status(name: str, value: str) -> bytes:

@@ -1,36 +1,35 @@
-"""Listeners, client transports, timers, signals and drain: the one place where sessions meet the event loop."""
+"""Start, timers, signals, reload, drain and stop: everything that lives as long as the process, put together."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import secrets
-import select
 import signal
-import socket
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
-from proxy import activity, metrics, tls, web
-from proxy import protocol as p
+from proxy import activity, metrics, web
+from proxy.access import Access
 from proxy.audit import Audit
 from proxy.backends import Backends
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
 from proxy.config import Config, filter_policy
-from proxy.errors import CloseReason
+from proxy.doors import MARGIN, Doors
+from proxy.errors import ConfigError
 from proxy.findings import Severity
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
+from proxy.quotas import Quotas
 from proxy.role_watch import RoleWatch, summary
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-from proxy.tls_layer import TlsLayer
+from proxy.users import NOBODY, OwnLogin, Users, read_users_file
+from proxy.watch import Watched
 
 try:
     import resource
@@ -39,16 +38,10 @@ except ImportError:  # Windows
 
 TICK: Final = 0.25
 """Seconds between two looks at who waits; idle sessions are swept every fourth time."""
-ACCEPT_BATCH: Final = 64
-"""Connections taken from the kernel's queue before anybody else has a turn."""
-ACCEPT_PAUSE: Final = 1.0
-"""Seconds without accepting, after the kernel had no file descriptor for a client."""
-LINGER: Final = 5.0
-"""Seconds that a closed client has to read what was written to it."""
+LOOK_TICKS: Final = 4
+"""Ticks between two looks at the files that are read again when they change."""
 FILE_MARGIN: Final = 256
 """File descriptors beside those of clients: upstreams, cancels, the metrics page, the log."""
-DOOR_MARGIN: Final = 128
-"""Connections that may knock beyond max_client_conn: cancel requests, and those that are told there is no room."""
 
 
 def run(config: Config, on_ready: Callable[[], None] | None = None) -> int:
@@ -75,14 +68,10 @@ class Server:
         self.cache = VerdictCache(config.filter.cache_bytes)
         self._policy = replace(filter_policy(config), live=True)
         self.clients: set[Client] = set()
-        self._doors: set[_Door] = set()
         self._keys: dict[int, tuple[bytes, Member]] = {}
-        self._idents = 0
         self._ticks = 0
-        self._handshakes = 0
         self._tasks = Tasks()
-        self._listeners: list[socket.socket] = []
-        self.client_tls: ssl.SSLContext | None = None
+        self._watched: list[Watched] = []
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
         self.backends: Backends
@@ -90,6 +79,8 @@ class Server:
         self._prover: Prover
         self._catalogues: Catalogues
         self._roles: RoleWatch
+        self._users: Users
+        self._doors: Doors
         self.house: House
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -120,25 +111,19 @@ class Server:
 
         try:
             self._raise_file_limit()
-            self._listen(loop)
-            if config.metrics.enabled:
-                site.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, on_signal)
             # Windows has none; to the demo it means that its terminal was closed.
             if hasattr(signal, "SIGHUP") and not callable(signal.getsignal(signal.SIGHUP)):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
+            port = self._doors.open()
+            if config.metrics.enabled:
+                site.start()
             self.backends.start(self._catalogues, self._roles)
             self._tick()
-            self.audit.event("started", host=config.listen.host, port=self._listeners[0].getsockname()[1])
+            self.audit.event("started", host=config.listen.host, port=port, unix_socket=self._doors.unix_socket)
             if config.filter.mode == "observe":
                 self.audit.event("filter.mode is observe: nothing that it refuses is held back", level="warning")
-            if not _is_loopback(config.listen.host):
-                self.audit.event(
-                    "clients from other machines are refused until authentication rules exist",
-                    level="warning",
-                    host=config.listen.host,
-                )
             if on_ready is not None:
                 on_ready()
             await stop.wait()
@@ -152,9 +137,9 @@ class Server:
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
-        if config.listen.tls != "off":
-            self.client_tls = tls.client_side_context(config.listen.tls_cert_file, config.listen.tls_key_file)
         self.backends = Backends(config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter)
+        self._users = Users(config.auth.users, has_file=bool(config.auth.users_file), own=self._own_login)
+        self._read_users_file()
         self._texts = Texts(self.stats, self.audit, self._tasks)
         self._prover = Prover(self.stats, self.audit)
         self._catalogues = Catalogues(
@@ -191,28 +176,39 @@ class Server:
             register=self._register,
             forget=self._forget,
             cancel=self._cancel,
+            access=Access(config.auth.rules, self._users, config.listen.tls),
+            quotas=Quotas(config.client, self._exceeded),
             observe=config.filter.mode == "observe",
         )
+
+        self._doors = Doors(config.listen, self.house, self.clients, self._tasks, config.client.client_login_timeout)
+        listen, users_file = config.listen, config.auth.users_file
+        if listen.tls != "off":
+            files = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file)
+            self._watched.append(Watched("TLS certificate", files, self._doors.load_certificate, self.audit))
+        self._watched.append(Watched("auth.users_file", (users_file,), self._read_users_file, self.audit))
 
     def _reload(self) -> None:
         """Open and read files again, on SIGHUP, without dropping anybody."""
         self.audit.reopen()
         self.backends.reload()
+        for watched in self._watched:
+            watched.now()
         self.audit.event("reloaded")
 
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        host, port = self.config.listen.host, self.config.listen.port
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, number, _, address in dict.fromkeys(found):
-            listener = socket.socket(family, kind, number)
-            self._listeners.append(listener)
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(self.config.listen.backlog)
-            loop.add_reader(listener, self._accept, listener)
+    def _read_users_file(self) -> None:
+        """Read auth.users_file. Raises ConfigError; the users that were there before then stay."""
+        name = self.config.auth.users_file
+        if not name:
+            return
+        try:
+            with open(name, encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise ConfigError(f"auth.users_file {name!r} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError:
+            raise ConfigError(f"auth.users_file {name!r} is not UTF-8 text.") from None
+        self._users.listed(read_users_file(text, name))
 
     async def _drain(self, kill: asyncio.Event) -> None:
         """Let running statements finish; take nothing new. A second signal or the deadline ends it."""
@@ -234,11 +230,7 @@ class Server:
     async def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for listener in self._listeners:
-            loop.remove_reader(listener)
-            listener.close()
-        for door in list(self._doors):
-            door.close()
+        self._doors.close()
         for client in list(self.clients):
             client.drain_now()
         self.backends.close()
@@ -251,7 +243,7 @@ class Server:
         """Ask for as many file descriptors as max_client_conn can take; say so where the hard limit is lower."""
         if resource is None:
             return
-        wanted = self.config.client.max_client_conn + DOOR_MARGIN + FILE_MARGIN
+        wanted = self.config.client.max_client_conn + MARGIN + FILE_MARGIN
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY or soft >= wanted:
             return
@@ -266,6 +258,25 @@ class Server:
             )
 
     # --- what sessions ask ----------------------------------------------------------------------------------------
+
+    def _own_login(self, database: str) -> OwnLogin:
+        """Return how the read-only role of a database logs in; of one that is not served, that of `upstream`."""
+        backends = self.backends
+        credentials = backends.credentials(database) or backends.credentials(self.config.upstream.dbname)
+        secret = credentials.current if credentials is not None else None
+        if secret is None:
+            return NOBODY
+        failed = [
+            pool.last_error
+            for pool in backends.pools.values()
+            if pool.last_error is not None and backends.credentials(pool.database) is credentials
+        ]
+        # An error of a login stands until a login succeeds. Its text names the server's SQLSTATE, 28P01 or 28000.
+        refused = any("(SQLSTATE 28" in str(error) for error in failed)
+        return OwnLogin(secret.user, secret.password, refused)
+
+    def _exceeded(self, limit: str) -> None:
+        self.stats.limited[limit] += 1
 
     def _register(self, client: Member, length: int) -> tuple[int, bytes]:
         pid = 0
@@ -289,78 +300,6 @@ class Server:
             self.stats.cancels[outcome] += 1
             then()
 
-    # --- clients --------------------------------------------------------------------------------------------------
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPT_BATCH):
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionError:
-                continue  # a client that has gone already
-            except OSError as error:
-                # Out of file descriptors or memory: the listener stays readable, so trying again at once would spin.
-                self.audit.event("accept failed", level="error", errno=error.errno)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listener)
-                loop.call_later(ACCEPT_PAUSE, self._listen_again, listener)
-                return
-            self.stats.clients_accepted += 1
-            present = len(self._doors) + self._handshakes + len(self.clients)
-            if present >= self.config.client.max_client_conn + DOOR_MARGIN:
-                self.stats.client_closes[CloseReason.TOO_MANY_CLIENTS.value] += 1
-                sock.close()
-                continue
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._doors.add(_Door(self, sock, address[0]))
-
-    def _listen_again(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
-
-    def door_closed(self, door: _Door) -> None:
-        self._doors.discard(door)
-
-    def admit(self, sock: socket.socket, peer: str, *, with_tls: bool) -> None:
-        """Give a connection whose encryption is settled to a session of its own."""
-        self._tasks.start(self._admit(sock, peer, with_tls), "client")
-
-    def _bar(self, peer: str, with_tls: bool) -> tuple[str, str] | None:
-        """Say why a client may not log in, and what would be right; None if it may."""
-        if not _is_loopback(peer):
-            hint = "SideCart serves clients on its own machine: connect to it over localhost."
-            return f"no rule lets clients from {peer} in", hint
-        if self.config.listen.tls == "require" and not with_tls:
-            return "connections without TLS are refused", "Connect with sslmode=require."
-        return None
-
-    async def _admit(self, sock: socket.socket, peer: str, with_tls: bool) -> None:
-        self._idents += 1
-        connection = _ClientConnection(self, peer, self._idents, self._bar(peer, with_tls))
-        loop = asyncio.get_running_loop()
-        self._handshakes += 1
-        try:
-            if not with_tls or self.client_tls is None:
-                await loop.connect_accepted_socket(lambda: connection, sock)
-                return
-            layer = TlsLayer(self.client_tls, connection, server_side=True)
-            async with asyncio.timeout(self.config.client.client_login_timeout):
-                await loop.connect_accepted_socket(lambda: layer, sock)
-                try:
-                    await layer.ready
-                except BaseException:
-                    layer.close()
-                    raise
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self.stats.client_closes[CloseReason.CLIENT_TLS.value] += 1
-            why = getattr(error, "reason", None) or type(error).__name__
-            self.audit.event("client tls failed", level="warning", peer=peer, why=why)
-        finally:
-            self._handshakes -= 1
-
     # --- time -----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
@@ -374,8 +313,12 @@ class Server:
         if any(pool.waiting for pool in self.backends.pools.values()):
             for client in list(self.clients):
                 client.look_in_line()
+        if self._ticks % LOOK_TICKS == 0:
+            for watched in self._watched:
+                watched.look()
         if self._ticks % 4:
             return
+        self.house.quotas.tick(now)
         limits = self.config.client
         for client in list(self.clients):
             client.sweep(
@@ -385,8 +328,7 @@ class Server:
                 query=limits.query_timeout,
                 login=limits.client_login_timeout,
             )
-        for door in list(self._doors):
-            door.sweep(now, limits.client_login_timeout)
+        self._doors.sweep(now)
 
     # --- monitoring -----------------------------------------------------------------------------------------------
 
@@ -462,171 +404,3 @@ class Server:
 def _jitter() -> float:
     """Return a factor from 0.9 to 1.1."""
     return 0.9 + secrets.randbelow(2001) / 10_000
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
-class _Door:
-    """A connection before its encryption is settled.
-
-    It peeks at the first bytes, and takes from the socket exactly the 8 of SSLRequest or GSSENCRequest: whatever a
-    client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214).
-    """
-
-    __slots__ = ("_peer", "_retry", "_server", "_since", "_sock", "_tries")
-
-    def __init__(self, server: Server, sock: socket.socket, peer: str) -> None:
-        self._server = server
-        self._sock = sock
-        self._peer = peer
-        self._since = 0.0
-        self._tries = 0
-        self._retry: asyncio.TimerHandle | None = None
-        asyncio.get_running_loop().add_reader(sock, self._readable)
-
-    def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            head = self._sock.recv(8, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._end(CloseReason.CLIENT_LOST)
-            return
-        if not head:
-            self._end(CloseReason.CLIENT_LOST)
-        elif head[:4] == p.SSL_REQUEST[: len(head)] and len(head) < 8:
-            # A request in pieces. The socket stays readable, so wait a little instead of spinning on it.
-            loop.remove_reader(self._sock)
-            self._retry = loop.call_later(0.02, self._resume)
-        elif head in (p.SSL_REQUEST, p.GSSENC_REQUEST):
-            self._negotiate(head)
-        else:
-            self._hand_over(with_tls=False)
-
-    def _resume(self) -> None:
-        self._retry = None
-        asyncio.get_running_loop().add_reader(self._sock, self._readable)
-
-    def _negotiate(self, request: bytes) -> None:
-        self._tries += 1
-        if self._tries > 2:  # one of each kind
-            self._end(CloseReason.CLIENT_PROTOCOL)
-            return
-        with_tls = request == p.SSL_REQUEST and self._server.client_tls
-        try:
-            self._sock.recv(8)
-            self._sock.send(b"S" if with_tls else b"N")
-        except OSError:
-            self._end(CloseReason.CLIENT_LOST)
-            return
-        if with_tls:
-            self._hand_over(with_tls=True)
-
-    def _hand_over(self, *, with_tls: bool) -> None:
-        self._detach()
-        self._server.admit(self._sock, self._peer, with_tls=with_tls)
-
-    def _detach(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        else:
-            asyncio.get_running_loop().remove_reader(self._sock)
-        self._server.door_closed(self)
-
-    def _end(self, reason: CloseReason) -> None:
-        self._detach()
-        self._sock.close()
-        if reason is not CloseReason.CLIENT_LOST:
-            self._server.audit.event("close", level="warning", peer=self._peer, reason=reason.value)
-        self._server.stats.client_closes[reason.value] += 1
-
-    def close(self) -> None:
-        self._end(CloseReason.DRAIN)
-
-    def sweep(self, now: float, timeout: float) -> None:
-        """Close a client that stays silent."""
-        self._since = self._since or now
-        if timeout and now - self._since >= timeout:
-            self._end(CloseReason.CLIENT_LOGIN_TIMEOUT)
-
-
-class _ClientConnection(asyncio.Protocol):
-    """The transport of one client."""
-
-    __slots__ = ("_barred", "_client", "_ident", "_peer", "_server", "_transport", "write")
-
-    def __init__(self, server: Server, peer: str, ident: int, barred: tuple[str, str] | None) -> None:
-        self._server = server
-        self._client: Client | None = None
-        self._transport: asyncio.Transport | None = None
-        self._peer = peer
-        self._ident = ident
-        self._barred = barred
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        self.write = transport.write  # the port's method is the transport's own: no call in between
-        server = self._server
-        self._client = Client(server.house, self, self._peer, self._ident, self._barred)
-        server.clients.add(self._client)
-
-    def data_received(self, data: bytes) -> None:
-        client = self._client
-        if client is None:
-            return
-        try:
-            client.client_data(data)
-        except Exception as error:
-            self._server.audit.event("bug", level="error", what=type(error).__name__, where="client data")
-            client.bug()
-
-    @property
-    def hung_up(self) -> bool:
-        # As the server looks for it while a query runs (WL_SOCKET_CLOSED, storage/ipc/latch.c).
-        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if sock is None or sock.fileno() < 0 or not hasattr(select, "POLLRDHUP"):
-            return False
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.client_lost()
-
-    def pause_writing(self) -> None:
-        if self._client is not None:
-            self._client.client_writable(False)
-
-    def resume_writing(self) -> None:
-        if self._client is not None:
-            self._client.client_writable(True)
-
-    def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def close(self) -> None:
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.close()
-            if transport.get_write_buffer_size():
-                asyncio.get_running_loop().call_later(LINGER, transport.abort)

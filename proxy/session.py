@@ -109,7 +109,7 @@ class Session(Answering):
     @property
     def _held_back(self) -> bool:
         """Whether something in the session keeps a group from being forwarded without a closer look."""
-        return bool(self._swallowing or self._wait_error or self._parting or self._portals)
+        return bool(self._swallowing or self._wait_error or self._parting or self._portals or self._meter)
 
     @property
     def _held_up(self) -> bool:
@@ -214,6 +214,8 @@ class Session(Answering):
                 answer = _HANDLERS[kind](self, data, pos, end)
                 if answer is STOP:
                     break
+                if self._meter is not None:
+                    self._meter.paid = False  # the next one is another statement
                 if first < 0 and self.link is not None:
                     first = pos
                 if answer is _END:
@@ -354,6 +356,8 @@ class Session(Answering):
             return b""
         if end > len(data):
             return self._too_long(simple=True, unnamed=True)
+        if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
+            return late
         text = p.query_text(data, pos + 5, end)
         verdict = self._verdict(text, extended=False)
         if verdict is None:
@@ -475,6 +479,8 @@ class Session(Answering):
         p.check_execute(data, pos + 5, end)
         if not self._bound and end - pos == 10:
             return self._no_portal()
+        if self._meter is not None and (late := self._limited(simple=False)) is not None:
+            return late
         verdict = self._portals.get(data[pos + 5 : end - 5]) if self._portals else None
         if verdict is None:
             return self._forward(r.EXECUTE)
@@ -548,6 +554,8 @@ class Session(Answering):
         if self._ignored():
             return b""
         oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
+        if self._meter is not None and (late := self._limited(simple=True)) is not None:
+            return late
         verdict = self.filter.judge_function_call(oid, formats, arguments)
         if verdict.action is not Action.ALLOW:
             return self._refuse(verdict, simple=True)
@@ -648,6 +656,10 @@ class Session(Answering):
         if len(rest) < len(form):
             self._keep(data, len(data) + 1)
             return True
+        if self._meter is not None:
+            if self._meter.charge():
+                return False  # its Execute is refused in its turn
+            self._meter.paid = False
         before = _PARSED_AND_BOUND + (_NO_DATA if _DESCRIBE_PORTAL in form else b"")
         if not self._bounds_here(verdict, text, before):
             return False

@@ -39,6 +39,8 @@ class Stats:
         "clients_accepted",
         "credential_fetches",
         "helper_starts",
+        "limited",
+        "logins_refused",
         "observed",
         "pins",
         "queue_wait",
@@ -64,6 +66,8 @@ class Stats:
         self.observed: dict[str, int] = defaultdict(int)  # rule
         self.catalog_loads: dict[str, int] = defaultdict(int)  # outcome
         self.helper_starts: dict[str, int] = defaultdict(int)  # what the helper process is for
+        self.limited: dict[str, int] = defaultdict(int)  # the key of a limit of connections or rates
+        self.logins_refused: dict[str, int] = defaultdict(int)  # SQLSTATE, of a login that was refused here
         self.pins: dict[str, int] = defaultdict(int)  # Effect.value, or another pin reason
         self.cancels: dict[str, int] = defaultdict(int)  # outcome
         self.queue_wait = Histogram()

@@ -34,13 +34,23 @@ SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 SELF_SIGNED_DAYS: Final = 3650
 
 
-def client_side_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+def client_side_context(
+    cert_file: str, key_file: str, ca_file: str = "", *, demand_certificate: bool = False
+) -> ssl.SSLContext:
     """Return the context with which clients are served: TLS 1.2 or later, ALPN `postgresql`.
 
     With two empty names a self-signed certificate for this machine's name and localhost is made in memory; psql's
-    default sslmode (prefer) and `require` take it, since they do not verify. Raises ConfigError for files that cannot
-    be read or do not belong together.
+    default sslmode (prefer) and `require` take it, since they do not verify. With `ca_file` clients are asked for a
+    certificate, and what they show is verified; `demand_certificate` refuses those that show none. Raises ConfigError
+    for files that cannot be read or do not belong together.
     """
+    return client_side(cert_file, key_file, ca_file, demand_certificate=demand_certificate)[0]
+
+
+def client_side(
+    cert_file: str, key_file: str, ca_file: str = "", *, demand_certificate: bool = False
+) -> tuple[ssl.SSLContext, bytes]:
+    """Return the same, and the certificate that clients are shown (DER)."""
     if bool(cert_file) != bool(key_file):
         given, missing = ("tls_cert_file", "tls_key_file") if cert_file else ("tls_key_file", "tls_cert_file")
         raise ConfigError(
@@ -52,12 +62,33 @@ def client_side_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     # PostgreSQL client resumes sessions, and a ticket is written to a client that may already have gone).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.num_tickets = 0
+    if ca_file:
+        # Old CAs in use lack what the strict mode of Python 3.13 asks for; PostgreSQL takes them, too.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.verify_mode = ssl.CERT_REQUIRED if demand_certificate else ssl.CERT_OPTIONAL
+        _load_roots(context, "listen.tls_ca_file", ca_file)
     if cert_file:
-        _load_files(context, cert_file, key_file, ("listen.tls_cert_file", "listen.tls_key_file"))
-    else:
-        with _private_file(self_signed(socket.gethostname())) as path:
-            context.load_cert_chain(path)
-    return context
+        return context, _load_files(context, cert_file, key_file, ("listen.tls_cert_file", "listen.tls_key_file"))
+    pem = self_signed(socket.gethostname())
+    with _private_file(pem) as path:
+        context.load_cert_chain(path)
+    return context, _first(pem)
+
+
+def common_name(certificate: bytes | None) -> str | None:
+    """Return the common name in a client's certificate (DER); None where it has none, or no single one.
+
+    A name with a NUL in it is none: what stands behind it would be hidden from whoever reads C strings
+    (CVE-2009-4034).
+    """
+    if not certificate:
+        return None
+    try:
+        names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return None
+    name = str(names[0].value) if len(names) == 1 else ""
+    return name if name and "\0" not in name else None
 
 
 def upstream_context(
@@ -105,7 +136,7 @@ def upstream_context(
         if sslrootcert == "" and bundled_cas:
             _load_bundle(context, bundled_cas)
     else:
-        _load_roots(context, sslrootcert)
+        _load_roots(context, "upstream.sslrootcert", sslrootcert)
     return context
 
 
@@ -190,11 +221,14 @@ def _private_file(content: bytes) -> Iterator[str]:
         os.unlink(path)
 
 
-def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: tuple[str, str]) -> None:
-    """Load a certificate and its key; `names` are the keys of the configuration that name the files."""
+def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: tuple[str, str]) -> bytes:
+    """Load a certificate and its key as the files are at this moment; return the certificate (DER).
+
+    `names` are the keys of the configuration that name the files.
+    """
     of_certificate, of_key = names
-    _check_readable(of_certificate, cert_file)
-    _check_readable(of_key, key_file)
+    certificate = _content(of_certificate, cert_file)
+    key = _content(of_key, key_file)
     asked = False
 
     def no_passphrase() -> bytes:
@@ -204,7 +238,9 @@ def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: t
         return b""
 
     try:
-        context.load_cert_chain(cert_file, key_file, no_passphrase)
+        # Not the files: they may be replaced meanwhile, and what is bound to has to be what is shown.
+        with _private_file(certificate) as cert_path, _private_file(key) as key_path:
+            context.load_cert_chain(cert_path, key_path, no_passphrase)
     except (ssl.SSLError, OSError, ValueError) as error:
         if asked:
             raise ConfigError(
@@ -218,11 +254,18 @@ def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: t
             f"{of_certificate} {cert_file!r} and {of_key} {key_file!r} cannot be loaded as a PEM "
             f"certificate chain and its key ({_reason(error)})."
         ) from error
+    return _first(certificate)
+
+
+def _first(pem: bytes) -> bytes:
+    """Return the first certificate in `pem` as DER."""
+    found = x509.load_pem_x509_certificate(pem[pem.index(b"-----BEGIN CERTIFICATE") :])
+    return found.public_bytes(serialization.Encoding.DER)
 
 
 def _check_private(key: str, path: str) -> None:
     """Refuse a key that others may read, as libpq does (initialize_SSL() in fe-secure-openssl.c)."""
-    _check_readable(key, path)
+    _content(key, path)
     if os.name == "nt":
         return
     found = os.stat(path)
@@ -235,16 +278,14 @@ def _check_private(key: str, path: str) -> None:
         )
 
 
-def _load_roots(context: ssl.SSLContext, path: str) -> None:
+def _load_roots(context: ssl.SSLContext, name: str, path: str) -> None:
     # libpq with sslmode require goes on without verification if the file is not there. Whoever names a root file wants
     # it used, so here that is an error in every mode.
-    _check_readable("upstream.sslrootcert", path)
+    _content(name, path)
     try:
         context.load_verify_locations(cafile=path)
     except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"upstream.sslrootcert {path!r} cannot be loaded as PEM certificates ({_reason(error)})."
-        ) from error
+        raise ConfigError(f"{name} {path!r} cannot be loaded as PEM certificates ({_reason(error)}).") from error
 
 
 def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
@@ -257,11 +298,11 @@ def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
         ) from error
 
 
-def _check_readable(key: str, path: str) -> None:
-    """Open and close the file: OpenSSL's own error says neither which of two files nor why."""
+def _content(key: str, path: str) -> bytes:
+    """Read the file: OpenSSL's own error says neither which of two files nor why it cannot."""
     try:
         with open(path, "rb") as file:
-            file.read(1)
+            return file.read()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a file name"
         raise ConfigError(f"{key} {path!r} cannot be read: {why}.") from error

@@ -19,7 +19,18 @@ class TlsLayer(asyncio.Protocol):
     ConnectionError). Give it to `create_connection` or `connect_accepted_socket` without their `ssl`.
     """
 
-    __slots__ = ("_closing", "_ended", "_incoming", "_inner", "_object", "_outgoing", "_raw", "_shaken", "ready")
+    __slots__ = (
+        "_closing",
+        "_ended",
+        "_incoming",
+        "_inner",
+        "_object",
+        "_outgoing",
+        "_raw",
+        "_server_side",
+        "_shaken",
+        "ready",
+    )
 
     def __init__(
         self,
@@ -32,6 +43,7 @@ class TlsLayer(asyncio.Protocol):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._server_side = server_side
         self._inner = inner
         self._raw: asyncio.Transport | None = None
         self._shaken = False
@@ -107,9 +119,16 @@ class TlsLayer(asyncio.Protocol):
             return
         except ssl.SSLError as error:
             self._flush()  # the alert tells the peer why
-            if not self.ready.done():
+            heard = not self.ready.done()
+            if heard:
                 self.ready.set_exception(error)
-            self.close()
+            if heard and self._server_side and self._raw is not None:
+                # A TLS 1.3 client has finished its handshake, and is sending: what it sends is thrown away, until it
+                # has read the alert or our owner calls abort().
+                self._closing = self._ended = True
+                self._raw.write_eof()
+            else:
+                self.close()
             return
         self._flush()
         self._shaken = True

@@ -10,7 +10,7 @@ import click
 from proxy import config as configuration
 from proxy.commands.starting import explain
 from proxy.commands.usage import UNUSABLE, complain, config_option, configured
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, InUseError
 
 
 @click.command()
@@ -37,6 +37,9 @@ def serve(file: Path | None) -> int:
     except ConfigError as error:
         complain(str(error))
         return UNUSABLE
+    except InUseError as error:
+        complain(str(error))
+        return 1
     except OSError as error:
         complain(explain(error, config))
         return 1

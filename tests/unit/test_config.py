@@ -14,6 +14,7 @@ from proxy.config import (
     Config,
     Database,
     FilterConfig,
+    Listen,
     Metrics,
     PoolLimits,
     Upstream,
@@ -328,6 +329,10 @@ def test_start_up_notes() -> None:
     }
     [note] = start_up_notes(Config(upstream=quiet, databases=elsewhere))
     assert note.startswith("databases.a.sslmode is prefer: ")
+    open_wide = Listen(host="0.0.0.0", tls="off")
+    [clear] = start_up_notes(Config(upstream=quiet, listen=open_wide))
+    assert clear.startswith("listen.tls is off and listen.host is 0.0.0.0: ")
+    assert start_up_notes(Config(upstream=quiet, listen=dataclasses.replace(open_wide, host="127.0.0.1"))) == ()
     [loud] = start_up_notes(Config(upstream=quiet, filter=FilterConfig(mode="observe")))
     assert loud.startswith("filter.mode is observe: ")
     assert "LET THROUGH" in loud

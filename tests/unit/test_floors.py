@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2] / "proxy"
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog values naming",
     "config rules cache constants",
-    "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements",
-    "replies functions role_probe",
-    "judgement findings",
+    "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements"
+    " scram quotas",
+    "replies functions role_probe users",
+    "judgement findings access",
     "conditions",
     "filter plpgsql",
     "house login observe prove",
@@ -23,13 +24,14 @@ PURE = (
     "carrying",
     "answering",
     "session",
+    "greeting",
     "client",
     "activity",
 )
 WITH_IO = (
-    "audit metrics console web tls tls_layer tasks",
+    "audit metrics console web tls tls_layer tasks watch unix_socket",
     "judge upstream aws addresses",
-    "catalogues credentials role_watch",
+    "catalogues credentials role_watch doors",
     "connector",
     "backends",
     "server",
@@ -38,7 +40,8 @@ WITH_IO = (
     "workers commands.private_ca commands.starting commands.script commands.catalogue",
     "commands.embedded commands.offline commands.examining commands.readonly_role",
     "commands.shop",
-    "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role",
+    "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role"
+    " commands.hash_password",
     "cli",
     "__main__",
 )

@@ -32,6 +32,8 @@ NAMES = {
     "sidecart_clients_accepted_total": "counter",
     "sidecart_draining": "gauge",
     "sidecart_helper_starts_total": "counter",
+    "sidecart_limited_total": "counter",
+    "sidecart_logins_refused_total": "counter",
     "sidecart_maxwait_seconds": "gauge",
     "sidecart_observed_total": "counter",
     "sidecart_pinned_clients": "gauge",
@@ -61,6 +63,8 @@ def filled() -> tuple[Stats, Gauges]:
     """Give every counter another value, so that two that are swapped show."""
     stats = Stats()
     stats.bugs = 1
+    stats.limited["statement_rate"] = 32
+    stats.logins_refused["28P01"] = 33
     stats.clients_accepted = 2
     stats.client_closes["client_lost"] = 3
     stats.client_bytes_received = 4
@@ -125,6 +129,8 @@ def test_each_value_stands_under_its_name() -> None:
     found = values(scrape(*filled()))
     expected = {
         "sidecart_bugs_total": 1,
+        "sidecart_limited_total{limit=statement_rate}": 32,
+        "sidecart_logins_refused_total{sqlstate=28P01}": 33,
         "sidecart_clients_accepted_total": 2,
         "sidecart_client_closes_total{reason=client_lost}": 3,
         "sidecart_client_received_bytes_total": 4,

@@ -114,7 +114,7 @@ def test_command_in_the_text_exists(found: str) -> None:
         assert re.search(rf"^{verb}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
     assert verb in VERBS
-    command = importlib.import_module(f"proxy.commands.{verb}").command
+    command = importlib.import_module(f"proxy.commands.{verb.replace('-', '_')}").command
     known = {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
     assert {option for option in options if option.startswith("-")} <= known
 

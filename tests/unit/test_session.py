@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from proxy import protocol as p
+from proxy.access import LOOPBACK, Access, Origin
 from proxy.catalog import TYPE, Callable, Catalog, Taint
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
@@ -268,10 +269,10 @@ class Town:
         self.pool.opened(upstream, self.now)
         return upstream
 
-    def knock(self, barred: tuple[str, str] | None = None) -> tuple[Client, FakeWire]:
+    def knock(self, origin: Origin = LOOPBACK) -> tuple[Client, FakeWire]:
         wire = FakeWire()
         self.idents += 1
-        return Client(self.house, wire, "127.0.0.1", self.idents, barred), wire
+        return Client(self.house, wire, origin, self.idents), wire
 
     def client(self, **parameters: str) -> tuple[Guest, FakeWire]:
         """Return a client that has logged in."""
@@ -396,10 +397,12 @@ def test_unknown_database(town: Town) -> None:
 
 
 def test_client_that_comes_the_wrong_way_is_told_the_right_one(town: Town) -> None:
-    session, client = town.knock(("connections without TLS are refused", "Connect with sslmode=require."))
+    town.house.access = Access(tls="require")
+    session, client = town.knock()
     session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
     error = client.error()
     assert (error["C"], error["H"]) == ("28000", "Connect with sslmode=require.")
+    assert error["M"].startswith('no pg_hba.conf entry for host "127.0.0.1"') and "no encryption" in error["M"]
     assert town.asked == 0
 
 

@@ -508,6 +508,69 @@ def test_there_is_no_end_point_for_ed25519() -> None:
     assert tls.end_point(b"no certificate") is None
 
 
+def test_login_of_a_client_is_bound_to_the_first_certificate_of_the_file(tmp_path: Path) -> None:
+    one, two = self_signed("x"), self_signed("x")
+    path = tmp_path / "chain.pem"
+    path.write_bytes(one + two)
+    _, shown = tls.client_side(str(path), str(path))
+    assert shown == x509.load_pem_x509_certificate(one[one.index(b"-----BEGIN CERT") :]).public_bytes(
+        serialization.Encoding.DER
+    )
+
+
+# --- clients' certificates --------------------------------------------------------------------------------------------
+
+
+def der(*names: str) -> bytes:
+    now = datetime.datetime.now(datetime.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in names])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.DER)
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "name"), [(("carol",), "carol"), ((), None), (("carol", "root"), None), (("carol\0.evil",), None)]
+)
+def test_common_name_of_a_client(names: tuple[str, ...], name: str | None) -> None:
+    assert tls.common_name(der(*names)) == name
+
+
+@pytest.mark.parametrize("junk", [None, b"", b"\x30\x03abc"])
+def test_no_certificate_has_no_name(junk: bytes | None) -> None:
+    assert tls.common_name(junk) is None
+
+
+def test_client_certificates_are_asked_for_and_verified(ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path) -> None:
+    optional = client_side_context("", "", root_file(ca, tmp_path))
+    demanded = client_side_context("", "", root_file(ca, tmp_path), demand_certificate=True)
+    known, foreign, none = (client_context(maximum_version=ssl.TLSVersion.TLSv1_2) for _ in range(3))
+    ca.issue_cert("a@example.test", common_name="carol").configure_cert(known)
+    other_ca.issue_cert("a@example.test", common_name="carol").configure_cert(foreign)
+    for context in (optional, demanded):
+        _, server = handshake(known, context)
+        assert tls.common_name(server.getpeercert(binary_form=True)) == "carol"
+        with pytest.raises(ssl.SSLError):
+            handshake(foreign, context)
+    assert handshake(none, optional)[1].getpeercert(binary_form=True) is None
+    with pytest.raises(ssl.SSLError):
+        handshake(none, demanded)
+
+
+def test_unreadable_file_of_clients_cas_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"listen\.tls_ca_file .* cannot be read"):
+        client_side_context("", "", str(tmp_path / "none.pem"))
+
+
 # --- the CAs that come with SideCart ----------------------------------------------------------------------------------
 
 
