@@ -58,6 +58,21 @@ def test_unreadable_certificate_is_a_mistake_in_the_configuration(tmp_path: Path
     assert "nowhere.pem" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_wrong_users_file_is_named_with_its_line_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "users.txt"
+    file.write_text('; users\n"alice" "hunter3"\n')
+    done = sidecart("serve", **UPSTREAM, SIDECART_AUTH_USERS_FILE=str(file))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        f"sidecart: {file}, line 2: the second part must be a SCRAM-SHA-256 verifier as PostgreSQL keeps it;"
+        " sidecart hash-password makes one",
+    )
+    assert "hunter3" not in done.stderr
+    done = sidecart("serve", **UPSTREAM, SIDECART_AUTH_USERS_FILE=str(tmp_path / "none.txt"))
+    assert done.returncode == 2
+    assert "none.txt' cannot be read: No such file or directory." in done.stderr
+
+
 @pytest.mark.parametrize(("section", "other"), [("LISTEN", "METRICS"), ("METRICS", "LISTEN")])
 def test_port_in_use_is_one_sentence(section: str, other: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
