@@ -539,6 +539,26 @@ def test_cve_2025_2291_password_that_has_expired_on_the_server_opens_no_door(
         postgres.sql("DROP ROLE fleeting;")
 
 
+def test_own_password_is_the_one_that_its_file_holds(upstream: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{upstream.password}\n")
+    with SideCart(
+        upstream,
+        DB_READONLY_PASSWORD="",
+        SIDECART_UPSTREAM_PASSWORD_FILE=file,
+        SIDECART_AUTH_RULES="[{from: loopback, method: scram-sha-256}]",
+    ) as own:
+        wait_until(lambda: '"upstream opened"' in own.log, 20, "the first upstream")
+        base = f"host=127.0.0.1 port={own.port} user={upstream.user}"
+        assert with_psycopg(f"{base} dbname=shop password={upstream.password}") == "1"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(f"{base} dbname=shop password=guessed")
+        with pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'):
+            psycopg.connect(f"{base} dbname=nowhere password={upstream.password}")
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(f"{base} dbname=nowhere password=guessed")
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
