@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from proxy.config import ENVIRONMENT_NAMES, Upstream
+from tests import secrecy
 
 T = TypeVar("T")
 
@@ -76,6 +78,7 @@ class SideCart:
             "SIDECART_METRICS_PORT": str(self.metrics_port),
             **{key: str(value) for key, value in environment.items()},
         }
+        secrecy.keep_environment(self._environment)
         self._stderr = tempfile.NamedTemporaryFile(prefix="sidecart-test-", suffix=".log")  # noqa: SIM115
         self.process: subprocess.Popen[bytes]
 
@@ -104,8 +107,12 @@ class SideCart:
         self._stderr.close()
 
     def stop(self) -> int:
-        """Drain it and return its exit code; a process that does not end is killed."""
+        """Drain it and return its exit code; a process that does not end is killed.
+
+        Fails if a secret stands in what it has logged, or tells on its pages.
+        """
         if self.process.poll() is None:
+            self._look_at_pages()
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(15)
@@ -113,7 +120,18 @@ class SideCart:
                 self.process.kill()
                 self.process.wait()
                 raise
+        secrecy.look(Path(self._stderr.name).read_bytes(), "the log")
         return self.process.returncode
+
+    def _look_at_pages(self) -> None:
+        for path in ("/metrics", "/healthz", "/readyz", "/sessions"):
+            try:
+                page = self.get(path).encode()
+            except urllib.error.HTTPError as error:
+                page = error.read()
+            except OSError:
+                continue  # it is ending, or serves no pages
+            secrecy.look(page, path)
 
     @property
     def log(self) -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy import protocol as p
+from tests import secrecy
 
 READ_ONLY_SQL_TRANSACTION = "25006"
 SYNTAX_ERROR = "42601"
@@ -113,6 +114,7 @@ class Wire:
                 if len(self._buffer) > length:
                     whole, self._buffer = self._buffer[: length + 1], self._buffer[length + 1 :]
                     self.last += whole
+                    secrecy.look(whole, "an answer")
                     return kind, whole[5:]
             try:
                 data = self.sock.recv(65536)
