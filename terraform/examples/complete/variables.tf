@@ -71,7 +71,7 @@ variable "apply_role" {
 }
 
 variable "deletion_protection" {
-  description = "Refuse to delete database and load balancers. Before a destroy, apply once with false."
+  description = "Refuse to delete the database and the load balancer. Before a destroy, apply once with false."
   type        = bool
   default     = true
   nullable    = false

@@ -11,6 +11,9 @@ output "private_subnet_ids" {
 output "public_subnet_ids" {
   description = "Subnets of the developer's load balancer; empty without one."
   value       = local.public_subnet_ids
+
+  # AWS makes no load balancer with a public address in a VPC that has no way to the internet yet.
+  depends_on = [aws_route.internet, aws_route_table_association.public]
 }
 
 output "clients_security_group_id" {

@@ -205,7 +205,7 @@ variable "ami_id" {
 }
 
 variable "deletion_protection" {
-  description = "Refuse to delete the load balancers. To delete them, apply once with false."
+  description = "Refuse to delete the internal load balancer. To delete it, apply once with false."
   type        = bool
   default     = true
   nullable    = false

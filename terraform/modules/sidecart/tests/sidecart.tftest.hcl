@@ -251,6 +251,10 @@ run "developer_comes_in_by_a_door_of_his_own" {
     error_message = "the second load balancer alone has a public address"
   }
   assert {
+    condition     = aws_lb.this["internal"].enable_deletion_protection && !aws_lb.this["developer"].enable_deletion_protection
+    error_message = "and goes when the developer does"
+  }
+  assert {
     condition     = aws_lb.this["developer"].security_groups == toset(["sg-0de"])
     error_message = "and the group that one address may reach"
   }
