@@ -288,6 +288,23 @@ def test_links_and_files_of_a_page_exist(page: str) -> None:
         assert any((folder / script).exists() for folder in (path.parent, TERRAFORM / "examples" / "complete")), script
 
 
+@pytest.mark.parametrize("page", ["README.md", *(f"{name}/README.md" for name in ROOTS)])
+def test_commands_of_a_page_name_what_exists(page: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (TERRAFORM / page).read_text(encoding="utf-8"), re.DOTALL)
+    example = page.partition("/README")[0] if page.startswith("examples/") else "examples/complete"
+    declared = set(re.findall(r'^variable "(\w+)"', _text(example), re.MULTILINE))
+    required = set(re.findall(r'^variable "(\w+)" \{\n(?:(?!^\}|  default).*\n)*^\}', _text(example), re.MULTILINE))
+    outputs = set(re.findall(r'^output "(\w+)"', _text(example), re.MULTILINE))
+    for block in blocks:
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True, timeout=10)
+        assert set(re.findall(r"terraform output -raw (\w+)", block)) <= outputs
+        assert set(re.findall(r"-var (\w+)=", block)) <= declared
+        assert set(re.findall(r"TF_VAR_(\w+)=", block)) <= declared
+        for given in re.findall(r"<<'END'\n(.*?)^END$", block, re.DOTALL | re.MULTILINE):
+            names = set(re.findall(r"^(\w+) +=", given, re.MULTILINE))
+            assert required <= names <= declared
+
+
 def test_nothing_of_terraforms_own_is_in_the_source() -> None:
     tracked = _run("git", "ls-files", "terraform", cwd=ROOT)
     if tracked.returncode != 0:
