@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import click
 import msgspec
 
 from proxy import errors
-from proxy.commands import offline
+from proxy.commands import offline, terminal
 from proxy.commands.script import Kind, Lines, Piece, cut
 from proxy.commands.usage import Unusable
 from proxy.filter import Filter
@@ -244,19 +243,14 @@ def excerpt(source: str, line: int, column: int) -> list[str]:
 
 
 def _visible(text: str) -> str:
-    """Put a mark in the place of characters that would command the terminal, or turn the line around."""
-    if text.isprintable():
-        return text
-    return "".join("\ufffd" if unicodedata.category(char) in ("Cc", "Cf") and char != "\t" else char for char in text)
+    return terminal.visible(text, "\t")
 
 
 def _blank(char: str) -> str:
     """Return blanks as wide as this character is on a terminal."""
     if char == "\t":
         return char
-    if unicodedata.combining(char):
-        return ""
-    return "  " if unicodedata.east_asian_width(char) in ("W", "F") else " "
+    return " " * terminal.width(char)
 
 
 # --- a stream of statements -------------------------------------------------------------------------------------------

@@ -38,10 +38,12 @@ WITH_IO = (
     # The command: programs that verbs share, the verbs, the command itself.
     "commands commands.usage",
     "workers commands.private_ca commands.starting commands.script commands.catalogue",
+    "commands.asking commands.terminal",
     "commands.embedded commands.offline commands.examining commands.readonly_role",
     "commands.shop",
     "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role"
     " commands.hash_password",
+    "commands.sessions",
     "cli",
     "__main__",
 )

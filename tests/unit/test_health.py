@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from proxy.commands.health import _here, judge
+from proxy.commands.asking import here, judge
 
 
 def page(**body: object) -> bytes:
@@ -45,4 +45,4 @@ def test_live_says_that_the_loop_is_stuck() -> None:
     [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.7", "10.0.0.7"), ("localhost", "localhost")],
 )
 def test_who_listens_everywhere_is_asked_on_the_loopback(listened: str, asked: str) -> None:
-    assert _here(listened) == asked
+    assert here(listened) == asked

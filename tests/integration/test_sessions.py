@@ -1,0 +1,79 @@
+"""`sidecart sessions` as users run it: the command, a running SideCart, clients with transactions and pins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from proxy.config import Upstream
+from tests.running import SideCart, free_port
+
+
+@pytest.fixture(scope="module")
+def own(upstream: Upstream) -> Iterator[SideCart]:
+    with SideCart(upstream) as running:
+        yield running
+
+
+def ask(port: int, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "SIDECART_", "PG"))}
+    kept |= {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "reader", "SIDECART_METRICS_PORT": str(port)}
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", "sessions", *options],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_who_is_connected_and_what_each_does(own: SideCart) -> None:
+    assert ask(own.metrics_port).stdout == "nobody is connected\n"
+    assert json.loads(ask(own.metrics_port, "--json").stdout) == []
+    with (
+        psycopg.connect(own.dsn, application_name="resting") as resting,
+        psycopg.connect(own.dsn, application_name="\x1b]0;owned\x07 report") as busy,
+    ):
+        resting.autocommit = True
+        resting.execute("SELECT 1")
+        [pid] = busy.execute("SELECT pg_backend_pid()").fetchone() or ()
+        busy.execute("PREPARE held AS SELECT 1")
+        shown = ask(own.metrics_port)
+        rows: list[dict[str, Any]] = json.loads(ask(own.metrics_port, "--json").stdout)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "\x1b" not in shown.stdout
+    assert "\x07" not in shown.stdout
+    head, first, second = shown.stdout.splitlines()
+    assert head.split() == [
+        *("user", "database", "application", "address", "state", "since", "statement", "upstream", "pid", "pins")
+    ]
+    assert first.split()[:5] == ["analyst", "shop", "resting", "127.0.0.1", "idle"]
+    assert "idle in transaction" in second
+    assert str(pid) in second.split()
+    assert second.endswith("prepared_statement")
+    assert [row["state"] for row in rows] == ["idle", "idle in transaction"]
+    assert rows[1]["upstream_pid"] == pid
+
+
+def test_nobody_answers() -> None:
+    port = free_port()
+    done = ask(port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"sidecart: nothing answers on 127.0.0.1 port {port} (Connection refused); is `sidecart serve` running?\n"
+    )
+
+
+def test_server_of_another_kind_answers(own: SideCart) -> None:
+    done = ask(own.port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert f"on 127.0.0.1 port {own.port}" in done.stderr
