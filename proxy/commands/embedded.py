@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from proxy.commands.private_ca import server_certificate
+from proxy.commands.private_ca import ServerCertificate, server_certificate
 from proxy.errors import SideCartError
 
 _START_SECONDS = 30.0
@@ -246,6 +246,12 @@ class EmbeddedServer:
     def _password(self, user: str | None, password: str | None) -> str:
         return password or ("" if user else self.superuser_password)
 
+    def show(self, tls: ServerCertificate) -> None:
+        """Let the server have this certificate from its next start on; `ca_file` is of the CA that signed it."""
+        self._write(self.ca_file, tls.ca, 0o644)
+        self._write(self.folder / "server.pem", tls.certificate, 0o644)
+        self._write(self.folder / "server.key", tls.key, 0o600)
+
     def start(self) -> None:
         """Start the server and wait until it takes connections. Raises EmbeddedError with the end of its log."""
         kept = self.port
@@ -290,10 +296,7 @@ class EmbeddedServer:
         self._run([*initdb, "-E", "UTF8", "--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}"])
         password_file.unlink()
 
-        tls = server_certificate(hosts=(self.host,), addresses=("127.0.0.1", "::1"))
-        self._write(self.ca_file, tls.ca, 0o644)
-        self._write(self.folder / "server.pem", tls.certificate, 0o644)
-        self._write(self.folder / "server.key", tls.key, 0o600)
+        self.show(server_certificate(hosts=(self.host,), addresses=("127.0.0.1", "::1")))
         self._write(self.log_file, b"", 0o600)
 
         settings = self._settings | {
