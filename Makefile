@@ -19,7 +19,7 @@ help:
 	@echo "make deep    the long tests"
 	@echo "make bench   the benchmark of the whole: throughput beside PgBouncer's"
 	@echo "make bench-filter  what a verdict costs, beside pglast's own tree"
-	@echo "make servers PostgreSQL 13 to 18 for make deep (Linux x86-64; needs npm)"
+	@echo "make servers PostgreSQL 12 to 18 for make deep (Linux x86-64; needs npm)"
 	@echo "make fuzz    the fuzzer of the filter, for SECONDS=3600"
 	@echo "make lock    write requirements.lock anew (needs uv)"
 	@echo "make clean   remove .venv and everything else that was made here"

@@ -14,6 +14,8 @@ import pytest
 from proxy.commands.embedded import EmbeddedServer
 
 MAJORS = range(13, 19)
+TOO_OLD = 12
+"""One that SideCart is not made for, to see that it says so."""
 
 EVERY = ("default", *(pytest.param(major, marks=pytest.mark.deep) for major in MAJORS))
 """Parameters of a fixture that `serving` reads: the fast run takes the one server that all tests share."""
@@ -29,8 +31,9 @@ def installed() -> dict[int, Path]:
     """
     named = [Path(part) for part in os.environ.get("SIDECART_TEST_SERVERS", "").split(os.pathsep) if part]
     places = [(_major(folder), folder) for folder in named]
-    places += [(major, _PROJECT / f".servers/node_modules/pg{major}/native/bin") for major in MAJORS]
-    places += [(major, Path(f"/usr/lib/postgresql/{major}/bin")) for major in MAJORS]
+    wanted = (TOO_OLD, *MAJORS)
+    places += [(major, _PROJECT / f".servers/node_modules/pg{major}/native/bin") for major in wanted]
+    places += [(major, Path(f"/usr/lib/postgresql/{major}/bin")) for major in wanted]
     found: dict[int, Path] = {}
     for major, folder in places:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
@@ -45,7 +48,7 @@ def running(
     """Run a server of a major version, with TLS, on a free port of 127.0.0.1; skip the test where there is none."""
     folder = installed().get(major)
     if folder is None:
-        pytest.skip(f"no PostgreSQL {major} was found: `make servers` installs 13 to 18")
+        pytest.skip(f"no PostgreSQL {major} was found: `make servers` installs 12 to 18")
     with EmbeddedServer(settings=settings, auth=auth, plaintext=plaintext, bin_dir=folder) as server:
         yield server
 
