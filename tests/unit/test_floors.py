@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[2] / "proxy"
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog values naming",
-    "config rules cache constants",
+    "config rules cache constants certificates",
     "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
     "replies functions role_probe users",
     "judgement findings access",
+    "diagnosis",
     "conditions",
     "filter plpgsql",
     "house login observe prove",
@@ -38,12 +39,13 @@ WITH_IO = (
     # The command: programs that verbs share, the verbs, the command itself.
     "commands commands.usage",
     "workers commands.private_ca commands.starting commands.script commands.catalogue",
-    "commands.asking commands.terminal",
+    "commands.asking commands.terminal commands.pieces commands.reaching",
     "commands.embedded commands.offline commands.examining commands.readonly_role",
     "commands.shop",
+    "commands.inspection commands.own_doors",
     "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role"
     " commands.hash_password",
-    "commands.sessions",
+    "commands.preflight commands.sessions",
     "cli",
     "__main__",
 )
