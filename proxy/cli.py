@@ -8,7 +8,7 @@ import click
 
 from proxy import __version__
 
-VERBS = ("check", "demo", "doctor", "hash-password", "health", "role", "rules", "serve", "sessions")
+VERBS = ("check", "demo", "doctor", "hash-password", "health", "preflight", "role", "rules", "serve", "sessions")
 """Each verb is a module of proxy.commands, `-` written `_`, that holds a click command named `command`."""
 
 
