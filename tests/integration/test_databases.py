@@ -104,8 +104,11 @@ def test_name_whose_database_the_server_has_not(names: SideCart) -> None:
     text = refused(names, "gone")
     assert 'FATAL:  database "gone" does not exist' in text
     assert "no_such_database" not in text
-    with pytest.raises(Exception, match="503"):
-        names.get("/readyz")
+    with client(names, "reports") as connection:  # the server is there for others
+        ask(connection, "SELECT 1")
+    page = json.loads(names.get("/readyz"))
+    assert page["failing"]["gone"].startswith('database "gone" does not exist: the server says: ')
+    assert "reports" not in page["failing"]
     assert 'database \\"no_such_database\\" does not exist' in names.log
 
 
