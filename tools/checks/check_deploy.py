@@ -190,6 +190,8 @@ def run(name: str, tools: Tools) -> str:
     try:
         command = CHECKS[name](tools)
         environment = os.environ | {"CHECKPOINT_DISABLE": "1", "NO_COLOR": "1", "LOG_LEVEL": "ERROR"}
+        # checkov gives up a file after 10 s, without a word: a busy machine would then check less.
+        environment["HCL_PARSE_TIMEOUT_SEC"] = "120"
         done = subprocess.run(
             command,
             cwd=ROOT,
