@@ -185,12 +185,14 @@ class Vault:
         return "", self.password
 
 
-class Catalogue:
-    """Stand for Catalogues: nobody asks."""
+class Nobody:
+    """Stand for Catalogues and for RoleWatch: nothing is read, and no role is looked at."""
 
     def serve(self, *what: object) -> None: ...
 
     async def first(self, database: str) -> None: ...
+
+    async def admit(self, *what: object) -> None: ...
 
     def forget(self, database: str) -> None: ...
 
@@ -245,7 +247,7 @@ class Stage:
             lambda: 1.0,
             **more,
         )
-        self.backends.start(Catalogue())  # type: ignore[arg-type]
+        self.backends.start(Nobody(), Nobody())  # type: ignore[arg-type]
         self.pool = self.backends.pools["postgres"]
 
     @property
