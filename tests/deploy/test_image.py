@@ -96,6 +96,7 @@ def test_psql_and_health_while_the_upstream_goes_and_comes(
 ) -> None:
     shop = sample.create(server)
     shutil.copy(server.ca_file, tmp_path / "ca.pem")
+    (tmp_path / "password").write_text(shop.reader_password)
     for path in (tmp_path, *tmp_path.iterdir()):
         path.chmod(0o755)
     with Relay(server.port) as relay:
@@ -105,7 +106,7 @@ def test_psql_and_health_while_the_upstream_goes_and_comes(
             "DB_PORT": relay.port,
             "DB_NAME": shop.dbname,
             "DB_READONLY_USERNAME": shop.reader,
-            "DB_READONLY_PASSWORD": shop.reader_password,
+            "SIDECART_UPSTREAM_PASSWORD_FILE": "/mnt/password",
             "DB_SSLROOTCERT": "/mnt/ca.pem",
             "SIDECART_LISTEN_HOST": "0.0.0.0",
             "SIDECART_LISTEN_PORT": port,
