@@ -19,7 +19,7 @@ from proxy.errors import ConfigError
 def command(config_file: Path | None, live: bool) -> None:
     """Say whether the SideCart that runs here would serve a client; exit with 0 if so, else with 1."""
     try:
-        well, line = ask(configured(config_file), live=live)
+        well, line = ask(configured(config_file, upstream=False), live=live)
     except ConfigError as error:
         well, line = False, " ".join(str(error).splitlines())
     click.echo(line, err=not well)

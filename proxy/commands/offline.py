@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from proxy import config as configuration
-from proxy.commands.usage import F, Unusable, config_option
+from proxy.commands.usage import ANY_UPSTREAM, F, Unusable, config_option
 from proxy.errors import ConfigError
 from proxy.filter import Filter
 from proxy.loading import load
@@ -85,11 +85,10 @@ def policy(
 ) -> Policy:
     """Return the policy that `sidecart serve` would have by this configuration, with what the options add."""
     # No connection is made with the upstream that serve would need, so where it is missing anything will do.
-    anything = {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "nobody"}
     try:
         config = load(
             None if config_file is None else text(config_file),
-            {**anything, **environ},
+            {**ANY_UPSTREAM, **environ},
             source=str(config_file),
         )
     except ConfigError as error:

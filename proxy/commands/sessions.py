@@ -52,7 +52,7 @@ def command(config_file: Path | None, as_json: bool) -> None:
     The SideCart that runs on this machine is asked: who is there, since when, and what each does.
     """
     try:
-        rows = ask(configured(config_file))
+        rows = ask(configured(config_file, upstream=False))
     except ConfigError as error:
         complain(str(error))
         sys.exit(UNUSABLE)

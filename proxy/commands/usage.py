@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -41,19 +41,27 @@ def config_option(says: str) -> Callable[[F], F]:
     )
 
 
-def configured(file: Path | None) -> Config:
-    """Read the configuration of a server: the file, or the environment alone. Raises ConfigError."""
+ANY_UPSTREAM: Final = {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "nobody"}
+"""Stands for the upstream where no connection is made with it, and only the rest of a configuration counts."""
+
+
+def configured(file: Path | None, *, upstream: bool = True) -> Config:
+    """Read the configuration of a server: the file, or the environment alone. Raises ConfigError.
+
+    Where not `upstream`, it may be missing: who asks the process that runs here needs to know of its pages only.
+    """
+    environ = dict(os.environ) if upstream else {**ANY_UPSTREAM, **os.environ}
     if file is None:
-        if not (os.environ.get("DB_HOST") or os.environ.get("SIDECART_UPSTREAM_HOST")):
+        if not (environ.get("DB_HOST") or environ.get("SIDECART_UPSTREAM_HOST")):
             raise ConfigError(
                 "There is no configuration: name a file with -c config.yaml, or set DB_HOST, DB_READONLY_USERNAME and"
                 " DB_READONLY_PASSWORD in the environment."
             )
-        return load(None, os.environ)
+        return load(None, environ)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: this is not UTF-8 text.") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
-    return load(text, os.environ, source=str(file))
+    return load(text, environ, source=str(file))

@@ -103,8 +103,16 @@ def test_configuration_without_a_page(metrics: Metrics, says: str) -> None:
 
 
 def test_wrong_configuration_is_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DB_HOST", "SIDECART_UPSTREAM_HOST", "SIDECART_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SIDECART_METRICS_PORT", "none")
     done = CliRunner().invoke(sessions.command, [])
     assert done.exit_code == 2
-    assert "There is no configuration" in done.stderr
+    assert "SIDECART_METRICS_PORT: must be a whole number" in done.stderr
+
+
+def test_upstream_of_the_process_that_runs_here_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DB_HOST", "DB_READONLY_USERNAME", "SIDECART_UPSTREAM_HOST", "SIDECART_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SIDECART_METRICS_PORT", "1")  # where nothing listens
+    done = CliRunner().invoke(sessions.command, [])
+    assert done.exit_code == 1
+    assert "nothing answers on 127.0.0.1 port 1" in done.stderr
