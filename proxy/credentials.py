@@ -23,6 +23,8 @@ from proxy.tasks import Shared, Tasks
 
 MAX_PASSWORD: Final = 65_536
 """Bytes that a file may have, or a program may print. A token of IAM has about 2,000 at most."""
+LAST_WORDS: Final = 1.0
+"""Seconds in which the pipe of a program that was killed has to end."""
 COMMAND_SECONDS: Final = 10.0
 """Seconds that a program may take to print it."""
 FETCH_SECONDS: Final = 20.0
@@ -217,7 +219,13 @@ async def _run(words: list[str]) -> str:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            # wait() waits for the end of the pipe as well, which nobody sees while it is full; and a child that has
+            # left the group may hold it open.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    while await process.stdout.read(MAX_PASSWORD):
+                        pass
+                    await process.wait()
     if code:
         raise _UnusableError(f"{name} ended with exit code {code}")
     return _password(content, name)
