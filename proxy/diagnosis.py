@@ -103,9 +103,10 @@ def secret(source: str, why: str) -> Advice:
         ("No such file", f"Correct upstream.{source}, or mount the secret there."),
         ("Permission denied", "Let the user that SideCart runs as read it."),
         ("is empty", "Put the password into it, and nothing else."),
+        ("gave none within", "See what keeps it from answering: a disk that is gone, a pipe without a writer."),
     )
     fix = next((fix for word, fix in fixes if word in why), f"Correct upstream.{source}.")
-    return Advice(_sentence(why), fix)
+    return Advice(_sentence(f"upstream.{why}" if source and why.startswith(source) else why), fix)
 
 
 # --- name and route ---------------------------------------------------------------------------------------------------
@@ -491,6 +492,8 @@ def _clean(text: str) -> str:
 
 def _sentence(text: str) -> str:
     text = _clean(text).rstrip(". ")
+    if text.startswith("upstream."):  # a key stays as it is written
+        return f"{text}."
     return f"{text[:1].upper()}{text[1:]}."
 
 

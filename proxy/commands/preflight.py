@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -16,7 +15,7 @@ import click
 
 from proxy import config as configuration
 from proxy import tls
-from proxy.commands import pieces, terminal
+from proxy.commands import pieces, reaching, terminal
 from proxy.commands.inspection import Inspection
 from proxy.commands.offline import echo
 from proxy.commands.own_doors import USER, OwnDoors
@@ -59,12 +58,16 @@ def command(config_file: Path | None, dbname: str | None, user: str, as_json: bo
             sys.stdout.flush()
         found.append(result)
 
-    asyncio.run(look(config_file, dbname, user, show))
+    ended = reaching.run(look(config_file, dbname, user, show))
     if as_json:
         click.echo(json.dumps([as_object(result) for result in found], indent=2))
     else:
         echo(f"\n{summary(found)}")
-    sys.exit(FAILED if any(result.state is State.FAILED for result in found) else 0)
+    code = FAILED if any(result.state is State.FAILED for result in found) else 0
+    if not ended:  # a file on a disk that is gone, say: whoever waits for the exit code gets it all the same
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 async def look(config_file: Path | None, dbname: str | None, user: str, show: Callable[[Result], None]) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -24,6 +26,9 @@ from proxy.tls_layer import TlsLayer
 T = TypeVar("T")
 Address: TypeAlias = tuple[int, int, int, Any]
 """Family, type, protocol number and socket address, as socket.socket() and connect() take them."""
+
+
+_RUNS = itertools.count()
 
 
 class NoTlsError(Exception):
@@ -43,6 +48,33 @@ class Shaken(NamedTuple):
     """The server's own, as DER."""
     protocol: str
     """What the server has selected by ALPN; empty: nothing."""
+
+
+def run(work: Coroutine[Any, Any, None], grace: float = 1.0) -> bool:
+    """Run to its end, as asyncio.run does, but wait no longer than `grace` for the threads of what was given up.
+
+    Return whether they have ended. If not, Python itself would wait for them, and os._exit alone ends the process.
+    """
+    name = f"preflight {next(_RUNS)}"
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=name))
+    try:
+        loop.run_until_complete(work)
+    finally:
+        loop.run_until_complete(_end_all())
+        loop.close()
+    own = [thread for thread in threading.enumerate() if thread.name.startswith(f"{name}_")]
+    for thread in own:
+        thread.join(grace)
+    return not any(thread.is_alive() for thread in own)
+
+
+async def _end_all() -> None:
+    """Cancel what still runs in this loop, as after a Ctrl-C, and wait for it."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 async def resolve(host: str, port: int, seconds: float) -> list[Address]:

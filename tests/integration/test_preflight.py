@@ -453,6 +453,23 @@ def test_wrong_option_is_usage() -> None:
 
 
 @pytest.mark.deep
+def test_password_file_that_never_answers(deployed: Deployment, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS)} | deployed.environment
+    environment |= {"DB_READONLY_PASSWORD": "", "SIDECART_UPSTREAM_PASSWORD_FILE": str(tmp_path / "pipe")}
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "preflight", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stderr == ""
+    Outcome(json.loads(done.stdout), done.returncode, done.stdout).fails("secret", "gave none within")
+
+
+@pytest.mark.deep
 def test_server_that_is_too_old(deployed: Deployment) -> None:
     with servers.running(servers.TOO_OLD) as server:
         found = deployed.look(

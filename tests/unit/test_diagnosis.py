@@ -75,11 +75,14 @@ def test_percent_alone_is_no_encoding() -> None:
         ("password_file", "upstream.password_file 'x' cannot be read: No such file or directory", "mount the secret"),
         ("password_file", "upstream.password_file 'x' cannot be read: Permission denied", "read it"),
         ("password_file", "upstream.password_file 'x' is empty", "Put the password into it"),
+        ("password_file", "password_file gave none within 20 s", "what keeps it"),
         ("password_command", "upstream.password_command ended with exit code 1", "Correct upstream.password_command"),
     ],
 )
 def test_password_that_cannot_be_fetched(source: str, why: str, fix: str) -> None:
-    assert fix in diagnosis.secret(source, why).fix
+    told = diagnosis.secret(source, why)
+    assert fix in told.fix
+    assert "Upstream." not in told.means and "Password_" not in told.means
 
 
 # --- configuration, name and route ------------------------------------------------------------------------------------

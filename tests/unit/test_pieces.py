@@ -101,6 +101,31 @@ def test_name_server_that_never_answers_is_given_up() -> None:
     answered.set()
 
 
+def test_thread_that_never_ends_keeps_nobody() -> None:
+    answered = threading.Event()
+    outcomes = []
+
+    async def read() -> None:
+        try:
+            async with asyncio.timeout(0.001):
+                await asyncio.to_thread(answered.wait)
+        except TimeoutError:
+            outcomes.append("given up")
+
+    try:
+        assert not reaching.run(read(), grace=0.001)
+    finally:
+        answered.set()
+    assert outcomes == ["given up"]
+
+
+def test_threads_that_end_are_waited_for() -> None:
+    async def read() -> None:
+        await asyncio.to_thread(int)
+
+    assert reaching.run(read())
+
+
 def test_error_in_a_thread_is_raised_where_it_is_waited_for() -> None:
     def fail() -> None:
         raise OSError(111, "Connection refused")
