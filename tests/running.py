@@ -159,6 +159,11 @@ class SideCart:
                 return float(value)
         return 0.0
 
+    def settled(self) -> None:
+        """Wait until the connections that look at the first database and at the role have come and gone."""
+        done = 'sidecart_role_checks_total{outcome="done"}'
+        wait_until(lambda: self.metric(done) >= 1, 20, "the look at the role")
+
     def memory(self) -> int:
         """Return the resident memory of the process, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -429,6 +429,7 @@ def test_statement_runs_again_although_every_idle_upstream_was_lost_too(through:
     """Nobody has heard of their end when a second one is looked for: one of them would be lost in turn."""
     limits = {"SIDECART_POOL_MIN_POOL_SIZE": 10, "SIDECART_POOL_DEFAULT_POOL_SIZE": 10, "SIDECART_POOL_MAX_LOGINS": 10}
     with SideCart(through, **limits) as own, Wire(own.port) as wire:
+        own.settled()
         for number in range(5):
             wait_until(lambda: own.metric('sidecart_servers{database="shop",state="idle"}') == 10, 10, "all upstreams")
             wire.send(p.query(b"SELECT 'round %d', pg_sleep(0.3)" % number))

@@ -79,4 +79,4 @@ def test_parallel_dump_is_identical(dump: Dump, tmp_path: Path) -> None:
         # toc.dat holds the time of the dump; the data files are the rows.
         files.append({each.name: each.read_bytes() for each in (tmp_path / name).iterdir() if each.name != "toc.dat"})
     assert files[0] == files[1]
-    assert len(files[0]) == 6
+    assert len(files[0]) == 7

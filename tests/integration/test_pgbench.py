@@ -53,6 +53,7 @@ def test_pgbench(
 ) -> None:
     pool = {"SIDECART_POOL_DEFAULT_POOL_SIZE": POOL_SIZE, "SIDECART_POOL_MIN_POOL_SIZE": 2}
     with SideCart(bench, **pool) as sidecart, psycopg.connect(postgres.dsn(), autocommit=True) as superuser:
+        sidecart.settled()
         where = ["-h", "127.0.0.1", "-p", str(sidecart.port), "-U", "analyst"]
         load = ["-S", "-n", "-M", mode, "-c", str(clients), "-j", "2", "-t", str(transactions)]
         process = subprocess.Popen(
