@@ -255,6 +255,19 @@ class Carrying(Linked):
 
         return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
 
+    def _check_discarded(self) -> None:
+        """Have start-up settings there for a group behind one with a DISCARD ALL. Raises UnsettledError.
+
+        DISCARD ALL commits at once; what sets them again behind it is undone by a later error of its group.
+        """
+        if self._discards in (None, self.prepared.group):
+            return
+        if self.link is not None and self.link.replies.groups:
+            raise UnsettledError
+        self._discards = None
+        if self.link is not None and self.ledger.lost and self.link.replies.status == p.IDLE:
+            self._ask_first(restore(self.ledger.lost))
+
     def _set_between(self, run: Run, text: bytes) -> bytes | None:
         """Set start-up settings again between a RESET and the statements behind it in the same Query.
 
@@ -294,6 +307,8 @@ class Carrying(Linked):
         if not self.ledger.lost or self.link is None or not any(effect in RESETTING for effect, _ in effects):
             return b""
         if group:
+            if any(effect is Effect.DISCARD_ALL for effect, _ in effects):
+                self._discards = self.prepared.group
             return self._help(restore(self.ledger.lost), r.SKIP_SET)
         self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
         return p.query(restore(self.ledger.lost))

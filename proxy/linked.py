@@ -76,6 +76,7 @@ class Linked:
         "_begin",
         "_bound",
         "_cancelled",
+        "_discards",
         "_end",
         "_ending",
         "_flow",
@@ -182,6 +183,7 @@ class Linked:
         self._portals: dict[bytes, Verdict] = {}  # those whose statements leave something behind
         self._unnamed_told: tuple[bytes, bytes] | None = None  # its Parse, and what the client was told that it gives
         self._own: dict[bytes, Own] = {}  # statements put on the link under their own names
+        self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
         self._bound = False  # the unnamed portal is the client's: a Query has not taken it since it was bound
         self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
         self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease

@@ -109,7 +109,10 @@ class Session(Answering):
     @property
     def _held_back(self) -> bool:
         """Whether something in the session keeps a group from being forwarded without a closer look."""
-        return bool(self._swallowing or self._wait_error or self._parting or self._portals or self._meter)
+        return bool(
+            (self._swallowing or self._wait_error or self._parting or self._portals or self._meter)
+            or self._discards is not None
+        )
 
     @property
     def _held_up(self) -> bool:
@@ -377,6 +380,7 @@ class Session(Answering):
         before = b""
         effects: Effects = ()
         try:
+            self._check_discarded()
             if verdict.effects:
                 before = self._provide_own(link, verdict, alone=True)
         except UnsettledError:
@@ -422,6 +426,7 @@ class Session(Answering):
         if name and self.ledger.reading and PREPARED_STATEMENT in self.ledger.pins:
             return self._stall()  # the server is being asked whether SQL has prepared anything
         try:
+            self._check_discarded()
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
             before = self._provide_own(link, verdict, parse=True) if verdict.effects else b""
         except UnsettledError:
@@ -671,6 +676,7 @@ class Session(Answering):
     def _use(self, name: bytes, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
         """Forward a Bind to a portal, or a Describe (None), of a statement; parse it first where the link lacks it."""
         try:
+            self._check_discarded()
             return (
                 self._use_named(name, portal, data, pos, end, rest)
                 if name

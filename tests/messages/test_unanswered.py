@@ -394,6 +394,17 @@ SETTINGS = (
         DateStyle="ISO, DMY",
     ),
     talk(
+        "DISCARD ALL in a group that fails, and another group in the same write, with a start-up setting",
+        step(q("SET datestyle TO 'ISO, MDY'"), SYNC),
+        step(ask("DISCARD ALL"), ask("EXECUTE p"), SYNC, ask("SHOW datestyle"), SYNC),
+        step(ask("SHOW datestyle"), SYNC),
+        step(ask("DISCARD ALL"), ask("SELECT 1/0"), SYNC, q("SHOW datestyle"), ask("SHOW datestyle"), SYNC),
+        step(parse("s", "SHOW datestyle"), SYNC),
+        step(ask("DISCARD ALL"), parse("s", "SHOW datestyle"), ask("SELECT nope"), SYNC, run("s"), SYNC),
+        step(run("s"), SYNC, ask("SELECT 1/0"), SYNC, run("s"), SYNC),
+        DateStyle="ISO, DMY",
+    ),
+    talk(
         "DISCARD ALL and a query in one write with a start-up setting",
         step(q("SET datestyle TO 'ISO, MDY'"), SYNC),
         step(q("DISCARD ALL"), ask(DAY), SYNC, q("SHOW datestyle")),
