@@ -145,7 +145,9 @@ class Ledger:
 
     def _set(self, effect: Effect, name: str) -> None:
         """Note that a statement sets or resets something."""
-        self.lost |= self.lost_by(effect, name)
+        for lost, (value, local) in self.lost_by(effect, name).items():
+            # What the session has lost is not to be set again for its transaction alone.
+            self.lost[lost] = (value, local and self.lost.get(lost, ("", True))[1])
         if effect is Effect.DISCARD_ALL or name == "all":
             self.touched |= self.asked.union(name for name, _ in self.settings.items)
             self.unsure = True

@@ -395,15 +395,19 @@ class Described(Ticket):
 class Owned(Ticket):
     """A Parse of ours under a client's own name; `own` is where that is noted."""
 
-    __slots__ = ("_name", "_own")
+    __slots__ = ("_again", "_group", "_name", "_own")
 
     def __init__(self, own: dict[bytes, Own], name: bytes, note: Own) -> None:
+        self._again = name in own  # a Close went ahead of it, which may be ignored as well
+        self._group = note[1]
         own[name] = note
         self._own = own
         self._name = name
 
     def settle(self, outcome: bool | None) -> None:
-        if not outcome:
+        if not outcome and self._again:
+            self._own[self._name] = (-1, self._group)
+        elif not outcome:
             self._own.pop(self._name, None)
 
 

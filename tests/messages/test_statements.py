@@ -584,6 +584,18 @@ SQL = (
         step(run("s1"), SYNC),
     ),
     talk(
+        "SQL names a statement in a group that is ignored, and had its name before",
+        step(parse("s1", "SELECT 1"), run("s1"), SYNC),
+        step(q("BEGIN")),
+        step(q("PREPARE s1 AS SELECT 'sql'")),
+        step(q("ROLLBACK"), q("BEGIN"), ask("SELECT 1"), SYNC, holds=True),
+        step(q("DEALLOCATE s2")),
+        step(q("ROLLBACK")),
+        step(q("PREPARE s1 AS SELECT 'sql'"), ask("SELECT 2"), parse("s1", "SELECT 3"), ask("EXECUTE s1(4)"), SYNC),
+        step(q("EXECUTE s1")),
+        step(run("s1"), SYNC),
+    ),
+    talk(
         "a DEALLOCATE that is undone by nothing, behind an error of its group",
         step(parse("s1", "SELECT 1"), run("s1"), SYNC),
         step(ask("SELECT 1/0"), ask("DEALLOCATE s1"), SYNC),

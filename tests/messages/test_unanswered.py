@@ -394,6 +394,16 @@ SETTINGS = (
         DateStyle="ISO, DMY",
     ),
     talk(
+        "DISCARD ALL and SET LOCAL TO DEFAULT in a group that fails, with a start-up setting",
+        step(ask("DISCARD ALL"), ask("SET LOCAL datestyle TO DEFAULT"), ask("SELECT 1/0"), SYNC),
+        step(q("SET datestyle TO mdy")),
+        step(ask("DISCARD ALL"), ask("SET LOCAL datestyle TO DEFAULT"), ask("SELECT 1/0"), SYNC),
+        step(q("SHOW datestyle")),
+        step(q("RESET datestyle; SET LOCAL datestyle TO DEFAULT; SHOW datestyle")),
+        step(q("SHOW datestyle")),
+        DateStyle="German, YMD",
+    ),
+    talk(
         "DISCARD ALL in a group that fails, and another group in the same write, with a start-up setting",
         step(q("SET datestyle TO 'ISO, MDY'"), SYNC),
         step(ask("DISCARD ALL"), ask("EXECUTE p"), SYNC, ask("SHOW datestyle"), SYNC),

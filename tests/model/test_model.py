@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests import servers
 from tests.model.conftest import StageOf
-from tests.model.scripts import Play
+from tests.model.scripts import SYNC, Message, Play, Script, batch, bind, describe, execute, parse, query, say
 from tests.model.stage import Stage, stages
 from tests.model.themes import THEMES, plays
 
@@ -40,6 +40,85 @@ def play_all(theme: str, examples: int, stage: Stage, *, random: bool) -> None:
         stage.assert_faithful(play)
 
     check()
+
+
+def group(*texts: str) -> list[Message]:
+    """Run texts without parameters through the extended protocol, in one group."""
+    parts = [(parse("", text), bind("", ""), describe("P", ""), execute()) for text in texts]
+    return [*(message for part in parts for message in part), SYNC]
+
+
+USE = [bind("", ""), execute(), SYNC]
+NOBODY = Script((), (batch([SYNC]),))
+FOUND = {
+    "settings that a DISCARD ALL and SET LOCAL have reset, in a group that fails": Play(
+        (
+            Script((), (say("SET datestyle TO german"),)),
+            Script(
+                (("DateStyle", "German"),),
+                (
+                    batch([SYNC], group("DISCARD ALL", "SET LOCAL datestyle TO DEFAULT", "SELECT 1/0")),
+                    say("SET datestyle TO mdy"),
+                ),
+            ),
+        )
+    ),
+    "settings behind a DISCARD ALL, in a group that fails with another one behind it": Play(
+        (
+            NOBODY,
+            Script((("DateStyle", "German"),), (batch(group("DISCARD ALL", "EXECUTE p"), group("SHOW datestyle")),)),
+        )
+    ),
+    "the unnamed statement of a pinned client, behind a group that fails": Play(
+        (
+            NOBODY,
+            Script(
+                (),
+                (
+                    batch(group("PREPARE p AS SELECT 42")),
+                    batch([bind("pt", "s1"), execute("pt", 2), *USE], USE),
+                ),
+            ),
+        )
+    ),
+    "a name that SQL has named, named again in a group that is ignored": Play(
+        (
+            NOBODY,
+            Script(
+                (),
+                (
+                    batch([parse("s1", "SELECT 1"), bind("", "s1"), execute(), SYNC]),
+                    batch(
+                        [query("PREPARE s1 AS SELECT 'prepared with SQL'")],
+                        [parse("", "SELECT 1"), parse("s1", "SELECT 1"), *group("EXECUTE s1(4)")],
+                    ),
+                    say("EXECUTE s1"),
+                ),
+            ),
+        )
+    ),
+    "a name that SQL drops twice in a group": Play(
+        (
+            NOBODY,
+            Script(
+                (),
+                (
+                    batch([parse("s1", "SELECT 1"), SYNC]),
+                    batch(
+                        [parse("", "DEALLOCATE s1"), *USE[:2], parse("s1", "SELECT 1"), bind("", "s1"), execute(), *USE]
+                    ),
+                ),
+            ),
+        )
+    ),
+}
+"""Plays that hypothesis has found, each a mistake that is mended."""
+
+
+@pytest.mark.parametrize("upstreams", (1, 2))
+@pytest.mark.parametrize("play", FOUND.values(), ids=FOUND)
+def test_what_was_found_once(play: Play, upstreams: int, stage_of: StageOf) -> None:
+    stage_of(upstreams).assert_faithful(play)
 
 
 @pytest.mark.parametrize("upstreams", (1, 2, 3))
