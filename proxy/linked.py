@@ -471,10 +471,11 @@ class Linked:
         self.answered += 1
         if ready & _TO_CLIENT:
             self._seen = replies.status
-        if self._group_open and replies.owed and not replies.groups and r.CLOSE_UNNAMED not in replies.owed:
-            self.unnamed.groups_settled()
-        if self._stalled and not replies.groups:
+        if self._group_open and replies.owed and not replies.groups:
+            # Nothing else says so to those that come later in the group that is open: they would wait for ever.
             self.prepared.settled()
+            if r.CLOSE_UNNAMED not in replies.owed:
+                self.unnamed.groups_settled()
         if not replies.owed:
             self.unnamed.settled()
             self.prepared.settled()

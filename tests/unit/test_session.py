@@ -2304,3 +2304,18 @@ def test_bind_behind_a_group_that_failed_never_reaches_the_statement_that_anothe
     link.says(p.error_response("ERROR", "42703", 'column "nope" does not exist'), READY_I)
     assert bind() not in link.take()
     assert wire.kinds() == "EZEZ"
+
+
+@pytest.mark.parametrize("late", [p.parse(b"s1", b"select 2"), p.parse(b"", b"execute s1"), bind(b"s1")])
+def test_late_message_of_a_group_waits_for_nothing_that_has_been_answered(late: bytes) -> None:
+    town = Town()
+    session, _ = town.client()
+    session.client_data(p.parse(b"s1", b"select 1") + SYNC)
+    link = town.link(session)
+    link.says(PARSED, p.message(p.NO_DATA), READY_I)
+    session.client_data(p.query(b"discard all") + p.parse(b"", b"select 3"))
+    link = town.link(session)
+    link.says(p.message(p.COMMAND_COMPLETE, b"DISCARD ALL\0"), READY_I)
+    link.take()
+    session.client_data(late + SYNC)
+    assert link.take().endswith(SYNC)
