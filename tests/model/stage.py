@@ -261,11 +261,15 @@ class Stage:
     """Play on PostgreSQL, and through a SideCart before it; tell what differs, and what idle upstreams still hold."""
 
     def __init__(self, server: EmbeddedServer, sidecart: SideCart, upstreams: int) -> None:
-        self._port = server.port
+        self.port = server.port
+        self.upstreams = upstreams
         self._sidecart = sidecart
-        self._upstreams = upstreams
         self._watch = Watch(server)
         self._askers: list[Connection] = []
+
+    @property
+    def sidecart_port(self) -> int:
+        return self._sidecart.port
 
     def close(self) -> None:
         self._watch.close()
@@ -275,8 +279,8 @@ class Stage:
 
     def assert_faithful(self, play: Play) -> None:
         """Fail with all that is needed to understand each client's first difference, and each leak."""
-        expected = alone(self._port, play.scripts, self._watch)
-        performance = Performance(play, self._sidecart.port, self._upstreams, self._watch)
+        expected = alone(self.port, play.scripts, self._watch)
+        performance = Performance(play, self.sidecart_port, self.upstreams, self._watch)
         with closing(performance):
             found = performance.run()
         told = []
@@ -285,10 +289,10 @@ class Stage:
                 told.append(f"client {number}, {what}")
         told += self.leaks()
         if told:
-            self._renew()
+            self.renew()
         assert not told, "\n".join(["", *told, repr(play)])
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
         """End all upstreams: what a play has left there must not fail the next ones, by which it is shrunk."""
         of_reader = f"FROM pg_stat_activity WHERE usename = '{sample.READER}'"
         old = self._watch.rows(f"SELECT max(backend_start) {of_reader}")[0][0] or b"-infinity"
@@ -298,7 +302,7 @@ class Stage:
 
     def leaks(self) -> list[str]:
         """Lease all upstreams at once, which waits for the pool to come to rest, and ask each one what it holds."""
-        while len(self._askers) < self._upstreams:
+        while len(self._askers) < self.upstreams:
             self._askers.append(Connection(self._sidecart.port, _parameters(Script((), ()))))
             self._askers[-1].collect()
         begin, ask, commit = say("BEGIN"), say(LEAKS), say("COMMIT")
@@ -324,7 +328,7 @@ class Stage:
             self._askers.clear()
             return out
         pids = {value for what, value in held if what == b"upstream"}
-        assert len(pids) == self._upstreams, "each asker leases an upstream of its own"
+        assert len(pids) == self.upstreams, "each asker leases an upstream of its own"
         return [
             f"an idle upstream holds a {(what or b'').decode()}: {(value or b'').decode()}"
             for what, value in held

@@ -1,0 +1,124 @@
+"""Clients that write pipelines get, message for message, what a private connection to PostgreSQL gives each of them.
+
+What they write is random (tests/model/writer.py), but for what was found once. `python -m tests.model.pipelines`
+performs more of it, and makes short what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from proxy.commands.embedded import EmbeddedServer
+from tests import servers
+from tests.model import writer
+from tests.model.pipelines import Judge, judges
+from tests.model.sketch import sketch
+
+FOUND = {
+    "a group that fails keeps the unnamed statement, which is a SET": """
+        A: P "" 'set search_path to elsewhere', S | P t 'select nope', P "" 'select 1', S, B "" "", E "", S
+        B: Q 'show search_path'
+    """,
+    "a local setting of a function is baked into a statement": """
+        A: Q 'begin' | Q 'select public.dmy_local()' | P s 'select date ''01/02/2020''', S | Q 'commit'
+        B: P s 'select date ''01/02/2020''', B "" s, E "", S
+    """,
+    "a custom setting of a function reads empty for the next client": """
+        A: Q 'select public.user_local()'
+        B: Q 'select current_setting(''app.user'', true)'
+    """,
+    "a setting of a statement that SQL has named": """
+        A: Q 'prepare q as select 11' | P s 'set search_path to elsewhere', B "" s, E "", S | Q 'deallocate all'
+        B: Q 'show search_path'
+    """,
+    "the statements of others": """
+        A: P l 'select statement from pg_prepared_statements', S | Q 'execute l'
+        B: P secret 'select ''secret''', S
+        order AB
+    """,
+    "a name that is left over on the upstream": """
+        A: P x1 'select 1', S | P "" 'deallocate x1', B "" "", E "", P x1 'select 2', E "", S
+        B: P x1 'select 7', S | Q 'execute x1'
+    """,
+    "a client that leaves while its settings are set again": """
+        A [DateStyle=German; TimeZone=Asia/Kolkata]: 300 x (P "" 'reset all', B "" "", E "") / H leaves
+        B [TimeZone=Asia/Tokyo]: P "" 'reset all', B "" "", E "", S | Q 'select 1'
+    """,
+    "a Query that is ignored behind an error": """
+        A: P s 'select 1', S | P "" 'select nope', Q 'set timezone to ''Asia/Tokyo''; select name from pg_prepared_statements' | S | Q 'show timezone'
+    """,  # noqa: E501
+    "a Query that is ignored behind an error, with a BEGIN in it": """
+        A: P s 'select 1', S | P "" 'select nope', Q 'select name from pg_prepared_statements; begin' | S
+    """,
+    "EXECUTE behind the ROLLBACK of a failed transaction": """
+        A: P s 'select 1', S | Q 'begin' | Q 'select 1/0' | Q 'rollback; execute s'
+    """,
+    "DEALLOCATE behind the ROLLBACK of a failed transaction": """
+        A: P s 'select 1', S | Q 'begin' | Q 'select 1/0' | Q 'rollback; deallocate s' | Q 'execute s'
+    """,
+    "PREPARE behind the ROLLBACK of a failed transaction": """
+        A: P s 'select 1', S | Q 'begin' | Q 'select 1/0' | Q 'rollback; prepare s as select 2' | Q 'execute s'
+    """,
+    "a start-up setting is set again ahead of an isolation level": """
+        A [TimeZone=Asia/Tokyo]: Q 'set timezone to default; start transaction isolation level repeatable read'
+    """,
+    "two DISCARD ALL in a group of a client with a start-up setting": """
+        A [TimeZone=Asia/Tokyo]: P "" 'discard all', B "" "", E "", P "" 'discard all', B "" "", E "", S
+    """,
+    "a start-up setting is what set_config with NULL sets": """
+        A [TimeZone=Asia/Tokyo]: Q 'select set_config(''timezone'', null, false)' | Q 'show timezone'
+    """,
+    "Describe of a FETCH in a failed transaction": """
+        A: Q 'begin' | Q 'declare c cursor for select 1' | P s 'fetch 1 from c', S | Q 'select 1/0' | D S s, S
+    """,
+}
+"""What once differed."""
+
+JudgeOf = Callable[[int], Judge]
+
+
+@pytest.fixture(scope="module")
+def judge_of() -> Iterator[JudgeOf]:
+    with EmbeddedServer(plaintext=True, auth="trust") as server, judges(server) as find:
+        yield find
+
+
+def perform(judge: Judge, seeds: range) -> None:
+    for seed in seeds:
+        played = writer.write(seed)
+        what = judge.look(played)
+        if what is not None:
+            short = judge.shrink(played)
+            pytest.fail(f"seed {seed}\n{short}\n{judge.look(short) or what}")
+
+
+def test_what_is_refused(judge_of: JudgeOf) -> None:
+    """A syntax error stands for it on private connections, so that it must be what is meant to be refused."""
+    texts = ("select public.german()", "select public.tenant()", "select public.tenant(), 1/0")
+    assert judge_of(1).refused == set(texts)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("upstreams", (1, 2))
+@pytest.mark.parametrize("text", FOUND.values(), ids=FOUND)
+def test_what_was_found_once(text: str, upstreams: int, judge_of: JudgeOf) -> None:
+    what = judge_of(upstreams).look(sketch(text))
+    assert what is None, f"\n{what}"
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("upstreams", (1, 2))
+def test_pipelines(upstreams: int, judge_of: JudgeOf) -> None:
+    perform(judge_of(upstreams), range(4000))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("major", servers.MAJORS)
+def test_pipelines_on_every_version_of_postgresql(major: int) -> None:
+    """ParameterStatus comes earlier on 13, and 18 reports search_path."""
+    with servers.running(major, auth="trust", plaintext=True) as server, judges(server) as find:
+        perform(find(2), range(4000, 4400))
