@@ -22,6 +22,8 @@ from tests.wire import STAND_IN
 
 GLANCE = 0.01
 """How long an answer is awaited that may have to wait for others."""
+LOOK = 1.5
+"""The same for one that should not: what holds an upstream is not known for certain."""
 
 _KEEPS = re.compile(r"(?i)PREPARE|WITH HOLD|create temp")
 """What may keep an upstream beyond a transaction."""
@@ -231,7 +233,7 @@ class Performance:
         others = sum(other.holds for other in self._actors if other is not actor)
         sure = actor.has_one or others < self._upstreams
         said = actor.all_said and any(message.kind == "X" for message in actor.part.messages)
-        return speaker.collect(self._patience if sure else GLANCE, to_end=said)
+        return speaker.collect(min(LOOK, self._patience) if sure else GLANCE, to_end=said)
 
     def _leave(self, actor: _Actor, speaker: Speaker) -> None:
         if not actor.part.leaves and not speaker.ended:

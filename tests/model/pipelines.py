@@ -23,8 +23,8 @@ from tests.model.shrink import shrunk
 from tests.model.sketch import Sketch, sketch, without
 from tests.model.stage import Stage, stages
 
-PATIENCE = 10.0
-SHORT_PATIENCE = 2.0
+PATIENCE = 6.0
+SHORT_PATIENCE = 0.8
 """The same while a sketch is made short."""
 
 

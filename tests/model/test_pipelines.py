@@ -30,8 +30,9 @@ FOUND = {
         B: Q 'select current_setting(''app.user'', true)'
     """,
     "a setting of a statement that SQL has named": """
-        A: Q 'prepare q as select 11' | P s 'set search_path to elsewhere', B "" s, E "", S | Q 'deallocate all'
+        A: Q 'prepare q as select 11' | P s 'set search_path to elsewhere', B "" s, E "", S | Q 'deallocate all' | S
         B: Q 'show search_path'
+        order AAAB
     """,
     "the statements of others": """
         A: P l 'select statement from pg_prepared_statements', S | Q 'execute l'
