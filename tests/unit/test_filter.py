@@ -133,8 +133,30 @@ def test_messages_are_in_postgresqls_manner() -> None:
     assert verdict.message == "permission denied for function public.slugify: SideCart forwards reads only"
     assert verdict.hint == 'The operator can allow it: filter.allow_functions: ["public.slugify"].'
     assert judge("select lo_create(0)").hint == ""
-    assert judge("drop materialized view x").message == "cannot execute DROP MATERIALIZED: SideCart forwards reads only"
     assert judge("create unlogged table x (a int)").message.startswith("cannot execute CREATE TABLE")
+
+
+@pytest.mark.parametrize(
+    ("sql", "command"),
+    [
+        ("drop materialized view x", "DROP MATERIALIZED VIEW"),
+        ("create materialized view if not exists x as select 1", "CREATE MATERIALIZED VIEW"),
+        ("create foreign table x (a int) server s", "CREATE FOREIGN TABLE"),
+        ("create foreign data wrapper w", "CREATE FOREIGN DATA WRAPPER"),
+        ("create access method m type index handler h", "CREATE ACCESS METHOD"),
+        ("create text search configuration c (copy = english)", "CREATE TEXT SEARCH CONFIGURATION"),
+        ("create event trigger e on ddl_command_start execute function f()", "CREATE EVENT TRIGGER"),
+        ("create user mapping for u server s", "CREATE USER MAPPING"),
+        ("import foreign schema s from server x into y", "IMPORT FOREIGN SCHEMA"),
+        ("alter default privileges grant select on tables to x", "ALTER DEFAULT PRIVILEGES"),
+        ("alter large object 1 owner to x", "ALTER LARGE OBJECT"),
+        ("create user x", "CREATE USER"),
+        ("create or replace temp view x as select 1", "CREATE VIEW"),
+        ("grant select on x to y", "GRANT"),
+    ],
+)
+def test_a_refusal_names_the_whole_command(sql: str, command: str) -> None:
+    assert judge(sql).message == f"cannot execute {command}: SideCart forwards reads only"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "euc_jp", "iso8859-15"])
