@@ -26,6 +26,7 @@ from proxy.filter import Filter
 from proxy.functions import Functions
 from proxy.house import House, Upstream, Wire
 from proxy.ledger import SETTING, Ledger
+from proxy.login import OF_THE_SERVER
 from proxy.naming import APPLICATION_NAME
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
@@ -651,6 +652,8 @@ class Linked:
         link = self.link
         if link is not None:
             link.parameters[name] = value
+        if name in OF_THE_SERVER:
+            self.pool.greetings.clear()  # it was promoted
         if (name == "default_transaction_read_only" and value == "off") or (
             name == "standard_conforming_strings" and value != "on"
         ):

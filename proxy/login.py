@@ -14,6 +14,8 @@ from proxy.verdict import Action
 
 MAX_GREETINGS: Final = 1000
 """Snapshots whose ParameterStatus values a pool remembers; clients could invent more."""
+OF_THE_SERVER: Final = frozenset({"in_hot_standby", "server_version", "server_encoding", "integer_datetimes"})
+"""Reported parameters that no client's statement changes."""
 
 
 def vet(parameters: Mapping[str, str], judge: Filter) -> Settings:

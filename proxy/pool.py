@@ -43,6 +43,8 @@ class Upstream(Protocol):
     idle_since: float
     heard: float
     """When it has last shown that it lives, while nobody leased it, in the pool's time."""
+    parameters: dict[str, str]
+    """What its server has reported by ParameterStatus."""
 
     @property
     def cancelling(self) -> bool:
@@ -136,6 +138,7 @@ class Pool:
         self.waiting: dict[Waiter, _Wait] = {}
         self.greetings: dict[Settings, dict[str, str]] = {}
         """The ParameterStatus values that a client with these settings is greeted with."""
+        self._reported: dict[str, str] = {}  # what the last login has reported
         self.last_error: UpstreamError | None = None
         """Why the last login failed; None if it succeeded, or none has ended yet."""
         self._heard = -math.inf  # when the server has last answered anything
@@ -211,7 +214,10 @@ class Pool:
     # --- upstreams -----------------------------------------------------------------------------------------------
 
     def opened(self, upstream: Upstream, now: float) -> None:
-        """Take in a new upstream."""
+        """Take in a new upstream. Where its server reports what no other has, it was replaced, or promoted."""
+        if upstream.parameters != self._reported:
+            self._reported = dict(upstream.parameters)
+            self.greetings.clear()
         self.opening -= 1
         self._failures = 0
         self.last_error = None

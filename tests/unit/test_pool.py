@@ -31,6 +31,7 @@ class FakeUpstream:
     expires: float = 0.0
     idle_since: float = 0.0
     heard: float = 0.0
+    parameters: dict[str, str] = field(default_factory=dict)
     checks: int = 0
     outlived: CloseReason = CloseReason.SERVER_LIFETIME
     address: str = "10.0.0.1"
@@ -111,6 +112,21 @@ def open_idle(pool: Pool, count: int = 1, now: float = 0.0) -> list[FakeUpstream
         pool.opened(upstream, now)
         made.append(upstream)
     return made
+
+
+def test_a_server_that_was_replaced_is_greeted_for_anew() -> None:
+    pool, _ = make(default_pool_size=3)
+
+    def log_in(**reported: str) -> None:
+        pool.opening += 1
+        pool.opened(FakeUpstream(parameters=reported), 0.0)
+
+    log_in(server_version="14.23", in_hot_standby="on")
+    pool.greetings[NO_SETTINGS] = {"server_version": "14.23"}
+    log_in(server_version="14.23", in_hot_standby="on")
+    assert pool.greetings == {NO_SETTINGS: {"server_version": "14.23"}}
+    log_in(server_version="14.23", in_hot_standby="off")
+    assert pool.greetings == {}
 
 
 # --- lease and release ------------------------------------------------------------------------------------------------
