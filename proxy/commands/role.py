@@ -57,13 +57,15 @@ def command(do_it: bool, admin_dsn: str | None, revoke_public: bool, config_file
     admin = administrator(admin_dsn, os.environ)
     role = os.environ.get("DB_READONLY_USERNAME") or readonly_role.DEFAULT_NAME
     password = os.environ.get("DB_READONLY_PASSWORD", "")
+    # Ahead of what it is for: a configuration that is wrong is to be mended before the role is made.
+    policy = offline.policy(config_file, (), None, os.environ)
     try:
         lines = asyncio.run(readonly_role.apply(admin, role, password, revoke_public=revoke_public, dry_run=not do_it))
         if not do_it:
             lines[0] = lines[0].replace("-- Done", "-- To be done", 1)
         offline.echo("\n".join(lines))
         if do_it:
-            sys.exit(_what_is_left(admin, role, offline.policy(config_file, (), None, os.environ)))
+            sys.exit(_what_is_left(admin, role, policy))
     except ConfigError as error:
         raise Unusable(str(error)) from error
     except SideCartError as error:

@@ -70,6 +70,11 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'The role "%" owns objects: name another one as the read-only role, or give them away in each'
             ' database first, with REASSIGN OWNED BY % TO ...', reader, quote_ident(reader);
+    ELSIF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = reader)
+        AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreaterole))
+    THEN
+        RAISE EXCEPTION 'The role "%" has no CREATEROLE, so it cannot make "%": run this as one that has it, such as'
+            ' the master user of Amazon RDS.', current_user, reader USING ERRCODE = 'insufficient_privilege';
     END IF;
 
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = reader) THEN

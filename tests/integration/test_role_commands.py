@@ -123,6 +123,27 @@ def test_role_is_made_with_its_password(place: Clinic) -> None:
         assert connection.execute("SELECT count(*) FROM patients").fetchone() == (0,)
 
 
+def test_owner_without_createrole_is_told_what_is_missing(place: Clinic) -> None:
+    place.sql(f"ALTER ROLE {OWNER} NOCREATEROLE")
+    try:
+        code, out, err = role(place, "--apply", DB_READONLY_USERNAME="clinic_third")
+    finally:
+        place.sql(f"ALTER ROLE {OWNER} CREATEROLE")
+    assert (code, out) == (1, "")
+    assert err == (
+        f'sidecart: The role "{OWNER}" has no CREATEROLE, so it cannot make "clinic_third": run this as one that has it,'
+        " such as the master user of Amazon RDS (SQLSTATE 42501).\n"
+    )
+
+
+def test_configuration_is_looked_at_before_the_role_is_made(place: Clinic) -> None:
+    two_passwords = {"SIDECART_UPSTREAM_PASSWORD_COMMAND": "cat it", "SIDECART_UPSTREAM_PASSWORD_FILE": "it"}
+    code, out, err = role(place, "--apply", DB_READONLY_USERNAME="clinic_third", **two_passwords)
+    assert (code, out) == (2, "")
+    assert "password_file" in err and "password_command" in err
+    assert place.sql("SELECT count(*) FROM pg_roles WHERE rolname = 'clinic_third'").strip() == "0"
+
+
 def test_what_cannot_be_reached_is_one_sentence(place: Clinic) -> None:
     port = str(free_port())
     code, out, err = doctor(place, DB_PORT=port)
