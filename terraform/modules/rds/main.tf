@@ -120,14 +120,15 @@ resource "aws_db_instance" "this" {
   iam_database_authentication_enabled = true
   multi_az                            = var.multi_az
 
-  backup_retention_period   = var.backup_retention_days
-  backup_window             = "02:00-03:00"
-  maintenance_window        = "sun:03:30-sun:04:30"
-  copy_tags_to_snapshot     = true
-  delete_automated_backups  = false
-  deletion_protection       = var.deletion_protection
-  skip_final_snapshot       = false
-  final_snapshot_identifier = "${var.name}-final"
+  backup_retention_period  = var.backup_retention_days
+  backup_window            = "02:00-03:00"
+  maintenance_window       = "sun:03:30-sun:04:30"
+  copy_tags_to_snapshot    = true
+  delete_automated_backups = false
+  deletion_protection      = var.deletion_protection
+  skip_final_snapshot      = false
+  # With the day and time at which the instance was made: a second one of this name leaves a snapshot, too.
+  final_snapshot_identifier = "${var.name}-final-${formatdate("YYYYMMDD-hhmmss", timestamp())}"
 
   auto_minor_version_upgrade            = true
   performance_insights_enabled          = true
@@ -144,6 +145,10 @@ resource "aws_db_instance" "this" {
     aws_iam_role_policy_attachment.monitoring,
     aws_secretsmanager_secret_version.master,
   ]
+
+  lifecycle {
+    ignore_changes = [final_snapshot_identifier]
+  }
 }
 
 # What a replica cannot write, nobody can make it write: SideCart's fourth layer, and the strongest. It takes from the

@@ -163,6 +163,13 @@ variable "memory" {
     condition     = var.memory >= 512 && var.memory <= 30720
     error_message = "memory must be between 512 and 30720 MiB."
   }
+  # Fargate's sizes (Amazon ECS, "Task CPU and memory"): other pairs fail only when the service is made.
+  validation {
+    condition = var.form != "service" || contains(var.cpu == 256 ? [512, 1024, 2048] : [
+      for gib in range(var.cpu / 512, min(30, var.cpu / 128) + 1) : 1024 * gib
+    ], var.memory)
+    error_message = "Fargate has no task of this size: with cpu 256 memory is 512, 1024 or 2048; with 512 it is 1024 to 4096, with 1024 it is 2048 to 8192, with 2048 it is 4096 to 16384, with 4096 it is 8192 to 30720 MiB, in steps of 1024."
+  }
 }
 
 variable "capacity" {

@@ -130,6 +130,10 @@ run "replica_is_as_private_and_becomes_the_upstream" {
   }
 
   assert {
+    condition     = can(regex("^${var.name}-final-[0-9]{8}-[0-9]{6}$", aws_db_instance.this.final_snapshot_identifier))
+    error_message = "a second database of this name leaves a last snapshot, too"
+  }
+  assert {
     condition = (
       !aws_db_instance.replica[0].publicly_accessible &&
       aws_db_instance.replica[0].storage_encrypted &&

@@ -349,6 +349,32 @@ run "instances_are_private_and_hardened" {
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
+run "size_that_fargate_lacks_is_refused" {
+  command = plan
+  variables {
+    cpu    = 512
+    memory = 8192
+  }
+  expect_failures = [var.memory]
+}
+
+run "size_between_two_of_fargate_is_refused" {
+  command = plan
+  variables {
+    cpu    = 4096
+    memory = 9000
+  }
+  expect_failures = [var.memory]
+}
+
+run "largest_size_is_taken" {
+  command = plan
+  variables {
+    cpu    = 4096
+    memory = 30720
+  }
+}
+
 run "upstream_tls_off_is_refused" {
   command = plan
   variables {
