@@ -47,6 +47,7 @@ class Listen:
     tls_cert_file: str = _key(values.text, "", path=True)
     tls_key_file: str = _key(values.text, "", path=True)
     tls_ca_file: str = _key(values.text, "", path=True)
+    tls_crl_file: str = _key(values.text, "", path=True)
     unix_socket_dir: str = _key(values.text, "", path=True)
     unix_socket_mode: int = _key(values.mode, 0o777)
     unix_socket_owner: str = _key(values.text, "")

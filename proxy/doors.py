@@ -54,21 +54,25 @@ class Doors:
         self._handshakes = 0
         self._idents = 0
         self.house = house
-        self.tls: ssl.SSLContext | None = None
+        self.tls: tls.ClientSide | None = None
         self.binding = b""
         if config.tls != "off":
             self.load_certificate()
 
     def load_certificate(self) -> None:
-        """Read the certificate, its key and the clients' CAs; those who come from now on see them.
+        """Read the certificate, its key, the clients' CAs and the revoked ones; those who come from now on see them.
 
         Raises ConfigError, and leaves everything as it was, for files that cannot be used.
         """
         config = self._config
-        context, certificate = tls.client_side(
-            config.tls_cert_file, config.tls_key_file, config.tls_ca_file, demand_certificate=config.tls == "verify"
+        self.tls = tls.client_side(
+            config.tls_cert_file,
+            config.tls_key_file,
+            config.tls_ca_file,
+            config.tls_crl_file,
+            demand_certificate=config.tls == "verify",
         )
-        self.tls, self.binding = context, tls.end_point(certificate) or b""
+        self.binding = tls.end_point(self.tls.certificate) or b""
 
     # --- listeners ------------------------------------------------------------------------------------------------
 

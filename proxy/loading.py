@@ -302,6 +302,10 @@ def _check_certificates(listen: Listen, auth: Auth, where: Callable[..., str], p
         problems.append(
             f"{where('listen', 'tls')}: verify needs listen.tls_ca_file, the CAs of the clients' certificates"
         )
+    if listen.tls_crl_file and not listen.tls_ca_file:
+        problems.append(
+            f"{where('listen', 'tls_crl_file')}: it needs listen.tls_ca_file: without that no certificate is asked for"
+        )
     if any(rule.method == "cert" for rule in auth.rules) and (listen.tls == "off" or not listen.tls_ca_file):
         problems.append(
             f"{where('auth', 'rules')}: the method cert needs listen.tls_ca_file, the CAs of the clients' certificates,"

@@ -184,7 +184,7 @@ class Server:
         self._doors = Doors(config.listen, self.house, self.clients, self._tasks, config.client.client_login_timeout)
         listen, users_file = config.listen, config.auth.users_file
         if listen.tls != "off":
-            files = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file)
+            files = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
             self._watched.append(Watched("TLS certificate", files, self._doors.load_certificate, self.audit))
         self._watched.append(Watched("auth.users_file", (users_file,), self._read_users_file, self.audit))
 

@@ -11,10 +11,12 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from proxy import files
 from proxy.errors import ConfigError
 
 ALPN: Final = "postgresql"
@@ -33,46 +36,76 @@ SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 
 SELF_SIGNED_DAYS: Final = 3650
 
+_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
-def client_side_context(
-    cert_file: str, key_file: str, ca_file: str = "", *, demand_certificate: bool = False
-) -> ssl.SSLContext:
-    """Return the context with which clients are served: TLS 1.2 or later, ALPN `postgresql`.
 
-    With two empty names a self-signed certificate for this machine's name and localhost is made in memory; psql's
-    default sslmode (prefer) and `require` take it, since they do not verify. With `ca_file` clients are asked for a
-    certificate, and what they show is verified; `demand_certificate` refuses those that show none. Raises ConfigError
-    for files that cannot be read or do not belong together.
-    """
-    return client_side(cert_file, key_file, ca_file, demand_certificate=demand_certificate)[0]
+@dataclass(frozen=True, slots=True)
+class ClientSide:
+    """Hold what clients are shown, and by what the certificates that they show are verified."""
+
+    certificate: bytes
+    """The one that they are shown (DER)."""
+    _loaded: ssl.SSLContext = field(repr=False)
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+    ) -> ssl.SSLObject:
+        """Begin one connection, as SSLContext.wrap_bio does: TLS 1.2 or later, ALPN `postgresql`, nothing resumed.
+
+        A context remembers the TLS 1.2 sessions that began with it. Whoever resumes one shows no certificate again, an
+        expired or revoked one gets in, and what the client has shown stays in memory. PostgreSQL turns that off
+        (SSL_SESS_CACHE_OFF in be_tls_init(), libpq/be-secure-openssl.c); Python has no word for it. So each connection
+        begins with a context of its own, whose memory is empty and ends with it, and is then given the one that has
+        loaded the files. That costs 0.1 ms; loading the files each time would cost 0.9 ms (2 cores, OpenSSL 3.0).
+        """
+        own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        _serve(own)
+        own.verify_mode, own.verify_flags = self._loaded.verify_mode, self._loaded.verify_flags
+        shaking = own.wrap_bio(incoming, outgoing, server_side, server_hostname)
+        # Not in an sni_callback: OpenSSL calls that of the first context once more for the ClientHello that follows a
+        # HelloRetryRequest, with a pointer to a Python object that is gone by then.
+        shaking.context = self._loaded
+        return shaking
 
 
 def client_side(
-    cert_file: str, key_file: str, ca_file: str = "", *, demand_certificate: bool = False
-) -> tuple[ssl.SSLContext, bytes]:
-    """Return the same, and the certificate that clients are shown (DER)."""
+    cert_file: str, key_file: str, ca_file: str = "", crl_file: str = "", *, demand_certificate: bool = False
+) -> ClientSide:
+    """Return that with which clients are served.
+
+    With two empty names a self-signed certificate for this machine's name and localhost is made in memory; psql's
+    default sslmode (prefer) and `require` take it, since they do not verify. With `ca_file` clients are asked for a
+    certificate, and what they show is verified, against the lists of `crl_file` too; `demand_certificate` refuses those
+    that show none. Raises ConfigError for files that cannot be used or do not belong together.
+    """
     if bool(cert_file) != bool(key_file):
         given, missing = ("tls_cert_file", "tls_key_file") if cert_file else ("tls_key_file", "tls_cert_file")
         raise ConfigError(
             f"listen.{given} is set and listen.{missing} is not: give both, or neither for a self-signed certificate."
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _common(context)
-    # As be-secure-openssl.c does: no renegotiation (a client could make us work for nothing), no session tickets (no
-    # PostgreSQL client resumes sessions, and a ticket is written to a client that may already have gone).
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    context.num_tickets = 0
+    _serve(context)
     if ca_file:
         # Old CAs in use lack what the strict mode of Python 3.13 asks for; PostgreSQL takes them, too.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.verify_mode = ssl.CERT_REQUIRED if demand_certificate else ssl.CERT_OPTIONAL
         _load_roots(context, "listen.tls_ca_file", ca_file)
+        if crl_file:
+            # For each certificate of the chain, as PostgreSQL does (X509_V_FLAG_CRL_CHECK_ALL in be_tls_init()).
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+            _load_revoked(context, "listen.tls_crl_file", crl_file)
     if cert_file:
-        return context, _load_files(context, cert_file, key_file, ("listen.tls_cert_file", "listen.tls_key_file"))
-    pem = self_signed(socket.gethostname())
-    with _private_file(pem) as path:
-        context.load_cert_chain(path)
-    return context, _first(pem)
+        shown = _load_files(context, cert_file, key_file, ("listen.tls_cert_file", "listen.tls_key_file"))
+    else:
+        pem = self_signed(socket.gethostname())
+        shown = _first(pem)
+        with _private_file(pem) as path:
+            context.load_cert_chain(path)
+    return ClientSide(shown, context)
 
 
 def common_name(certificate: bytes | None) -> str | None:
@@ -123,7 +156,6 @@ def upstream_context(
     # usage or the authority key identifier. libpq does not set it, so what psql accepts would fail here.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if sslcert:
-        _check_private("upstream.sslkey", sslkey)
         _load_files(context, sslcert, sslkey, ("upstream.sslcert", "upstream.sslkey"))
     if sslmode in ("allow", "prefer", "require") and not sslrootcert:
         context.check_hostname = False
@@ -191,6 +223,15 @@ def self_signed(hostname: str) -> bytes:
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _serve(context: ssl.SSLContext) -> None:
+    """Set up a context for connections of clients."""
+    _common(context)
+    # As be-secure-openssl.c does: no renegotiation (a client could make us work for nothing), no session tickets (no
+    # PostgreSQL client needs them, and a ticket is written to a client that may already have gone).
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+
+
 def _common(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # libpq's and PostgreSQL's default ssl_min_protocol_version
     context.set_alpn_protocols([ALPN])
@@ -228,7 +269,7 @@ def _load_files(context: ssl.SSLContext, cert_file: str, key_file: str, names: t
     """
     of_certificate, of_key = names
     certificate = _content(of_certificate, cert_file)
-    key = _content(of_key, key_file)
+    key = _content(of_key, key_file, private=True)
     asked = False
 
     def no_passphrase() -> bytes:
@@ -263,29 +304,28 @@ def _first(pem: bytes) -> bytes:
     return found.public_bytes(serialization.Encoding.DER)
 
 
-def _check_private(key: str, path: str) -> None:
-    """Refuse a key that others may read, as libpq does (initialize_SSL() in fe-secure-openssl.c)."""
-    _content(key, path)
-    if os.name == "nt":
-        return
-    found = os.stat(path)
-    # A key that root owns may be readable for a group, so that one file serves several users.
-    forbidden = 0o037 if found.st_uid == 0 else 0o077
-    if found.st_mode & forbidden or found.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{key} {path!r} must belong to the user that runs SideCart, with permissions 0600 or less, or to root, "
-            f"with 0640 or less; its permissions are {found.st_mode & 0o7777:04o}."
-        )
-
-
 def _load_roots(context: ssl.SSLContext, name: str, path: str) -> None:
     # libpq with sslmode require goes on without verification if the file is not there. Whoever names a root file wants
     # it used, so here that is an error in every mode.
-    _content(name, path)
+    content = _content(name, path)
     try:
-        context.load_verify_locations(cafile=path)
+        with _private_file(content) as file:  # what has been looked at, and not what stands there by now
+            context.load_verify_locations(cafile=file)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"{name} {path!r} cannot be loaded as PEM certificates ({_reason(error)}).") from error
+
+
+def _load_revoked(context: ssl.SSLContext, name: str, path: str) -> None:
+    # The lists alone: OpenSSL would take a certificate in the file for a CA to be trusted.
+    lists = _CRL.findall(_content(name, path))
+    try:
+        for each in lists:
+            x509.load_pem_x509_crl(each)
+        with _private_file(b"\n".join(lists)) as file:
+            context.load_verify_locations(cafile=file)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        why = _reason(error) if lists else "there is none in it"
+        raise ConfigError(f"{name} {path!r} cannot be loaded as PEM lists of revoked certificates ({why}).") from error
 
 
 def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
@@ -298,14 +338,12 @@ def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
         ) from error
 
 
-def _content(key: str, path: str) -> bytes:
+def _content(key: str, path: str, *, private: bool = False) -> bytes:
     """Read the file: OpenSSL's own error says neither which of two files nor why it cannot."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a file name"
-        raise ConfigError(f"{key} {path!r} cannot be read: {why}.") from error
+        return files.read(path, private=private)
+    except files.FileError as error:
+        raise ConfigError(f"{key} {path!r} {error}.") from error
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, cast
+from typing import Any, Protocol, cast
+
+
+class Context(Protocol):
+    """What begins a connection: an ssl.SSLContext, or what stands for one."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = ...,
+        server_hostname: str | None = ...,
+    ) -> ssl.SSLObject: ...
 
 
 class TlsLayer(asyncio.Protocol):
@@ -34,7 +46,7 @@ class TlsLayer(asyncio.Protocol):
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        context: Context,
         inner: asyncio.Protocol,
         *,
         server_side: bool = False,

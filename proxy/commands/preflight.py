@@ -107,8 +107,8 @@ def check(config: Config) -> None:
     """Raise ConfigError for TLS files of the clients' door that the server would not start with."""
     listen = config.listen
     if listen.tls != "off":
-        demanded = listen.tls == "verify"
-        tls.client_side(listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, demand_certificate=demanded)
+        names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
+        tls.client_side(*names, demand_certificate=listen.tls == "verify")
 
 
 def databases(config: Config, dbname: str | None) -> dict[str, Upstream]:

@@ -22,6 +22,9 @@ import psycopg
 import psycopg2
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy import protocol as p
 from proxy.commands.embedded import EmbeddedServer
@@ -45,6 +48,7 @@ class Certificates:
     """The server's CA, the clients' CA, and certificates of clients as pairs of files."""
 
     server_ca: trustme.CA
+    client_ca: trustme.CA
     folder: Path
 
     def file(self, name: str) -> str:
@@ -65,7 +69,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     write_pair(client_ca.issue_cert("dave@example.com", common_name="dave"), folder, "dave")
     write_pair(client_ca.issue_cert("carol@example.com", common_name="carol", **expired), folder, "expired")
     write_pair(foreign_ca.issue_cert("carol@example.com", common_name="carol"), folder, "foreign")
-    return Certificates(server_ca, folder)
+    return Certificates(server_ca, client_ca, folder)
 
 
 def write_pair(leaf: trustme.LeafCert, folder: Path, name: str) -> None:
@@ -86,6 +90,7 @@ def door(
 ) -> Iterator[SideCart]:
     users = certificates.folder / "users.txt"
     users.write_text(f'"bob" "{make_verifier(PASSWORD, 5000).text}"\n')
+    users.chmod(0o600)
     with SideCart(
         upstream,
         SIDECART_LISTEN_TLS_CERT_FILE=certificates.file("server.crt"),
@@ -469,6 +474,7 @@ def test_certificate_and_users_are_read_again_and_nobody_is_dropped(
     write_pair(certificates.server_ca.issue_cert("localhost", "127.0.0.1"), tmp_path, "server")
     users = tmp_path / "users.txt"
     users.write_text(f'"alice" "{make_verifier(PASSWORD).text}"\n')
+    users.chmod(0o600)
     with SideCart(
         upstream,
         SIDECART_LISTEN_TLS_CERT_FILE=str(tmp_path / "server.crt"),
@@ -500,6 +506,75 @@ def test_certificate_and_users_are_read_again_and_nobody_is_dropped(
             assert "users.txt, line 2" in own.log and "hunter2" not in own.log
             assert with_psycopg(f"{base} {ALICE}") == "1"
             assert kept.execute("select 1").fetchone() == (1,)
+
+
+def test_attack_resumed_session_shows_no_certificate_and_gets_in(door: SideCart, certificates: Certificates) -> None:
+    """Until its session ended, hours later, a certificate that has expired or was revoked would let its owner in."""
+    context = trusting(certificates, "carol")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = None
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", door.port), timeout=20) as sock:
+            sock.sendall(p.SSL_REQUEST)
+            assert sock.recv(1) == b"S"
+            shaken = context.wrap_socket(sock, server_hostname="localhost", session=session)
+            assert not shaken.session_reused
+            session = shaken.session
+            assert session is not None and session.id and not session.has_ticket
+            shaken.sendall(p.startup_message({"user": "carol", "database": "shop"}))
+            assert shaken.recv(9) == p.AUTHENTICATION_OK
+            shaken.sendall(p.TERMINATE_MESSAGE)
+            while shaken.recv(1000):
+                pass
+            shaken.unwrap().close()
+
+
+def test_certificate_that_is_revoked_is_refused_from_then_on(
+    upstream: Upstream, certificates: Certificates, tmp_path: Path
+) -> None:
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(revoked(certificates.client_ca))
+    with SideCart(
+        upstream,
+        SIDECART_LISTEN_TLS_CA_FILE=certificates.file("client-ca.pem"),
+        SIDECART_LISTEN_TLS_CRL_FILE=str(lists),
+        SIDECART_AUTH_RULES="[{from: loopback, method: cert}]",
+    ) as own:
+        dsn = f"host=127.0.0.1 port={own.port} dbname=shop user=carol sslmode=require"
+        dsn += f" sslcert={certificates.file('carol.crt')} sslkey={certificates.file('carol.key')}"
+        with psycopg.connect(dsn) as kept:
+            fresh = tmp_path / "fresh.pem"
+            fresh.write_bytes(revoked(certificates.client_ca, certificates.file("carol.crt")))
+            fresh.rename(lists)
+            wait_until(lambda: "TLS certificate reloaded" in own.log, 30, "the list")
+            with pytest.raises(psycopg.OperationalError, match="revoked"):
+                with_psycopg(dsn)
+            assert kept.execute("select 1").fetchone() == (1,)
+            [failed] = wait_until(lambda: events(own, "client tls failed"), 10, "the log")
+            assert failed["why"] == "the client's certificate was not accepted: certificate revoked"
+            lists.write_bytes(b"no list\n")
+            wait_until(lambda: "TLS certificate not reloaded, the old goes on" in own.log, 30, "the log")
+            with pytest.raises(psycopg.OperationalError, match="revoked"):
+                with_psycopg(dsn)
+
+
+def revoked(ca: trustme.CA, *files: str) -> bytes:
+    """Return the CA's list of revoked certificates, in PEM, with those of these files."""
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
+        .last_update(now - datetime.timedelta(days=1))
+        .next_update(now + datetime.timedelta(days=1))
+    )
+    for file in files:
+        serial = x509.load_pem_x509_certificate(Path(file).read_bytes()).serial_number
+        made = made.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        )
+    key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 # --- the read-only role's own password --------------------------------------------------------------------------------

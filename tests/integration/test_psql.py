@@ -383,6 +383,7 @@ def test_attack_plain_text_where_tls_is_required(psql: Psql, upstream: Upstream,
     pair = server_certificate(hosts=("localhost",), addresses=("127.0.0.1",))
     for name, content in (("cert.pem", pair.certificate), ("key.pem", pair.key)):
         (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
     environment = {
         "SIDECART_LISTEN_TLS": "require",
         "SIDECART_LISTEN_TLS_CERT_FILE": tmp_path / "cert.pem",

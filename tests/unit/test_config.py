@@ -80,6 +80,7 @@ KEYS = [(section, item.name) for section, kind in SECTIONS.items() for item in d
 FREE_TEXT = {
     *("user", "password", "password_file", "password_command", "aws_secret", "aws_region", "dbname"),
     *("sslrootcert", "sslcert", "sslkey", "application_name", "tls_cert_file", "tls_key_file", "tls_ca_file"),
+    "tls_crl_file",
     *("unix_socket_dir", "unix_socket_owner", "unix_socket_group", "users_file", "file"),
 }
 STRUCTURES = {"rules", "users"}
@@ -91,7 +92,7 @@ def test_every_key_can_come_from_the_environment(section: str, key: str) -> None
     if key in STRUCTURES:
         assert wrong(None, MINIMAL | {variable: "t"})[0].startswith(f"{variable}: must be ")
     elif key.endswith("_functions") or key in FREE_TEXT:
-        pairs = ("LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE", "UPSTREAM_SSLCERT", "UPSTREAM_SSLKEY")
+        pairs = ("LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE", "LISTEN_TLS_CA_FILE", "UPSTREAM_SSLCERT", "UPSTREAM_SSLKEY")
         environ = {f"SIDECART_{name}": "t" for name in pairs}
         value = getattr(getattr(load(None, MINIMAL | environ | {variable: "t"}), section), key)
         assert value == (("t",) if key.endswith("_functions") else "t")
@@ -467,6 +468,7 @@ def test_mistake_in_a_database_is_named(entry: str, expected: str) -> None:
         ("upstream: {require_auth: scram}", "must be one or several of scram-sha-256, md5, password, none"),
         ("upstream: {application_name: '{who}'}", "{user} and {application} are the only words in braces"),
         ("listen: {tls: verify}", "verify needs listen.tls_ca_file"),
+        ("listen: {tls_crl_file: x}", "listen.tls_crl_file: it needs listen.tls_ca_file"),
         ("listen: {unix_socket_mode: 0888}", "must be permissions in octal"),
         ("client: {statement_rate: -1}", "must be a number per second"),
     ],

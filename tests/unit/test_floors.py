@@ -30,6 +30,7 @@ PURE = (
     "activity",
 )
 WITH_IO = (
+    "files",
     "audit metrics console web tls tls_layer tasks watch unix_socket",
     "judge upstream aws addresses",
     "catalogues credentials role_watch doors",

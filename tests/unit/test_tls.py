@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gc
 import hashlib
 import os
 import ssl
@@ -19,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from proxy import tls
 from proxy.errors import ConfigError
-from proxy.tls import client_side_context, self_signed, upstream_context
+from proxy.tls import ClientSide, client_side, self_signed, upstream_context
 
 HOST = "db.example.test"
 
@@ -50,10 +52,12 @@ def client_context(**options: object) -> ssl.SSLContext:
     return context
 
 
-def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str = HOST) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+def handshake(
+    client: ssl.SSLContext, server: ssl.SSLContext | ClientSide, name: str = HOST, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Shake hands through two memory buffers; raises what either side raises."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    one = client.wrap_bio(to_client, to_server, server_hostname=name)
+    one = client.wrap_bio(to_client, to_server, server_hostname=name, session=session)
     two = server.wrap_bio(to_server, to_client, server_side=True)
     waiting = [one, two]
     for _ in range(10):
@@ -66,6 +70,12 @@ def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str = HOST) 
         if not waiting:
             return one, two
     raise AssertionError("the handshake does not end")
+
+
+def private(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return str(path)
 
 
 def root_file(ca: trustme.CA, folder: Path) -> str:
@@ -109,7 +119,7 @@ def old_style_ca(folder: Path) -> tuple[str, ssl.SSLContext]:
 
 
 def test_self_signed_by_default() -> None:
-    client, server = handshake(client_context(), client_side_context("", ""))
+    client, server = handshake(client_context(), client_side("", ""))
     der = client.getpeercert(binary_form=True)
     assert der is not None
     certificate = x509.load_der_x509_certificate(der)
@@ -126,12 +136,12 @@ def test_self_signed_by_default() -> None:
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", "box-7"])
 def test_self_signed_passes_verification_for_its_names(name: str, tmp_path: Path) -> None:
     path = tmp_path / "self.pem"
-    path.write_bytes(self_signed("box-7"))
+    private(path, self_signed("box-7"))
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(path)
-    handshake(client, client_side_context(str(path), str(path)), name)
+    handshake(client, client_side(str(path), str(path)), name)
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(client, client_side_context(str(path), str(path)), "box-8")
+        handshake(client, client_side(str(path), str(path)), "box-8")
 
 
 @pytest.mark.parametrize("hostname", ["localhost", "", "größe", "a" * 300, "under_score"])
@@ -146,7 +156,7 @@ def test_each_start_makes_another_key() -> None:
 
 def test_private_key_is_gone_after_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path))
-    client_side_context("", "")
+    client_side("", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,17 +168,17 @@ def test_private_key_is_gone_after_loading_without_memfd(tmp_path: Path, monkeyp
         assert Path(path).stat().st_mode & 0o777 == 0o600
         assert Path(path).read_bytes() == b"key"
     assert list(tmp_path.iterdir()) == []
-    handshake(client_context(), client_side_context("", ""))
+    handshake(client_context(), client_side("", ""))
 
 
 def test_given_files_are_served(ca: trustme.CA, tmp_path: Path) -> None:
     issued = ca.issue_cert(HOST)
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
+    private(key, issued.private_key_pem.bytes())
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(client)
-    handshake(client, client_side_context(str(cert), str(key)))
+    handshake(client, client_side(str(cert), str(key)))
 
 
 @pytest.mark.parametrize("offered,chosen", [(["postgresql"], "postgresql"), (["h2"], None), ([], None)])
@@ -176,7 +186,7 @@ def test_alpn(offered: list[str], chosen: str | None) -> None:
     client = client_context()
     if offered:
         client.set_alpn_protocols(offered)
-    _, server = handshake(client, client_side_context("", ""))
+    _, server = handshake(client, client_side("", ""))
     assert server.selected_alpn_protocol() == chosen
 
 
@@ -185,69 +195,72 @@ def test_attack_downgrade_to_tls_1_1() -> None:
     client = client_context(minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1)
     client.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError):
-        handshake(client, client_side_context("", ""))
+        handshake(client, client_side("", ""))
 
 
 def test_tls_1_2_is_spoken() -> None:
     client = client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
-    assert handshake(client, client_side_context("", ""))[1].version() == "TLSv1.2"
+    assert handshake(client, client_side("", ""))[1].version() == "TLSv1.2"
 
 
 def test_no_session_tickets() -> None:
-    context = client_side_context("", "")
-    assert context.num_tickets == 0
-    client, _ = handshake(client_context(maximum_version=ssl.TLSVersion.TLSv1_2), context)
+    client, _ = handshake(client_context(maximum_version=ssl.TLSVersion.TLSv1_2), client_side("", ""))
     assert client.session is not None
     assert not client.session.has_ticket
+    client, _ = handshake(client_context(), client_side("", ""))
+    with pytest.raises(ssl.SSLWantReadError):
+        client.read(1)  # no NewSessionTicket
+    assert client.session is None or not client.session.has_ticket
 
 
 @pytest.mark.parametrize("cert,key,missing", [("x", "", "tls_key_file is not"), ("", "x", "tls_cert_file is not")])
 def test_one_of_two_files(cert: str, key: str, missing: str) -> None:
     with pytest.raises(ConfigError, match=missing):
-        client_side_context(cert, key)
+        client_side(cert, key)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     pem = tmp_path / "self.pem"
-    pem.write_bytes(self_signed("x"))
+    private(pem, self_signed("x"))
     with pytest.raises(ConfigError, match=r"tls_cert_file '.*none.pem' cannot be read: No such file"):
-        client_side_context(str(tmp_path / "none.pem"), str(pem))
+        client_side(str(tmp_path / "none.pem"), str(pem))
     with pytest.raises(ConfigError, match=r"tls_key_file '.*none.pem' cannot be read: No such file"):
-        client_side_context(str(pem), str(tmp_path / "none.pem"))
+        client_side(str(pem), str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match=r"tls_cert_file .* cannot be read: Is a directory"):
-        client_side_context(str(tmp_path), str(pem))
+        client_side(str(tmp_path), str(pem))
 
 
 def test_key_of_another_certificate(tmp_path: Path) -> None:
     one, two = tmp_path / "one.pem", tmp_path / "two.pem"
     for path in (one, two):
-        path.write_bytes(self_signed("x"))
+        private(path, self_signed("x"))
     with pytest.raises(ConfigError, match=r"'.*two.pem' is not the key of the certificate in .*'.*one.pem'"):
-        client_side_context(str(one), str(two))
+        client_side(str(one), str(two))
 
 
 def test_files_that_are_not_pem(tmp_path: Path) -> None:
     path = tmp_path / "junk.pem"
     for junk in (b"", b"junk\n", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
-        path.write_bytes(junk)
+        private(path, junk)
         with pytest.raises(ConfigError, match="cannot be loaded as a PEM certificate chain"):
-            client_side_context(str(path), str(path))
+            client_side(str(path), str(path))
 
 
 def test_encrypted_key_does_not_ask_on_the_terminal(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     pem = self_signed("x")
     cert.write_bytes(pem)
-    private = serialization.load_pem_private_key(pem, None)
-    key.write_bytes(
-        private.private_bytes(
+    secret = serialization.load_pem_private_key(pem, None)
+    private(
+        key,
+        secret.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.BestAvailableEncryption(b"pass"),
-        )
+        ),
     )
     with pytest.raises(ConfigError, match=r"key.pem' is encrypted; SideCart needs the key without a passphrase"):
-        client_side_context(str(cert), str(key))
+        client_side(str(cert), str(key))
 
 
 # --- the side that checks the upstream --------------------------------------------------------------------------------
@@ -511,8 +524,8 @@ def test_there_is_no_end_point_for_ed25519() -> None:
 def test_login_of_a_client_is_bound_to_the_first_certificate_of_the_file(tmp_path: Path) -> None:
     one, two = self_signed("x"), self_signed("x")
     path = tmp_path / "chain.pem"
-    path.write_bytes(one + two)
-    _, shown = tls.client_side(str(path), str(path))
+    private(path, one + two)
+    shown = client_side(str(path), str(path)).certificate
     assert shown == x509.load_pem_x509_certificate(one[one.index(b"-----BEGIN CERT") :]).public_bytes(
         serialization.Encoding.DER
     )
@@ -551,8 +564,8 @@ def test_no_certificate_has_no_name(junk: bytes | None) -> None:
 
 
 def test_client_certificates_are_asked_for_and_verified(ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path) -> None:
-    optional = client_side_context("", "", root_file(ca, tmp_path))
-    demanded = client_side_context("", "", root_file(ca, tmp_path), demand_certificate=True)
+    optional = client_side("", "", root_file(ca, tmp_path))
+    demanded = client_side("", "", root_file(ca, tmp_path), demand_certificate=True)
     known, foreign, none = (client_context(maximum_version=ssl.TLSVersion.TLSv1_2) for _ in range(3))
     ca.issue_cert("a@example.test", common_name="carol").configure_cert(known)
     other_ca.issue_cert("a@example.test", common_name="carol").configure_cert(foreign)
@@ -566,9 +579,150 @@ def test_client_certificates_are_asked_for_and_verified(ca: trustme.CA, other_ca
         handshake(none, demanded)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_attack_session_is_resumed_when_its_certificate_has_expired(
+    version: ssl.TLSVersion, ca: trustme.CA, tmp_path: Path
+) -> None:
+    """Whoever resumes a session shows no certificate: it would get in for two hours after its own has expired."""
+    side = client_side("", "", root_file(ca, tmp_path), demand_certificate=True)
+    client = client_context(maximum_version=version)
+    ca.issue_cert("a@example.test", common_name="carol").configure_cert(client)
+    one, two = handshake(client, side)
+    session = one.session
+    if version is ssl.TLSVersion.TLSv1_2:
+        assert session is not None
+        assert session.id
+    for each in (two, one):  # a session that did not end properly would be forgotten in any case
+        with contextlib.suppress(ssl.SSLWantReadError):
+            each.unwrap()
+    again, server = handshake(client, side, session=session)
+    assert not server.session_reused
+    assert not again.session_reused
+    assert tls.common_name(server.getpeercert(binary_form=True)) == "carol"  # it has shown it again
+    expired = client_context(maximum_version=version)
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    ca.issue_cert("a@example.test", common_name="carol", not_after=yesterday).configure_cert(expired)
+    with pytest.raises(ssl.SSLError):
+        handshake(expired, side)
+
+
+def test_attack_sessions_that_keep_what_clients_have_shown(ca: trustme.CA, tmp_path: Path) -> None:
+    """Each would be remembered for two hours, with its whole chain: 1.4 MB for 150 certificates of junk."""
+    side = client_side("", "", root_file(ca, tmp_path))
+    client = client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
+    ca.issue_cert("a@example.test", common_name="carol").configure_cert(client)
+    for _ in range(20):
+        for each in reversed(handshake(client, side)):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                each.unwrap()
+    assert side._loaded.session_stats()["number"] == 0
+
+
+def test_attack_second_client_hello_reaches_nothing_that_is_gone(
+    ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may make us ask for another key (HelloRetryRequest): OpenSSL goes through its callbacks twice."""
+    serve = tls._serve
+
+    def one_curve(context: ssl.SSLContext) -> None:
+        serve(context)
+        context.set_ecdh_curve("secp384r1")  # clients begin with another
+
+    monkeypatch.setattr(tls, "_serve", one_curve)
+    side = client_side("", "", root_file(ca, tmp_path), demand_certificate=True)
+    for _ in range(50):
+        client = client_context()
+        ca.issue_cert("a@example.test", common_name="carol").configure_cert(client)
+        _, server = handshake(client, side)
+        gc.collect()
+        assert tls.common_name(server.getpeercert(binary_form=True)) == "carol"
+
+
+def revoked(ca: trustme.CA, *serials: int, days: int = 1) -> bytes:
+    """Return the list of a CA, in PEM, which ends in so many days."""
+    key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
+        .last_update(now - datetime.timedelta(days=2))
+        .next_update(now + datetime.timedelta(days=days))
+    )
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        made = made.add_revoked_certificate(entry)
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def serial(leaf: trustme.LeafCert) -> int:
+    return x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes()).serial_number
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_revoked_certificate_is_refused(version: ssl.TLSVersion, ca: trustme.CA, tmp_path: Path) -> None:
+    stolen, good = (ca.issue_cert("a@example.test", common_name=name) for name in ("stolen", "good"))
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(revoked(ca, serial(stolen)))
+    side = client_side("", "", root_file(ca, tmp_path), str(lists))
+
+    def shown(leaf: trustme.LeafCert) -> str | None:
+        client = client_context(maximum_version=version)
+        leaf.configure_cert(client)
+        return tls.common_name(handshake(client, side)[1].getpeercert(binary_form=True))
+
+    assert shown(good) == "good"
+    with pytest.raises(ssl.SSLError, match="certificate revoked"):
+        shown(stolen)
+    # Without the list of its CA a certificate is as good as a revoked one, as in PostgreSQL; so with one that is old.
+    lists.write_bytes(revoked(ca, days=-1))
+    side = client_side("", "", root_file(ca, tmp_path), str(lists))
+    with pytest.raises(ssl.SSLError, match="CRL has expired"):
+        shown(good)
+    lists.write_bytes(revoked(trustme.CA()))
+    side = client_side("", "", root_file(ca, tmp_path), str(lists))
+    with pytest.raises(ssl.SSLError, match="unable to get certificate CRL"):
+        shown(good)
+
+
+def test_attack_certificate_in_the_list_of_revoked_ones_is_no_ca(
+    ca: trustme.CA, other_ca: trustme.CA, tmp_path: Path
+) -> None:
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(revoked(ca) + other_ca.cert_pem.bytes() + revoked(other_ca))
+    client = client_context(maximum_version=ssl.TLSVersion.TLSv1_2)
+    other_ca.issue_cert("a@example.test", common_name="carol").configure_cert(client)
+    with pytest.raises(ssl.SSLError):
+        handshake(client, client_side("", "", root_file(ca, tmp_path), str(lists)))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "there is none in it"),
+        (b"-----BEGIN CERTIFICATE-----\n", "there is none in it"),
+        (b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "ValueError"),
+    ],
+)
+def test_wrong_list_of_revoked_certificates_is_named(content: bytes, why: str, ca: trustme.CA, tmp_path: Path) -> None:
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"listen\.tls_crl_file .* lists of revoked certificates \({why}\)"):
+        client_side("", "", root_file(ca, tmp_path), str(lists))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o620])
+def test_key_of_the_listener_that_others_may_read_is_refused(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "both.pem"
+    private(path, self_signed("x"))
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"listen\.tls_key_file '.*both\.pem' must belong .* are {mode:04o}\."):
+        client_side(str(path), str(path))
+
+
 def test_unreadable_file_of_clients_cas_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"listen\.tls_ca_file .* cannot be read"):
-        client_side_context("", "", str(tmp_path / "none.pem"))
+        client_side("", "", str(tmp_path / "none.pem"))
 
 
 # --- the CAs that come with SideCart ----------------------------------------------------------------------------------
