@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Final, TextIO, TypeAlias
 
+from proxy import files
 from proxy.errors import ConfigError
 
 Value: TypeAlias = str | int | float | bool | None
@@ -48,7 +48,7 @@ class Audit:
 
     `path` names the file that they go to, at its end, made with mode 0600; without one it is `stream`, or standard
     error. `level` is the lowest that is written: debug, info, warning or error. Raises ConfigError for a file that
-    cannot be opened.
+    cannot be opened, or is no safe place (`files.append`).
     The writer is a daemon thread, and threads do not survive a fork: make one Audit in each process, after forking.
     """
 
@@ -77,8 +77,8 @@ class Audit:
         if path:
             try:
                 self._stream = _opened(path)
-            except OSError as error:
-                raise ConfigError(f"log.file {path!r} cannot be opened: {error.strerror}.") from error
+            except files.FileError as error:
+                raise ConfigError(f"log.file {path!r} {error}.") from error
         self._threshold = LEVELS[level]
         self._max_queue = max_queue
         # SimpleQueue: put() is one C call without a Python-level lock, so it may also be called in a signal handler.
@@ -165,9 +165,9 @@ class Audit:
     def _change_file(self) -> None:
         try:
             stream = _opened(self._path)
-        except OSError as error:
+        except files.FileError as error:
             # The old one takes lines yet, and the reason is one of them.
-            why: Mapping[str, Value] = {"why": error.strerror}
+            why: Mapping[str, Value] = {"why": str(error)}
             self._write([(time.time(), "error", "log file not opened again", why)])
             return
         with contextlib.suppress(OSError):
@@ -187,9 +187,8 @@ class Audit:
 
 
 def _opened(path: str) -> TextIO:
-    """Open the log to write at its end, for its owner alone."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
-    return open(descriptor, "a", encoding="ascii")
+    """Open the log to write at its end."""
+    return open(files.append(path), "a", encoding="ascii")
 
 
 def format_line(at: float, level: str, event: str, fields: Mapping[str, Value]) -> str:

@@ -98,6 +98,7 @@ class Upstream:
     password: str = _key(values.text, "", secret=True)
     password_file: str = _key(values.text, "", path=True)
     password_command: str = _key(values.text, "", secret=True)
+    password_command_env: tuple[str, ...] = _key(values.variables, ())
     aws_secret: str = _key(values.text, "")
     aws_iam: bool = _key(values.boolean, False)
     aws_region: str = _key(values.text, "")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy import aws
+from proxy import aws, environment, files
 from proxy.config import Upstream
 from proxy.errors import CloseReason, ConfigError, UpstreamError
 from proxy.stats import Stats
@@ -29,6 +29,10 @@ COMMAND_SECONDS: Final = 10.0
 """Seconds that a program may take to print it."""
 FETCH_SECONDS: Final = 20.0
 """Seconds that a login waits for it, wherever it comes from. The limits of a program and of Amazon are shorter."""
+_AMAZON: Final = ("AWS_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+"""How the names of variables begin that a program gets beside the ordinary ones: who it is for Amazon, whose command is
+the usual one, and how it gets there. DB_ADMIN_PASSWORD and other secrets are none of its business; what else it needs
+(VAULT_ADDR) is named in upstream.password_command_env."""
 CLONE: Final = "_clone"
 """What Amazon's rotation of alternating users puts behind the name of the second one."""
 AGAIN: Final = 10.0
@@ -59,6 +63,7 @@ class Credentials:
         self._stats = stats
         self._now = now
         self._aws = service or aws.Aws(config, environ)
+        self._environment = environment.small(environ, config.password_command_env, _AMAZON)
         self._known: Secret | None = None
         self._accepted: Secret | None = None
         self._fetched_again = float("-inf")
@@ -145,7 +150,7 @@ class Credentials:
         if source == "password_file":
             return Secret(user, await asyncio.to_thread(_read_file, self._config.password_file))
         if source == "password_command":
-            return Secret(user, await _run(shlex.split(self._config.password_command)))
+            return Secret(user, await _run(shlex.split(self._config.password_command), self._environment))
         if source == "aws_iam":
             return Secret(user, await asyncio.to_thread(self._aws.token))
         named, password = await asyncio.to_thread(self._aws.secret)
@@ -172,19 +177,15 @@ class _UnusableError(Exception):
 
 
 def _read_file(path: str) -> str:
+    where = f"upstream.password_file {path!r}"
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_PASSWORD + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a file name"
-        raise _UnusableError(f"upstream.password_file {path!r} cannot be read: {why}") from error
-    return _password(content, f"upstream.password_file {path!r}")
+        return _password(files.read(path, MAX_PASSWORD, private=True), where)
+    except files.FileError as error:
+        raise _UnusableError(f"{where} {error}") from error
 
 
 def _password(content: bytes, where: str) -> str:
     """Return what a file or a program holds, without the line feed that editors and echo put behind it."""
-    if len(content) > MAX_PASSWORD:
-        raise _UnusableError(f"{where} holds more than {MAX_PASSWORD} bytes: it must be the password alone")
     content = content.removesuffix(b"\n").removesuffix(b"\r")
     if not content:
         raise _UnusableError(f"{where} is empty")
@@ -192,12 +193,13 @@ def _password(content: bytes, where: str) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-async def _run(words: list[str]) -> str:
+async def _run(words: list[str], variables: Mapping[str, str]) -> str:
     """Run a program, without a shell, and return what it prints. It has its time, and its children end with it."""
     name = "upstream.password_command"  # what it is may be a secret
     try:
         process = await asyncio.create_subprocess_exec(
             *words,
+            env=variables,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -226,6 +228,8 @@ async def _run(words: list[str]) -> str:
                     while await process.stdout.read(MAX_PASSWORD):
                         pass
                     await process.wait()
+    if len(content) > MAX_PASSWORD:
+        raise _UnusableError(f"{name} prints more than {MAX_PASSWORD} bytes: it must be the password alone")
     if code:
         raise _UnusableError(f"{name} ended with exit code {code}")
     return _password(content, name)

@@ -103,7 +103,12 @@ def secret(source: str, why: str) -> Advice:
         ("No such file", f"Correct upstream.{source}, or mount the secret there."),
         ("Permission denied", "Let the user that SideCart runs as read it."),
         ("is empty", "Put the password into it, and nothing else."),
-        ("gave none within", "See what keeps it from answering: a disk that is gone, a pipe without a writer."),
+        (
+            "must belong",
+            "Give it to the user that SideCart runs as, and chmod it to 0600; for a group, to root and 0640.",
+        ),
+        ("no regular file", "Put the password into a file: a pipe or a device would hold whoever opens it."),
+        ("gave none within", "See what keeps it from answering: a disk that is gone, or a name server."),
     )
     fix = next((fix for word, fix in fixes if word in why), f"Correct upstream.{source}.")
     return Advice(_sentence(f"upstream.{why}" if source and why.startswith(source) else why), fix)

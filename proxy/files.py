@@ -30,11 +30,14 @@ def read(path: str, longest: int = LONGEST, *, private: bool = False) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
-        with open(descriptor, "rb") as file:
+        try:
             found = _regular(descriptor)
             if private:
                 _check_private(found)
-            content = file.read(longest + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(longest + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise FileError(f"cannot be read: {_why(error)}") from error
     if len(content) > longest:

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Final, cast, get_type_hints
 
 import msgspec
 
+from proxy import environment
 from proxy.cache import VerdictCache
 from proxy.catalog import Catalog, Key, Taint
 from proxy.errors import INTERNAL_ERROR, STATEMENT_TOO_COMPLEX, SideCartError
@@ -50,8 +51,8 @@ MAX_CULPRITS: Final = 20
 """Functions that may kill the helper before the proof of their database is given up."""
 NICE: Final = 5
 """How far the helper stands back behind the process that serves clients."""
-_SECRETS: Final = ("DB_", "SIDECART_", "PG")
-"""Variables that are not passed on: what parses hostile input gets no passwords."""
+_INTERPRETER: Final = ("PYTHON", "VIRTUAL_ENV", "COVERAGE_", "MALLOC_")
+"""How the names of variables begin that a helper gets beside the ordinary ones, and what it is run and watched by."""
 
 Results = list[list[list[bytes | None]]]
 """The rows of each result of a Query, their values in text format."""
@@ -465,7 +466,7 @@ class _Process(asyncio.SubprocessProtocol):
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return the helper's environment: no passwords, and this very package."""
-    kept = {name: value for name, value in given.items() if not name.startswith(_SECRETS)}
+    kept = environment.small(given, beginnings=_INTERPRETER)
     path = [str(Path(__file__).parents[1]), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path)}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from proxy import activity, metrics, web
+from proxy import activity, files, metrics, web
 from proxy.access import Access
 from proxy.audit import Audit
 from proxy.backends import Backends
@@ -184,8 +184,8 @@ class Server:
         self._doors = Doors(config.listen, self.house, self.clients, self._tasks, config.client.client_login_timeout)
         listen, users_file = config.listen, config.auth.users_file
         if listen.tls != "off":
-            files = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
-            self._watched.append(Watched("TLS certificate", files, self._doors.load_certificate, self.audit))
+            names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
+            self._watched.append(Watched("TLS certificate", names, self._doors.load_certificate, self.audit))
         self._watched.append(Watched("auth.users_file", (users_file,), self._read_users_file, self.audit))
 
     def _reload(self) -> None:
@@ -202,10 +202,9 @@ class Server:
         if not name:
             return
         try:
-            with open(name, encoding="utf-8") as file:
-                text = file.read()
-        except OSError as error:
-            raise ConfigError(f"auth.users_file {name!r} cannot be read: {error.strerror}.") from error
+            text = files.read(name, private=True).decode("utf-8")
+        except files.FileError as error:
+            raise ConfigError(f"auth.users_file {name!r} {error}.") from error
         except UnicodeDecodeError:
             raise ConfigError(f"auth.users_file {name!r} is not UTF-8 text.") from None
         self._users.listed(read_users_file(text, name))

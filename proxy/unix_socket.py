@@ -86,8 +86,12 @@ class UnixSocket:
     def _take_lock(self, folder: str) -> int:
         try:
             while True:
-                lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                lock = os.open(self._lock_path, flags, 0o600)
                 try:
+                    found = os.fstat(lock)
+                    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # another file by a second name?
+                        raise ConfigError(f"{self._lock_path!r} is no lock file; remove it.")
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if os.fstat(lock).st_ino == _inode(self._lock_path):
                         return lock

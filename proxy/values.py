@@ -106,6 +106,7 @@ def rate(text: str) -> float:
     raise ValueError("a number per second from 0 (off) to 1000000, such as 50 or 0.5")
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 AUTH_METHODS = ("scram-sha-256", "md5", "password", "none")
 
 
@@ -115,6 +116,14 @@ def auth_methods(text: str) -> tuple[str, ...]:
     if words and all(word in AUTH_METHODS for word in words):
         return words
     raise ValueError(f"one or several of {', '.join(AUTH_METHODS)}, separated by commas")
+
+
+def variables(text: str) -> tuple[str, ...]:
+    """Read names of environment variables."""
+    words = tuple(part.strip() for part in text.split(","))
+    if all(_VARIABLE.fullmatch(word) for word in words):
+        return words
+    raise ValueError("names of environment variables, separated by commas")
 
 
 def application_name(text: str) -> str:

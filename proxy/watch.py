@@ -8,8 +8,9 @@ from collections.abc import Callable
 from proxy.errors import ConfigError
 from proxy.house import Audit
 
-_State = tuple[tuple[int, int, int] | None, ...]
-"""Of each file: inode, size, time of its last change; None where it is not there."""
+_Stamp = tuple[int, ...] | None
+"""Of a file: inode, owner, permissions, size, time of its last change; None where it is not there."""
+_State = tuple[_Stamp, ...]
 
 
 class Watched:
@@ -54,9 +55,9 @@ class Watched:
         return tuple(_stamp(path) for path in self._paths)
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> _Stamp:
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_uid, found.st_mode, found.st_size, found.st_mtime_ns

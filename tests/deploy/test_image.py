@@ -99,6 +99,8 @@ def test_psql_and_health_while_the_upstream_goes_and_comes(
     (tmp_path / "password").write_text(shop.reader_password)
     for path in (tmp_path, *tmp_path.iterdir()):
         path.chmod(0o755)
+    (tmp_path / "password").chmod(0o400)
+    os.chown(tmp_path / "password", 65532, 65532)
     with Relay(server.port) as relay:
         port = free_port()
         environment = {

@@ -617,6 +617,7 @@ def test_cve_2025_2291_password_that_has_expired_on_the_server_opens_no_door(
 def test_own_password_is_the_one_that_its_file_holds(upstream: Upstream, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(f"{upstream.password}\n")
+    file.chmod(0o600)
     with SideCart(
         upstream,
         DB_READONLY_PASSWORD="",

@@ -349,6 +349,7 @@ def test_password_from_a_file(deployed: Deployment, tmp_path: Path) -> None:
     source = {"DB_READONLY_PASSWORD": None, "SIDECART_UPSTREAM_PASSWORD_FILE": str(file)}
     deployed.look(**source).fails("secret", "No such file", "mount the secret")
     file.write_text("")
+    file.chmod(0o600)
     deployed.look(**source).fails("secret", "is empty")
     password = deployed.environment["DB_READONLY_PASSWORD"]
     file.write_text(f"{password}\n")
@@ -452,8 +453,7 @@ def test_wrong_option_is_usage() -> None:
     assert CliRunner().invoke(preflight.command, ["--nothing"]).exit_code == 2
 
 
-@pytest.mark.deep
-def test_password_file_that_never_answers(deployed: Deployment, tmp_path: Path) -> None:
+def test_attack_password_file_that_never_answers(deployed: Deployment, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(OURS)} | deployed.environment
     environment |= {"DB_READONLY_PASSWORD": "", "SIDECART_UPSTREAM_PASSWORD_FILE": str(tmp_path / "pipe")}
@@ -466,7 +466,9 @@ def test_password_file_that_never_answers(deployed: Deployment, tmp_path: Path) 
         check=False,
     )
     assert done.stderr == ""
-    Outcome(json.loads(done.stdout), done.returncode, done.stdout).fails("secret", "gave none within")
+    Outcome(json.loads(done.stdout), done.returncode, done.stdout).fails(
+        "secret", "is no regular file", "Put the password into a file"
+    )
 
 
 @pytest.mark.deep

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,11 @@ def rotated(server: EmbeddedServer) -> Upstream:
 # --- password_command -------------------------------------------------------------------------------------------------
 
 
-def run_command(command: str) -> str:
+def run_command(command: str, environ: Mapping[str, str] = os.environ, **keys: Any) -> str:
     async def work() -> str:
         tasks = Tasks()
         now = asyncio.get_running_loop().time
-        own = Credentials(Upstream(host="h", user="u", password_command=command), Stats(), tasks, now)
+        own = Credentials(Upstream(host="h", user="u", password_command=command, **keys), Stats(), tasks, now, environ)
         own.check()
         try:
             return (await own.get()).password
@@ -80,12 +80,24 @@ def run_command(command: str) -> str:
         ("/no/such/secret", "error: upstream.password_command cannot be run: No such file or directory"),
         (
             "cat /dev/zero",
-            "error: upstream.password_command holds more than 65536 bytes: it must be the password alone",
+            "error: upstream.password_command prints more than 65536 bytes: it must be the password alone",
         ),
     ],
 )
 def test_password_command(command: str, outcome: str) -> None:
     assert run_command(command) == outcome
+
+
+def test_attack_password_command_that_reads_the_secrets_of_the_environment() -> None:
+    given = {"PATH": os.environ["PATH"], "HOME": "/h", "LANG": "C.UTF-8", "AWS_PROFILE": "reader", "https_proxy": "x"}
+    secrets = {"DB_ADMIN_PASSWORD": "a", "DB_READONLY_PASSWORD": "b", "SIDECART_AUTH_USERS": "c", "PGPASSWORD": "d"}
+    others = {"VAULT_TOKEN": "e", "VAULT_ADDR": "f", "GITHUB_TOKEN": "g"}
+    seen = dict(line.split("=", 1) for line in run_command("env", given | secrets | others).splitlines())
+    assert seen == given
+    named = run_command("env", given | secrets | others, password_command_env=("VAULT_ADDR", "VAULT_TOKEN"))
+    assert set(named.splitlines()) == {f"{name}={value}" for name, value in (given | others).items()} - {
+        "GITHUB_TOKEN=g"
+    }
 
 
 def test_password_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -152,6 +164,7 @@ def test_rotation_under_load_fails_no_statement(
 ) -> None:
     path = tmp_path / "password"
     path.write_text("one\n")
+    path.chmod(0o600)
     where = str(path) if source == "password_file" else f"cat '{path}'"
     keys: dict[str, Any] = {source: where}
     with SideCart(replace(rotated, **keys), SIDECART_POOL_DEFAULT_POOL_SIZE=4) as own:
@@ -390,6 +403,63 @@ def test_log_file_that_cannot_be_opened_ends_the_start(rotated: Upstream, tmp_pa
         SideCart(replace(rotated, password="one"), SIDECART_LOG_FILE=missing),
     ):
         pass
+
+
+@pytest.mark.parametrize("key", ["SIDECART_LOG_FILE", "SIDECART_AUTH_USERS_FILE", "SIDECART_LISTEN_TLS_CA_FILE"])
+def test_attack_fifo_that_would_hold_the_start(rotated: Upstream, tmp_path: Path, key: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    with (
+        pytest.raises(AssertionError, match=rf"file '{fifo}' (is no regular file|cannot be opened: No such device)"),
+        SideCart(replace(rotated, password="one"), **{key: fifo}),
+    ):
+        pass
+
+
+def test_attack_fifo_that_takes_the_place_of_a_file_holds_nobody(rotated: Upstream, tmp_path: Path) -> None:
+    """It froze the event loop as auth.users_file, and the end of the process as log.file or password_file."""
+    log, users, password = (tmp_path / name for name in ("sidecart.log", "users.txt", "password"))
+    password.write_text("one")
+    users.write_text("")
+    for path in (password, users):
+        path.chmod(0o600)
+    keys = {"SIDECART_LOG_FILE": log, "SIDECART_AUTH_USERS_FILE": users, "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "2s"}
+    with SideCart(replace(rotated, password="", password_file=str(password)), **keys) as own:
+        with psycopg.connect(own.dsn) as kept:
+            kept.execute("SELECT 1")
+            moved = log.rename(tmp_path / "moved.log")
+            for path in (users, password):
+                path.unlink()
+            for path in (log, users, password):
+                os.mkfifo(path, 0o600)
+            own.process.send_signal(signal.SIGHUP)
+            for event in ("auth.users_file not reloaded, the old goes on", "log file not opened again"):
+                wait_until(lambda said=event: said in moved.read_text(), 10, event)  # type: ignore[misc]
+            assert kept.execute("SELECT 1").fetchone() == (1,)
+        assert own.stop() == 0
+    assert '"event":"stopped"' in moved.read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("key", ["SIDECART_AUTH_USERS_FILE", "SIDECART_LOG_FILE", "SIDECART_UPSTREAM_PASSWORD_FILE"])
+def test_attack_file_that_everybody_may_write(rotated: Upstream, tmp_path: Path, key: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    file.chmod(0o666)
+    if key != "SIDECART_UPSTREAM_PASSWORD_FILE":
+        with (
+            pytest.raises(AssertionError, match="its permissions are 0666"),
+            SideCart(replace(rotated, password="one"), **{key: file}),
+        ):
+            pass
+        return
+    file.write_text("one")
+    with SideCart(replace(rotated, password=""), SIDECART_POOL_QUERY_WAIT_TIMEOUT="1s", **{key: file}) as own:
+        with pytest.raises(psycopg.OperationalError, match="could not get the password of its role"):
+            psycopg.connect(own.dsn)
+        assert "its permissions are 0666" in own.log
+        file.chmod(0o600)
+        with psycopg.connect(own.dsn) as client:
+            assert client.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_reload_reads_the_cas_again_and_keeps_them_where_it_cannot(

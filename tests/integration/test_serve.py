@@ -61,6 +61,7 @@ def test_unreadable_certificate_is_a_mistake_in_the_configuration(tmp_path: Path
 def test_wrong_users_file_is_named_with_its_line_and_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "users.txt"
     file.write_text('; users\n"alice" "hunter3"\n')
+    file.chmod(0o600)
     done = sidecart("serve", **UPSTREAM, SIDECART_AUTH_USERS_FILE=str(file))
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2,

@@ -140,6 +140,18 @@ def test_lock_file_that_is_a_link_is_not_followed(folder: Path) -> None:
     assert (folder / "victim").read_text() == "precious"
 
 
+def test_attack_lock_file_that_is_none(folder: Path) -> None:
+    os.mkfifo(folder / LOCK)
+    with pytest.raises(ConfigError, match="is no lock file; remove it"):
+        UnixSocket(listen(folder), 6432)
+    (folder / LOCK).unlink()
+    (folder / "victim").write_text("precious")
+    os.link(folder / "victim", folder / LOCK)
+    with pytest.raises(ConfigError, match="is no lock file; remove it"):
+        UnixSocket(listen(folder), 6432)
+    assert (folder / "victim").read_text() == "precious"
+
+
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 

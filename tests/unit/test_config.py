@@ -92,7 +92,13 @@ def test_every_key_can_come_from_the_environment(section: str, key: str) -> None
     if key in STRUCTURES:
         assert wrong(None, MINIMAL | {variable: "t"})[0].startswith(f"{variable}: must be ")
     elif key.endswith("_functions") or key in FREE_TEXT:
-        pairs = ("LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE", "LISTEN_TLS_CA_FILE", "UPSTREAM_SSLCERT", "UPSTREAM_SSLKEY")
+        pairs = (
+            "LISTEN_TLS_CERT_FILE",
+            "LISTEN_TLS_KEY_FILE",
+            "LISTEN_TLS_CA_FILE",
+            "UPSTREAM_SSLCERT",
+            "UPSTREAM_SSLKEY",
+        )
         environ = {f"SIDECART_{name}": "t" for name in pairs}
         value = getattr(getattr(load(None, MINIMAL | environ | {variable: "t"}), section), key)
         assert value == (("t",) if key.endswith("_functions") else "t")

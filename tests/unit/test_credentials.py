@@ -84,6 +84,7 @@ def test_fixed_password() -> None:
 def test_password_file(content: bytes, password: str, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_bytes(content)
+    path.chmod(0o600)
     assert run(Keeper(password_file=str(path)).credentials.get()).password == password
 
 
@@ -92,6 +93,7 @@ def test_password_file_is_read_for_each_connection(tmp_path: Path) -> None:
     keeper = Keeper(password_file=str(path))
     for password in ("one", "two"):
         path.write_text(password)
+        path.chmod(0o600)
         assert run(keeper.credentials.get()).password == password
 
 
@@ -101,6 +103,7 @@ def test_password_file_is_read_for_each_connection(tmp_path: Path) -> None:
 def test_password_file_that_holds_no_password(content: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_bytes(content)
+    path.chmod(0o600)
     assert why in failure(Keeper(password_file=str(path))).cause
 
 
@@ -113,6 +116,7 @@ def test_password_file_that_is_not_there(tmp_path: Path) -> None:
 def test_rotation_of_a_file_is_seen_at_once(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("old")
+    path.chmod(0o600)
     keeper = Keeper(password_file=str(path))
     old = run(keeper.credentials.get())
     keeper.credentials.accepted(old)

@@ -75,6 +75,8 @@ def test_percent_alone_is_no_encoding() -> None:
         ("password_file", "upstream.password_file 'x' cannot be read: No such file or directory", "mount the secret"),
         ("password_file", "upstream.password_file 'x' cannot be read: Permission denied", "read it"),
         ("password_file", "upstream.password_file 'x' is empty", "Put the password into it"),
+        ("password_file", "upstream.password_file 'x' must belong to the user", "chmod it to 0600"),
+        ("password_file", "upstream.password_file 'x' is no regular file", "Put the password into a file"),
         ("password_file", "password_file gave none within 20 s", "what keeps it"),
         ("password_command", "upstream.password_command ended with exit code 1", "Correct upstream.password_command"),
     ],
