@@ -171,11 +171,12 @@ class FilterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Say where /metrics and the health pages are served."""
+    """Say where /metrics and the health pages are served, and who may see /sessions."""
 
     enabled: bool = _key(values.boolean, True)
     host: str = _key(values.host, "127.0.0.1")
     port: int = _key(values.integer(0, 65535), 9632)
+    sessions_key: str = _key(values.bearer_key, "", secret=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,7 @@ class Server:
             self._health,
             self._ready,
             sessions=lambda: activity.rows(self.clients.copy(), self.house.now()),
+            sessions_key=config.metrics.sessions_key,
             on_error=lambda error: self.audit.event("web error", level="error", what=type(error).__name__),
         )
         stop = asyncio.Event()

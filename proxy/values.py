@@ -126,6 +126,13 @@ def variables(text: str) -> tuple[str, ...]:
     raise ValueError("names of environment variables, separated by commas")
 
 
+def bearer_key(text: str) -> str:
+    """Read a key that travels in an HTTP header; nobody shall guess it."""
+    if len(text) >= 16 and text.isascii() and text.isprintable() and " " not in text:
+        return text
+    raise ValueError("at least 16 printable ASCII characters without blanks; openssl rand -hex 16 makes a key")
+
+
 def application_name(text: str) -> str:
     """Read the pattern of the name that the server is shown; {user} and {application} stand for the client's own."""
     rest = text.replace("{user}", "").replace("{application}", "")

@@ -6,6 +6,7 @@ Threads and not the loop: a scrape costs some milliseconds of text, and /healthz
 from __future__ import annotations
 
 import contextlib
+import hmac
 import ipaddress
 import json
 import socket
@@ -37,8 +38,13 @@ POLL_SECONDS: Final = 0.25
 METHODS: Final = ("GET", "HEAD")
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_NOT_FOUND: Final = b"Not found. There are /metrics, /healthz, /readyz and, for this machine, /sessions.\n"
+_NOT_FOUND: Final = (
+    b"Not found. There are /metrics, /healthz, /readyz and, where metrics.sessions_key is set, /sessions.\n"
+)
 _NOT_HERE: Final = b"Who is connected is told to this machine only: ask from here, with sidecart sessions.\n"
+_WRONG_KEY: Final = (
+    b"Who is connected is told to whoever has the key: Authorization: Bearer, and metrics.sessions_key.\n"
+)
 _METHOD_NOT_ALLOWED: Final = b"Only GET and HEAD are served here.\n"
 _BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
@@ -49,8 +55,10 @@ class Web:
     `health` and `ready` return whether all is well, which makes 200 or 503, and what the JSON body says beside
     `"status"`. They, and the registry's collectors, are called in the threads of this server while the event loop runs:
     they may read plain attributes (a load is atomic) and copies of containers, and must change nothing. `sessions`
-    lists who is connected, for /sessions, which only loopback addresses get: it names users and addresses. `on_error`
-    is called, in such a thread, with the exception of a page that could not be made; the client sees a bare 500.
+    lists who is connected, for /sessions: it names users and addresses, so only loopback addresses get it, and of those
+    who has `sessions_key`. On a machine with other users, or with a program that fetches what it is told to, an address
+    proves nothing. Without a key there is no such page. `on_error` is called, in such a thread, with the exception of a
+    page that could not be made; the client sees a bare 500.
     """
 
     __slots__ = ("_host", "_port", "_server", "_site", "_thread")
@@ -64,11 +72,12 @@ class Web:
         ready: Check,
         *,
         sessions: Listing = list,
+        sessions_key: str = "",
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self._host = host
         self._port = port
-        self._site = _Site(registry, health, ready, sessions, on_error)
+        self._site = _Site(registry, health, ready, sessions, sessions_key, on_error)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -103,7 +112,7 @@ class Web:
 class _Site:
     """Make the pages."""
 
-    __slots__ = ("_health", "_on_error", "_ready", "_registry", "_sessions")
+    __slots__ = ("_health", "_on_error", "_ready", "_registry", "_sessions", "_sessions_key")
 
     def __init__(
         self,
@@ -111,16 +120,18 @@ class _Site:
         health: Check,
         ready: Check,
         sessions: Listing,
+        sessions_key: str,
         on_error: Callable[[Exception], None] | None,
     ) -> None:
         self._registry = registry
         self._health = health
         self._ready = ready
         self._sessions = sessions
+        self._sessions_key = f"Bearer {sessions_key}".encode() if sessions_key else b""
         self._on_error = on_error
 
-    def page(self, path: str, accept: str, peer: str) -> tuple[HTTPStatus, str, bytes]:
-        """Return status, content type and body of the page at `path`, for a client at this address."""
+    def page(self, path: str, accept: str, peer: str, authorization: str = "") -> tuple[HTTPStatus, str, bytes]:
+        """Return status, content type and body of the page at `path`, for a client at this address with this key."""
         try:
             if path == "/metrics":
                 encode, content_type = choose_encoder(accept)
@@ -129,15 +140,20 @@ class _Site:
                 return _checked(self._health())
             if path == "/readyz":
                 return _checked(self._ready())
-            if path == "/sessions" and not ipaddress.ip_address(peer.partition("%")[0]).is_loopback:
-                return HTTPStatus.FORBIDDEN, _TEXT, _NOT_HERE
-            if path == "/sessions":
-                return HTTPStatus.OK, "application/json", json.dumps(self._sessions()).encode() + b"\n"
+            if path == "/sessions" and self._sessions_key:
+                return self._listing(peer, authorization)
         except Exception as error:
             if self._on_error is not None:
                 self._on_error(error)
             return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"This page could not be made.\n"
         return HTTPStatus.NOT_FOUND, _TEXT, _NOT_FOUND
+
+    def _listing(self, peer: str, authorization: str) -> tuple[HTTPStatus, str, bytes]:
+        if not ipaddress.ip_address(peer.partition("%")[0]).is_loopback:
+            return HTTPStatus.FORBIDDEN, _TEXT, _NOT_HERE
+        if not hmac.compare_digest(authorization.encode("utf-8", "replace"), self._sessions_key):
+            return HTTPStatus.UNAUTHORIZED, _TEXT, _WRONG_KEY
+        return HTTPStatus.OK, "application/json", json.dumps(self._sessions()).encode() + b"\n"
 
 
 def _checked(answer: tuple[bool, dict[str, object]]) -> tuple[HTTPStatus, str, bytes]:
@@ -163,7 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self._answer(*self.server.site.page(path, self.headers.get("Accept", ""), self.client_address[0]))
+        accept, key = self.headers.get("Accept", ""), self.headers.get("Authorization", "")
+        status, content_type, body = self.server.site.page(path, accept, self.client_address[0], key)
+        more = [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
+        self._answer(status, content_type, body, *more)
 
     def do_HEAD(self) -> None:
         self.do_GET()

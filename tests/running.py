@@ -50,6 +50,9 @@ def _more_of(upstream: Upstream) -> dict[str, str]:
     }
 
 
+SESSIONS_KEY = "the-key-of-the-tests"
+
+
 class SideCart:
     """Start `python -m proxy serve` in front of an upstream; a context manager.
 
@@ -76,6 +79,7 @@ class SideCart:
             **_more_of(upstream),
             "SIDECART_LISTEN_PORT": str(self.port),
             "SIDECART_METRICS_PORT": str(self.metrics_port),
+            "SIDECART_METRICS_SESSIONS_KEY": SESSIONS_KEY,
             **{key: str(value) for key, value in environment.items()},
         }
         secrecy.keep_environment(self._environment)
@@ -148,7 +152,9 @@ class SideCart:
 
     def get(self, path: str) -> str:
         """Fetch a page of the metrics port."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=10) as answer:
+        page = urllib.request.Request(f"http://127.0.0.1:{self.metrics_port}{path}")
+        page.add_header("Authorization", f"Bearer {SESSIONS_KEY}")
+        with urllib.request.urlopen(page, timeout=10) as answer:
             return str(answer.read(), "utf-8")
 
     def metric(self, sample: str) -> float:

@@ -7,7 +7,7 @@ import re
 _SECRETS: set[bytes] = set()
 _SHORTEST = 8
 """Shorter ones could stand in a text by chance."""
-_SECRET_NAMES = re.compile(r"PASSWORD$|AUTH_USERS$|AWS_SECRET_ACCESS_KEY$")
+_SECRET_NAMES = re.compile(r"PASSWORD$|AUTH_USERS$|AWS_SECRET_ACCESS_KEY$|SESSIONS_KEY$")
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$\d+:[\w+/=]+\$[\w+/=]+:[\w+/=]+")
 
 

@@ -40,8 +40,8 @@ def here(host: str) -> str:
     return "127.0.0.1" if address.version == 4 else "::1"  # it listens on all of them
 
 
-def fetch(config: Config, path: str) -> tuple[int, bytes]:
-    """Return status and body of a page of the metrics port. Raises NoAnswerError."""
+def fetch(config: Config, path: str, key: str = "") -> tuple[int, bytes]:
+    """Return status and body of a page of the metrics port, which may want a key. Raises NoAnswerError."""
     if not config.metrics.enabled:
         raise NoAnswerError("metrics.enabled is false, so there is no page to ask.", asked=False)
     if not config.metrics.port:
@@ -50,7 +50,7 @@ def fetch(config: Config, path: str) -> tuple[int, bytes]:
     deadline = time.monotonic() + PATIENCE
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)  # no proxy of the environment, unlike urllib
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
         response = connection.getresponse()
         page = bytearray()
         # A piece at a time: what drips never meets the timeout of one read.

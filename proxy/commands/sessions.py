@@ -49,7 +49,8 @@ class Row(msgspec.Struct, frozen=True):
 def command(config_file: Path | None, as_json: bool) -> None:
     """Show who is connected through SideCart.
 
-    The SideCart that runs on this machine is asked: who is there, since when, and what each does.
+    The SideCart that runs on this machine is asked: who is there, since when, and what each does. It answers those who
+    have its metrics.sessions_key, as whoever can read its configuration does.
     """
     try:
         rows = ask(configured(config_file, upstream=False))
@@ -72,7 +73,14 @@ def ask(config: Config) -> list[Row]:
 
     Raises NoAnswerError, and with it the sentence for what is wrong.
     """
-    status, page = fetch(config, "/sessions")
+    key = config.metrics.sessions_key
+    if not key:
+        raise NoAnswerError(
+            "metrics.sessions_key is empty, so nobody is told who is connected: set it, or"
+            " SIDECART_METRICS_SESSIONS_KEY, for `sidecart serve` and here.",
+            asked=False,
+        )
+    status, page = fetch(config, "/sessions", key)
     return read(status, page, config.metrics.host)
 
 
@@ -83,6 +91,10 @@ def read(status: int, page: bytes, host: str) -> list[Row]:
             f"SideCart tells who is connected to loopback addresses alone, and metrics.host is {host}: set it to"
             " 127.0.0.1, or to 0.0.0.0, and ask on the same machine."
         )
+    if status == http.client.UNAUTHORIZED:
+        raise NoAnswerError("The SideCart that runs here has another metrics.sessions_key.")
+    if status == http.client.NOT_FOUND:
+        raise NoAnswerError("What runs here has no page of that name: it was started without metrics.sessions_key.")
     try:
         if status == http.client.OK:
             return msgspec.json.decode(page, type=list[Row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 
 from proxy.config import Upstream
-from tests.running import SideCart, free_port
+from tests.running import SESSIONS_KEY, SideCart, free_port
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +26,7 @@ def own(upstream: Upstream) -> Iterator[SideCart]:
 def ask(port: int, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DB_", "SIDECART_", "PG"))}
     kept |= {"DB_HOST": "localhost", "DB_READONLY_USERNAME": "reader", "SIDECART_METRICS_PORT": str(port)}
+    kept["SIDECART_METRICS_SESSIONS_KEY"] = SESSIONS_KEY
     return subprocess.run(
         [sys.executable, "-m", "proxy", "sessions", *options],
         env=kept | environment,
@@ -61,6 +63,33 @@ def test_who_is_connected_and_what_each_does(own: SideCart) -> None:
     assert second.endswith("prepared_statement")
     assert [row["state"] for row in rows] == ["idle", "idle in transaction"]
     assert rows[1]["upstream_pid"] == pid
+
+
+def test_attack_other_user_of_the_machine_asks_who_is_connected(own: SideCart, upstream: Upstream) -> None:
+    def status(site: SideCart, *keys: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", site.metrics_port, timeout=20)
+        connection.request("GET", "/sessions", headers={"Authorization": keys[0]} if keys else {})
+        answer = connection.getresponse()
+        assert b"analyst" not in answer.read() or answer.status == 200
+        assert (answer.getheader("WWW-Authenticate") == "Bearer") == (answer.status == 401)
+        return answer.status
+
+    with psycopg.connect(own.dsn):
+        assert status(own) == 401
+        for key in ("Bearer", "Bearer ", SESSIONS_KEY, f"Bearer {SESSIONS_KEY}x", f"bearer {SESSIONS_KEY}", "Bearer é"):
+            assert status(own, key) == 401
+        assert status(own, f"Bearer {SESSIONS_KEY}") == 200
+    done = ask(own.metrics_port, SIDECART_METRICS_SESSIONS_KEY="another-key-of-16-characters")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "sidecart: The SideCart that runs here has another metrics.sessions_key.\n"
+    with SideCart(upstream, SIDECART_METRICS_SESSIONS_KEY="") as silent:
+        assert status(silent) == status(silent, "Bearer ") == 404
+        done = ask(silent.metrics_port)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it was started without metrics.sessions_key" in done.stderr
+        done = ask(silent.metrics_port, SIDECART_METRICS_SESSIONS_KEY="")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "metrics.sessions_key is empty" in done.stderr
 
 
 def test_nobody_answers() -> None:

@@ -306,9 +306,12 @@ def test_ipv6() -> None:
 
 
 def test_sessions_are_told_to_this_machine_alone(serve: Callable[..., Web]) -> None:
-    site = serve(sessions=lambda: [{"id": 1, "user": "analyst"}])
-    response, body = ask(site, "/sessions")
-    assert (response.status, json.loads(body)) == (200, [{"id": 1, "user": "analyst"}])
+    key = "0123456789abcdef"
+    site = serve(sessions=lambda: [{"id": 1, "user": "analyst"}], sessions_key=key)
+    status, _, body = site._site.page("/sessions", "", "127.0.0.1", f"Bearer {key}")
+    assert (status, json.loads(body)) == (200, [{"id": 1, "user": "analyst"}])
     for peer in ("10.0.0.7", "fe80::1%eth0"):
-        status, _, text = site._site.page("/sessions", "", peer)
+        status, _, text = site._site.page("/sessions", "", peer, f"Bearer {key}")
         assert status == 403 and b"analyst" not in text
+    response, body = ask(site, "/sessions")
+    assert response.status == 401 and b"analyst" not in body

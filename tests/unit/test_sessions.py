@@ -70,7 +70,8 @@ def test_json_escapes_what_commands_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     bad = msgspec.structs.replace(ROW, user="\x1b\x7f\x9b31m")
     monkeypatch.setenv("DB_HOST", "db.example")
     monkeypatch.setenv("DB_READONLY_USERNAME", "reader")
-    monkeypatch.setattr(sessions, "fetch", lambda config, path: (200, page(bad)))
+    monkeypatch.setenv("SIDECART_METRICS_SESSIONS_KEY", "0123456789abcdef")
+    monkeypatch.setattr(sessions, "fetch", lambda config, path, key: (200, page(bad)))
     done = CliRunner().invoke(sessions.command, ["--json"])
     assert done.exit_code == 0
     assert all(char.isprintable() or char == "\n" for char in done.stdout)
@@ -81,7 +82,8 @@ def test_json_escapes_what_commands_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     ("status", "body", "says"),
     [
         (403, b"", "loopback addresses alone, and metrics.host is 10.0.0.5"),
-        (404, b"Not found", "status 404"),
+        (401, b"", "has another metrics.sessions_key"),
+        (404, b"Not found", "was started without metrics.sessions_key"),
         (200, b"<html>", "none of this version"),
         (200, b'[{"id": 1}]', "none of this version"),
         (200, b"\xff", "none of this version"),
@@ -113,6 +115,7 @@ def test_upstream_of_the_process_that_runs_here_may_be_unknown(monkeypatch: pyte
     for name in ("DB_HOST", "DB_READONLY_USERNAME", "SIDECART_UPSTREAM_HOST", "SIDECART_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SIDECART_METRICS_PORT", "1")  # where nothing listens
+    monkeypatch.setenv("SIDECART_METRICS_SESSIONS_KEY", "0123456789abcdef")
     done = CliRunner().invoke(sessions.command, [])
     assert done.exit_code == 1
     assert "nothing answers on 127.0.0.1 port 1" in done.stderr
