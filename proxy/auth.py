@@ -6,17 +6,20 @@ message. Nothing here knows a socket. Formats: PostgreSQL manual, "Message Forma
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
 import hashlib
+import hmac
 import re
+import secrets
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from scramp import ScramClient, ScramException
+from typing import Final
 
 from proxy.errors import CONNECTION_FAILURE, CloseReason, UpstreamError
+from proxy.scram import prepared
 
 # The Int32 that opens the body of every Authentication message (src/include/libpq/protocol.h, AUTH_REQ_*).
 AUTH_OK: Final = 0
@@ -44,8 +47,10 @@ END_POINT: Final = "tls-server-end-point"
 
 SCRAM_USER: Final = "*"
 """PostgreSQL takes the user from the StartupMessage and ignores the one inside SCRAM (read_client_first_message() in
-src/backend/libpq/auth-scram.c). libpq sends an empty one, which scramp refuses to build; pgJDBC sends this star. The
-real name would have to survive SASLprep, and a role name need not."""
+src/backend/libpq/auth-scram.c). libpq sends an empty one; pgJDBC sends this star. The real name would have to survive
+SASLprep, and a role name need not."""
+_NONCE_BYTES: Final = 18
+"""Random bytes of our nonce (SCRAM_RAW_NONCE_LEN in src/include/common/scram-common.h)."""
 
 MAX_SCRAM_ITERATIONS: Final = 1_000_000
 """4096 rounds (PostgreSQL's default) take about 2 ms, a million about half a second, in a thread. Until SASLFinal is
@@ -153,7 +158,7 @@ class UpstreamLogin:
         self._binding_mode = channel_binding
         self._nonce = nonce
         self._phase = _Phase.START
-        self._scram: Any = None  # a ScramClient; scramp has no type hints
+        self._scram: _Proof | None = None
         self._bound = False
         self.method = NONE
         """What the upstream asked for, in pg_hba.conf's words: none, password, md5 or scram-sha-256."""
@@ -276,33 +281,23 @@ class UpstreamLogin:
         if len(names) < 2 or names[-2:] != [b"", b""]:
             raise _error("The upstream sent a list of SASL mechanisms that does not end as the protocol says.")
         offered = names[:-2]
-        mechanism, binding = self._mechanism(offered)
+        mechanism, header, binding = self._mechanism(offered)
         if mechanism.encode() not in offered:
             shown = ", ".join(ascii(name.decode("latin-1"))[:40] for name in offered[:8]) or "none"
             raise _error(f"The upstream offers the SASL mechanisms {shown}; SideCart speaks {mechanism} here.")
         self._secret()
-        # SASLprep: where the password has a character that SASLprep prohibits (a control character, an emoji younger
-        # than Unicode 3.2), PostgreSQL takes the raw bytes instead (src/common/saslprep.c and its callers); scramp
-        # raises. Such a password cannot be used with SideCart, and the error says so.
-        try:
-            scram = ScramClient([mechanism], SCRAM_USER, self._password, channel_binding=binding, c_nonce=self._nonce)
-            first: bytes = scram.get_client_first().encode()
-        except (ScramException, ValueError):
-            # `from None`: a UnicodeError carries the text that it failed on.
-            raise _error(
-                "The upstream's password has a character that SASLprep (RFC 4013) prohibits, such as a control "
-                "character; set a password of printable characters for the role."
-            ) from None
-        self._scram = scram
+        nonce = base64.b64encode(secrets.token_bytes(_NONCE_BYTES)).decode() if self._nonce is None else self._nonce
+        self._scram = _Proof(prepared(self._password), nonce.encode(), header.encode(), binding)
         self._bound = mechanism == SCRAM_SHA_256_PLUS
         self._phase = _Phase.SASL_STARTED
+        first = self._scram.client_first
         return mechanism.encode() + b"\0" + struct.pack("!i", len(first)) + first
 
-    def _mechanism(self, offered: Collection[bytes]) -> tuple[str, tuple[str, bytes] | None]:
-        """Choose the mechanism as pg_SASL_init() does (src/interfaces/libpq/fe-auth.c), and what binds the channel.
+    def _mechanism(self, offered: Collection[bytes]) -> tuple[str, str, bytes]:
+        """Choose the mechanism as pg_SASL_init() does (src/interfaces/libpq/fe-auth.c); return its GS2 header and data.
 
-        The GS2 flag (RFC 5802, section 6) follows from both: 'p' with PLUS; 'y' where we could bind the channel and the
-        server did not offer to, so that a server whose offer was cut out on the way refuses; else 'n'.
+        The GS2 flag (RFC 5802, section 6): 'p' with PLUS; 'y' where we could bind the channel and the server did not
+        offer to, so that a server whose offer was cut out on the way refuses; else 'n'.
         """
         plus = SCRAM_SHA_256_PLUS.encode() in offered
         if plus and not self.channel.tls:
@@ -316,31 +311,29 @@ class UpstreamLogin:
             else:
                 missing = "the hash of the upstream's certificate is not defined"
             raise _error(f"upstream.channel_binding requires channel binding, but {missing}.")
-        binding = (END_POINT, self.channel.binding) if possible and self.channel.binding is not None else None
-        return (SCRAM_SHA_256_PLUS if plus and possible else SCRAM_SHA_256), binding
+        if plus and possible and self.channel.binding is not None:
+            return SCRAM_SHA_256_PLUS, f"p={END_POINT},,", self.channel.binding
+        return SCRAM_SHA_256, "y,," if possible else "n,,", b""
 
     def _sasl_continue(self, data: bytes) -> bytes:
-        rounds = re.search(rb",i=(\d+)", data)
-        if rounds is not None and int(rounds[1]) > MAX_SCRAM_ITERATIONS:
-            raise _error(
-                f"The upstream asks for {int(rounds[1])} SCRAM iterations (scram_iterations); the most that SideCart "
-                f"computes is {MAX_SCRAM_ITERATIONS}."
-            )
+        if self._scram is None:
+            raise self._out_of_turn(AUTH_SASL_CONTINUE)
         try:
-            self._scram.set_server_first(data.decode())
-            final: bytes = self._scram.get_client_final().encode()
-        except (ScramException, ValueError) as error:
-            raise _error(f"The upstream's SCRAM server-first-message is wrong: {_plain(error)}.") from error
+            final = self._scram.client_final(data)
+        except _WrongError as error:
+            raise _error(f"The upstream's SCRAM server-first-message is wrong: {error}.") from error
         self._phase = _Phase.SASL_PROVED
         return final
 
     def _sasl_final(self, data: bytes) -> None:
+        if self._scram is None:
+            raise self._out_of_turn(AUTH_SASL_FINAL)
         try:
-            self._scram.set_server_final(data.decode())
-        except (ScramException, ValueError) as error:
+            self._scram.check(data)
+        except _WrongError as error:
             raise _error(
-                "The upstream did not prove that it knows the password; its SCRAM server-final-message is wrong: "
-                f"{_plain(error)}."
+                "The upstream did not prove that it knows the password; its SCRAM server-final-message is wrong:"
+                f" {error}."
             ) from error
         self._phase = _Phase.SASL_VERIFIED
 
@@ -369,6 +362,78 @@ class UpstreamLogin:
         )
 
 
+class _WrongError(Exception):
+    """A server's SCRAM message is wrong; the text says how, on one bounded line: it may quote an unproved server."""
+
+
+class _Proof:
+    """One SCRAM exchange, as libpq has it (src/interfaces/libpq/fe-auth-scram.c).
+
+    Whatever libpq takes is taken: one iteration, an empty salt. How much work a password is worth was decided where its
+    verifier was made, and a refusal here would protect nobody.
+    """
+
+    __slots__ = ("_bare", "_binding", "_header", "_nonce", "_password", "_signature")
+
+    def __init__(self, password: bytes, nonce: bytes, header: bytes, binding: bytes) -> None:
+        self._password = password
+        self._nonce = nonce
+        self._header = header
+        self._binding = binding
+        self._bare = b"n=%b,r=%b" % (SCRAM_USER.encode(), nonce)
+        self._signature = b""
+
+    @property
+    def client_first(self) -> bytes:
+        return self._header + self._bare
+
+    def client_final(self, server_first: bytes) -> bytes:
+        """Take the server-first-message; return the client-final-message, with the proof. Raises _WrongError."""
+        found = _SERVER_FIRST.fullmatch(server_first)
+        if found is None:
+            raise _WrongError(_said(server_first) or "it must be r=…,s=…,i=… and nothing else")
+        nonce, salt, rounds = found[1], _decoded(found[2], "salt"), int(found[3])
+        if not nonce.startswith(self._nonce) or nonce == self._nonce:
+            raise _WrongError("its nonce is not ours with one of the server's behind it")
+        if not 1 <= rounds <= MAX_SCRAM_ITERATIONS:
+            raise _WrongError(
+                f"it asks for {rounds} SCRAM iterations (scram_iterations), and SideCart computes 1 to"
+                f" {MAX_SCRAM_ITERATIONS}"
+            )
+        salted = hashlib.pbkdf2_hmac("sha256", self._password, salt, rounds)
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        without = b"c=%b,r=%b" % (base64.b64encode(self._header + self._binding), nonce)
+        signed = b",".join((self._bare, server_first, without))
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
+        self._signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
+        proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+        return without + b",p=" + base64.b64encode(proof)
+
+    def check(self, server_final: bytes) -> None:
+        """Take the server-final-message. Raises _WrongError unless it proves that the server has the verifier."""
+        if server_final[:2] != b"v=":
+            raise _WrongError(_said(server_final) or "it must be v=… and nothing else")
+        if not hmac.compare_digest(_decoded(server_final[2:], "signature"), self._signature):
+            raise _WrongError("the signature is not that of the password")
+
+
+_SERVER_FIRST: Final = re.compile(rb"r=([\x21-\x2b\x2d-\x7e]+),s=([^,]*),i=([0-9]{1,10})")
+
+
+def _said(message: bytes) -> str:
+    """Return what a server says of an error, e=… (RFC 5802, section 7); empty: it is no such message."""
+    if message[:2] != b"e=":
+        return ""
+    return "".join(char if char.isprintable() else "?" for char in message[2:].decode("latin-1"))[:200].rstrip(". ")
+
+
+def _decoded(text: bytes, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise _WrongError(f"the {what} is not base64") from None
+
+
 def _error(cause: str) -> UpstreamError:
     return UpstreamError(
         "SideCart could not log in to the upstream",
@@ -377,10 +442,3 @@ def _error(cause: str) -> UpstreamError:
         transient=False,
         cause=cause,
     )
-
-
-def _plain(error: Exception) -> str:
-    """Return the error's text on one bounded line: it may quote what an unproved server sent."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    return "".join(char if char.isprintable() else "?" for char in str(error))[:200].rstrip(". ")

@@ -346,7 +346,7 @@ def login(sqlstate: str, text: str, upstream: Upstream, password: str, *, encryp
         )
     if code == "57P03":
         return Advice(_sentence(text), "Wait until the server has started, and try again.")
-    return _login_without_code(text, upstream, odd)
+    return _login_without_code(text, upstream)
 
 
 def _no_entry(upstream: Upstream, *, encrypted: bool) -> Advice:
@@ -363,12 +363,7 @@ def _no_entry(upstream: Upstream, *, encrypted: bool) -> Advice:
     )
 
 
-def _login_without_code(text: str, upstream: Upstream, odd: str) -> Advice:
-    if "SASLprep" in text:
-        return Advice(
-            f"The password has a character that SCRAM cannot carry, such as a control character.{odd}",
-            "Set a password of printable characters for the role.",
-        )
+def _login_without_code(text: str, upstream: Upstream) -> Advice:
     fixes = (
         (
             "none is configured",

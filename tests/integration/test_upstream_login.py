@@ -21,6 +21,7 @@ from proxy.connector import Connector
 from proxy.credentials import Credentials
 from proxy.errors import CloseReason, UpstreamError
 from proxy.pool import Pool
+from proxy.scram import make_verifier
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from tests.running import SideCart
@@ -177,6 +178,29 @@ def test_scram_binds_itself_to_the_certificate(matrix: Matrix) -> None:
     assert matrix.log_in("of_scram-sha-256") == "scram-sha-256-plus"
     assert matrix.log_in("of_scram-sha-256", channel_binding="require") == "scram-sha-256-plus"
     assert matrix.log_in("of_scram-sha-256", channel_binding="disable") == "scram-sha-256"
+
+
+@pytest.mark.parametrize(
+    ("password", "iterations", "salt"),
+    [
+        (PASSWORD, 1, b"s"),
+        (PASSWORD, 4095, b"12345678"),
+        (PASSWORD, 100_000, bytes(64)),
+        ("no\x01SASLprep", 4096, bytes(16)),
+    ],
+)
+def test_what_libpq_accepts_of_a_servers_scram(matrix: Matrix, password: str, iterations: int, salt: bytes) -> None:
+    """A low scram_iterations, a short salt, a password that SASLprep prohibits: each was refused here alone."""
+    matrix.server.sql(f"ALTER ROLE \"of_scram-sha-256\" PASSWORD '{make_verifier(password, iterations, salt).text}'")
+    try:
+        to = {"host": "127.0.0.1", "port": matrix.server.port, "dbname": "postgres", "sslmode": "require"}
+        psycopg.connect(**to, user="of_scram-sha-256", password=password).close()  # type: ignore[arg-type]
+        assert matrix.log_in("of_scram-sha-256", password=password) == "scram-sha-256-plus"
+        assert "SQLSTATE 28P01" in matrix.log_in("of_scram-sha-256", password="wrong")
+    finally:
+        matrix.server.sql(
+            f"SET password_encryption='scram-sha-256'; ALTER ROLE \"of_scram-sha-256\" PASSWORD '{PASSWORD}'"
+        )
 
 
 @pytest.mark.parametrize("method", ["md5", "password"])

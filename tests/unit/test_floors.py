@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2] / "proxy"
 PURE = (
     "errors stats verdict snapshot unnamed policy catalog values naming environment",
     "config rules cache constants certificates",
-    "loading protocol auth walk refusals settings text operands shape catalog_rows taints ledger pool statements"
+    "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
-    "replies functions role_probe users",
+    "replies functions role_probe users auth",
     "judgement findings access",
     "diagnosis",
     "conditions",
