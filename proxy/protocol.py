@@ -91,6 +91,24 @@ FRONTEND_LIMITS: Final[Mapping[int, int]] = {
 }
 """Longest length field of each frontend message that a logged-in client may send. Any other type byte is fatal."""
 
+MAX_ROW: Final = LARGE_MESSAGE + 4
+"""Longest length field of a DataRow or CopyData: itself and a StringInfo (enlargeStringInfo(), common/stringinfo.c)."""
+BACKEND_LIMITS: Final[Mapping[int, int]] = {
+    PARSE_COMPLETE: 4,
+    BIND_COMPLETE: 4,
+    CLOSE_COMPLETE: 4,
+    NO_DATA: 4,
+    EMPTY_QUERY_RESPONSE: 4,
+    PORTAL_SUSPENDED: 4,
+    COPY_DONE: 4,
+    READY_FOR_QUERY: 5,
+    COMMAND_COMPLETE: 4 + 64,  # COMPLETION_TAG_BUFSIZE in tcop/cmdtag.h
+    COPY_OUT_RESPONSE: 4 + 1 + 2 + 2 * 0xFFFF,
+    PARAMETER_DESCRIPTION: 4 + 2 + 4 * 0xFFFF,
+    BACKEND_KEY_DATA: 4 + 4 + 256,
+}
+"""Longest length field of each backend message that has a longest one; most are of one length."""
+
 read_header = struct.Struct("!BI").unpack_from
 """Read (type, length) at an offset. The length counts itself but not the type byte; it is unsigned, so a negative
 one is merely too long."""
@@ -451,6 +469,8 @@ def row_values(body: bytes) -> list[bytes | None]:
         for _ in range(count):
             (length,) = struct.unpack_from("!i", body, at)
             at += 4
+            if length < -1:
+                raise UpstreamProtocolError("malformed DataRow")
             values.append(None if length < 0 else body[at : at + length])
             at += max(length, 0)
     except struct.error as error:

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any, Final, Protocol, cast
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamProtocolError
+from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -30,6 +31,7 @@ from proxy.protocol import (
     FUNCTION_CALL_RESPONSE,
     IDLE,
     IN_TRANSACTION,
+    MAX_ROW,
     NO_DATA,
     NOTICE_RESPONSE,
     NOTIFICATION_RESPONSE,
@@ -346,12 +348,14 @@ class Replies:
                 if length < 4 or not owed:
                     raise UpstreamProtocolError("row out of place")
                 if end > size:
+                    if length > MAX_ROW:  # a negative one, too; it never ends in its chunk
+                        raise UpstreamProtocolError("invalid length of a row")
                     self._passing = end - size
                     pos = size
                     break
                 pos = end
                 continue
-            if length < 4 or length > MAX_CONTROL_MESSAGE:
+            if length < 4 or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
                 raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
             if end > size:
                 need = end - pos
@@ -376,6 +380,7 @@ class Replies:
                 and owed
                 and (owed[0] == QUERY or owed[0] == EXECUTE)
                 and chunk.startswith(b"SELECT ", pos + 5)
+                and chunk.find(0, pos + 5, end) == end - 1
             ):
                 # The commonest tag, without the general route below.
                 if owed[0] == EXECUTE:
@@ -444,6 +449,8 @@ class Replies:
         if answers is None or head not in answers:
             raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place")
         if kind == COMMAND_COMPLETE:
+            if chunk.find(0, start, end) != end - 1:
+                raise UpstreamProtocolError("malformed CommandComplete")
             tag = chunk[start : end - 1]
             if tag.split(b" ", 1)[0] not in READ_TAGS and not self.observed:
                 raise TripwireError("the upstream completed a command that is not a read")

@@ -230,6 +230,47 @@ def test_what_nothing_owed_allows_ends_the_upstream(data: bytes) -> None:
         replies.feed(data)
 
 
+LENGTHS = (0, 1, 3, 0x40000003, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFB, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+@pytest.mark.parametrize("kind", [p.DATA_ROW, p.COPY_DATA])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> None:
+    """A length of -5 was forwarded as a row of 4 GB: everything that came behind it went to the client unread."""
+    replies, _ = make(r.QUERY)
+    begun = feed_in(replies, ROWS + row(b"1"), size)
+    assert begun == ROWS + row(b"1")
+    with pytest.raises(UpstreamProtocolError, match="row"):
+        feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+@pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
+def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
+    for owed in (r.QUERY, r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
+        for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, r.MAX_CONTROL_MESSAGE) + 1):
+            replies, _ = make(owed)
+            with pytest.raises(UpstreamProtocolError, match=r"length|out of place"):
+                feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
+
+
+@pytest.mark.parametrize("tag", [b"SELECT 1", b"SELECT 1\0\0", b"\0SELECT 1\0", b"", b"SHOW\0x", b"SELECT 1\0x\0"])
+def test_attack_tag_that_does_not_end(tag: bytes) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(UpstreamProtocolError):
+        replies.feed(p.message(p.COMMAND_COMPLETE, tag))
+
+
+def test_longest_messages_of_their_kind_pass() -> None:
+    replies, _ = make(r.QUERY)
+    header = struct.pack("!BI", p.DATA_ROW, p.MAX_ROW)
+    assert replies.feed(header) == header
+    replies, _ = make(r.DESCRIBE, r.SYNC)
+    described = p.message(p.PARAMETER_DESCRIPTION, struct.pack("!H", 0xFFFF) + bytes(4 * 0xFFFF))
+    assert replies.feed(described) == described
+
+
 def test_reply_to_the_wrong_message_ends_the_upstream() -> None:
     for owed, data in ((r.BIND, PARSED), (r.PARSE, BOUND), (r.SYNC, SELECTED), (r.EXECUTE, READY_I), (r.PARSE, ROWS)):
         replies, _ = make(owed)
