@@ -27,6 +27,7 @@ from proxy.errors import (
     ClientProtocolError,
     CloseReason,
     LoginRefusedError,
+    NoStartupError,
     UpstreamError,
 )
 from proxy.greeting import Greeter
@@ -129,6 +130,9 @@ class Client:
                 self._prove(self._inbox + data)
             elif self.phase is Phase.LOGIN:
                 self._inbox += data  # sent ahead of the greeting: legal, and served after it
+        except NoStartupError as error:
+            self._house.audit.event("no start-up packet", level="warning", peer=self.who.peer, why=str(error))
+            self.end(CloseReason.CLIENT_PROTOCOL)
         except ClientProtocolError as error:
             self.end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
         except UpstreamError as error:

@@ -117,6 +117,10 @@ class ClientProtocolError(SideCartError):
         self.sqlstate = sqlstate
 
 
+class NoStartupError(ClientProtocolError):
+    """What came first is no start-up packet. Nobody is told: whoever sent it may speak another protocol."""
+
+
 class UpstreamProtocolError(SideCartError):
     """The upstream sent bytes that version 3 of the protocol does not allow. The connection closes."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.errors import FEATURE_NOT_SUPPORTED, ClientProtocolError, UpstreamProtocolError
+from proxy.errors import FEATURE_NOT_SUPPORTED, ClientProtocolError, NoStartupError, UpstreamProtocolError
 
 # Frontend messages
 BIND: Final = 0x42  # 'B'
@@ -240,17 +240,17 @@ class CancelRequest:
 def startup_length(head: bytes) -> int:
     """Return the length of the start-up packet that begins with these 4 bytes or more.
 
-    Raises ClientProtocolError where no start-up packet can begin so; the text says what it looks like instead.
+    Raises NoStartupError where no start-up packet can begin so, as a Terminate cannot; the text says what it looks like
+    instead, for the log alone: PostgreSQL, too, closes without a word (COMMERROR in ProcessStartupPacket(),
+    tcop/backend_startup.c).
     """
     if head[:1] == b"\x16":
-        raise ClientProtocolError(
-            "received an unexpected TLS handshake: TLS is not spoken on this connection", FEATURE_NOT_SUPPORTED
-        )
+        raise NoStartupError("received an unexpected TLS handshake: TLS is not spoken on this connection")
     length = int.from_bytes(head[:4], "big")
     if not 8 <= length <= MAX_STARTUP_PACKET:
         if head[:4] in (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI"):
-            raise ClientProtocolError("received an HTTP request: this port speaks the PostgreSQL protocol")
-        raise ClientProtocolError("invalid length of startup packet")
+            raise NoStartupError("received an HTTP request: this port speaks the PostgreSQL protocol")
+        raise NoStartupError("invalid length of startup packet")
     return length
 
 
@@ -262,7 +262,7 @@ def read_startup(packet: bytes) -> Startup | CancelRequest:
     version = int.from_bytes(packet[4:8], "big")
     if version == CANCEL_REQUEST_CODE:
         if not 16 <= len(packet) <= 12 + 256:
-            raise ClientProtocolError("invalid length of cancel request packet")
+            raise NoStartupError("invalid length of cancel request packet")
         return CancelRequest(int.from_bytes(packet[8:12], "big"), packet[12:])
     if version in (SSL_REQUEST_CODE, GSSENC_REQUEST_CODE):
         raise ClientProtocolError("encryption was requested a second time")

@@ -396,6 +396,37 @@ def test_direct_tls_that_is_no_handshake(door: SideCart) -> None:
 
 
 @pytest.mark.parametrize(
+    "first",
+    [
+        p.TERMINATE_MESSAGE,  # node-postgres, whose client ends before it has begun
+        b"\0\0\0\x04",
+        b"\0\0\0\0\0\0\0\0",
+        b"\xff\xff\xff\xfb" + bytes(20),
+        (10_005).to_bytes(4, "big") + bytes(20),
+        b"GET / HTTP/1.1\r\n\r\n",
+        p.query(b"select 1"),
+        (12).to_bytes(4, "big") + p.cancel_request(1, b"")[4:],
+        b"\0\0",
+        b"\0\0\0\x20\0\x03",
+    ],
+)
+def test_what_is_no_startup_packet_is_answered_as_by_postgresql(
+    door: SideCart, upstream: Upstream, first: bytes
+) -> None:
+    said = []
+    for port in (upstream.port, door.port):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            sock.sendall(first)
+            sock.shutdown(socket.SHUT_WR)
+            received = b""
+            with contextlib.suppress(ConnectionError):
+                while data := sock.recv(1000):
+                    received += data
+            said.append(received)
+    assert said == [b"", b""]
+
+
+@pytest.mark.parametrize(
     "stuffed",
     [
         STARTUP,

@@ -66,6 +66,26 @@ def prove(client: Client, wire: FakeWire, password: str = "wonderland", size: in
     send(p.message(p.PASSWORD, scram.get_client_final().encode()))
 
 
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize(
+    "first",
+    [
+        p.TERMINATE_MESSAGE,
+        b"\0\0\0\x04",
+        b"\0\0\0\0",
+        b"\xff\xff\xff\xfb",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02",
+    ],
+)
+def test_what_is_no_startup_packet_is_closed_without_a_word(town: Town, first: bytes, size: int) -> None:
+    wire = FakeWire()
+    client = Client(town.house, wire, REMOTE, 1)
+    for at in range(0, len(first), size):
+        client.client_data(first[at : at + size])
+    assert (wire.take(), client.phase) == (b"", Phase.CLOSED)
+
+
 @pytest.mark.parametrize("size", [1, 3, 10_000])
 def test_right_password_comes_in(town: Town, size: int) -> None:
     client, wire = town.knock(REMOTE)
