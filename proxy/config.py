@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from proxy import values
@@ -231,6 +231,18 @@ SECTIONS: dict[str, type[Any]] = {
     "metrics": Metrics,
     "log": Log,
 }
+
+
+def changed(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the keys whose values differ, by name alone: some of the values are secrets."""
+    keys = [
+        f"{section}.{item.name}"
+        for section, kind in SECTIONS.items()
+        for item in fields(kind)
+        if getattr(getattr(old, section), item.name) != getattr(getattr(new, section), item.name)
+    ]
+    names = {**old.databases, **new.databases}
+    return (*keys, *(f"databases.{name}" for name in names if old.databases.get(name) != new.databases.get(name)))
 
 
 def filter_policy(config: Config) -> Policy:

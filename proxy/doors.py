@@ -9,8 +9,8 @@ import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
+from proxy import certificates, tls
 from proxy import protocol as p
-from proxy import tls
 from proxy.access import LOCAL_PEER, Origin, origin_of
 from proxy.client import Client
 from proxy.config import Listen
@@ -29,6 +29,9 @@ LINGER: Final = 5.0
 ALERT_LINGER: Final = 1.0
 """Seconds that it has to read the alert of a failed handshake. It is still sending then: were the socket closed at
 once, the kernel would answer with a reset, and the alert would be lost."""
+DAY: Final = 86_400.0
+SOON: Final = 14 * DAY
+"""Seconds before its end in which the listener's certificate is spoken of."""
 MARGIN: Final = 128
 """Connections that may knock beyond max_client_conn: cancel requests, and those that are told there is no room."""
 
@@ -54,6 +57,9 @@ class Doors:
         self._handshakes = 0
         self._idents = 0
         self.house = house
+        self.certificate_ends = 0.0
+        """Unix time at which the certificate that clients are shown ends; 0: there is none."""
+        self._say_again = 0.0
         self.tls: tls.ClientSide | None = None
         self.binding = b""
         if config.tls != "off":
@@ -73,6 +79,22 @@ class Doors:
             demand_certificate=config.tls == "verify",
         )
         self.binding = tls.end_point(self.tls.certificate) or b""
+        shown = certificates.read(self.tls.certificate)
+        self.certificate_ends = shown.ends.timestamp() if shown is not None else 0.0
+        self._say_again = 0.0
+
+    def look_at_certificate(self, now: float) -> None:
+        """Say once a day that the certificate ends soon, or has ended: who verifies it comes in no more."""
+        ends = self.certificate_ends
+        if not ends or now < max(self._say_again, ends - SOON):
+            return
+        if now < ends:
+            self._say_again = min(now + DAY, ends)
+            event, level = "TLS certificate ends soon", "warning"
+        else:
+            self._say_again = now + DAY
+            event, level = "TLS certificate has ended", "error"
+        self.house.audit.event(event, level=level, days_left=int((ends - now) // DAY))
 
     # --- listeners ------------------------------------------------------------------------------------------------
 

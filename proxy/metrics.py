@@ -23,6 +23,8 @@ from proxy.stats import Histogram, Stats
 __all__ = ["CollectorRegistry", "Gauges", "StatsCollector", "registry"]
 
 ATTEMPTS: Final = 8
+CLIENT_STATES: Final = ("active", "idle", "waiting", "judging", "login")
+"""Each has its series from the start: an alert on one that is not there yet would never fire."""
 
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ class Gauges:
     """Hold what is true at one moment, and the counts that live outside Stats."""
 
     clients: Mapping[str, int] = field(default_factory=dict)
-    """State to count: active, idle, waiting, judging, login."""
+    """State, one of CLIENT_STATES, to count."""
     servers: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, state) to count: active, idle, cleaning, login."""
     waiting: int = 0
@@ -52,6 +54,8 @@ class Gauges:
     """Database to the seconds since its catalogue was loaded, or found to be up to date."""
     role_findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, severity) to the count of what the role may do beside reading: info, warning, critical."""
+    certificate_ends: float = 0.0
+    """Unix time at which the certificate that clients are shown ends; 0: there is none."""
     draining: bool = False
     audit_dropped: int = 0
     """Audit records that were not written (`Audit.dropped`)."""
@@ -98,6 +102,13 @@ class StatsCollector(Collector):
             "sidecart_audit_dropped_total",
             "Audit records not written: the queue was full or the stream failed.",
             gauges.audit_dropped,
+        )
+        ends = gauges.certificate_ends
+        yield _gauge(
+            "sidecart_tls_certificate_end_seconds",
+            "Unix time at which the certificate that clients are shown ends.",
+            (),
+            [((), ends)] if ends else [],
         )
         draining = int(gauges.draining)
         yield _gauge(

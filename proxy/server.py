@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import secrets
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from proxy.backends import Backends
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
 from proxy.client import Client, Phase
-from proxy.config import Config, filter_policy
+from proxy.config import Config, changed, filter_policy
 from proxy.doors import MARGIN, Doors
 from proxy.errors import ConfigError
 from proxy.findings import Severity
@@ -44,25 +45,29 @@ FILE_MARGIN: Final = 256
 """File descriptors beside those of clients: upstreams, cancels, the metrics page, the log."""
 
 
-def run(config: Config, on_ready: Callable[[], None] | None = None) -> int:
+def run(
+    config: Config, on_ready: Callable[[], None] | None = None, read_again: Callable[[], Config] | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT has drained the last client; return the exit code.
 
-    `on_ready` is called once, when every port listens. Raises ConfigError for files that cannot be used, OSError for
-    a port that cannot be bound.
+    `on_ready` is called once, when every port listens; `read_again` on SIGHUP, to say what has changed in the
+    configuration and does not count before the next start. Raises ConfigError for files that cannot be used, OSError
+    for a port that cannot be bound.
     """
     try:
         import uvloop
     except ImportError:  # Windows
-        return asyncio.run(Server(config).serve(on_ready))
+        return asyncio.run(Server(config, read_again).serve(on_ready))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config).serve(on_ready))
+        return runner.run(Server(config, read_again).serve(on_ready))
 
 
 class Server:
     """Own everything that lives as long as the process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, read_again: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._read_again = read_again
         self.stats = Stats()
         self.audit = Audit(level=config.log.level, path=config.log.file)
         self.cache = VerdictCache(config.filter.cache_bytes)
@@ -195,7 +200,21 @@ class Server:
         self.backends.reload()
         for watched in self._watched:
             watched.now()
+        self._tell_what_waits()
         self.audit.event("reloaded")
+
+    def _tell_what_waits(self) -> None:
+        """Say which keys of the configuration have another value now: none of them is read on SIGHUP."""
+        if self._read_again is None:
+            return
+        try:
+            keys = changed(self.config, self._read_again())
+        except ConfigError as error:
+            self.audit.event("the configuration is wrong now, the old goes on", level="error", why=str(error))
+            return
+        if keys:
+            why = "they count from the next start on"
+            self.audit.event("configuration not reloaded", level="warning", keys=", ".join(keys), why=why)
 
     def _read_users_file(self) -> None:
         """Read auth.users_file. Raises ConfigError; the users that were there before then stay."""
@@ -316,6 +335,7 @@ class Server:
         if self._ticks % LOOK_TICKS == 0:
             for watched in self._watched:
                 watched.look()
+            self._doors.look_at_certificate(time.time())
         if self._ticks % 4:
             return
         self.house.quotas.tick(now)
@@ -335,7 +355,7 @@ class Server:
     def _gauges(self) -> metrics.Gauges:
         """Count what is, for a scrape. Called from the web thread: it only reads, and works on copies."""
         now = self.house.now()
-        clients: Counter[str] = Counter()
+        clients = Counter(dict.fromkeys(metrics.CLIENT_STATES, 0))
         pinned: Counter[str] = Counter()
         for client in self.clients.copy():
             session = client.session
@@ -372,6 +392,7 @@ class Server:
                 for database, found in self._roles.found().items()
                 for severity, count in summary(found).items()
             },
+            certificate_ends=self._doors.certificate_ends,
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from proxy import config as configuration
+from proxy import files
 from proxy.commands.starting import explain
 from proxy.commands.usage import UNUSABLE, complain, config_option, configured
+from proxy.config import Config
 from proxy.errors import ConfigError, InUseError
+from proxy.loading import load
 
 
 @click.command()
@@ -33,7 +37,7 @@ def serve(file: Path | None) -> int:
     from proxy.server import run
 
     try:
-        return run(config)
+        return run(config, read_again=None if file is None else lambda: read_again(file))
     except ConfigError as error:
         complain(str(error))
         return UNUSABLE
@@ -43,3 +47,16 @@ def serve(file: Path | None) -> int:
     except OSError as error:
         complain(explain(error, config))
         return 1
+
+
+def read_again(file: Path) -> Config:
+    """Read the configuration as it stands in the file by now. Raises ConfigError.
+
+    While clients are served nobody waits for it: what was a pipe at the start (`-c <(…)`) is not read again.
+    """
+    try:
+        return load(files.read(str(file)).decode("utf-8"), os.environ, source=str(file))
+    except files.FileError as error:
+        raise ConfigError(f"{file} {error}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: this is not UTF-8 text.") from None

@@ -26,6 +26,7 @@ from proxy.config import Config, PoolLimits, Upstream
 from proxy.credentials import Credentials
 from proxy.errors import CloseReason, UpstreamError
 from proxy.policy import Policy
+from proxy.scram import make_verifier
 from proxy.snapshot import NO_SETTINGS
 from proxy.stats import Stats
 from proxy.tasks import Tasks
@@ -394,6 +395,36 @@ def test_log_goes_to_its_file_and_to_a_new_one_after_it_was_moved(rotated: Upstr
     assert lines[0] == "log file opened again"
     assert lines[-1] == "stopped"
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_sighup_names_what_it_does_not_reload(rotated: Upstream, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("pool: {max_logins: 7}\nauth: {users_file: }\n")
+    with SideCart(replace(rotated, password="one"), SIDECART_CONFIG=file) as own:
+
+        def hang_up(*events: str) -> str:
+            before = len(own.log)
+            own.process.send_signal(signal.SIGHUP)
+            for event in (*events, '"event":"reloaded"'):
+                wait_until(lambda said=event: said in own.log[before:], 10, event)  # type: ignore[misc]
+            return own.log[before:]
+
+        assert "not reloaded" not in hang_up()
+        secret = make_verifier("wonderland").text
+        file.write_text(
+            f"pool: {{max_logins: 8, default_pool_size: 10}}\nauth: {{users: {{alice: '{secret}'}}}}\n"
+            "metrics: {sessions_key: the-environment-beats-it}\ndatabases: {reports: {host: replica}}\n"
+        )
+        keys = "auth.users, pool.max_logins, databases.reports"
+        assert secret not in hang_up(f'"event":"configuration not reloaded","keys":"{keys}"')
+        file.write_text(f"pool: {{max_login: '{secret}'}}\n")
+        told = hang_up('"event":"the configuration is wrong now, the old goes on"')
+        assert "line 1: pool.max_login: there is no such key" in told and secret not in told
+        file.unlink()
+        os.mkfifo(file)
+        assert f"{file} is no regular file" in hang_up('"event":"the configuration is wrong now, the old goes on"')
+        for state in ("active", "idle", "waiting", "judging", "login"):
+            assert f'sidecart_clients{{state="{state}"}} 0.0' in own.get("/metrics")
 
 
 def test_log_file_that_cannot_be_opened_ends_the_start(rotated: Upstream, tmp_path: Path) -> None:

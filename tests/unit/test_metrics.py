@@ -31,6 +31,7 @@ NAMES = {
     "sidecart_clients": "gauge",
     "sidecart_clients_accepted_total": "counter",
     "sidecart_draining": "gauge",
+    "sidecart_tls_certificate_end_seconds": "gauge",
     "sidecart_helper_starts_total": "counter",
     "sidecart_limited_total": "counter",
     "sidecart_logins_refused_total": "counter",
@@ -99,6 +100,7 @@ def filled() -> tuple[Stats, Gauges]:
         verdict_cache_bytes=25,
         catalog_ages={"shop": 30.5},
         role_findings={("shop", "critical"): 33},
+        certificate_ends=34.0,
         draining=True,
         audit_dropped=26,
     )
@@ -164,6 +166,7 @@ def test_each_value_stands_under_its_name() -> None:
         "sidecart_verdict_cache_misses_total": 23,
         "sidecart_verdict_cache_evictions_total": 24,
         "sidecart_verdict_cache_bytes": 25,
+        "sidecart_tls_certificate_end_seconds": 34,
         "sidecart_draining": 1,
         "sidecart_audit_dropped_total": 26,
     }
