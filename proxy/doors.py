@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
-from proxy import certificates, tls
+from proxy import certificates, client_hello, tls
 from proxy import protocol as p
 from proxy.access import LOCAL_PEER, Origin, origin_of
 from proxy.client import Client
@@ -230,10 +231,12 @@ class Door:
     """A connection before its encryption is settled.
 
     It peeks at the first bytes, and takes from the socket exactly the 8 of SSLRequest or GSSENCRequest: whatever a
-    client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214).
+    client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214). A handshake
+    that is meant for another protocol is told so: `no_application_protocol`, as PostgreSQL 17 tells it (alpn_cb() in
+    libpq/be-secure-openssl.c).
     """
 
-    __slots__ = ("_address", "_doors", "_retry", "_since", "_sock", "_tries")
+    __slots__ = ("_address", "_doors", "_retry", "_shaking", "_since", "_sock", "_tries")
 
     def __init__(self, doors: Doors, sock: socket.socket, address: str, now: float) -> None:
         self._doors = doors
@@ -241,13 +244,13 @@ class Door:
         self._address = address
         self._since = now
         self._tries = 0
+        self._shaking = False  # TLS was agreed upon
         self._retry: asyncio.TimerHandle | None = None
         asyncio.get_running_loop().add_reader(sock, self._readable)
 
     def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            head = self._sock.recv(8, socket.MSG_PEEK)
+            head = self._sock.recv(client_hello.LONGEST if self._shaking else 8, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -255,19 +258,40 @@ class Door:
             return
         if not head:
             self._end(CloseReason.CLIENT_LOST)
+        elif self._shaking:
+            self._look_at_hello(head)
         elif head[:4] == p.SSL_REQUEST[: len(head)] and len(head) < 8:
-            # A request in pieces. The socket stays readable, so wait a little instead of spinning on it.
-            loop.remove_reader(self._sock)
-            self._retry = loop.call_later(0.02, self._resume)
+            self._wait_for_more()
         elif head in (p.SSL_REQUEST, p.GSSENC_REQUEST):
             self._negotiate(head)
         elif head[0] == _HANDSHAKE and self._tls_is_spoken:
             if self._tries:  # after a request it would be no direct TLS
                 self._end(CloseReason.CLIENT_PROTOCOL)
             else:
-                self._hand_over(with_tls=True, direct=True)
+                self._shaking = True
+                self._readable()
         else:
             self._hand_over(with_tls=False)
+
+    def _wait_for_more(self) -> None:
+        """Wait for the rest of what came in pieces: the socket stays readable, and nobody shall spin on it."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock)
+        self._retry = loop.call_later(0.02, self._resume)
+
+    def _look_at_hello(self, head: bytes) -> None:
+        protocols = client_hello.offered(head)
+        if protocols is None:
+            self._wait_for_more()
+        elif protocols and tls.ALPN.encode() not in protocols:
+            with contextlib.suppress(OSError):
+                self._sock.recv(client_hello.LONGEST)  # what is left unread would be answered with a reset
+                self._sock.send(client_hello.NO_APPLICATION_PROTOCOL)
+            why = "the client offers other protocols than postgresql (ALPN)"
+            self._doors.house.audit.event("client tls failed", level="warning", peer=self._address, why=why)
+            self._end(CloseReason.CLIENT_TLS)
+        else:
+            self._hand_over(with_tls=True, direct=not self._tries)
 
     @property
     def _tls_is_spoken(self) -> bool:
@@ -289,8 +313,7 @@ class Door:
         except OSError:
             self._end(CloseReason.CLIENT_LOST)
             return
-        if with_tls:
-            self._hand_over(with_tls=True)
+        self._shaking = with_tls
 
     def _hand_over(self, *, with_tls: bool, direct: bool = False) -> None:
         self._detach()

@@ -371,6 +371,45 @@ def test_direct_tls_for_another_protocol_is_closed(door: SideCart, alpn: tuple[s
     wait_until(lambda: "direct TLS without the ALPN protocol" in door.log, 10, "the log")
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_tls_for_another_protocol_gets_the_alert_that_says_so(door: SideCart, direct: bool) -> None:
+    """As PostgreSQL 17 does: a client that another server's name has led here (ALPACA) gets nothing from us."""
+    before = len(events(door, "client tls failed"))
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+        shake(door.port, direct=direct, alpn=("h2", "http/1.1"))
+    [failed] = wait_until(lambda: events(door, "client tls failed")[before:], 10, "the log")
+    assert failed["why"] == "the client offers other protocols than postgresql (ALPN)"
+    with shake(door.port, direct=direct, alpn=("h2", "postgresql")) as sock:
+        assert sock.selected_alpn_protocol() == "postgresql"
+    if not direct:
+        with shake(door.port, alpn=()) as sock:  # libpq before 17, and most drivers
+            assert sock.selected_alpn_protocol() is None
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_handshake_that_comes_byte_by_byte(door: SideCart, direct: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["postgresql"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    shaking = context.wrap_bio(incoming, outgoing)
+    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not direct:
+            sock.sendall(p.SSL_REQUEST)
+            assert sock.recv(1) == b"S"
+        while True:
+            try:
+                shaking.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                for byte in outgoing.read():
+                    sock.sendall(bytes([byte]))
+                incoming.write(sock.recv(10_000))
+    assert shaking.selected_alpn_protocol() == "postgresql"
+
+
 def test_direct_tls_then_another_request_is_closed(door: SideCart) -> None:
     with shake(door.port, direct=True) as sock:
         sock.sendall(p.SSL_REQUEST)
