@@ -172,6 +172,8 @@ class Rows:
     operators: tuple[OperatorRow, ...] = ()
     casts: tuple[CastRow, ...] = ()
     built_ins: tuple[BuiltIn, ...] = ()
+    strangers: frozenset[str] = frozenset()
+    """Names of functions in pg_catalog that no table knows on this server: those of a newer minor version."""
 
 
 # -- what the filter looks up ------------------------------------------------------------------------------------------
@@ -251,6 +253,10 @@ class Catalog:
     which operator is meant."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
+    code: Taint | None = None
+    """A taint of what belongs to some table, and is no view's: of an index, a partition key, an operator class."""
+    strangers: frozenset[str] = frozenset()
+    """Built-in functions that no table knows, as in Rows."""
     version: int = 0
     database: str = ""
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import TypeVar
 
+from . import rules
 from .catalog import (
     FIRST_NORMAL_OID,
     UNREADABLE,
@@ -110,8 +111,21 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
     )
     called = {cast.function for cast in rows.casts}
     called.update(*codes.values(), *((operator.function, *operator.support) for operator in rows.operators))
-    named = (BuiltIn(int(oid), schema, name) for oid, schema, name in built_ins)
-    return replace(rows, built_ins=tuple(row for row in named if row.oid in called))
+    named = [BuiltIn(int(oid), schema, name) for oid, schema, name in built_ins]
+    return replace(
+        rows,
+        built_ins=tuple(row for row in named if row.oid in called),
+        strangers=frozenset(row.name for row in named if row.schema == "pg_catalog") - _known(rows.version // 10000),
+    )
+
+
+def _known(major: int) -> set[str]:
+    """Give the names of built-in functions that the tables have for this version. Refused ones are known everywhere."""
+    return {
+        name
+        for name, function in rules.FUNCTIONS.items()
+        if function.verdict == "block" or (function.since <= major and not 0 < function.until < major)
+    }
 
 
 def _text(value: bytes | None) -> str:

@@ -24,6 +24,8 @@ from .refusals import allow_line, dotted, unproved
 from .rules import Refusal
 
 _BUILT_IN = ("", "pg_catalog")
+_VIEWS = ("", "pg_catalog", "information_schema")
+_REFUSED = frozenset(name for name, function in rules.FUNCTIONS.items() if function.verdict != "allow")
 
 
 class Patterns:
@@ -64,6 +66,7 @@ class Functions:
 
     __slots__ = (
         "_allow",
+        "_callers",
         "_deny",
         "_memo",
         "_policy",
@@ -81,6 +84,7 @@ class Functions:
         self._allow = Patterns(policy.allow_functions)
         self._deny = Patterns(policy.deny_functions)
         self.denies = bool(policy.deny_functions)
+        self._callers = self._find_callers()
         self._version = policy.server_version // 10000
         self.catalog = catalog
         self._remember = remember
@@ -91,6 +95,7 @@ class Functions:
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
         special |= {rules.STATEMENTS_FUNCTION}
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
+        special |= rules.CODE_FUNCTIONS
         self.plain = frozenset(
             name
             for name, function in rules.FUNCTIONS.items()
@@ -101,12 +106,26 @@ class Functions:
             and name not in rules.INPUT_TYPE_FUNCTIONS
             and name not in known
             and name not in cast_like
-            and not self._deny.match("pg_catalog", name)
+            and not self._is_denied_built_in(name)
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
         self._refused_attributes = self._find_refused_attributes()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
+        if catalog is not None:
+            self.attributes |= catalog.strangers
         """Names that need a second look as an attribute; where `denies`, all do."""
+
+    def _find_callers(self) -> dict[tuple[str, str], str]:
+        """Find the built-in functions in SQL, views and operators that call a function which the operator denies."""
+        if not self.denies:
+            return {}
+        called = {name for names in rules.CALLED.values() for name in names}
+        denied = {name for name in called if self._deny.match("pg_catalog", name)}
+        callers = ((caller, calls & denied) for caller, calls in rules.CALLED.items())
+        return {caller: min(calls) for caller, calls in callers if calls}
+
+    def _is_denied_built_in(self, name: str) -> bool:
+        return self._deny.match("pg_catalog", name) or ("function", name) in self._callers
 
     def _exists(self, since: int, until: int) -> bool:
         return not self._version or (since <= self._version and not 0 < until < self._version)
@@ -136,7 +155,7 @@ class Functions:
 
     def is_type(self, schema: str, name: str) -> bool:
         """Tell whether a call of this name with one argument is a cast: no function, but a type."""
-        if self._find(schema, name) is not None:
+        if self._find(schema, name) is not None or (schema in _BUILT_IN and self._is_stranger(schema, name)):
             return False
         if schema in _BUILT_IN and name in rules.TYPES:
             known = self._exists(*rules.TYPES[name])
@@ -178,6 +197,10 @@ class Functions:
                 shown,
                 f"The operator lists {shown} in filter.deny_functions (rule: denied-function).",
             )
+        if schema in _BUILT_IN and ("function", name) in self._callers:
+            return self._denied_caller("function", name, shown)
+        if schema in _BUILT_IN and self._is_stranger(schema, name):
+            return None if self._allow.match("pg_catalog", name, exact=True) else _stranger(name)
         function = self._find(schema, name)
         if function is not None:
             return self._built_in(name, function) or self._tainted(schema, name, arguments)
@@ -199,6 +222,44 @@ class Functions:
             f"If it was created a moment ago, try again. {allow_line(shown)}",
             errors.UNDEFINED_FUNCTION,
         )
+
+    def _denied_caller(self, kind: str, name: str, shown: str) -> Refusal:
+        detail = f"The {kind} {shown} calls {self._callers[kind, name]}, which the operator lists in"
+        return Refusal(
+            "denied-function",
+            f"permission denied for {kind} {shown}: SideCart forwards reads only",
+            f"{detail} filter.deny_functions (rule: denied-function).",
+        )
+
+    def _is_stranger(self, schema: str, name: str) -> bool:
+        """Tell whether a name is one of pg_catalog's, and of a function that no table knows."""
+        if self.catalog is not None:
+            return name in self.catalog.strangers
+        return schema == "pg_catalog" and name not in rules.FUNCTIONS and name not in rules.TYPES
+
+    @property
+    def denied_operators(self) -> bool:
+        """Whether an operator of pg_catalog calls a function that is denied."""
+        return any(kind == "operator" for kind, _ in self._callers)
+
+    def operator(self, schema: str, name: str) -> Refusal | None:
+        """Say why an operator of pg_catalog may not be used, whatever its operands are: it calls a denied function."""
+        if schema in _BUILT_IN and ("operator", name) in self._callers:
+            return self._denied_caller("operator", name, name)
+        return None
+
+    def relation(self, schema: str, name: str) -> Refusal | None:
+        """Say why a built-in view may not be read: it calls a function that is refused or denied."""
+        calls = rules.CALLED.get(("view", name))
+        if calls is None or schema not in _VIEWS:
+            return None
+        if ("view", name) in self._callers:
+            return self._denied_caller("view", name, name)
+        for called in calls & _REFUSED:
+            refusal = self._built_in(called, rules.FUNCTIONS[called])
+            if refusal is not None:
+                return refusal._replace(message=f"permission denied for view {name}: SideCart forwards reads only")
+        return None
 
     def _tainted(self, schema: str, name: str, arguments: int) -> Refusal | None:
         """Refuse a call that can mean a function of the database that is no read."""
@@ -265,6 +326,12 @@ class Functions:
                 f"The function {shown} reads files of the server"
                 f" (rule: {'file-function' if function.verdict == 'block' else 'file-listing'}).",
             )
+        if function.group == "other_clients":
+            return _refusal(
+                "other-clients",
+                name,
+                f"The function {shown} shows what other clients left on the connection (rule: other-clients).",
+            )
         if function.group == "dos" and not self._policy.allow_pg_sleep:
             return _refusal("sleep", name, f"The function {shown} holds a connection (rule: sleep).")
         if function.verdict == "block":
@@ -280,12 +347,12 @@ class Functions:
         return name in self.attributes or self._is_denied(name)
 
     def _is_denied(self, name: str) -> bool:
-        return self.denies and self._deny.match("", name, unqualified=True)
+        return self.denies and (self._deny.match("", name, unqualified=True) or ("function", name) in self._callers)
 
     def attribute(self, name: str) -> Refusal | None:
         """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast."""
         refusal = None
-        if name in self._refused_attributes or self._is_denied(name):
+        if name in self._refused_attributes or self._is_denied(name) or self._is_stranger("", name):
             refusal = self.judge("", name, 1)
             if refusal is None:
                 refusal = _refusal(
@@ -353,6 +420,16 @@ class Functions:
 
 def _refusal(rule: str, shown: str, detail: str, hint: str = "") -> Refusal:
     return Refusal(rule, f"permission denied for function {shown}: SideCart forwards reads only", detail, hint)
+
+
+def _stranger(name: str) -> Refusal:
+    return _refusal(
+        "unknown-built-in",
+        f"pg_catalog.{name}",
+        f"The function pg_catalog.{name} is unknown to this version of SideCart, and nothing says that it only reads"
+        " (rule: unknown-built-in).",
+        f"A newer version of SideCart may know it. {allow_line(f'pg_catalog.{name}')}",
+    )
 
 
 def _opens_for_reading(formats: Sequence[int], arguments: Sequence[bytes | None]) -> bool:

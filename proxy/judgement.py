@@ -42,6 +42,8 @@ class Judgement:
         self.policy = policy
         self._catalog = functions.catalog
         self._interesting = _interesting(self._catalog)
+        if functions.denied_operators:
+            self._interesting |= operands.KINDS
         # The TypeNames that constants are written with, by id(). They are kept, for the tree of SQL given as text is
         # gone before the statement is judged, and another TypeName could be made where one of them was.
         self._literals: dict[int, Body] = {}
@@ -111,8 +113,14 @@ class Judgement:
             self._lo_open(name, node)
         elif name in rules.INPUT_TYPE_FUNCTIONS:
             self._input_type(name, node)
-        elif self._catalog is not None and name in _READS_BY_NAME:
-            self._reads_by_name(self._catalog, name, node)
+        elif name in _READS_BY_NAME:
+            self._reads_by_name(name, node)
+        elif name in rules.CODE_FUNCTIONS and self._catalog is not None and self._catalog.code is not None:
+            # Which table it is about, a number may say. (RelationGetPartitionKey() computes what is constant in a key,
+            # utils/cache/partcache.c; satisfies_hash_partition() and amcheck call functions of operator classes.)
+            code = self._catalog.code
+            why = f"The function {name} runs what belongs to tables, such as {code.what}: {code.why}"
+            raise Refused(refusals.function("unproved-function", name, why), location)
         self._leaves(name)
 
     def _lo_open(self, name: str, node: Body) -> None:
@@ -190,6 +198,9 @@ class Judgement:
     def _operator(self, kind: str, node: Body, _: Walked) -> None:
         catalog = self._catalog
         for use in operands.used(kind, node):
+            refusal = self._functions.operator(use.schema, use.name)
+            if refusal is not None:
+                raise Refused(refusal, node.get("location", 0))
             meant = () if catalog is None else catalog.operator(use.schema, use.name)
             if catalog is None or not meant:
                 if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
@@ -212,6 +223,9 @@ class Judgement:
             self.flagged = name
         if name == rules.STATEMENTS_VIEW and schema in ("", "pg_catalog"):
             self.effects.append((Effect.LIST_STATEMENTS, name))
+        refusal = self._functions.relation(schema, name)
+        if refusal is not None:
+            raise Refused(refusal, node.get("location", 0))
         if self._catalog is None or walked.visited[0][0] in _READS_NOTHING:
             return
         meant = self._catalog.relation(schema, name)
@@ -270,11 +284,7 @@ class Judgement:
         if name == "ts_rewrite" and arguments is not None and len(arguments) != 2:
             return  # with three arguments it takes queries, not SQL
         for at in rules.SQL_TEXT_FUNCTIONS[name]:
-            if (
-                name == "crosstab"
-                and at == 1
-                and (len(arguments or ()) < 2 or constants.integer(arguments, 1) is not None)
-            ):
+            if arguments is not None and (at >= len(arguments) or (at and self._is_no_text(arguments[at]))):
                 continue
             constant = constants.string(arguments, at)
             if constant is None:
@@ -288,17 +298,36 @@ class Judgement:
                 )
             self._inner_text(name, constant, location)
 
-    def _reads_by_name(self, catalog: Catalog, name: str, node: Body) -> None:
+    def _is_no_text(self, argument: Body) -> bool:
+        """Tell whether an argument cannot become a text, so that another function of that name is meant."""
+        if "A_ArrayExpr" in argument:
+            return True
+        catalog = self._catalog
+        functions = {} if catalog is None else catalog.functions
+        casts = catalog is not None and catalog.implicit_casts
+        return operands.type_of(argument, functions) in _NO_TEXTS and not casts
+
+    def _reads_by_name(self, name: str, node: Body) -> None:
         """Judge what a function reads that takes the name of a relation or schema as text (utils/adt/xml.c)."""
         self.constants_decide = True
-        given = constants.string(constants.arguments(node), 0, "regclass", "name")
+        location = node.get("location", 0)
+        given = None
+        if name not in rules.DATABASE_FUNCTIONS:  # their only text is the namespace of the document
+            given = constants.string(constants.arguments(node), 0, "regclass", "name")
         if name in rules.RELATION_TEXT_FUNCTIONS and given is not None:
-            self._inner_text(name, f"TABLE {given}", node.get("location", 0))
+            self._inner_text(name, f"TABLE {given}", location)
             return
-        schema = given if name in rules.SCHEMA_TEXT_FUNCTIONS and given is not None else ""
-        taint = catalog.taint(RELATION, catalog.relations_of(schema))
-        if taint is not None:
-            raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
+        if given is None and name not in rules.DATABASE_FUNCTIONS:
+            what = "schema" if name in rules.SCHEMA_TEXT_FUNCTIONS else "relation"
+            why = f"The name of the {what} that {name} reads has to be a string constant"
+            raise Refused(refusals.function("sql-text-function", name, why), location)
+        if given == rules.SHARED_SCHEMA:
+            why = f"The schema {given} has views that show what other clients left on the connection"
+            raise Refused(refusals.function("other-clients", name, why), location)
+        if self._catalog is not None:
+            taint = self._catalog.taint(RELATION, self._catalog.relations_of(given or ""))
+            if taint is not None:
+                raise Refused(refusals.unproved("unproved-relation", taint), location)
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         """Judge SQL given as text to a function: it has to be one read."""
@@ -371,6 +400,8 @@ class Judgement:
 
 
 _TEXT_DEPTH = 3
+_NO_TEXTS = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "bool"})
+"""Types that no built-in implicit cast makes a text of."""
 _TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
 
 _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable as Function
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ from .verdict import Effect
 _CONSTRUCTORS = frozenset(
     {"range_constructor2", "range_constructor3"} | {f"multirange_constructor{n}" for n in range(3)}
 )
-_BY_NAME_ONLY = rules.SQL_TEXT_FUNCTIONS.keys() | rules.SESSION_STATE_FUNCTIONS
+_BY_NAME_ONLY = rules.SQL_TEXT_FUNCTIONS.keys() | rules.SESSION_STATE_FUNCTIONS | rules.CODE_FUNCTIONS
 """Functions that the filter allows by looking at the call: reached in any other way, nobody looks."""
 
 
@@ -141,6 +141,7 @@ class _Court:
             taints=self._recorder,
             tainted_operators=frozenset(self._names.operators),  # so that each one is asked for
             tainted_types=True,
+            code=Taint("code that is no read", "which one, its argument says", ""),
         )
         self._anywhere = Functions(self._policy, recording, remember=False)
         self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
@@ -158,7 +159,15 @@ class _Court:
             tainted_operators=frozenset(operators),
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next((self.taints[CAST, row.oid] for row in casts), None),
+            code=next(self._tainted_code(), None),
         )
+
+    def _tainted_code(self) -> Iterator[Taint]:
+        """Give the taints of code that belongs to tables."""
+        for row in self._rows.relations:
+            if row.kind != "v":
+                used = [(FUNCTION, oid) for oid in row.functions] + [(OPERATOR, oid) for oid in row.operators]
+                yield from (self.taints[key] for key in used if key in self.taints)
 
     def proofs(self, name: str) -> list[Proof]:
         """Give the proofs of what bears a name."""
@@ -247,6 +256,9 @@ class _Court:
             raise _Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
         if not verdict and row.kind != "a":
             self._body(row)
+        if row.extension in rules.READ_BY_EXTENSIONS and row.language == "c":
+            read = self._names.relations.get(rules.READ_BY_EXTENSIONS[row.extension], ())
+            self._use(RELATION, (relation.oid for relation in read))
         if row.kind == "a":
             self._call(row.support)
         else:
@@ -437,8 +449,12 @@ class _Court:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
         for effect, what in judgement.effects:
-            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL, Effect.LIST_STATEMENTS):
+            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL):
                 continue  # the transaction takes it away, and a SET LOCAL is a read, too
+            if effect is Effect.LIST_STATEMENTS:
+                # Only where a client's own text lists them are the others' taken off the connection before.
+                why = f"its {part} shows what other clients have prepared on the connection"
+                raise _Spoiled(why, self._recorder.place, "other-clients")
             does = (
                 f"sets {what} for the session"
                 if effect in (Effect.SETTING, Effect.RESET)
@@ -549,6 +565,7 @@ def _names(rows: Rows) -> Catalog:
         implicit_casts=any(
             cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
         ),
+        strangers=rows.strangers,
         version=rows.version,
         database=rows.database,
     )

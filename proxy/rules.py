@@ -8,7 +8,11 @@ The long tables are tab-separated files in `proxy/data/`:
 - `functions.tsv` (PostgreSQL 15), `functions_16plus.tsv`, `functions_more.tsv` (what pg_proc of 13 to 18 holds beyond
   them), `functions_ext.tsv` (extensions): the verdict for each function by name.
 - `functions_types.tsv`: from pg_proc of 13 to 18: argument and result types, to tell which overload a call means.
-- `extensions.tsv`: the extensions whose labels on functions in C are believed, and the exceptions among them.
+- `functions_arguments.tsv`: what becomes of arguments that can hold SQL or name something, for each signature with
+  texts, names or OIDs: of pg_proc of 13 to 18 and of extensions' functions that no body proves. See `ARGUMENTS`.
+- `functions_calls.tsv`: from 13 to 18: which built-in functions those written in SQL, views and operators call.
+- `extensions.tsv`: the extensions whose labels on functions in C are believed, the exceptions among them, and the
+  relation that the others read.
 - `functions_shape.tsv`: from pg_proc of 13 to 18: the first and last version that has the function, whether a refused
   one can be called with one argument (and so as an attribute), whether it is an input function that takes a type's OID.
 - `settings.tsv`: the settings a client may change, and to which values.
@@ -79,6 +83,7 @@ RULES: dict[str, str] = {
     "setting": "Only settings that concern the session's own reading can be changed.",
     "setting-value": "Some settings can be changed only to values that keep the session readable and read-only.",
     "setting-name": "set_config takes the setting's name as a string constant.",
+    "other-clients": "What shows the statements that other clients left on a shared connection is refused.",
     "side-effect-function": "Functions that do more than read are refused, however they are called.",
     "file-function": "Functions that read the server's files are refused.",
     "extension-function": "Functions of extensions that do more than read are refused.",
@@ -90,6 +95,7 @@ RULES: dict[str, str] = {
     "input-function": "Input functions that take a type's OID run the checks of that type.",
     "input-type": "pg_input_is_valid and pg_input_error_info take a built-in type's name as a constant.",
     "unknown-function": "A function that is not built in is refused until the operator lists it.",
+    "unknown-built-in": "A function of PostgreSQL that this version of SideCart does not know is refused.",
     "unproved-function": "A function of the database is a read only if its body, and all that it calls, is one.",
     "unproved-relation": "What a view, a policy or a generated column runs has to be a read; no foreign table is one.",
     "unproved-type": "A type is a read only if its domain's CHECKs, its functions and its parts are reads.",
@@ -299,9 +305,13 @@ EXTENSIONS: dict[str, Extension] = {
 """Functions of extensions by `name` or `schema.name`; they hold only where the function belongs to the extension."""
 
 READING_EXTENSIONS: dict[str, frozenset[str]] = {
-    name: frozenset(liars.split()) for name, liars, _ in _rows("extensions.tsv")
+    name: frozenset(liars.split()) for name, liars, _, _ in _rows("extensions.tsv")
 }
 """Extensions whose functions in C only read if they are declared IMMUTABLE or STABLE, apart from those named here."""
+
+READ_BY_EXTENSIONS: dict[str, str] = {name: reads for name, _, reads, _ in _rows("extensions.tsv") if reads}
+"""The relation that functions in C of an extension read although no argument names it, as PostGIS looks up a reference
+system: its owner can give it a policy, which calls what it likes."""
 
 TYPES: dict[str, tuple[int, int]] = {
     name: (int(since or 0), int(until or 0)) for name, since, until in _rows("types.tsv")
@@ -324,33 +334,61 @@ ADVISORY_LOCKS: dict[str, bool] = {
     "pg_try_advisory_xact_lock_shared": False,
 }
 """Functions that take an advisory lock, and whether the lock outlives the transaction."""
-SQL_TEXT_FUNCTIONS: dict[str, tuple[int, ...]] = {
-    "query_to_xml": (0,),
-    "query_to_xmlschema": (0,),
-    "query_to_xml_and_xmlschema": (0,),
-    "ts_stat": (0,),
-    "ts_rewrite": (1,),  # only with two arguments
-    "crosstab": (0, 1),  # the second one may be a number
-    "crosstab2": (0,),
-    "crosstab3": (0,),
-    "crosstab4": (0,),
-    "pgr_dijkstra": (0,),
-    "pgr_astar": (0,),
-    "pgr_ksp": (0,),
-    "pgr_drivingdistance": (0,),
+ARGUMENTS: dict[tuple[str, str, str], str] = {
+    (extension, name, signature): what
+    for extension, name, what, signatures in _rows("functions_arguments.tsv")
+    for signature in signatures.split()
 }
-"""Functions that run arguments as SQL, and which ones. Those of extensions have to be in allow_functions first."""
-RELATION_TEXT_FUNCTIONS = frozenset({"table_to_xml", "table_to_xmlschema", "table_to_xml_and_xmlschema"})
+"""What a function does with those of its arguments that can hold SQL, or a name or an OID of something, by extension
+(pg_catalog for the built-in ones), name and signature. The first word says it; positions follow:
+
+- `data`: they are values, and mean nothing but themselves.
+- `describes`: it looks the object up and tells what catalogues, statistics or its pages say; nothing of it runs.
+- `sql`: it runs the text as a query.
+- `relation`, `schema`, `database`: it reads the rows of that relation, or of all in there.
+- `code`: it computes expressions of that table's indexes or partition key, or calls their operator classes.
+- `type`, `input`: it runs the input function of a type, and a domain's CHECKs.
+- `setting`: it changes a setting. `cursor`: it fetches from a cursor of this session. `large_object`: it opens one.
+- `search`: it calls a parser or dictionary of text search: code in C that a superuser installed.
+- `runs`, `function`: it makes SQL or code of the text, or calls the function. `file`: it reads or writes one of the
+  server's. `effect`: it has effects of its own. Such functions are refused whatever they are given.
+"""
+
+
+def _taking(what: str) -> dict[str, tuple[int, ...]]:
+    """Give the functions that do this with some arguments, and the positions that those have in any signature."""
+    found: dict[str, set[int]] = {}
+    for (_, name, _), (first, *positions) in ((key, words.split()) for key, words in ARGUMENTS.items()):
+        if first == what:
+            found.setdefault(name, set()).update(map(int, positions))
+    return {name: tuple(sorted(positions)) for name, positions in found.items()}
+
+
+SQL_TEXT_FUNCTIONS = _taking("sql")
+"""Functions that run arguments as SQL, and which ones, unless something that is no text stands there (crosstab's second
+argument may be a number, pgr_dijkstra's an array). Those of extensions are to be known as the extension's, or listed in
+allow_functions."""
+RELATION_TEXT_FUNCTIONS = frozenset(_taking("relation"))
 """Functions that read the relation whose name, as text, is their first argument."""
-SCHEMA_TEXT_FUNCTIONS = frozenset({"schema_to_xml", "schema_to_xmlschema", "schema_to_xml_and_xmlschema"})
-DATABASE_FUNCTIONS = frozenset({"database_to_xml", "database_to_xmlschema", "database_to_xml_and_xmlschema"})
+SCHEMA_TEXT_FUNCTIONS = frozenset(_taking("schema"))
+DATABASE_FUNCTIONS = frozenset(_taking("database"))
 """Functions that read every relation of a schema, and of the database."""
-INPUT_TYPE_FUNCTIONS = frozenset({"pg_input_is_valid", "pg_input_error_info"})
+CODE_FUNCTIONS = frozenset(_taking("code"))
+"""Functions that run code which belongs to a table: whose, is not known."""
+INPUT_TYPE_FUNCTIONS = frozenset(_taking("type"))
+
+CALLED: dict[tuple[str, str], frozenset[str]] = {
+    (kind, name): frozenset(calls.split()) for kind, name, calls in _rows("functions_calls.tsv")
+}
+"""Which built-in functions a built-in `function` in SQL, a `view` or an `operator` calls on any of 13 to 18, itself or
+through others; by kind and name."""
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""
 
 STATEMENTS_VIEW, STATEMENTS_FUNCTION = "pg_prepared_statements", "pg_prepared_statement"
-"""What shows the prepared statements of the session (system view)."""
+"""What shows the prepared statements of the session (system view): those of other clients are taken away before."""
+SHARED_SCHEMA = "pg_catalog"
+"""The schema with the views that show what other clients left on the connection."""
 
 INV_WRITE = 0x20000  # libpq/libpq-fs.h
 LO_OPEN = 952

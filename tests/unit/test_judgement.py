@@ -36,13 +36,19 @@ CATALOG = c.Catalog(
         "replace": (c.Callable(5, "public", 3, 3, "text"),),  # as citext's
         "repeat": (c.Callable(6, "public", 2, 2),),
         "sampler": (c.Callable(EVIL + 10, "public", 1, 1),),
+        "pg_brand_new": (c.Callable(7, "public", 1, 1),),
     },
+    strangers=frozenset({"pg_brand_new"}),
     relations={
         "t": (relation(10, "public", "total"),),
         "u": (relation(11),),
         "v2": (relation(EVIL + 20),),
         "orders": (relation(12, "public"), relation(EVIL + 21, "api")),
         "pg_class": (relation(13, "pg_catalog"),),
+        "pg_prepared_statements": (relation(14, "pg_catalog"),),
+        "pg_backend_memory_contexts": (relation(15, "pg_catalog"),),
+        "pg_stat_activity": (relation(16, "pg_catalog"),),
+        "pg_hba_file_rules": (relation(17, "pg_catalog"),),
     },
     types={
         "evildom": (c.Type(EVIL + 30, "public"),),
@@ -135,11 +141,26 @@ def judge(sql: str, **policy: object) -> Verdict:
         ("select table_to_xml('v2', true, false, '')", "sql-text-function"),
         ("select table_to_xml('public.v2'::regclass, true, false, '')", "sql-text-function"),
         ("select table_to_xml('\"v2\"'::pg_catalog.regclass, true, false, '')", "sql-text-function"),
-        ("select table_to_xmlschema('u, v2', true, false, '')", "sql-text-function"),
-        ("select table_to_xml(oid, true, false, '') from pg_class", "unproved-relation"),
-        ("select table_to_xml(90020, true, false, '')", "unproved-relation"),
+        ("select table_to_xml('u, v2', true, false, '')", "sql-text-function"),
+        ("select table_to_xml(oid, true, false, '') from pg_class", "sql-text-function"),
+        ("select table_to_xml(90020, true, false, '')", "sql-text-function"),
         ("select schema_to_xml('public', true, false, '')", "unproved-relation"),
-        ("select schema_to_xml($1, true, false, '')", "unproved-relation"),
+        ("select schema_to_xml($1, true, false, '')", "sql-text-function"),
+        ("select schema_to_xml('pg_catalog'::name, true, false, '')", "other-clients"),
+        ("select schema_to_xml_and_xmlschema(name 'pg_catalog', true, false, '')", "other-clients"),
+        ("select database_to_xml_and_xmlschema(true, false, 'public')", "unproved-relation"),
+        # what other clients left on the connection
+        ("table pg_backend_memory_contexts", "other-clients"),
+        ("select ident from pg_catalog.pg_backend_memory_contexts", "other-clients"),
+        ("select * from pg_get_backend_memory_contexts()", "other-clients"),
+        ("select table_to_xml('pg_backend_memory_contexts', true, false, '')", "sql-text-function"),
+        ("select query_to_xml('table pg_backend_memory_contexts', true, false, '')", "sql-text-function"),
+        ("copy (table pg_backend_memory_contexts) to stdout", "other-clients"),
+        # built-in functions that no table knows
+        ("select pg_brand_new(1)", "unknown-built-in"),
+        ("select pg_catalog.pg_brand_new(1)", "unknown-built-in"),
+        ("select a.pg_brand_new from u a", "unknown-built-in"),
+        ("select (a).pg_brand_new from u a", "unknown-built-in"),
         ("select database_to_xml(true, false, '')", "unproved-relation"),
         # types
         ("select 'x'::evildom", "unproved-type"),
@@ -221,7 +242,11 @@ def test_disguise_is_refused(sql: str, rule: str) -> None:
         "select - a from t",
         "select '(1)'::ct, null::ct, cast('(1)' as public.ct), ct '(1)', date '2020-01-01', '2020-01-01'::date",
         "select table_to_xml('u', true, false, ''), table_to_xml('public.u'::regclass, true, false, '')",
-        "select schema_to_xml('pg_catalog'::name, true, false, '')",
+        "select schema_to_xml('information_schema'::name, true, false, '')",
+        "select table_to_xmlschema('v2', true, false, ''), schema_to_xmlschema('pg_catalog', true, false, '')",
+        "table pg_prepared_statements",
+        "select public.pg_brand_new(1)",
+        "select pg_get_partition_constraintdef(1), satisfies_hash_partition(1, 2, 0, 3)",
         "select 1 = any (array['x'])",  # its left operand can be no point
         "set constraints nosuch, t_fkey deferred",
         "select setting from t",
@@ -350,3 +375,74 @@ def test_operators_with_a_schema_are_looked_at_where_none_is_tainted() -> None:
     assert clean.judge(b"select 1 operator(public.%%%) 2").rule == "unknown-operator"
     assert clean.judge(b"select 1 from t order by 1 using operator(public.%%%)").rule == "unknown-operator"
     assert clean.judge(b"select 1 operator(public.%%%) any (select 1)").rule == "unknown-operator"
+
+
+def test_code_of_tables_is_not_called_by_number_where_some_is_no_read() -> None:
+    """pg_get_partition_constraintdef() computes what is constant in the key of a parent that no name shows."""
+    judged = Filter()
+    judged.learn_catalog(replace(CATALOG, code=c.Taint("function public.f()", "its body executes INSERT", "public.f")))
+    for call in ("pg_get_partition_constraintdef(4711)", "pg_catalog.satisfies_hash_partition('t'::regclass, 2, 0, 1)"):
+        verdict = judged.judge(f"select {call}".encode())
+        assert verdict.rule == "unproved-function", verdict
+        assert "function public.f()" in verdict.detail
+    assert judged.judge(b"select pg_get_partkeydef(4711)").action is Action.ALLOW
+
+
+def test_a_function_that_is_denied_is_denied_to_what_calls_it() -> None:
+    sleep = {"deny_functions": ("pg_sleep",)}
+    for sql in (
+        "pg_sleep(1)",
+        "pg_sleep_for('1s')",
+        "pg_catalog.pg_sleep_until(now())",
+        "(interval '1s').pg_sleep_for",
+    ):
+        verdict = judge(f"select {sql}", **sleep)
+        assert verdict.rule == "denied-function", sql
+        assert "pg_sleep" in verdict.detail
+    for sql in ("query_to_xml('select pg_sleep_for(''1s'')', true, true, '')", "now()", "lower('x'::text)"):
+        assert (judge(f"select {sql}", **sleep).action is Action.ALLOW) == (sql[0] != "q"), sql
+    for denied in ("pg_stat_get_activity", "pg_catalog.pg_stat_get_*"):
+        verdict = judge("select query from pg_stat_activity", deny_functions=(denied,))
+        assert (verdict.rule, "pg_stat_get_activity" in verdict.detail) == ("denied-function", True)
+        assert judge("table pg_class", deny_functions=(denied,)).action is Action.ALLOW
+    for sql in ("'x' ~ 'y'", "'x' operator(pg_catalog.~) 'y'", "textregexeq('x', 'y')"):
+        assert judge(f"select {sql}", deny_functions=("textregexeq",)).rule == "denied-function", sql
+    assert judge("select 'x' like 'y'", deny_functions=("textregexeq",)).action is Action.ALLOW
+
+
+def test_a_view_of_files_is_switched_off_as_its_function_is() -> None:
+    assert judge("table pg_hba_file_rules").action is Action.ALLOW
+    assert judge("table pg_hba_file_rules", allow_file_listing=False).rule == "file-listing"
+
+
+def test_every_text_of_a_route_is_judged() -> None:
+    """pgr_dijkstra(text, text) runs both; where the second one is a number or an array, another function is meant."""
+    names = ["dijkstra", "astar", "bddijkstracost", "withpoints", "pickdeliver", "ksp", "kruskal"]
+    judged = Filter(Policy(allow_functions=("crosstab", *(f"pgr_{name}" for name in names))))
+    honest, evil = "'select 1 as id'", "'select writer()'"
+    for sql in (
+        f"pgr_dijkstra({evil}, 1, 2)",
+        f"pgr_dijkstra({honest}, {evil})",
+        f"pgr_dijkstra({honest}, {evil}, true)",
+        f"pgr_dijkstra({honest}, $1)",
+        f"pgr_astar({honest}, {evil}, true)",
+        f"pgr_bddijkstracost({honest}, 'delete from t')",
+        f"pgr_withpoints({honest}, {evil}, 1, 2)",
+        f"pgr_withpoints({honest}, {honest}, {evil})",
+        f"pgr_pickdeliver({honest}, {honest}, {evil})",
+        f"pgr_ksp({honest}, start_vid => 1)",
+        f"crosstab({honest}, {evil})",
+    ):
+        assert judged.judge(f"select * from {sql}".encode()).rule == "sql-text-function", sql
+    for sql in (
+        f"pgr_dijkstra({honest}, 1, 2, false)",
+        f"pgr_dijkstra({honest}, {honest})",
+        f"pgr_dijkstra({honest}, array[1, 2], $1::int8)",
+        f"pgr_withpoints({honest}, {honest}, -1, 2)",
+        f"pgr_kruskal({honest})",
+        f"crosstab({honest}, 3)",
+    ):
+        verdict = judged.judge(f"select * from {sql}".encode())
+        assert verdict.action is Action.ALLOW, verdict
+    for name in ("pgr_degree", "pgr_createtopology", "_pgr_dijkstra", "dblink_build_sql_insert", "st_mapalgebrafct"):
+        assert Filter(Policy(allow_functions=("*",))).judge(f"select {name}(1)".encode()).action is Action.REFUSE, name

@@ -473,6 +473,39 @@ def test_a_function_that_runs_text_is_a_read_at_a_call_and_nowhere_else(world: W
     assert extension(world, "connectby", "tablefunc") == "it can do more than read, depending on its arguments"
 
 
+def test_what_an_extension_reads_although_nobody_names_it(world: World) -> None:
+    """st_transform() looks up spatial_ref_sys, whose owner can give it a policy that calls what it likes."""
+    heads = [f"public.{name}(a text) returns int4" for name in ("st_transform", "st_area")]
+    made = [world.function(head, "symbol", "c", extension="postgis", volatility="i") for head in heads]
+    world.relation("spatial_ref_sys")
+    assert [world.why((FUNCTION, oid)) for oid in made] == ["", ""]
+    world.function("public.writer() returns bool", INSERT)
+    world.rows = replace(world.rows, relations=())
+    world.relation("spatial_ref_sys", expressions=("public.writer()",))
+    assert all("spatial_ref_sys" in world.why((FUNCTION, oid)) for oid in made)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("dblink_build_sql_insert", "dblink"),
+        ("dblink_build_sql_update", "dblink"),
+        ("dblink_build_sql_delete", "dblink"),
+        ("bt_index_parent_check", "amcheck"),
+        ("_pgr_dijkstra", "pgrouting"),
+        ("pgr_degree", "pgrouting"),
+        ("st_mapalgebrafct", "postgis_raster"),
+        ("plpgsql_check_function", "plpgsql_check"),
+        ("set_user", "set_user"),
+        ("memcache_set", "pgmemcache"),
+        ("prepare_all", "pre_prepare"),
+    ],
+)
+def test_an_extensions_function_that_runs_what_it_is_given(world: World, name: str, owner: str) -> None:
+    expected = f"it is one of those of the extension {owner} that do more than read"
+    assert extension(world, name, owner, volatility="i") == expected
+
+
 def test_the_table_of_extensions_is_one_of_real_names() -> None:
     assert {"citext", "hstore", "pg_trgm", "postgis", "vector"} <= rules.READING_EXTENSIONS.keys()
     # These run SQL that they get as text, read files, or reach other servers.
@@ -769,6 +802,58 @@ def test_a_denied_function_in_a_body(world: World) -> None:
     oid = world.function("public.naps() returns int4", "begin perform pg_sleep(1); end")
     assert world.why((FUNCTION, oid)) == ""
     assert "pg_sleep" in world.why((FUNCTION, oid), policy)
+    for body in ("begin perform pg_sleep_for('1s'); end", "begin perform pg_catalog.pg_sleep_until(now()); end"):
+        oid = world.function("public.naps() returns int4", body)
+        assert "pg_sleep" in world.why((FUNCTION, oid), policy)
+        assert world.why((FUNCTION, oid)) == ""
+
+
+# -- what a call does not show -----------------------------------------------------------------------------------------
+
+
+def test_what_shows_the_statements_of_other_clients(world: World) -> None:
+    """A client that reads pg_prepared_statements sees its own, for the others are taken away before; not here."""
+    for name in ("pg_prepared_statements", "pg_backend_memory_contexts", "pg_cursors"):
+        world.relation(name, "v", schema="pg_catalog")
+    made = [
+        (RELATION, world.view("v", "SELECT p.statement FROM pg_prepared_statements p")),
+        (RELATION, world.view("f", "SELECT p.statement FROM pg_prepared_statement() p")),
+        (RELATION, world.view("x", "SELECT table_to_xml('pg_prepared_statements', true, false, '')")),
+        (FUNCTION, world.function("public.p() returns int4", "begin return count(*) from pg_prepared_statements; end")),
+        (FUNCTION, world.sql("public.s() returns int4", "select 1 from pg_catalog.pg_prepared_statements")),
+    ]
+    for key in made:
+        taint = world.prove().taints.get(key)
+        assert taint is not None
+        assert taint.rule == "other-clients"
+        assert taint.why.endswith("shows what other clients have prepared on the connection")
+    memory = world.view("m", "SELECT m.ident FROM pg_backend_memory_contexts m")
+    assert "pg_get_backend_memory_contexts" in world.why((RELATION, memory))
+    assert world.why((RELATION, world.view("c", "SELECT c.statement FROM pg_cursors c"))) == ""
+
+
+def test_code_of_a_table_that_a_number_names(world: World) -> None:
+    asks = world.sql("public.asks(a oid) returns text", "select pg_get_partition_constraintdef(a)")
+    assert "pg_get_partition_constraintdef" in world.why((FUNCTION, asks))
+    writer = world.function("public.key() returns int4", INSERT)
+    world.view("v", "SELECT 1", functions=(writer,))
+    assert world.prove().code is None
+    assert world.refused("select pg_get_partition_constraintdef(1)") == ""
+    world.relation("t", "p", functions=(writer,))
+    taint = world.prove().code
+    assert taint is not None
+    assert taint.what == "function public.key()"
+    assert world.refused("select pg_get_partition_constraintdef(1)") == "unproved-function"
+
+
+def test_functions_that_no_table_knows_are_no_users(world: World) -> None:
+    world.sql("public.pg_brand_new() returns int4", "select 1")
+    assert world.refused("select pg_brand_new()") == ""
+    world.rows = replace(world.rows, strangers=frozenset({"pg_brand_new"}))
+    assert world.refused("select pg_brand_new()") == "unknown-built-in"
+    assert world.refused("select public.pg_brand_new()") == ""
+    uses = world.sql("public.uses() returns int4", "select pg_brand_new()")
+    assert "unknown to this version" in world.why((FUNCTION, uses))
 
 
 # -- the catalogue -----------------------------------------------------------------------------------------------------
