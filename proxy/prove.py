@@ -127,6 +127,7 @@ class _Court:
         self._rows = rows
         self._policy = replace(policy, server_version=rows.version)
         self._allow = Patterns(policy.allow_functions)
+        self._deny = Patterns(policy.deny_functions)
         self._skip = skip
         self._progress = progress
         self._recorder = _Recorder()
@@ -229,11 +230,14 @@ class _Court:
     ) -> None:
         found = Finding(what, f"{row.schema}.{row.name}")
         found.allowed = not isinstance(row, BuiltIn) and self._allow.match(row.schema, row.name, exact=exact)
+        if kind == FUNCTION and self._deny.match(row.schema, row.name):
+            # A text that names it is refused for that; an operator, a cast or an aggregate calls it without a word.
+            found.allowed, found.why, found.rule = False, "it is listed in filter.deny_functions", "denied-function"
         self._judge_one((kind, row.oid), found, judge, row)
 
     def _judge_one(self, key: Key, found: Finding, judge: Function[[Any], None], subject: Any) -> None:
         self.objects[key] = found
-        if found.allowed:
+        if found.allowed or found.why:
             return
         self._recorder.uses = found.uses
         self._recorder.place = NOWHERE

@@ -32,7 +32,7 @@ SUSPICIOUS = """
         SELECT FROM unnest(p.proargtypes) a (oid)
         JOIN pg_type t USING (oid)
         LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-        WHERE coalesce(e.typname, t.typname) <> 'char' AND (coalesce(e.typcategory, t.typcategory) = 'S'
+        WHERE coalesce(e.typname, t.typname) !~ '^(char$|pg_)' AND (coalesce(e.typcategory, t.typcategory) = 'S'
             OR coalesce(e.typname, t.typname) ~ '^(oid|reg.*|cstring|refcursor)$')
     ) AND 'internal'::regtype <> ALL (p.proargtypes)
     AND p.prorettype::regtype::text !~ '^(trigger|event_trigger|.*_handler)$'

@@ -16,6 +16,7 @@ from proxy import rules, text
 from proxy.cache import VerdictCache
 from proxy.catalog import RELATION, Catalog, Relation, Taint
 from proxy.filter import Filter, Policy
+from proxy.functions import Functions
 from proxy.settings import parse_bool, python_codec, split_identifiers, split_options
 from proxy.verdict import Action, Effect, Verdict
 
@@ -910,3 +911,20 @@ def test_version_of_the_server_decides_which_names_are_built_in() -> None:
     assert judge.judge(b"select array_sort(array[2, 1])").rule == "unknown-function"
     judge.learn_version(180000)
     assert judge.judge(b"select array_sort(array[2, 1])").action is Action.ALLOW
+
+
+def test_what_does_more_with_its_arguments_than_look_at_them_is_asked_for_them() -> None:
+    plain = Functions(Policy()).plain
+    looks = {"data", "describes", "search", "cursor", "file"}  # files are the switch's
+    for (extension, name, signature), words in rules.ARGUMENTS.items():
+        what, *positions = words.split()
+        assert all(int(position) < len(signature.split(",")) for position in positions), name
+        if extension == "pg_catalog":
+            assert what in looks | {"input"} or name not in plain, name
+            continue
+        found = rules.EXTENSIONS.get(name)
+        verdict = found.verdict if found is not None and found.extension.startswith(extension) else ""
+        if what in ("runs", "function", "effect", "relation", "code", "sql"):
+            # Without a word in the table it is refused, unless labels of that extension are believed.
+            believed = extension in rules.READING_EXTENSIONS and name not in rules.READING_EXTENSIONS[extension]
+            assert verdict in ("block", "conditional") or not (verdict or believed), (extension, name)

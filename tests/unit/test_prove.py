@@ -808,6 +808,21 @@ def test_a_denied_function_in_a_body(world: World) -> None:
         assert world.why((FUNCTION, oid)) == ""
 
 
+def test_a_denied_function_that_no_name_shows(world: World) -> None:
+    sleep = world.built_in(2626, "pg_sleep")
+    asked = world.function("public.asked(a text, b text) returns bool", "begin return a = b; end")
+    operator = world.operator("###", "text", "text", asked)
+    aggregate = world.function("public.agg(a int4) returns int4", "x", "internal", kind="a", support=(asked,))
+    naps = world.operator("##", "", "float8", sleep)
+    keys = [("operator", operator), (FUNCTION, aggregate), ("operator", naps)]
+    assert [world.why(key) for key in keys[:2]] == ["", ""]
+    policy = Policy(deny_functions=("public.asked", "pg_sleep"), allow_functions=("public.*",))
+    assert [bool(world.why(key, policy)) for key in [(FUNCTION, asked), *keys]] == [True, False, False, False]
+    policy = Policy(deny_functions=("public.asked", "pg_sleep"))
+    assert all(world.why(key, policy) for key in keys)
+    assert "filter.deny_functions" in world.why(keys[0], policy)
+
+
 # -- what a call does not show -----------------------------------------------------------------------------------------
 
 
