@@ -316,6 +316,21 @@ class _Court:
             raise _Spoiled(f"it does more than read, and is declared {_LABELS[row.volatility]}", rule=_LISTED)
         elif row.volatility == "v" and not any(map(self._is_internal, row.arguments)):
             raise _Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
+        elif self._is_given_a_name(row):
+            raise _Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
+
+    def _is_given_a_name(self, row: FunctionRow) -> bool:
+        """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
+
+        The labels that are believed are those of the versions that somebody has read.
+        """
+        types = [self._types[oid].name if oid in self._types else "?" for oid in row.arguments]
+        if types[:1] == ["cstring"] or any(map(self._is_internal, row.arguments)):
+            return False  # the server calls it: an input function is given its type
+        if not any(type_ in ("oid", "name") or type_.startswith("reg") for type_ in types):
+            return False
+        what = rules.ARGUMENTS.get((row.extension, row.name, ",".join(types)), "")
+        return what not in ("data", "describes", "search")
 
     def _is_internal(self, oid: int) -> bool:
         """Tell whether a type is `internal`: then no statement can call the function, only the planner, an index or an
