@@ -20,7 +20,7 @@ from tests.splice import FORMS, Anything, Spliced, allowed_statements, refused_f
 SAMPLE = 331
 PARTS = 31
 
-OWN = {"side-effect-function", "file-function", "advisory-lock", "input-function"}
+OWN = {"side-effect-function", "other-clients", "file-function", "advisory-lock", "input-function"}
 """Why the functions are refused."""
 OF_THE_PLACE = {"setting-name", "setting-value", "large-object-write", "input-type", "sql-text-function"}
 """The slot or the form is an argument that has to be a constant, so any call is refused there."""
