@@ -76,6 +76,7 @@ class Functions:
         "attributes",
         "catalog",
         "denies",
+        "denies_operators",
         "plain",
     )
 
@@ -85,6 +86,8 @@ class Functions:
         self._deny = Patterns(policy.deny_functions)
         self.denies = bool(policy.deny_functions)
         self._callers = self._find_callers()
+        self.denies_operators = any(kind == "operator" for kind, _ in self._callers)
+        """Whether an operator of pg_catalog calls a function that is denied."""
         self._version = policy.server_version // 10000
         self.catalog = catalog
         self._remember = remember
@@ -110,9 +113,8 @@ class Functions:
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
         self._refused_attributes = self._find_refused_attributes()
+        known |= catalog.strangers if catalog is not None else set()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
-        if catalog is not None:
-            self.attributes |= catalog.strangers
         """Names that need a second look as an attribute; where `denies`, all do."""
 
     def _find_callers(self) -> dict[tuple[str, str], str]:
@@ -236,11 +238,6 @@ class Functions:
         if self.catalog is not None:
             return name in self.catalog.strangers
         return schema == "pg_catalog" and name not in rules.FUNCTIONS and name not in rules.TYPES
-
-    @property
-    def denied_operators(self) -> bool:
-        """Whether an operator of pg_catalog calls a function that is denied."""
-        return any(kind == "operator" for kind, _ in self._callers)
 
     def operator(self, schema: str, name: str) -> Refusal | None:
         """Say why an operator of pg_catalog may not be used, whatever its operands are: it calls a denied function."""

@@ -42,7 +42,7 @@ class Judgement:
         self.policy = policy
         self._catalog = functions.catalog
         self._interesting = _interesting(self._catalog)
-        if functions.denied_operators:
+        if functions.denies_operators:
             self._interesting |= operands.KINDS
         # The TypeNames that constants are written with, by id(). They are kept, for the tree of SQL given as text is
         # gone before the statement is judged, and another TypeName could be made where one of them was.
