@@ -24,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from bench import bystander
 from proxy.commands.embedded import EmbeddedServer, find_tool
 
 DATABASE = "bench"
@@ -69,6 +70,8 @@ def main(seconds: int, rounds: int, scale: int, only: tuple[str, ...], install: 
                 name = f"{protocol}-{clients}"
                 if not only or any(word in name for word in only):
                     _case(name, protocol, clients, targets, bouncer, pgbench, seconds, rounds)
+            if not only or any(word in "bystander" for word in only):
+                _beside(targets, seconds, rounds)
 
 
 def _case(
@@ -97,6 +100,28 @@ def _case(
         pairs = [ours / theirs for ours, theirs in zip(rates["sidecart"], rates[key], strict=True)]
         ratio = "" if key == "sidecart" else f"  sidecart/this {statistics.median(pairs):.2f}"
         click.echo(f"  {key:22} {rate:9.0f} tps  ({spread}){ratio}{note}")
+
+
+def _beside(targets: list[Target], seconds: int, rounds: int) -> None:
+    """Print what one who asks `select 1` waits beside others that read a lot."""
+    psql = find_tool("psql")
+    if psql is None:
+        raise click.ClickException("psql was not found; install it with `apt-get install postgresql-client`.")
+    taking = [target for target in targets if target.name != "pgbouncer session"]
+    taking += [
+        Target("sidecart, TLS", target.dsn.replace("sslmode=disable", "sslmode=require"), target.password)
+        for target in targets
+        if target.name == "sidecart"
+    ]
+    waits: dict[str, list[bystander.Wait]] = {target.name: [] for target in taking}
+    for _ in range(rounds):
+        for target in taking:
+            waits[target.name].append(bystander.measure(psql, target.dsn, target.password, seconds))
+    click.echo(
+        f"\nbystander: `select 1` beside {bystander.READERS} COPYs of {bystander.ROWS:,} rows, median of {rounds}"
+    )
+    for name, each in waits.items():
+        bystander.row(name, each)
 
 
 def _run(pgbench: Path, target: Target, protocol: str, clients: int, seconds: int) -> float:

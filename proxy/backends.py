@@ -25,6 +25,7 @@ from proxy.pool import NOT_REACHED, Pool
 from proxy.role_watch import RoleWatch
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.turns import Turns
 
 MAX_NAMES: Final = 20
 """Names of databases that a HINT lists."""
@@ -48,6 +49,7 @@ class Backends:
         policy: Policy,
         jitter: Callable[[], float],
         resolve: Resolve = ask_system,
+        turns: Turns | None = None,
     ) -> None:
         self._config = config
         self._stats = stats
@@ -57,6 +59,7 @@ class Backends:
         self._policy = policy
         self._jitter = jitter
         self._resolve = resolve
+        self._turns = turns
         self._bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
         self.pools: dict[str, Pool] = {}
         self.filters: dict[str, Filter] = {}
@@ -215,6 +218,7 @@ class Backends:
                 self._config.pool.cancel_wait_timeout,
                 self._logged_in,
                 resolve=self._resolve,
+                turns=self._turns,
             )
             connector.credentials.check()
         return connector

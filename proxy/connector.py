@@ -26,6 +26,7 @@ from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.tls import ALPN, end_point
 from proxy.tls_layer import TlsLayer
+from proxy.turns import Intake, Turns
 from proxy.upstream import UpstreamConnection
 
 FETCH_TIMEOUT: Final = 60.0
@@ -50,7 +51,8 @@ class Connector:
 
     `tls` is the context for the configured sslmode; None where that is `disable`. It may be replaced: connections keep
     what they began with. `on_login` gets the pool and the ParameterStatus values of each new upstream of it, which
-    nobody can use before it returns. `resolve` and `credentials` are what the configuration says, unless given.
+    nobody can use before it returns. `resolve` and `credentials` are what the configuration says, unless given; `turns`
+    are shared with whoever else reads much.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Connector:
         *,
         resolve: Resolve = ask_system,
         credentials: Credentials | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._config = config
+        self._turns = turns or Turns()
         self.tls = tls
         self._stats = stats
         self._audit = audit
@@ -258,7 +262,7 @@ class Connector:
             if context is not None and self._config.sslnegotiation != "direct" and not await self._ask_for_tls(sock):
                 context = None
             if context is None:
-                await loop.create_connection(lambda: protocol, sock=sock)
+                await loop.create_connection(lambda: Intake(self._turns, protocol), sock=sock)
                 return Channel(), reached
             return await self._shake_hands(sock, protocol, context), reached
         except BaseException:
@@ -284,7 +288,7 @@ class Connector:
         direct = self._config.sslnegotiation == "direct"
         layer = TlsLayer(context, protocol, server_hostname=host)
         try:
-            await asyncio.get_running_loop().create_connection(lambda: layer, sock=sock)
+            await asyncio.get_running_loop().create_connection(lambda: Intake(self._turns, layer), sock=sock)
             await layer.ready
         except (ssl.SSLError, ConnectionError) as error:
             hint = "; sslnegotiation direct needs PostgreSQL 17 or later" if direct and not _of_peer(error) else ""

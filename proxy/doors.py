@@ -19,6 +19,7 @@ from proxy.errors import CloseReason
 from proxy.house import House
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
+from proxy.turns import Intake, Turns
 from proxy.unix_socket import UnixSocket
 
 ACCEPT_BATCH: Final = 64
@@ -44,13 +45,22 @@ class Doors:
     """Listen, and make each connection that is let in a client of the house.
 
     `clients` gets every client, and whoever ends them takes them out. `login_timeout` covers the time from the first
-    knock on.
+    knock on. `turns` are shared with whoever else reads much.
     """
 
-    def __init__(self, config: Listen, house: House, clients: set[Client], tasks: Tasks, login_timeout: float) -> None:
+    def __init__(
+        self,
+        config: Listen,
+        house: House,
+        clients: set[Client],
+        tasks: Tasks,
+        login_timeout: float,
+        turns: Turns | None = None,
+    ) -> None:
         self._config = config
         self._clients = clients
         self._tasks = tasks
+        self._turns = turns or Turns()
         self._login_timeout = login_timeout
         self._listeners: list[socket.socket] = []
         self._unix: UnixSocket | None = None
@@ -199,12 +209,12 @@ class Doors:
         self._handshakes += 1
         try:
             if not with_tls or self.tls is None:
-                await loop.connect_accepted_socket(lambda: connection, sock)
+                await loop.connect_accepted_socket(lambda: Intake(self._turns, connection), sock)
                 return
             connection.binding = self.binding
             layer = TlsLayer(self.tls, connection, server_side=True)
             async with asyncio.timeout_at(connection.arrived + self._login_timeout):
-                await loop.connect_accepted_socket(lambda: layer, sock)
+                await loop.connect_accepted_socket(lambda: Intake(self._turns, layer), sock)
                 try:
                     await layer.ready
                 except BaseException:

@@ -29,6 +29,7 @@ from proxy.quotas import Quotas
 from proxy.role_watch import RoleWatch, summary
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.turns import Turns
 from proxy.users import NOBODY, OwnLogin, Users, read_users_file
 from proxy.watch import Watched
 
@@ -143,7 +144,10 @@ class Server:
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
-        self.backends = Backends(config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter)
+        turns = Turns()
+        self.backends = Backends(
+            config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter, turns=turns
+        )
         self._users = Users(config.auth.users, has_file=bool(config.auth.users_file), own=self._own_login)
         self._read_users_file()
         self._texts = Texts(self.stats, self.audit, self._tasks)
@@ -187,7 +191,8 @@ class Server:
             observe=config.filter.mode == "observe",
         )
 
-        self._doors = Doors(config.listen, self.house, self.clients, self._tasks, config.client.client_login_timeout)
+        login_timeout = config.client.client_login_timeout
+        self._doors = Doors(config.listen, self.house, self.clients, self._tasks, login_timeout, turns)
         listen, users_file = config.listen, config.auth.users_file
         if listen.tls != "off":
             names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)

@@ -31,7 +31,7 @@ PURE = (
 )
 WITH_IO = (
     "files",
-    "audit metrics console web tls tls_layer tasks watch unix_socket",
+    "audit metrics console web tls tls_layer tasks turns watch unix_socket",
     "judge upstream aws addresses",
     "catalogues credentials role_watch doors",
     "connector",
