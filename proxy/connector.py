@@ -19,7 +19,14 @@ from proxy.auth import PASSWORD, Channel, UpstreamLogin
 from proxy.config import PoolLimits
 from proxy.config import Upstream as UpstreamConfig
 from proxy.credentials import Credentials, Secret
-from proxy.errors import INVALID_CATALOG_NAME, CloseReason, PasswordRefusedError, UpstreamError, UpstreamProtocolError
+from proxy.errors import (
+    INVALID_CATALOG_NAME,
+    CloseReason,
+    PasswordRefusedError,
+    UpstreamError,
+    UpstreamFloodError,
+    UpstreamProtocolError,
+)
 from proxy.house import Audit
 from proxy.pool import Pool
 from proxy.stats import Stats
@@ -31,8 +38,8 @@ from proxy.upstream import UpstreamConnection
 
 FETCH_TIMEOUT: Final = 60.0
 """Seconds in which the answer to a Query of SideCart's own has to be there."""
-MAX_FETCHED: Final = 64 << 20
-"""Bytes that it may have: the catalogue of a database with 100,000 functions."""
+MAX_FETCHED: Final = 160 << 20
+"""Bytes of memory that it may take: the catalogue of a database with 100,000 functions of 500 bytes."""
 
 
 class Visit(NamedTuple):
@@ -220,7 +227,7 @@ class Connector:
                 )
                 await upstream.log_in(secret.user, login)
             except (UpstreamError, UpstreamProtocolError, OSError) as error:
-                upstream.close(CloseReason.UPSTREAM_LOGIN)
+                upstream.close(getattr(error, "reason", CloseReason.UPSTREAM_LOGIN))
                 if not left or _told_enough(error, login, with_tls):
                     raise
             except BaseException:
@@ -314,7 +321,8 @@ class Connector:
 
 
 def _unusable(error: Exception) -> UpstreamError:
-    return UpstreamError(f"the upstream cannot be used: {error}", reason=CloseReason.UPSTREAM_LOGIN)
+    reason = error.reason if isinstance(error, UpstreamFloodError) else CloseReason.UPSTREAM_LOGIN
+    return UpstreamError(f"the upstream cannot be used: {error}", reason=reason)
 
 
 def _told_enough(error: Exception, login: UpstreamLogin | None, with_tls: bool) -> bool:

@@ -76,6 +76,8 @@ class CloseReason(enum.Enum):
     """The upstream's socket ended, or it sent FATAL."""
     UPSTREAM_PROTOCOL = "upstream_protocol"
     """The upstream sent what the protocol does not allow here."""
+    UPSTREAM_FLOOD = "upstream_flood"
+    """The upstream sent more than it may before it has proved itself, or while nothing was asked of it."""
     UPSTREAM_TLS = "upstream_tls"
     TRIPWIRE = "tripwire"
     """The upstream reported something that a judged read cannot cause: counted as a bug."""
@@ -123,6 +125,14 @@ class NoStartupError(ClientProtocolError):
 
 class UpstreamProtocolError(SideCartError):
     """The upstream sent bytes that version 3 of the protocol does not allow. The connection closes."""
+
+    reason = CloseReason.UPSTREAM_PROTOCOL
+
+
+class UpstreamFloodError(UpstreamProtocolError):
+    """The upstream sent more than SideCart keeps for anybody."""
+
+    reason = CloseReason.UPSTREAM_FLOOD
 
 
 class UpstreamError(SideCartError):

@@ -108,8 +108,8 @@ class Greeter:
             return
         try:
             link.replies.feed(chunk)
-        except UpstreamProtocolError:
-            self._lose(CloseReason.UPSTREAM_PROTOCOL)
+        except UpstreamProtocolError as error:
+            self._lose(error.reason)
             return
         if link.replies.halted is not None:
             self._lose(CloseReason.UPSTREAM_LOST)
@@ -140,8 +140,7 @@ class Greeter:
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         if self._link is not None:
-            name, value = p.parameter_parts(body)
-            self._link.parameters[name] = value
+            p.note_parameter(self._link.parameters, body)
         return b""
 
     def skipped_row(self, body: bytes) -> None:

@@ -442,7 +442,7 @@ class Linked:
             return
         except UpstreamProtocolError as error:
             self._house.audit.event("upstream protocol", level="error", session=self.who.ident, what=str(error))
-            self._end_link(CloseReason.UPSTREAM_PROTOCOL)
+            self._end_link(error.reason)
             return
         if link.replies.halted is not None:
             self._halted(link, link.replies.halted, out)
@@ -648,10 +648,8 @@ class Linked:
     # Listener of the replies owed
 
     def parameter_reported(self, body: bytes) -> bytes | None:
-        name, value = p.parameter_parts(body)
         link = self.link
-        if link is not None:
-            link.parameters[name] = value
+        name, value = p.note_parameter(link.parameters if link is not None else {}, body)
         if name in OF_THE_SERVER:
             self.pool.greetings.clear()  # it was promoted
         if (name == "default_transaction_read_only" and value == "off") or (

@@ -11,7 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.errors import FEATURE_NOT_SUPPORTED, ClientProtocolError, NoStartupError, UpstreamProtocolError
+from proxy.errors import (
+    FEATURE_NOT_SUPPORTED,
+    ClientProtocolError,
+    NoStartupError,
+    UpstreamFloodError,
+    UpstreamProtocolError,
+)
 
 # Frontend messages
 BIND: Final = 0x42  # 'B'
@@ -437,6 +443,24 @@ def parameter_parts(body: bytes) -> tuple[str, str]:
     if len(parts) != 3:
         raise UpstreamProtocolError("malformed ParameterStatus")
     return parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "surrogateescape")
+
+
+MAX_PARAMETERS: Final = 100
+"""Parameters that a server may report: PostgreSQL 18 reports 15, and an extension can add its own."""
+MAX_PARAMETER_BYTES: Final = 2 << 20
+"""Bytes of all their names and values: search_path, which is one of them, is as long as a client makes it."""
+
+
+def note_parameter(known: dict[str, str], body: bytes) -> tuple[str, str]:
+    """Note a ParameterStatus body among those that are known, and return its name and value.
+
+    Raises UpstreamFloodError where there are more than any server has.
+    """
+    name, value = parameter_parts(body)
+    known[name] = value
+    if len(known) > MAX_PARAMETERS or sum(map(len, known)) + sum(map(len, known.values())) > MAX_PARAMETER_BYTES:
+        raise UpstreamFloodError("the upstream reports too many parameters")
+    return name, value
 
 
 def column_types(body: bytes) -> bytes:

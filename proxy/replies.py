@@ -13,7 +13,7 @@ import re
 from collections import deque
 from typing import Any, Final, Protocol, cast
 
-from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamProtocolError
+from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamFloodError, UpstreamProtocolError
 from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
     BIND_COMPLETE,
@@ -146,8 +146,10 @@ READ_TAGS: Final = frozenset(
     b"DISCARD COPY EXPLAIN LOCK UNLISTEN LISTEN EXECUTE".split()
 )
 
-MAX_CONTROL_MESSAGE: Final = 64 << 20
+MAX_CONTROL_MESSAGE: Final = 8 << 20
 """Longest backend message that is held whole. RowDescription, errors and notices stay far below; rows stream."""
+MAX_OWN_ANSWER: Final = 4 << 20
+"""Bytes that are kept of one answer to a question of ours: settings, and what Describe says of a statement."""
 
 
 class TripwireError(UpstreamProtocolError):
@@ -189,6 +191,7 @@ class Replies:
         "_fakes",
         "_have",
         "_hiding",
+        "_kept",
         "_need",
         "_parts",
         "_passing",
@@ -225,6 +228,7 @@ class Replies:
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 0
+        self._kept = 0  # bytes of the answer to a question of ours
         self._passing = 0
         self._hiding = False  # what runs is a statement of ours inside a Query of the client's
         self._discarded = False  # a DISCARD ALL of this group has committed
@@ -422,6 +426,7 @@ class Replies:
         if head in (REFUSED_QUERY, REFUSED_CALL):
             self._fakes.popleft()
         self.ready |= 1 << head
+        self._kept = 0
         return b"" if _OURS <= head < SKIP_TRY else None
 
     def _control(self, kind: int, chunk: bytes, start: int, end: int) -> bytes | None:
@@ -431,7 +436,7 @@ class Replies:
         if kind == ERROR_RESPONSE:
             return self._error(chunk[start:end])
         if kind == NOTICE_RESPONSE:
-            if _LAST_WORDS.search(chunk, start, end):
+            if _LAST_WORDS.search(chunk, start, min(end, start + 256)):
                 self.halted, self.fatal = chunk[start:end], True
                 return b""
             return b"" if head >= _OURS else None
@@ -460,6 +465,7 @@ class Replies:
                 self._hiding = run.hides
                 self._discarded = self._discarded or tag == b"DISCARD ALL"
         elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
+            self._keep(end - start)
             cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
         elif kind == COPY_OUT_RESPONSE:
             self.copying = True
@@ -474,6 +480,7 @@ class Replies:
         """Settle what a message of a group has completed."""
         unnamed = self.listener.unnamed
         if head in _TICKETED:
+            self._kept = 0
             ticket = self._tickets.popleft()
             ticket.settle(True)
             if isinstance(ticket, Described) and not ticket.matches():
@@ -493,7 +500,13 @@ class Replies:
             self._restored = True
         return b"" if head >= _OURS or head in _REPEATS else None
 
+    def _keep(self, size: int) -> None:
+        self._kept += size + 5
+        if self._kept > MAX_OWN_ANSWER:
+            raise UpstreamFloodError("the upstream answers a question of ours without end")
+
     def _own_row(self, head: int, body: bytes) -> None:
+        self._keep(len(body))
         if head == SKIP_EXECUTE:
             cast(Learned, self._tickets[0]).add(row_values(body))
         elif head >= SKIP_QUERY:
@@ -567,7 +580,8 @@ def _described(kind: int, body: bytes) -> bytes:
 _LAST_WORDS: Final = re.compile(rb"\0C57P0[12]\0")
 """In a NoticeResponse: an immediate shutdown, or a crash elsewhere, ends the session without an ErrorResponse.
 
-See `quickdie()` in tcop/postgres.c. The socket ends right behind it.
+See `quickdie()` in tcop/postgres.c. The socket ends right behind it. The SQLSTATE is among the first fields
+(`send_message_to_frontend()`, utils/error/elog.c).
 """
 
 _CHANGED: Final = error_response("ERROR", FEATURE_NOT_SUPPORTED, "cached plan must not change result type")[5:]

@@ -13,9 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+SHORT: Final = 2048
+"""Bytes that are passed on as they come, without a look at the clock: what most statements and their answers have."""
 PIECE: Final = 16_384
-"""Bytes that are passed on without a look at the clock. A chunk that is no longer is passed on as it is, at once."""
-TURN: Final = 0.002
+"""Bytes that are passed on at once; then the clock is looked at. So it begins: a stream whose bytes cost more than a
+turn gets smaller pieces, and one whose bytes cost little, such as those of long rows, gets larger ones."""
+LEAST_PIECE: Final = 1024
+LARGEST_PIECE: Final = 65_536
+TURN: Final = 0.001
 """Seconds that a stream has before the others are looked at: an iteration of the loop has one such turn."""
 
 
@@ -64,7 +69,7 @@ class Intake(asyncio.Protocol):
     the kernel has, nor what was read already.
     """
 
-    __slots__ = ("_at", "_held", "_inner", "_raw", "_reading", "_rest", "_standing", "_turns", "write")
+    __slots__ = ("_at", "_held", "_inner", "_piece", "_raw", "_reading", "_rest", "_standing", "_turns", "write")
 
     write: Callable[[bytes], None]
 
@@ -74,6 +79,7 @@ class Intake(asyncio.Protocol):
         self._raw: asyncio.Transport | None = None
         self._rest = b""
         self._at = 0  # how much of it has been passed on
+        self._piece = PIECE
         self._reading = True
         self._held = False
         self._standing = False
@@ -86,9 +92,14 @@ class Intake(asyncio.Protocol):
         self._inner.connection_made(cast(asyncio.BaseTransport, self))
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= PIECE and not self._rest:
-            self._inner.data_received(data)
-            return
+        if not self._rest:
+            size = len(data)
+            if size <= SHORT:
+                self._inner.data_received(data)
+                return
+            if size <= PIECE and size <= self._piece:
+                self._pass_on(data, self._turns.now())
+                return
         self._rest = self._rest[self._at :] + data if self._rest else data
         self._at = 0
         self._read(False)
@@ -123,21 +134,29 @@ class Intake(asyncio.Protocol):
 
     def _turn(self) -> None:
         """Pass on pieces until the turn is over, all is passed on, or nobody wants more."""
-        now = self._turns.now
-        until = now() + TURN
-        while self._rest and not self._held:
+        now = self._turns.now()
+        until = now + TURN
+        while self._rest and not self._held and now < until and not self.is_closing():
             at = self._at
-            piece = self._rest[at : at + PIECE]
-            self._at = at + PIECE
+            self._at = at + self._piece
+            piece = self._rest[at : self._at]
             if self._at >= len(self._rest):
                 self._rest = b""
             try:
-                self._inner.data_received(piece)
+                now = self._pass_on(piece, now)
             except BaseException:
                 self.abort()  # as the loop does where a protocol fails in its own callback
                 raise
-            if now() >= until or self.is_closing():
-                break
+
+    def _pass_on(self, piece: bytes, began: float) -> float:
+        """Pass on one piece, and learn from the time that it takes; return when it was done."""
+        self._inner.data_received(piece)
+        ended = self._turns.now()
+        if ended - began > TURN:
+            self._piece = max(LEAST_PIECE, self._piece // 2)
+        elif ended - began < TURN / 8:
+            self._piece = min(LARGEST_PIECE, self._piece * 2)
+        return ended
 
     def _stand(self) -> None:
         if not self._standing and not self._held:

@@ -20,9 +20,11 @@ from proxy.errors import (
     PasswordRefusedError,
     QueryFailedError,
     UpstreamError,
+    UpstreamFloodError,
     UpstreamProtocolError,
 )
 from proxy.house import Audit, Owner
+from proxy.own_answer import OwnAnswer
 from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.snapshot import NO_SETTINGS, Settings
@@ -52,12 +54,14 @@ MAX_CAUSE: Final = 300
 """Characters of the server's own words about a login that it refused."""
 MAX_LOGIN_MESSAGE: Final = 30_000
 """Bytes of a message that comes during the login, from a server that has proved nothing: as libpq bounds an error."""
+MAX_LOGIN: Final = 256 << 10
+"""Bytes of all that comes until a login is over, headers included. PostgreSQL sends some 600."""
+MAX_LOGIN_MESSAGES: Final = 1000
+"""Messages of it: a login trigger can raise notices."""
+MAX_IDLE: Final = 64 << 10
+"""Bytes that may come from an upstream that nobody has leased or asked: a reload reports a few parameters."""
 MAX_DRAIN: Final = 4 << 20
 """Bytes of an abandoned answer that are read and dropped; beyond that a new connection is cheaper."""
-_BESIDE_ROWS: Final = frozenset(
-    (p.COMMAND_COMPLETE, p.EMPTY_QUERY_RESPONSE, p.NOTICE_RESPONSE, p.PARAMETER_STATUS, p.NOTIFICATION_RESPONSE)
-)
-"""What the answer to a Query of ours may hold beside its results."""
 _ROLLBACK: Final = p.query(b"ROLLBACK")
 _DISCARD_ALL: Final = p.query(b"DISCARD ALL")
 
@@ -76,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answer",
         "_audit",
         "_buffer",
         "_canceller",
@@ -87,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_discard",
         "_dropped",
         "_failure",
+        "_left",
         "_mail",
         "_owner",
         "_stats",
@@ -147,7 +153,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._discard = False
         self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._buffer: bytearray | None = bytearray()  # only while logging in, or fetching
+        self._buffer: bytearray | None = bytearray()  # only while logging in, or for `fetch`
+        self._answer: OwnAnswer | None = None  # only while fetching
+        self._left = (MAX_LOGIN, MAX_LOGIN_MESSAGES)  # what may still come of the login
         self._mail: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
@@ -167,8 +175,11 @@ class UpstreamConnection(asyncio.Protocol):
             except Exception as error:
                 self._audit.event("bug", level="error", what=type(error).__name__, where="upstream data")
                 owner.bug()
+        elif self._answer is not None:
+            self._answered(self._answer, data)
         elif self._buffer is not None:
             self._buffer += data
+            self.pause_reading()  # until `_message` wants more: a proof takes its time
             self._wake()
         else:
             self._unowned(data)
@@ -180,6 +191,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._failure = self._failure or UpstreamError(
             "the upstream closed the connection during login", reason=CloseReason.UPSTREAM_LOGIN
         )
+        if self._answer is not None and self._mail is not None and not self._mail.done():
+            self._mail.set_exception(self._failure)
         self._wake()
         owner, self._owner = self._owner, None
         if not self._closed:
@@ -203,6 +216,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def attach(self, owner: Owner) -> None:
         self._owner = owner
+        self._dropped = 0
 
     def detach(self) -> None:
         self._owner = None
@@ -308,13 +322,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _unowned(self, data: bytes) -> None:
         try:
-            self._dropped += len(self.replies.feed(data))
+            self.replies.feed(data)
         except UpstreamProtocolError as error:
             self._audit.event("upstream protocol", level="error", what=str(error))
-            self._retire(CloseReason.UPSTREAM_PROTOCOL)
+            self._retire(error.reason)
             return
-        if self._dropped > MAX_DRAIN:
-            self._retire(CloseReason.DIRTY)
+        self._dropped += len(data)
+        if self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
+            self._retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
         elif self._checking and not self.replies.owed:
             self._checking = False
             self._stand_down()
@@ -350,10 +365,9 @@ class UpstreamConnection(asyncio.Protocol):
     # Listener of the replies owed, while nobody owns this upstream
 
     def parameter_reported(self, body: bytes) -> bytes | None:
-        name, value = p.parameter_parts(body)
+        name, value = p.note_parameter(self.parameters, body)
         if READ_ONLY_PARAMETERS.get(name, value) != value and not self._cleaning:
             raise r.TripwireError(f"an idle upstream reports {name} = {value}")
-        self.parameters[name] = value
         if not self._cleaning:
             self.pool.greetings.clear()  # the server was reloaded: what clients are greeted with may have changed
         return b""
@@ -375,11 +389,12 @@ class UpstreamConnection(asyncio.Protocol):
     async def log_in(self, user: str, login: UpstreamLogin) -> None:
         """Log in with a StartupMessage of our keys only, and read back that the session is read-only.
 
-        Raises UpstreamError or UpstreamProtocolError. Afterwards the upstream is idle.
+        Raises UpstreamError or UpstreamProtocolError, also where more comes than MAX_LOGIN. Afterwards the upstream is
+        idle.
         """
         self.write(p.startup_message({"user": user, "database": self.pool.dbname, **READ_ONLY_PARAMETERS}))
         while not login.done:
-            kind, body = await self._message(MAX_LOGIN_MESSAGE)
+            kind, body = await self._message()
             if kind == p.AUTHENTICATION:
                 # A server chooses how often the password is hashed: other clients are served meanwhile.
                 long = body[:4] == AUTH_SASL_CONTINUE.to_bytes(4, "big")
@@ -391,12 +406,11 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind != p.NOTICE_RESPONSE:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
         while True:
-            kind, body = await self._message(MAX_LOGIN_MESSAGE)
+            kind, body = await self._message()
             if kind == p.ERROR_RESPONSE:
                 raise _login_error(p.error_fields(body), self.pool.database)
             if kind == p.PARAMETER_STATUS:
-                name, value = p.parameter_parts(body)
-                self.parameters[name] = value
+                p.note_parameter(self.parameters, body)
             elif kind == p.BACKEND_KEY_DATA:
                 self.pid, self.secret = int.from_bytes(body[:4], "big"), body[4:]
             elif kind == p.READY_FOR_QUERY:
@@ -408,20 +422,20 @@ class UpstreamConnection(asyncio.Protocol):
         if self._buffer:
             raise UpstreamProtocolError("bytes after the end of the login")
         self._buffer = None
+        self.resume_reading()
 
     async def _read_back(self) -> None:
         """Believe no parameter that was not read back: a pooler in between may have dropped it."""
         self.write(p.query(_READ_BACK))
         row: list[bytes | None] = []
         while True:
-            kind, body = await self._message(MAX_LOGIN_MESSAGE)
+            kind, body = await self._message()
             if kind == p.DATA_ROW:
                 row = p.row_values(body)
             elif kind == p.ERROR_RESPONSE:
                 raise _login_error(p.error_fields(body), self.pool.database)
             elif kind == p.PARAMETER_STATUS:
-                name, value = p.parameter_parts(body)
-                self.parameters[name] = value
+                p.note_parameter(self.parameters, body)
             elif kind == p.READY_FOR_QUERY:
                 break
         expected = list(READ_ONLY_PARAMETERS.values())
@@ -437,44 +451,61 @@ class UpstreamConnection(asyncio.Protocol):
         """Run one Query on an idle upstream that is closed afterwards; return the rows of each of its results.
 
         Statements without a result count for nothing. Raises QueryFailedError where the server answers with an error,
-        UpstreamError where there are more than `limit` bytes, and UpstreamProtocolError.
+        UpstreamProtocolError where there is more than `limit` bytes of memory can hold, or what does not belong there.
         """
+        if self._failure is not None:
+            raise self._failure
         self._buffer = bytearray()
+        answer = self._answer = OwnAnswer(limit)
+        self._mail = asyncio.get_running_loop().create_future()
         self.write(p.query(query))
-        results: list[list[list[bytes | None]]] = []
-        size = 0
-        while True:
-            kind, body = await self._message()
-            size += len(body)
-            if size > limit:
-                raise UpstreamError(f"the answer is longer than {limit} bytes", reason=CloseReason.UPSTREAM_PROTOCOL)
-            if kind == p.ROW_DESCRIPTION:
-                results.append([])
-            elif kind == p.DATA_ROW and results:
-                results[-1].append(p.row_values(body))
-            elif kind == p.ERROR_RESPONSE:
-                fields = p.error_fields(body)
-                raise QueryFailedError(fields.get("C", CONNECTION_FAILURE), fields.get("M", ""))
-            elif kind == p.READY_FOR_QUERY:
-                return results
-            elif kind not in _BESIDE_ROWS:
-                raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place")
+        try:
+            await self._mail
+        finally:
+            self._answer = None
+        if answer.error is not None:
+            fields = p.error_fields(answer.error)
+            raise QueryFailedError(fields.get("C", CONNECTION_FAILURE), fields.get("M", ""))
+        for _ in answer.unpack():
+            await asyncio.sleep(0)
+        return answer.results
 
-    async def _message(self, longest: int = r.MAX_CONTROL_MESSAGE) -> tuple[int, bytes]:
-        """Return the next whole message while nobody owns this upstream: of the login, or of what `fetch` asks."""
+    def _answered(self, answer: OwnAnswer, data: bytes) -> None:
+        """Take a piece of the answer that `fetch` waits for."""
+        mail = self._mail
+        if mail is None or mail.done():
+            return
+        try:
+            if answer.feed(data):
+                mail.set_result(None)
+        except UpstreamProtocolError as error:
+            self.pause_reading()
+            mail.set_exception(error)
+
+    async def _message(self) -> tuple[int, bytes]:
+        """Return the next whole message of the login.
+
+        Nothing is read between two calls beyond the piece that the last one was in. Raises UpstreamFloodError where
+        more comes than a login has.
+        """
         buffer = self._buffer
         while buffer is not None:
             if len(buffer) >= 5:
                 kind, length = p.read_header(buffer)
-                if not 4 <= length <= longest:
+                if not 4 <= length <= MAX_LOGIN_MESSAGE:
                     raise UpstreamProtocolError("invalid length of a backend message")
                 if len(buffer) > length:
                     body = bytes(buffer[5 : length + 1])
                     del buffer[: length + 1]
+                    size, count = self._left
+                    self._left = size - length - 1, count - 1
+                    if min(self._left) < 0:
+                        raise UpstreamFloodError("the upstream sends more than a login needs")
                     return kind, body
             if self._failure is not None:
                 raise self._failure
             self._mail = asyncio.get_running_loop().create_future()
+            self.resume_reading()
             await self._mail
         raise UpstreamProtocolError("login is over")
 

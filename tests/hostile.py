@@ -18,6 +18,12 @@ CLEARTEXT = p.message(p.AUTHENTICATION, struct.pack("!i", 3))
 MD5 = p.message(p.AUTHENTICATION, struct.pack("!i", 5) + b"salt")
 
 
+def row(*values: bytes | None) -> bytes:
+    """Return the body of a DataRow."""
+    parts = [struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value for value in values]
+    return struct.pack("!H", len(values)) + b"".join(parts)
+
+
 def sasl(*mechanisms: str) -> bytes:
     return p.message(p.AUTHENTICATION, struct.pack("!i", 10) + b"".join(m.encode() + b"\0" for m in mechanisms) + b"\0")
 

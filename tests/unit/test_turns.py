@@ -96,6 +96,10 @@ class Stage:
         """Take a whole turn for a piece."""
         self.time += TURN
 
+    def slower(self, data: bytes) -> None:
+        """Take a whole turn for 1000 bytes."""
+        self.time += TURN * len(data) / 1000
+
 
 DATA = bytes(range(256)) * 256
 
@@ -111,7 +115,8 @@ def test_long_chunk_passes_in_pieces_and_the_next_is_read_when_others_had_their_
     stage = Stage()
     intake, inner, raw = stage.stream()
     intake.data_received(DATA)
-    assert [len(piece) for piece in inner.pieces] == [PIECE] * 4
+    assert len(inner.pieces) > 1
+    assert len(inner.pieces[0]) == PIECE
     assert inner.received == DATA
     assert not raw.reading
     stage.loop.iterate()
@@ -130,16 +135,35 @@ def test_turn_ends_when_its_time_is_over() -> None:
     assert raw.reading
 
 
+def test_pieces_shrink_where_bytes_are_dear_and_grow_where_they_are_not() -> None:
+    stage = Stage()
+    intake, inner, _ = stage.stream(stage.slower)
+    intake.data_received(DATA)
+    while stage.loop.soon:
+        stage.loop.iterate()
+    assert [len(piece) for piece in inner.pieces[:5]] == [16_384, 8192, 4096, 2048, 1024]
+    assert {len(piece) for piece in inner.pieces[5:]} == {1024}
+    intake.data_received(DATA[:PIECE])  # and no chunk passes as it is
+    assert len(inner.pieces[-1]) == 1024
+    inner.then = len
+    while stage.loop.soon:
+        stage.loop.iterate()
+    for _ in range(10):
+        intake.data_received(DATA * 2)
+        stage.loop.iterate()
+    assert max(map(len, inner.pieces)) == 65_536
+
+
 def test_one_turn_in_each_iteration_whoever_is_in_line() -> None:
     stage = Stage()
     streams = [stage.stream(stage.slow) for _ in range(5)]
     for intake, _, _ in streams:
         intake.data_received(DATA)
     assert [len(inner.pieces) for _, inner, _ in streams] == [1, 0, 0, 0, 0]  # the others came in the same iteration
-    for turn in range(1, 20):
+    while not all(inner.received == DATA for _, inner, _ in streams):
         before = sum(len(inner.pieces) for _, inner, _ in streams)
         stage.loop.iterate()
-        assert sum(len(inner.pieces) for _, inner, _ in streams) == before + 1, turn
+        assert sum(len(inner.pieces) for _, inner, _ in streams) == before + 1
     stage.loop.iterate()
     assert all(inner.received == DATA for _, inner, _ in streams)
     assert all(raw.reading for _, _, raw in streams)
