@@ -227,7 +227,7 @@ class Connector:
                 )
                 await upstream.log_in(secret.user, login)
             except (UpstreamError, UpstreamProtocolError, OSError) as error:
-                upstream.close(getattr(error, "reason", CloseReason.UPSTREAM_LOGIN))
+                upstream.close(CloseReason.UPSTREAM_LOGIN)
                 if not left or _told_enough(error, login, with_tls):
                     raise
             except BaseException:

@@ -13,7 +13,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, TypeAlias
@@ -25,7 +25,14 @@ Check: TypeAlias = Callable[[], tuple[bool, dict[str, object]]]
 Listing: TypeAlias = Callable[[], list[dict[str, str | int | float | None]]]
 
 MAX_REQUESTS: Final = 16
-"""Requests served at a time, a thread each; more are answered 503 at once. Prometheus and a kubelet need three."""
+"""Requests served at a time, a thread each. Prometheus and a kubelet need three. For one more, the request that waits
+for its client for longest is ended: whoever opens connections and says nothing keeps no health check out. Where all of
+them wait for their pages, one more is answered 503."""
+
+MAX_PAGES: Final = 8
+"""Pages made at a time, but for the health pages: those cost nothing, and never wait for the others."""
+
+HEALTH: Final = ("/healthz", "/readyz")
 
 SOCKET_TIMEOUT: Final = 5.0
 """Seconds that one read or write may wait."""
@@ -46,6 +53,7 @@ _WRONG_KEY: Final = (
     b"Who is connected is told to whoever has the key: Authorization: Bearer, and metrics.sessions_key.\n"
 )
 _METHOD_NOT_ALLOWED: Final = b"Only GET and HEAD are served here.\n"
+_TOO_MANY: Final = b"Too many pages are being made.\n"
 _BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 
@@ -180,7 +188,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         accept, key = self.headers.get("Accept", ""), self.headers.get("Authorization", "")
-        status, content_type, body = self.server.site.page(path, accept, self.client_address[0], key)
+        with self.server.at_work(self.connection) as others:
+            if others >= MAX_PAGES and path not in HEALTH:
+                status, content_type, body = HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, _TOO_MANY
+            else:
+                status, content_type, body = self.server.site.page(path, accept, self.client_address[0], key)
         more = [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
         self._answer(status, content_type, body, *more)
 
@@ -231,6 +243,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.site = site
         self._lock = threading.Lock()
         self._running: dict[socket.socket, float] = {}
+        self._at_work: set[socket.socket] = set()  # those of them that do not wait for their clients
         super().__init__(address, _Handler)  # type: ignore[arg-type]  # an IPv6 address has four parts
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -243,7 +256,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            busy = len(self._running) >= MAX_REQUESTS
+            busy = len(self._running) >= MAX_REQUESTS and not self._make_room()
             if not busy:
                 self._running[request] = time.monotonic()
         if busy:
@@ -253,6 +266,28 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
+
+    def _make_room(self) -> bool:
+        """End the request that waits for its client for longest; return whether there was one."""
+        waiting = next((request for request in self._running if request not in self._at_work), None)
+        if waiting is None:
+            return False
+        del self._running[waiting]
+        with contextlib.suppress(OSError):
+            waiting.shutdown(socket.SHUT_RDWR)
+        return True
+
+    @contextlib.contextmanager
+    def at_work(self, request: socket.socket) -> Iterator[int]:
+        """Count a request as one that does not wait for its client while its page is made; yield how many do so."""
+        with self._lock:
+            others = len(self._at_work)
+            self._at_work.add(request)
+        try:
+            yield others
+        finally:
+            with self._lock:
+                self._at_work.discard(request)
 
     def shutdown_request(self, request: Any) -> None:
         # Out of the table first: what is in it is open, so end_requests_older_than never touches a number that the

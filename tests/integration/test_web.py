@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -14,6 +15,7 @@ from proxy import metrics, web
 from proxy.metrics import Gauges
 from proxy.stats import Stats
 from proxy.web import Web
+from tests.running import wait_until
 
 Answer = tuple[bool, dict[str, object]]
 
@@ -230,6 +232,43 @@ def test_attack_more_clients_than_threads(serve: Callable[..., Web], capfd: pyte
             each.close()
     assert ask(site, "/readyz")[0].status == 200
     assert capfd.readouterr().err == ""
+
+
+def test_attack_pages_that_take_long_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
+    release, all_in = threading.Event(), threading.Semaphore(0)
+
+    def slow() -> list[dict[str, object]]:
+        all_in.release()
+        assert release.wait(10)
+        return []
+
+    site = serve(sessions=slow)
+    with contextlib.ExitStack() as held:
+        held.callback(release.set)
+        for _ in range(web.MAX_PAGES):
+            held.enter_context(connect(site)).sendall(b"GET /sessions HTTP/1.0\r\n\r\n")
+            assert all_in.acquire(timeout=10)
+        for _ in range(web.MAX_REQUESTS):
+            assert ask(site, "/sessions")[0].status == 503
+            assert ask(site, "/healthz")[0].status == 200
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HT", b"GET /metrics HTTP/1.0\r\nAccept: text"])
+def test_attack_slow_connections_keep_no_health_check_out(serve: Callable[..., Web], said: bytes) -> None:
+    site = serve()
+    with contextlib.ExitStack() as held:
+        for _ in range(5 * web.MAX_REQUESTS):
+            held.enter_context(connect(site)).sendall(said)
+            assert ask(site, "/healthz")[0].status == 200
+        assert ask(site, "/readyz")[0].status == 200
+
+
+def test_attack_connections_that_read_no_answer_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
+    site = serve(sessions=lambda: [{"user": "x" * 1000}] * 20_000)  # more than the kernel takes
+    with contextlib.ExitStack() as held:
+        for _ in range(2 * web.MAX_REQUESTS):
+            held.enter_context(connect(site)).sendall(b"GET /sessions HTTP/1.0\r\n\r\n")
+        wait_until(lambda: ask(site, "/healthz")[0].status == 200, 10, "the health page")
 
 
 def test_page_that_raises_is_500_and_reported(serve: Callable[..., Web], capfd: pytest.CaptureFixture[str]) -> None:
