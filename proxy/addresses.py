@@ -39,8 +39,11 @@ class Addresses:
         tasks: Tasks,
         now: Callable[[], float],
         resolve: Resolve = ask_system,
+        *,
+        user_timeout: float = 0.0,
     ) -> None:
         self._host = host
+        self._user_timeout = user_timeout
         self._port = port
         self._max_ttl = max_ttl
         self.now = now
@@ -115,6 +118,7 @@ class Addresses:
             sock = socket.socket(family, kind, protocol)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _limit_silence(sock, self._user_timeout)
             others = len(found) - number - 1
             # The last one has all that is left, and whoever called looks after that.
             share = (deadline - self.now()) / (others + 1) if others else None
@@ -131,6 +135,18 @@ class Addresses:
             f"the upstream {self._host} port {self._port} cannot be reached: {failure}",
             reason=CloseReason.UPSTREAM_LOGIN,
         )
+
+
+def _limit_silence(sock: socket.socket, seconds: float) -> None:
+    """Have the system end the connection when the peer's system has acknowledged nothing for so long (tcp(7)).
+
+    Whoever waits for an answer sends nothing that could be acknowledged: so it is asked, by keepalive probes.
+    """
+    if not seconds or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds / 3)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 6)))
 
 
 async def _connect(sock: socket.socket, address: Any) -> None:

@@ -23,6 +23,7 @@ from proxy.errors import (
     INVALID_AUTHORIZATION_SPECIFICATION,
     INVALID_PASSWORD,
     PROTOCOL_VIOLATION,
+    QUERY_CANCELED,
     TOO_MANY_CONNECTIONS,
     ClientProtocolError,
     CloseReason,
@@ -352,7 +353,16 @@ class Client:
         """End this client because SideCart shuts down, whatever it does."""
         self.end(CloseReason.DRAIN, ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
-    def sweep(self, now: float, *, idle: float, idle_transaction: float, query: float, login: float) -> None:
+    def sweep(
+        self,
+        now: float,
+        *,
+        idle: float,
+        idle_transaction: float,
+        query: float,
+        login: float,
+        slow_reader: float = 0.0,
+    ) -> None:
         """Apply the time limits, in seconds, 0 meaning none. Called about once a second."""
         session = self.session
         if session is not None and query:
@@ -367,6 +377,11 @@ class Client:
         if session is None:
             if login and quiet >= login:
                 self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
+        elif slow_reader and session.unread and quiet >= slow_reader:
+            # The server cannot be heard of its end, nor can the client: rows stand before it (secure_write(),
+            # libpq/be-secure.c, heeds no cancel). What is left of the answer goes with the connection.
+            text = "canceling statement due to client.slow_reader_timeout"
+            self.end(CloseReason.SLOW_READER_TIMEOUT, QUERY_CANCELED, text)
         elif session.waiting or session.judging or session.running:
             return
         elif not session.resting:

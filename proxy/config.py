@@ -116,6 +116,7 @@ class Upstream:
     require_readonly_role: str = _key(values.choice("warn", "refuse"), "warn")
     dns_max_ttl: float = _key(values.duration(zero=False), 5.0)
     connect_timeout: float = _key(values.duration(zero=False), 10.0)
+    tcp_user_timeout: float = _key(values.duration(zero=True), 30.0)
 
 
 PASSWORD_SOURCES = ("password", "password_file", "password_command", "aws_secret", "aws_iam")
@@ -154,6 +155,7 @@ class ClientLimits:
     client_idle_timeout: float = _key(values.duration(zero=True), 0.0)
     idle_transaction_timeout: float = _key(values.duration(zero=True), 300.0)
     query_timeout: float = _key(values.duration(zero=True), 0.0)
+    slow_reader_timeout: float = _key(values.duration(zero=True), 300.0)
     max_query_length: int = _key(values.size(1024, 1 << 30), 1048576)
     drain_timeout: float = _key(values.duration(zero=True), 30.0)
 

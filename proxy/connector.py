@@ -34,7 +34,7 @@ from proxy.tasks import Tasks
 from proxy.tls import ALPN, end_point
 from proxy.tls_layer import TlsLayer
 from proxy.turns import Intake, Turns
-from proxy.upstream import UpstreamConnection
+from proxy.upstream import CHECK_TIMEOUT, UpstreamConnection
 
 FETCH_TIMEOUT: Final = 60.0
 """Seconds in which the answer to a Query of SideCart's own has to be there."""
@@ -85,7 +85,9 @@ class Connector:
         self._cancel_wait_timeout = cancel_wait_timeout
         self._on_login = on_login
         now = asyncio.get_running_loop().time
-        self.addresses = Addresses(config.host, config.port, config.dns_max_ttl, tasks, now, resolve)
+        self.addresses = Addresses(
+            config.host, config.port, config.dns_max_ttl, tasks, now, resolve, user_timeout=config.tcp_user_timeout
+        )
         self.credentials = credentials or Credentials(config, stats, tasks, now)
         # RDS takes a token as a password in the clear, and as nothing else.
         self._accepted = (PASSWORD,) if config.aws_iam else config.require_auth
@@ -93,6 +95,43 @@ class Connector:
     def open(self, pool: Pool) -> None:
         """Log in for a pool, in the background; it ends in `Pool.opened` or `Pool.failed`."""
         self._tasks.start(self._open(pool), f"login {pool.database}")
+
+    def probe(self, pool: Pool) -> None:
+        """Ask the server for a sign of life beside a pool that is busy; it ends in `Pool.alive` or `Pool.hung`."""
+        self._tasks.start(self._probe(pool), f"probe {pool.database}")
+
+    async def _probe(self, pool: Pool) -> None:
+        """Connect as a CancelRequest does, and ask for nothing.
+
+        Over TLS the handshake is the answer of a process of the server's; it logs no connection that then says nothing
+        (ProcessStartupPacket(), tcop/backend_startup.c). Without, whether there is TLS is what the server is asked. An
+        answer of any kind is one: only who says nothing is silent.
+        """
+        now = asyncio.get_running_loop().time
+        beside = _CancelConnection()
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                if self._config.sslmode in ("disable", "allow") or self._config.host.startswith("/"):
+                    with await self.addresses.connect(CHECK_TIMEOUT) as sock:
+                        loop = asyncio.get_running_loop()
+                        await loop.sock_sendall(sock, p.SSL_REQUEST)
+                        await loop.sock_recv(sock, 1)
+                else:
+                    await self._start(beside, with_tls=True)
+        except TimeoutError:
+            text = f"the upstream has not answered for {CHECK_TIMEOUT:g} s on a new connection"
+            pool.hung(UpstreamError(text, reason=CloseReason.SERVER_CHECK), now())
+        except UpstreamError as error:
+            if error.reason is CloseReason.UPSTREAM_TLS:
+                pool.alive(now())
+            else:
+                pool.hung(error, now())
+        except OSError:
+            pool.alive(now())  # it has closed the connection
+        else:
+            pool.alive(now())
+        finally:
+            beside.abort()
 
     async def _open(self, pool: Pool) -> None:
         now = asyncio.get_running_loop().time

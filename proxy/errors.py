@@ -66,6 +66,8 @@ class CloseReason(enum.Enum):
     """A limit of connections, or their rate, was reached."""
     CLIENT_IDLE_TIMEOUT = "client_idle_timeout"
     IDLE_TRANSACTION_TIMEOUT = "idle_transaction_timeout"
+    SLOW_READER_TIMEOUT = "slow_reader_timeout"
+    """The client has read nothing for too long, and its statement held an upstream all the while."""
     TOO_MANY_CLIENTS = "too_many_clients"
     QUERY_WAIT_TIMEOUT = "query_wait_timeout"
     DRAIN = "drain"

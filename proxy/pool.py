@@ -85,9 +85,13 @@ class Waiter(Protocol):
 
 
 class Opener(Protocol):
-    """Starts logins. Each call ends in exactly one `Pool.opened` or `Pool.failed`, later and not before it returns."""
+    """Starts logins, and asks the server for a sign of life."""
 
-    def open(self, pool: Pool) -> None: ...
+    def open(self, pool: Pool) -> None:
+        """Start a login. It ends in exactly one `Pool.opened` or `Pool.failed`, later and not before this returns."""
+
+    def probe(self, pool: Pool) -> None:
+        """Ask on a connection of its own; it ends in exactly one `Pool.alive` or `Pool.hung`, later likewise."""
 
 
 @dataclass(slots=True)
@@ -144,6 +148,7 @@ class Pool:
         self._heard = -math.inf  # when the server has last answered anything
         self._silence: UpstreamError | None = None  # what a check that the server did not answer says
         self._silent_at = -math.inf
+        self._asked_at = -math.inf  # when it was last asked for a sign of life
         self._failures = 0
         self._retry_at = 0.0
         self._dispatching = False
@@ -257,6 +262,14 @@ class Pool:
         for other in list(self.idle):
             self._check(other)
 
+    def alive(self, now: float) -> None:
+        """Learn that the server has answered on another connection than those of the pool."""
+        self._heard = now
+
+    def hung(self, error: UpstreamError, now: float) -> None:
+        """Learn that it has not. Whoever waits for a statement waits on: the server may come back."""
+        self._silence, self._silent_at = error, now
+
     def lost(self, upstream: Upstream, now: float) -> None:
         """Forget an upstream that has ended, in whatever set it was."""
         if upstream in self.idle:
@@ -320,10 +333,20 @@ class Pool:
                 spare -= 1
                 upstream.close(upstream.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
         check_delay = self.limits.server_check_delay
-        if check_delay and self.idle and now - self._heard >= check_delay and not self.cleaning:
+        if check_delay and now - max(self._heard, self._asked_at) >= check_delay:
+            self._ask(now)
+        self._grow(now, warm=True)
+
+    def _ask(self, now: float) -> None:
+        """Ask the server for a sign of life: on an idle upstream, else, where all are busy, beside them."""
+        if not self.idle and not self.leased and not self.cleaning:
+            return  # a login will tell
+        self._asked_at = now
+        if self.idle:
             # In turn: so each is heard of before a firewall forgets it.
             self._check(min(self.idle, key=lambda upstream: upstream.heard))
-        self._grow(now, warm=True)
+        else:
+            self.opener.probe(self)
 
     def _check(self, upstream: Upstream) -> None:
         self.idle.remove(upstream)
@@ -427,6 +450,8 @@ class Pool:
     def _waited_in_vain(self, now: float) -> UpstreamError:
         """Build the error of a client that got no upstream: it says who holds them, and why."""
         seconds = f"{self.limits.query_wait_timeout:g}"
+        if self._silence is not None and self._silent_at > self._heard:
+            return UpstreamError(str(self._silence), CANNOT_CONNECT_NOW, reason=CloseReason.QUERY_WAIT_TIMEOUT)
         if self.last_error is not None and not self.leased:
             return UpstreamError(
                 f"server login has been failing, cached error: {self.last_error}",

@@ -7,7 +7,7 @@ import hmac
 import secrets
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -40,6 +40,8 @@ except ImportError:  # Windows
 
 TICK: Final = 0.25
 """Seconds between two looks at who waits; idle sessions are swept every fourth time."""
+LAG_TICKS: Final = 240
+"""Ticks, a minute of them, of which /healthz tells the one that came latest."""
 LOOK_TICKS: Final = 4
 """Ticks between two looks at the files that are read again when they change."""
 FILE_MARGIN: Final = 256
@@ -80,6 +82,7 @@ class Server:
         self._watched: list[Watched] = []
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
+        self._lags: deque[float] = deque(maxlen=LAG_TICKS)
         self.backends: Backends
         self._texts: Texts
         self._prover: Prover
@@ -328,8 +331,11 @@ class Server:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TICK, self._tick)
-        now = self._beat = loop.time()
+        now = loop.time()
+        if self._timer is not None:
+            self._lags.append(max(0.0, now - self._timer.when()))
+        self._timer = loop.call_at(now + TICK, self._tick)
+        self._beat = now
         self._ticks += 1
         self.backends.tick(now)
         self._catalogues.tick(now)
@@ -352,6 +358,7 @@ class Server:
                 idle_transaction=limits.idle_transaction_timeout,
                 query=limits.query_timeout,
                 login=limits.client_login_timeout,
+                slow_reader=limits.slow_reader_timeout,
             )
         self._doors.sweep(now)
 
@@ -403,8 +410,12 @@ class Server:
         )
 
     def _health(self) -> tuple[bool, dict[str, object]]:
-        """Say whether the event loop turns: its timer has run lately."""
-        return self._turns(), {"clients": len(self.clients)}
+        """Say whether the event loop turns, and how late it was at worst: it is when work keeps it from the clients."""
+        return self._turns(), {"clients": len(self.clients), "lag": round(self._lag(), 3)}
+
+    def _lag(self) -> float:
+        """Return how many seconds the loop's timer was late, at worst in the last minute, or is now."""
+        return max(0.0, self.house.now() - self._beat - TICK, *self._lags.copy())
 
     def _turns(self) -> bool:
         return self.house.now() - self._beat < 20 * TICK

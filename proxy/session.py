@@ -107,6 +107,11 @@ class Session(Answering):
         return not (self._held_up or self.running or self.status != p.IDLE or self._group_open)
 
     @property
+    def unread(self) -> bool:
+        """Whether an upstream waits for the client to read."""
+        return self.link is not None and not self._writable
+
+    @property
     def _held_back(self) -> bool:
         """Whether something in the session keeps a group from being forwarded without a closer look."""
         return bool(

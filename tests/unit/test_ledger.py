@@ -454,6 +454,8 @@ class Nobody:
     def open(self, pool: Pool) -> None:
         raise AssertionError("a greeting opens nothing")
 
+    probe = open
+
 
 def pool() -> Pool:
     return Pool("shop", PoolLimits(), Nobody(), Stats(), lambda: 1.0)

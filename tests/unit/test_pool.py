@@ -11,7 +11,7 @@ from hypothesis import settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxy.config import PoolLimits
-from proxy.errors import CONNECTION_FAILURE, TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
+from proxy.errors import CANNOT_CONNECT_NOW, CONNECTION_FAILURE, TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
 from proxy.pool import Pool
 from proxy.snapshot import NO_SETTINGS, Settings
 from proxy.stats import Stats
@@ -82,9 +82,13 @@ class Opener:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.probes = 0
 
     def open(self, pool: Pool) -> None:
         self.calls += 1
+
+    def probe(self, pool: Pool) -> None:
+        self.probes += 1
 
 
 def make(**limits: Any) -> tuple[Pool, Opener]:
@@ -783,6 +787,66 @@ def test_silent_server_is_in_trouble_until_a_login_succeeds() -> None:
     pool.tick(26.5)
     pool.opened(FakeUpstream(), 27.0)
     assert pool.trouble == ""
+
+
+def test_busy_server_that_answers_nobody_is_asked_beside_the_pool() -> None:
+    """Else nothing would tell of it: whoever waits for a statement waits for as long as it takes."""
+    pool, opener = make(default_pool_size=2, min_pool_size=1, server_check_delay=10.0)
+    upstreams = open_idle(pool, 2)
+    for _ in upstreams:
+        pool.lease(FakeWaiter(), 1.0)
+    for now in (9.0, 10.0, 10.25, 14.0):
+        pool.tick(now)
+    assert opener.probes == 1
+    pool.hung(silence(), 15.0)
+    assert pool.trouble == "no answer"
+    assert all(upstream.closed is None for upstream in upstreams)  # it may come back
+    for now in (15.25, 20.0, 20.25):
+        pool.tick(now)
+    assert opener.probes == 2
+    pool.alive(20.5)
+    assert pool.trouble == ""
+
+
+def test_busy_server_is_heard_of_again_with_the_first_answer() -> None:
+    pool, _ = make(default_pool_size=1, server_check_delay=10.0)
+    (upstream,) = open_idle(pool)
+    pool.lease(FakeWaiter(), 1.0)
+    pool.tick(10.0)
+    pool.hung(silence(), 15.0)
+    pool.release(upstream, 16.0)
+    assert pool.trouble == ""
+
+
+def test_server_that_serves_busy_clients_is_not_asked() -> None:
+    pool, opener = make(default_pool_size=2, server_check_delay=10.0)
+    used, held = open_idle(pool, 2)
+    assert pool.lease(FakeWaiter(), 0.0) is held
+    for now in range(1, 60):
+        assert pool.lease(FakeWaiter(), now) is used
+        pool.tick(now + 0.25)
+        pool.release(used, now + 0.5)
+    assert opener.probes == 0
+
+
+def test_upstream_that_is_cleaned_keeps_no_check_away() -> None:
+    pool, opener = make(default_pool_size=1, server_check_delay=10.0)
+    (upstream,) = open_idle(pool)
+    pool.lease(FakeWaiter(), 1.0)
+    pool.recycle(upstream, discard=False)
+    pool.tick(10.0)
+    assert opener.probes == 1
+
+
+def test_wait_in_vain_for_a_server_that_hangs_says_so() -> None:
+    pool, _ = make(default_pool_size=1, query_wait_timeout=15.0, server_check_delay=10.0)
+    open_idle(pool)
+    pool.lease(FakeWaiter(), 1.0)
+    who = FakeWaiter()
+    pool.lease(who, 1.0)
+    pool.hung(silence(), 15.0)
+    pool.tick(16.0)
+    assert [(str(error), error.sqlstate) for error in who.errors] == [("no answer", CANNOT_CONNECT_NOW)]
 
 
 def test_failing_login_is_trouble_although_open_upstreams_still_serve() -> None:

@@ -12,7 +12,7 @@ from proxy.access import LOOPBACK, Access, Origin
 from proxy.catalog import TYPE, Callable, Catalog, Taint
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
-from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
+from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.house import Asker, House, Owner, Question
 from proxy.judging import MAX_INLINE
@@ -262,6 +262,8 @@ class Town:
 
     def open(self, pool: Pool) -> None:
         self.asked += 1
+
+    def probe(self, pool: Pool) -> None: ...
 
     def opened(self) -> FakeUpstream:
         upstream = FakeUpstream()
@@ -2222,6 +2224,43 @@ def test_slow_client_pauses_the_upstream_and_the_next_lease_starts_reading(town:
     session.client_writable(True)
     assert upstream.reading
     assert client.reading
+
+
+def test_client_that_reads_nothing_loses_its_statement_and_frees_its_upstream(town: Town) -> None:
+    limits = {"idle": 0.0, "idle_transaction": 0.0, "query": 0.0, "login": 0.0, "slow_reader": 30.0}
+
+    def reading(moment: float) -> None:
+        """Read what there was, and get more."""
+        session.client_writable(True)
+        upstream.says(p.message(p.DATA_ROW, b"\0\0"))
+        session.client_writable(False)
+        session.sweep(moment, **limits)
+
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    upstream = town.link(session)
+    upstream.says(ROWS)
+    for moment in (1.0, 20.0, 40.0, 60.0):
+        reading(moment)
+    for moment in (61.0, 89.0):
+        session.sweep(moment, **limits)
+    assert upstream in town.pool.leased
+    session.sweep(90.0, **limits)
+    assert town.pool.cleaning == {upstream}
+    assert upstream.recycled is False
+    assert upstream.reading, "what is left of the answer would never come"
+    assert client.error()["C"] == QUERY_CANCELED
+    assert client.closed
+    assert dict(town.stats.client_closes) == {"slow_reader_timeout": 1}
+
+
+def test_client_that_reads_nothing_while_nothing_is_there_for_it_may_do_so(town: Town) -> None:
+    limits = {"idle": 0.0, "idle_transaction": 0.0, "query": 0.0, "login": 0.0, "slow_reader": 30.0}
+    session, client = town.client()
+    session.client_data(p.query(b"select pg_sleep(100)"))
+    for moment in (1.0, 50.0, 100.0):
+        session.sweep(moment, **limits)
+    assert not client.closed
 
 
 def test_sweep_limits(town: Town) -> None:
