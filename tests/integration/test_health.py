@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +15,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from proxy import protocol as p
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
 from tests.relay import Relay
 from tests.running import SideCart, free_port, wait_until
+from tests.wire import Wire
 
 HALF_A_MINUTE = 30.0
 """The promise: health turns unhealthy within this time when the upstream is gone."""
@@ -98,6 +103,61 @@ def test_network_that_swallows_everything_while_sockets_stay_open(server: Embedd
         assert becomes(sidecart, 0) == "ready"
         assert sidecart.metric('sidecart_upstream_closes_total{reason="server_check"}') >= 1
         assert sidecart.metric("sidecart_bugs_total") == 0
+
+
+@contextlib.contextmanager
+def stopped(server: EmbeddedServer) -> Iterator[None]:
+    """Stop every process of the server in the middle of what it does; the kernel still takes what is sent to it."""
+    first = (server.folder / "data" / "postmaster.pid").read_text().split()[0]
+    others = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    pids = [int(first), *map(int, others)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def black_hole(relay: Relay) -> Iterator[None]:
+    relay.silence(True)
+    try:
+        yield
+    finally:
+        relay.silence(False)
+        relay.reset()
+
+
+@pytest.mark.parametrize("sslmode", ["verify-full", "allow"])
+@pytest.mark.parametrize("how", ["stopped", "black hole"])
+def test_server_that_hangs_while_every_upstream_is_busy(
+    server: EmbeddedServer, way: Upstream, how: str, sslmode: str
+) -> None:
+    """Only idle upstreams used to be asked: clients waited without a word, and /readyz said that all was well."""
+    limits = {"SIDECART_POOL_DEFAULT_POOL_SIZE": 2, "SIDECART_POOL_MIN_POOL_SIZE": 2}
+    with (
+        Relay(server.port) as relay,
+        SideCart(replace(way, port=relay.port, sslmode=sslmode), **limits) as sidecart,
+        Wire(sidecart.port, way.dbname) as first,
+        Wire(sidecart.port, way.dbname) as second,
+    ):
+        assert becomes(sidecart, 0) == "ready"
+        for busy in (first, second):
+            busy.send(p.query(b"SELECT pg_sleep(25)"))
+        wait_until(lambda: sidecart.metric(ACTIVE.format(way.dbname)) == 2, 10, "two busy upstreams")
+        began = time.monotonic()
+        with stopped(server) if how == "stopped" else black_hole(relay):
+            line = becomes(sidecart, 1)
+            assert time.monotonic() - began < HALF_A_MINUTE
+            assert "has not answered for 5 s on a new connection" in line
+            assert of(sidecart, "--live") == (0, "alive")
+        assert becomes(sidecart, 0) == "ready"
+        assert sidecart.metric("sidecart_bugs_total") == 0
+
+
+ACTIVE = 'sidecart_servers{{database="{}",state="active"}}'
 
 
 def test_upstream_that_was_never_there(way: Upstream) -> None:

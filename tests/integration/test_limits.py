@@ -93,6 +93,29 @@ def test_reader_that_stops_reading_does_not_make_the_process_grow(upstream: Upst
         assert own.memory() - before < 16_000_000
 
 
+def test_reader_that_stops_reading_loses_its_statement(upstream: Upstream) -> None:
+    """It would hold its upstream past the role's statement_timeout: the server heeds no cancel while it sends."""
+    limits = {"SIDECART_CLIENT_SLOW_READER_TIMEOUT": "2s", "SIDECART_POOL_DEFAULT_POOL_SIZE": 1}
+    with SideCart(upstream, SIDECART_POOL_MIN_POOL_SIZE=1, **limits) as own, Wire(own.port) as slow:
+        slow.send(p.query(b"SELECT g, repeat('x', 100) FROM generate_series(1, 5000000) g"))
+        with Wire(own.port) as other:
+            assert other.ask("SELECT 1") == "TDCZ"
+        assert own.metric('sidecart_client_closes_total{reason="slow_reader_timeout"}') == 1
+        with contextlib.suppress(ConnectionError):
+            while slow.sock.recv(1 << 20):
+                pass
+
+
+def test_reader_that_reads_slowly_keeps_its_statement(upstream: Upstream) -> None:
+    with SideCart(upstream, SIDECART_CLIENT_SLOW_READER_TIMEOUT="2s") as own, Wire(own.port) as slow:
+        slow.send(p.query(b"SELECT g, repeat('x', 100) FROM generate_series(1, 500000) g"))
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            assert slow.sock.recv(1 << 20)
+            time.sleep(0.1)
+        drink(slow)
+
+
 def test_wait_in_vain_names_the_holders(upstream: Upstream) -> None:
     environment = {
         "SIDECART_POOL_DEFAULT_POOL_SIZE": 2,
