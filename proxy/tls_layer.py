@@ -9,7 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
+
+MAX_ANSWERS: Final = 65_536
+"""Bytes with which TLS itself may answer a peer after the handshake. A key update takes 30, each after many GB: a peer
+that asks for nothing else, and reads nothing, would fill the memory with answers."""
 
 
 class Context(Protocol):
@@ -32,6 +36,7 @@ class TlsLayer(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answers",
         "_closing",
         "_ended",
         "_incoming",
@@ -61,6 +66,7 @@ class TlsLayer(asyncio.Protocol):
         self._shaken = False
         self._closing = False
         self._ended = False
+        self._answers = 0
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- protocol of the TCP transport ----------------------------------------------------------------------------
@@ -93,6 +99,10 @@ class TlsLayer(asyncio.Protocol):
             self.abort()
             return
         if self._outgoing.pending:  # a key update, an alert
+            self._answers += self._outgoing.pending
+            if self._answers > MAX_ANSWERS:
+                self.abort()
+                return
             self._flush()
         if len(pieces) == 1:
             self._inner.data_received(pieces[0])

@@ -14,7 +14,7 @@ import trustme
 from hypothesis import given, settings, strategies
 
 from proxy import protocol as p
-from proxy.tls_layer import TlsLayer
+from proxy.tls_layer import MAX_ANSWERS, TlsLayer
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -475,6 +475,20 @@ def test_bytes_after_close_notify_are_not_kept(authority: trustme.CA, server_con
         server.layer.data_received(bytes(65_536))
     assert server.inner.received == b""
     assert server.layer._incoming.pending < 1 << 20
+
+
+def test_attack_peer_that_makes_tls_answer_without_end(authority: trustme.CA, server_context: ssl.SSLContext) -> None:
+    """Key updates, each of which wants another; whoever sends them need not read the answers."""
+    client, server = connected(authority, server_context)
+    before = len(server.transport.sent)
+    for _ in range(3000):
+        client.layer.write(b"x")
+        server.layer._outgoing.write(bytes(30))  # as OpenSSL does when it reads a KeyUpdate
+        server.layer.data_received(client.transport.take(1 << 20))
+        if server.transport.aborted:
+            break
+    assert server.transport.aborted
+    assert len(server.transport.sent) - before <= MAX_ANSWERS
 
 
 # --- flow control -----------------------------------------------------------------------------------------------------
