@@ -25,8 +25,9 @@ from tests.running import SideCart, wait_until
 
 GROWTH = 32 << 20
 """Bytes that the process may grow by."""
-PATIENCE_MS = 150.0
-"""What a bystander may wait, 99 times of 100, on a machine that does other things. A quiet one has less than 20 ms."""
+PATIENCE_MS = 1000.0
+"""What a bystander may wait, 99 times of 100, on a machine that does much else; it was 8 s. A quiet one has less than
+20 ms: `pytest -rP` shows the figures."""
 
 FLOODS = [
     ("none", "rows"),
@@ -153,7 +154,21 @@ def check(upstream: Upstream, usual: int, folder: Path, phase: str, kind: str, s
         wait_until(lambda: sidecart.get("/healthz"), 5, "the health page")
 
 
-@pytest.mark.parametrize(("phase", "kind"), FLOODS)
+WORST = [
+    ("login", "notices"),
+    ("logged in", "parameters"),
+    ("scram", "junk"),
+    ("idle", "parameter"),
+    ("cleaning", "notices"),
+    ("query", "rows"),
+    ("query", "parameter"),
+    ("catalogue", "rows"),
+    ("role", "noise"),
+]
+"""One or two of each phase."""
+
+
+@pytest.mark.parametrize(("phase", "kind"), WORST)
 def test_attack_flood(upstream: Upstream, usual: int, tmp_path: Path, phase: str, kind: str) -> None:
     check(upstream, usual, tmp_path, phase, kind, 2.0)
 
