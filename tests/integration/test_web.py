@@ -234,6 +234,10 @@ def test_attack_more_clients_than_threads(serve: Callable[..., Web], capfd: pyte
     assert capfd.readouterr().err == ""
 
 
+KEY = "0123456789abcdef"
+ASKED = f"GET /sessions HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
+
+
 def test_attack_pages_that_take_long_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
     release, all_in = threading.Event(), threading.Semaphore(0)
 
@@ -242,11 +246,11 @@ def test_attack_pages_that_take_long_keep_no_health_check_out(serve: Callable[..
         assert release.wait(10)
         return []
 
-    site = serve(sessions=slow)
+    site = serve(sessions=slow, sessions_key=KEY)
     with contextlib.ExitStack() as held:
         held.callback(release.set)
         for _ in range(web.MAX_PAGES):
-            held.enter_context(connect(site)).sendall(b"GET /sessions HTTP/1.0\r\n\r\n")
+            held.enter_context(connect(site)).sendall(ASKED)
             assert all_in.acquire(timeout=10)
         for _ in range(web.MAX_REQUESTS):
             assert ask(site, "/sessions")[0].status == 503
@@ -264,10 +268,11 @@ def test_attack_slow_connections_keep_no_health_check_out(serve: Callable[..., W
 
 
 def test_attack_connections_that_read_no_answer_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
-    site = serve(sessions=lambda: [{"user": "x" * 1000}] * 20_000)  # more than the kernel takes
+    rows = [{"user": "x" * 1000}] * 20_000  # more than the kernel takes
+    site = serve(sessions=lambda: rows, sessions_key=KEY)
     with contextlib.ExitStack() as held:
         for _ in range(2 * web.MAX_REQUESTS):
-            held.enter_context(connect(site)).sendall(b"GET /sessions HTTP/1.0\r\n\r\n")
+            held.enter_context(connect(site)).sendall(ASKED)
         wait_until(lambda: ask(site, "/healthz")[0].status == 200, 10, "the health page")
 
 
