@@ -131,8 +131,8 @@ def test_owner_without_createrole_is_told_what_is_missing(place: Clinic) -> None
         place.sql(f"ALTER ROLE {OWNER} CREATEROLE")
     assert (code, out) == (1, "")
     assert err == (
-        f'sidecart: The role "{OWNER}" has no CREATEROLE, so it cannot make "clinic_third": run this as one that has it,'
-        " such as the master user of Amazon RDS (SQLSTATE 42501).\n"
+        f'sidecart: The role "{OWNER}" has no CREATEROLE, so it cannot make "clinic_third": run this as one that has'
+        " it, such as the master user of Amazon RDS (SQLSTATE 42501).\n"
     )
 
 
