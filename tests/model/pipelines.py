@@ -113,7 +113,7 @@ def _perform(judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | 
             show(number, played, what)
             if differing == most:
                 break
-        if done % 500 == 0:
+        if done % 200 == 0:
             print(f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ", flush=True)
     print(f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ")
     return differing > 0

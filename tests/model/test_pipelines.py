@@ -22,8 +22,9 @@ FOUND = {
         B: Q 'show search_path'
     """,
     "a local setting of a function is baked into a statement": """
-        A: Q 'begin' | Q 'select public.dmy_local()' | P s 'select date ''01/02/2020''', S | Q 'commit'
-        B: P s 'select date ''01/02/2020''', B "" s, E "", S
+        A: S | Q 'begin' | Q 'select public.dmy_local()' | P s 'select date ''01/02/2020''', S | Q 'commit' | S
+        B: P s 'select date ''01/02/2020''', S | B "" s, E "", S
+        order ABAAAAB
     """,
     "a custom setting of a function reads empty for the next client": """
         A: Q 'select public.user_local()'
@@ -71,8 +72,28 @@ FOUND = {
     "a start-up setting is what set_config with NULL sets": """
         A [TimeZone=Asia/Tokyo]: Q 'select set_config(''timezone'', null, false)' | Q 'show timezone'
     """,
-    "Describe of a FETCH in a failed transaction": """
-        A: Q 'begin' | Q 'declare c cursor for select 1' | P s 'fetch 1 from c', S | Q 'select 1/0' | D S s, S
+    "Describe of a FETCH that was parsed before its cursor": """
+        A: P s 'select 1', P "" 'fetch 1 from p', S | B p s, D S "", S
+        B: Q 'show timezone'
+        order ABA
+    """,
+    "Describe of an EXECUTE that was parsed before its statement": """
+        A: P t 'execute s', P s 'select 1', S | Q 'select name from pg_prepared_statements' | D S t, S
+    """,
+    "Describe of a statement in a failed transaction": """
+        A: P t 'begin' | Q 'select name from pg_prepared_statements' | Q 'execute t', D S s, S, D S t, S
+    """,
+    "Terminate behind what has not been answered": """
+        A: Q 'select 2', P s 'select 1', B "" s, E "", S, X
+    """,
+    "a name in the statement that an EXECUTE runs": """
+        A: P s 'deallocate t', P t 'select 1', S | Q 'execute s' | Q 'execute t'
+    """,
+    "DISCARD ALL by a statement with a name, of a client with a start-up setting": """
+        A [DateStyle=German]: Q 'prepare t as select 21' | P s 'discard all', B "" s, E "", S
+    """,
+    "an unnamed statement that is ignored behind an error": """
+        A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,
 }
 """What once differed."""

@@ -42,7 +42,7 @@ FUNCTIONS = "\n".join(
         # What sets for the session is refused.
         _SQL.format("german()", "'datestyle', 'German', false"),
         _PLPGSQL.format("tenant()", "perform set_config('app.tenant', 'f', false)"),
-        _SQL.format("dmy_local()", "'datestyle', 'ISO, DMY', true"),
+        _PLPGSQL.format("dmy_local()", "perform set_config('datestyle', 'ISO, DMY', true)"),
         _SQL.format("user_local()", "'app.user', 'f', true"),
         _PLPGSQL.format("paris_local()", "perform set_config('timezone', 'Europe/Paris', true)"),
         _PLPGSQL.format("there_local()", "perform set_config('search_path', 'there', true)"),
@@ -83,6 +83,7 @@ READS = (
     "select 11; select 12",
     "select x from generate_series(1, 5) as x",
     DATES,
+    "select timestamptz '2025-06-01 00:00', '01/02/2020'::date",
     SPOT,
     "select * from spot",
     "select '2020-02-01'::date, current_setting('datestyle')",
