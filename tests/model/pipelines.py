@@ -61,7 +61,7 @@ class Judge:
 @contextmanager
 def judges(server: EmbeddedServer) -> Iterator[Callable[[int], Judge]]:
     """Yield a function that returns the judge for so many upstreams; it asks SideCart what is refused each time."""
-    with stages(server) as stage_of:
+    with stages(server, SIDECART_FILTER_ALLOW_FUNCTIONS=writer.ALLOWED) as stage_of:
         server.sql(writer.TABLES + writer.FUNCTIONS, DATABASE)
         yield lambda upstreams: Judge(stage_of(upstreams))
 
@@ -108,6 +108,7 @@ def _perform(judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | 
         if what is not None:
             differing += 1
             if short:
+                print(f"seed {number} differs", flush=True)
                 played = judge.shrink(played)
                 what = judge.look(played) or what
             show(number, played, what)

@@ -337,10 +337,10 @@ class Stage:
 
 
 @contextmanager
-def stages(server: EmbeddedServer) -> Iterator[Callable[[int], Stage]]:
+def stages(server: EmbeddedServer, **environment: object) -> Iterator[Callable[[int], Stage]]:
     """Fill a server with the sample shop; yield a function that returns the stage with so many upstreams.
 
-    Each is set up once. At the end no SideCart may have counted a bug.
+    Each is set up once, with more configuration keys if some are given. At the end no SideCart may have counted a bug.
     """
     logins = sample.create(server)
     server.sql(f"ALTER ROLE {logins.reader} CONNECTION LIMIT -1")
@@ -362,6 +362,7 @@ def stages(server: EmbeddedServer) -> Iterator[Callable[[int], Stage]]:
                 SIDECART_POOL_MIN_POOL_SIZE=upstreams,
                 SIDECART_POOL_QUERY_WAIT_TIMEOUT="1min",
                 SIDECART_POOL_QUERY_WAIT_NOTIFY=0,  # its notice depends on the machine's speed
+                **environment,
             )
             return stack.enter_context(closing(Stage(server, stack.enter_context(sidecart), upstreams)))
 

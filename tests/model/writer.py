@@ -39,8 +39,10 @@ _SQL = "CREATE FUNCTION public.{} RETURNS text LANGUAGE sql AS $$ select set_con
 _PLPGSQL = "CREATE FUNCTION public.{} RETURNS text LANGUAGE plpgsql AS $$ begin {}; return 'done'; end $$;"
 FUNCTIONS = "\n".join(
     (
-        # What sets for the session is refused.
+        # What sets for the session is refused, but where the operator allows it.
+        _SQL.format("refused()", "'datestyle', 'German', false"),
         _SQL.format("german()", "'datestyle', 'German', false"),
+        _PLPGSQL.format("elsewhere()", "perform set_config('search_path', 'elsewhere', false)"),
         _PLPGSQL.format("tenant()", "perform set_config('app.tenant', 'f', false)"),
         _PLPGSQL.format("dmy_local()", "perform set_config('datestyle', 'ISO, DMY', true)"),
         _SQL.format("user_local()", "'app.user', 'f', true"),
@@ -61,8 +63,11 @@ FUNCTIONS = "\n".join(
         " AS $$ select '2020-01-02'::date::text $$;",
     )
 )
+ALLOWED = "public.german, public.elsewhere, public.tenant"
 CALLS = (
+    "refused",
     "german",
+    "elsewhere",
     "tenant",
     "dmy_local",
     "user_local",
@@ -219,7 +224,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
     LOOKS,
     PROBES,
     tuple(f"select public.{call}()" for call in CALLS),
-    tuple(f"select public.{call}(), 1/0" for call in CALLS[1:4]),
+    tuple(f"select public.{call}(), 1/0" for call in CALLS[:6]),
     tuple(text.format(name) for text in SQL_NAMED for name in NAMES),
     tuple(text.format(name) for text in SQL_MORE for name in NAMES),
 )
@@ -245,6 +250,9 @@ class _Writer:
         self._weights[1] = random.choice((0, 1, 2))
         self._named = random.random()
         """How much of it are statements with a name."""
+        few = random.choice((0, 3, 6, 12))
+        self._texts = tuple(self._any_text() for _ in range(few))
+        """All texts that the clients have in common, if they are few."""
 
     def sketch(self) -> Sketch:
         random = self._random
@@ -335,6 +343,9 @@ class _Writer:
         return [random.choice((describe, close))("P", portal)]
 
     def _text(self) -> str:
+        return self._random.choice(self._texts) if self._texts else self._any_text()
+
+    def _any_text(self) -> str:
         (kind,) = self._random.choices(KINDS, self._weights)
         return self._random.choice(kind)
 
