@@ -53,7 +53,9 @@ FUNCTIONS = "\n".join(
             "perform set_config('app.user', 'g', true); perform set_config('app.tenant', 'g', true);"
             " perform set_config('intervalstyle', 'iso_8601', true)",
         ),
-        _PLPGSQL.format("fails_local()", "perform set_config('datestyle', 'SQL, DMY', true); perform 1/0"),
+        # In SQL: what PL/pgSQL says of where an error was raised depends on the search_path of its first call.
+        "CREATE FUNCTION public.fails_local() RETURNS text LANGUAGE sql AS"
+        " $$ select set_config('datestyle', 'SQL, DMY', true); select (1/0)::text $$;",
         _PLPGSQL.format(
             "undone_local()",
             "begin perform set_config('datestyle', 'SQL, DMY', true); perform set_config('app.tenant', 'u', true);"
