@@ -146,8 +146,9 @@ ENDS = (
     "commit; begin",
 )
 PLAIN = "select 7"
-"""Stands for what is no text for a statement with a name: EXECUTE of a SAVEPOINT ends the connection, outside a
-transaction, and EXPLAIN EXECUTE of a statement that runs itself crashes PostgreSQL, which knows no end of it."""
+"""Stands for what is no text for a Parse. A SAVEPOINT that is executed outside a transaction, or in a group behind
+ROLLBACK, ends the connection (DefineSavepoint() in xact.c), and EXPLAIN EXECUTE of a statement that runs itself crashes
+PostgreSQL, which knows no end of it."""
 SAVEPOINTS = ("savepoint v", "rollback to v", "release v")
 CURSORS = (
     "declare c cursor for select x from generate_series(1, 9) as x",
@@ -319,7 +320,7 @@ class _Writer:
             text, values = random.choice(WITH_VALUES)
         else:
             text, values = self._text(), ()
-            if name and (text in SAVEPOINTS or _may_run_itself(name, text)):
+            if text in SAVEPOINTS or (name and _may_run_itself(name, text)):
                 text = PLAIN
         run = [bind(portal, name, *values), execute(portal, limit)]
         if random.random() < 0.2:
