@@ -196,8 +196,6 @@ class Answering(Carrying):
             stats.statements[verdict.label] += 1
             self._notify(p.notice_response("WARNING", "01000", verdict.warning, codec=self.codec))
             return verdict.text
-        elif self._judging.is_missing(verdict):
-            stats.statements[("allow", verdict.kind)] += 1
         else:
             stats.statements[("observe", verdict.kind)] += 1
             stats.observed[verdict.rule] += 1

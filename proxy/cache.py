@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from .verdict import Verdict
 
-Key = tuple[str | bytes, str, bool, int]
-"""The text (bytes) or its normal form (str), its encoding, whether it came in a Parse message, and the scope: a number
+Key = tuple[str | bytes, str, int, int]
+"""The text (bytes) or its normal form (str), its encoding, how it came (`filter.VOID_PARSE`), and the scope: a number
 that stands for the database, its catalogue's generation and the policy."""
 
 ENTRY_BYTES = 700  # on the safe side: 170 to 600 bytes apart from texts, measured with tracemalloc

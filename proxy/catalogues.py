@@ -94,23 +94,21 @@ class Catalogues:
         if kept is None:
             return None
         now = self._now()
-        young = now - kept.began < kept.interval
+        soon = kept.began + kept.interval
         line = kept.waiting
         if not kept.loading:
-            if young:
+            if soon > now + MIN_INTERVAL:
                 return None
-            self._start(kept)
-        elif kept.loaded_at is not None and not young:
+            if soon > now:
+                kept.due = soon if kept.due is None else min(kept.due, soon)
+            else:
+                self._start(kept)
+        elif kept.loaded_at is not None and soon <= now:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
             line = kept.later
         question = Question(asker)
         line.append((now + PATIENCE, question))
         return question
-
-    def is_current(self, database: str) -> bool:
-        """Whether the catalogue was read so lately that it would not be read again for a name that it does not have."""
-        kept = self._kept.get(database)
-        return kept is not None and kept.loaded_at is not None and self._now() - kept.loaded_at < kept.interval
 
     def ages(self) -> Mapping[str, float]:
         """Return for each database how many seconds ago its catalogue was loaded, or found unchanged."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import constants, refusals, rules, settings
+from . import constants, operands, refusals, rules, settings
 from .judgement import Judgement
 from .rules import Refusal, Refused
 from .verdict import Effect
@@ -66,7 +66,10 @@ def _explain(judgement: Judgement, name: str, body: Body) -> None:
 
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
+    void, types = judgement.void, body.get("argtypes", ())
+    judgement.void = void or any(operands.is_void(type_["TypeName"]) for type_ in types)
     _inner(judgement, body, _SELECT, "PREPARE")
+    judgement.void = void
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 

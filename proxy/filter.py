@@ -11,20 +11,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import conditions, errors, rules, settings
+from . import conditions, errors, refusals, rules, settings
 from . import text as texts
 from .cache import VerdictCache
-from .catalog import TYPE, Catalog
+from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
 from .policy import Policy
-from .refusals import unproved
 from .rules import Refusal, Refused
 from .shape import is_shareable, normal_form
 from .verdict import Action, Effect, Verdict
 
 __all__ = ["Filter", "Policy"]
 
+VOID_PARSE = 2
+"""How a text came, as `extended` says it: 0 in a Query, 1 in a Parse, this in a Parse that gives a parameter of type
+void, which vanishes from the arguments of a function."""
 MAX_SHAPED = 8192
 """Bytes of a text beyond which looking for its constants costs more than it is likely to save."""
 MAX_PLAIN_PARSES = 2_000
@@ -41,6 +43,7 @@ class Filter:
     __slots__ = (
         "_entries",
         "_scope",
+        "_types",
         "cache",
         "functions",
         "hits",
@@ -48,7 +51,6 @@ class Filter:
         "plain_parses",
         "policy",
         "shape_hits",
-        "types_matter",
     )
 
     def __init__(self, policy: Policy | None = None, cache: VerdictCache | None = None) -> None:
@@ -59,8 +61,7 @@ class Filter:
         self._scope = self.cache.new_scope()
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
-        self.types_matter = False
-        """Whether `judge_types` can have an objection."""
+        self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
         self.hits = 0
         self.shape_hits = 0
         self.misses = 0
@@ -86,14 +87,14 @@ class Filter:
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
         self._scope = self.cache.new_scope()
-        self.types_matter = catalog is not None and catalog.tainted_types
+        self._types = None
         self.plain_parses.clear()
 
-    def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
+    def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: int = False) -> Verdict:
         """Judge one query text, without its terminating NUL.
 
         `encoding` is the Python codec of the session's client_encoding. `extended`: the text came in a Parse message
-        and may hold one statement at most.
+        and may hold one statement at most; see VOID_PARSE, too.
         """
         key = (sql, encoding, extended, self._scope)
         verdict = self._entries.get(key)
@@ -126,14 +127,14 @@ class Filter:
                 return None
         return normal_form(sql)
 
-    def recall(self, sql: bytes, encoding: str, extended: bool) -> Verdict | None:
+    def recall(self, sql: bytes, encoding: str, extended: int) -> Verdict | None:
         """Return what is remembered of this very text; None has it judged elsewhere, and counts as a miss."""
         if (sql, encoding, extended, self._scope) in self._entries:
             return self.judge(sql, encoding, extended=extended)
         self.misses += 1
         return None
 
-    def remember(self, sql: bytes, encoding: str, extended: bool, verdict: Verdict) -> None:
+    def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict) -> None:
         """Keep a verdict that another process found under this filter's policy and catalogue."""
         self.cache.remember((sql, encoding, extended, self._scope), verdict)
 
@@ -147,9 +148,9 @@ class Filter:
                 self.plain_parses.clear()
             self.plain_parses[message] = verdict
 
-    def _judge(self, sql: bytes, encoding: str, extended: bool) -> tuple[Verdict, bool]:
+    def _judge(self, sql: bytes, encoding: str, extended: int) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it."""
-        judgement = Judgement(self.functions, self.policy)
+        judgement = Judgement(self.functions, self.policy, void=extended == VOID_PARSE)
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:
@@ -164,7 +165,7 @@ class Filter:
             verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
 
-    def _judge_text(self, sql: bytes, encoding: str, extended: bool, judgement: Judgement) -> Verdict:
+    def _judge_text(self, sql: bytes, encoding: str, extended: int, judgement: Judgement) -> Verdict:
         if len(sql) > self.policy.max_query_length:
             raise Refused(
                 Refusal(
@@ -277,10 +278,19 @@ class Filter:
         A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it.
         """
         catalog = self.functions.catalog
-        if catalog is None:
-            return None
-        taint = next(filter(None, (catalog.taints.get((TYPE, oid)) for oid in oids)), None)
-        return None if taint is None else _refuse(unproved("unproved-type", taint), "unparsable")
+        for oid in oids:
+            taint = None if catalog is None else catalog.taints.get((TYPE, oid))
+            if taint is not None:
+                return _refuse(refusals.unproved("unproved-type", taint), "unparsable")
+            if oid >= FIRST_NORMAL_OID and oid not in self._known_types():
+                return _refuse(refusals.unknown_type_oid(oid), "unparsable")
+        return None
+
+    def _known_types(self) -> frozenset[int]:
+        if self._types is None:
+            types = () if self.catalog is None else self.catalog.types.values()
+            self._types = frozenset(found.oid for each in types for found in each)
+        return self._types
 
     def judge_setting(self, name: str, value: str) -> Verdict:
         """Judge one startup parameter, by the same table as SET. `options` is split into its settings."""

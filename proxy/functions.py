@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from . import errors, rules
 from .catalog import FUNCTION, TYPE, Catalog, Taint
@@ -26,6 +27,7 @@ from .rules import Refusal
 _BUILT_IN = ("", "pg_catalog")
 _VIEWS = ("", "pg_catalog", "information_schema")
 _REFUSED = frozenset(name for name, function in rules.FUNCTIONS.items() if function.verdict != "allow")
+_SQL_SYNTAX = "COERCE_SQL_SYNTAX"
 
 
 class Patterns:
@@ -78,6 +80,7 @@ class Functions:
         "denies",
         "denies_operators",
         "plain",
+        "voids",
     )
 
     def __init__(self, policy: Policy, catalog: Catalog | None = None, *, remember: bool = True) -> None:
@@ -112,6 +115,9 @@ class Functions:
             and not self._is_denied_built_in(name)
         )
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
+        voids = {name for name in rules.VOID_FUNCTIONS if self._built_in(name, rules.FUNCTIONS[name]) is None}
+        self.voids = voids.union({rules.VOID}, () if catalog is None else catalog.voids)
+        """Names of functions, operators and types that can give a value of type void, and are themselves allowed."""
         self._refused_attributes = self._find_refused_attributes()
         known |= catalog.strangers if catalog is not None else set()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
@@ -128,6 +134,24 @@ class Functions:
 
     def _is_denied_built_in(self, name: str) -> bool:
         return self._deny.match("pg_catalog", name) or ("function", name) in self._callers
+
+    def before(self, major: int) -> bool:
+        """Tell whether the server is older than a major version."""
+        return 0 < self._version < major
+
+    def is_built_in_type(self, name: str) -> bool:
+        """Tell whether pg_catalog has a type of this name on this server."""
+        return name in rules.TYPES and self._exists(*rules.TYPES[name])
+
+    def meant(self, call: dict[str, Any], schema: str, name: str) -> tuple[str, str]:
+        """Give a call's schema and name as this server reads them: the parser is a newer one's."""
+        if schema != "pg_catalog":
+            return schema, name
+        if name == rules.EXTRACT and self.before(rules.EXTRACT_SINCE) and call.get("funcformat") == _SQL_SYNTAX:
+            return schema, rules.EXTRACT_BEFORE
+        # Nothing tells whether the client wrote the schema; without one, all functions of the name are looked at.
+        unqualified = name in rules.UNQUALIFIED_BEFORE and self.before(rules.UNQUALIFIED_BEFORE[name])
+        return "" if unqualified else schema, name
 
     def _exists(self, since: int, until: int) -> bool:
         return not self._version or (since <= self._version and not 0 < until < self._version)
@@ -160,7 +184,7 @@ class Functions:
         if self._find(schema, name) is not None or (schema in _BUILT_IN and self._is_stranger(schema, name)):
             return False
         if schema in _BUILT_IN and name in rules.TYPES:
-            known = self._exists(*rules.TYPES[name])
+            known = self.is_built_in_type(name)
         else:
             known = self.catalog is not None and bool(self.catalog.type(schema, name))
         if not known or self._deny.match(schema, name, unqualified=True):
@@ -169,7 +193,7 @@ class Functions:
 
     def can_be_cast(self, schema: str, name: str) -> bool:
         """Tell whether a call of a function can be a cast as well, because a type has that name, too."""
-        if schema in _BUILT_IN and name in rules.TYPES:
+        if schema in _BUILT_IN and self.is_built_in_type(name):
             return True
         return self.catalog is not None and bool(self.catalog.type(schema, name))
 

@@ -120,7 +120,7 @@ class Question:
 class Judge(Protocol):
     """The helper process that judges texts too long to be judged between two other clients' messages."""
 
-    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
+    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
         """Have a text judged as `judge` would; the answer comes later, never before this returns."""
 
 
@@ -129,9 +129,6 @@ class Catalogues(Protocol):
 
     def refresh_for(self, database: str, asker: Asker) -> Question | None:
         """Ask for a newer catalogue, for a name that is not in this one; None: not now, this one has to do."""
-
-    def is_current(self, database: str) -> bool:
-        """Whether the catalogue was read so lately that it would not be read again for a name that it does not have."""
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ class Learn(msgspec.Struct, tag=True, array_like=True):
 class Text(msgspec.Struct, tag=True, array_like=True):
     sql: bytes
     encoding: str
-    extended: bool
+    extended: int
 
 
 class Proof(msgspec.Struct, tag=True, array_like=True):
@@ -175,7 +175,7 @@ class Texts:
         self._short = _Lane("texts", stats, audit, tasks)
         self._long = _Lane("long_texts", stats, audit, tasks)
 
-    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> Question:
+    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
         lane = self._short if len(sql) <= MAX_SHORT else self._long
         return lane.ask(_Text(asker, judge, sql, encoding, extended))
 
@@ -232,7 +232,7 @@ class _Lane:
             if self._learned is None or self._learned[0] != number or self._learned[1:] != wanted:
                 self._helper.tell(_encode(Learn(judge.policy, None if judge.catalog is None else _form(judge.catalog))))
                 self._learned = (number, *wanted)
-            answer = await self._helper.ask(_encode(Text(question.sql, question.encoding, question.extended)))
+            answer = await self._helper.ask(_encode(Text(question.sql, question.encoding, int(question.extended))))
             if not isinstance(answer, Judged):
                 raise HelperLostError("it gave another answer than a verdict")
             verdict = answer.verdict
@@ -247,7 +247,7 @@ class _Lane:
 class _Text(Question):
     __slots__ = ("encoding", "extended", "judge", "sql")
 
-    def __init__(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: bool) -> None:
+    def __init__(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> None:
         super().__init__(asker)
         self.judge = judge
         self.sql = sql

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 
 from . import constants, operands, refusals, rules, settings
 from . import text as texts
-from .catalog import CAST_TO, OPERATOR, RELATION, TYPE, Catalog
+from .catalog import CAST_TO, FUNCTION, OPERATOR, RELATION, TYPE, Catalog
 from .functions import Functions
 from .policy import Policy
 from .rules import Refused
+from .scope import Scope, Table
 from .verdict import Effect
-from .walk import INTERESTING, Body, Walked, walk
+from .walk import INTERESTING, Body, walk
 
 
 class Judgement:
@@ -28,6 +29,8 @@ class Judgement:
         "_functions",
         "_interesting",
         "_literals",
+        "_polymorphic",
+        "_read",
         "boundary",
         "constants_decide",
         "effects",
@@ -35,9 +38,15 @@ class Judgement:
         "kind",
         "policy",
         "replacement",
+        "void",
     )
 
-    def __init__(self, functions: Functions, policy: Policy) -> None:
+    def __init__(self, functions: Functions, policy: Policy, *, void: bool = False, polymorphic: bool = False) -> None:
+        """Begin. `void`: parameters can be of type void for a reason that the text does not show.
+
+        `polymorphic`: it is the body of a function in SQL with polymorphic arguments, which are parameters, are called
+        by name, too, and can be of any type.
+        """
         self._functions = functions
         self.policy = policy
         self._catalog = functions.catalog
@@ -48,6 +57,9 @@ class Judgement:
         # gone before the statement is judged, and another TypeName could be made where one of them was.
         self._literals: dict[int, Body] = {}
         self._depth = 0  # of SQL given as text to functions
+        self._polymorphic = polymorphic
+        self._read: set[tuple[object, ...]] = set()  # what was looked up and found to be a read
+        self.void = void or polymorphic
         self.effects: list[tuple[Effect, str]] = []
         """What the statements so far leave behind, as in Verdict."""
         self.flagged = ""
@@ -72,6 +84,7 @@ class Judgement:
             part = walked.unknown[0]
             raise refusals.unknown(walked.visited, part.kind, part.field, part.rule, part.body)
         functions = self._functions
+        scope = Scope(walked)
         plain, attributes, denies = functions.plain, functions.attributes, functions.denies
         for kind, node in walked.found:
             # Most nodes are columns of some table, and calls of built-ins that only read: a tenth less time for a join.
@@ -83,15 +96,23 @@ class Judgement:
                 names = node["funcname"]
                 if len(names) == 1 and names[0]["String"]["sval"] in plain:
                     continue
-            _EXPRESSIONS[kind](self, kind, node, walked)
+            _EXPRESSIONS[kind](self, kind, node, scope)
+        if scope.missing and self._catalog is not None:
+            # Nothing else is wrong, which the server need not find: reading one may run what nobody has looked at.
+            table = scope.first_missing()
+            names = table.get("catalogname", ""), table.get("schemaname", ""), table["relname"]
+            raise Refused(refusals.unknown_relation(*names, self._catalog.database), table.get("location", 0))
 
-    def _call(self, _: str, node: Body, walked: Walked) -> None:
-        schema, name = constants.qualified(node["funcname"])
+    def _call(self, _: str, node: Body, scope: Scope) -> None:
+        schema, name = self._functions.meant(node, *constants.qualified(node["funcname"]))
         # Those without a schema were passed by in `expressions`.
         if schema == "pg_catalog" and name in self._functions.plain:
             return
         location = node.get("location", 0)
         arguments = len(node.get("args", ()))
+        vanishing = operands.vanishing(node, names=self._polymorphic)
+        if vanishing and self._can_be_void(scope) and self._without(schema, name, arguments, vanishing, location):
+            return
         if arguments == 1 and self._functions.is_type(schema, name):
             self._type_named(schema, name, location)
             return
@@ -108,7 +129,7 @@ class Judgement:
         if name in rules.SQL_TEXT_FUNCTIONS:
             self._sql_text(name, node)
         elif name == "set_config":
-            self._set_config(node, walked.visited[0][1])
+            self._set_config(node, scope.walked.visited[0][1])
         elif name == "lo_open":
             self._lo_open(name, node)
         elif name in rules.INPUT_TYPE_FUNCTIONS:
@@ -122,6 +143,36 @@ class Judgement:
             why = f"The function {name} runs what belongs to tables, such as {code.what}: {code.why}"
             raise Refused(refusals.function("unproved-function", name, why), location)
         self._leaves(name)
+
+    def _without(self, schema: str, name: str, arguments: int, vanishing: int, location: int) -> bool:
+        """Judge a call without any of the arguments that can vanish; return whether it means something only so."""
+        if name in _JUDGED_BY_ARGUMENTS:
+            why = f"A parameter given to {name} may be of type void, and is none of its arguments then"
+            hint = "Give the parameter a type, and write no cast to void."
+            raise Refused(refusals.function("void-parameter", name, why, hint), location)
+        found = False
+        for count in range(arguments - vanishing, arguments):
+            refusal = self._functions.judge(schema, name, count)
+            if refusal is None:
+                found = True
+            elif refusal.rule != "unknown-function":
+                raise Refused(refusal, location)
+            if count == 1 and self._functions.can_be_cast(schema, name):
+                self._type_named(schema, name, location)
+        refusal = self._functions.judge(schema, name, arguments)
+        if found and refusal is not None and refusal.rule == "unknown-function":
+            self._leaves(name)
+            return True
+        return False
+
+    def _can_be_void(self, scope: Scope) -> bool:
+        """Tell whether a parameter of the statement can be of type void: it gets its type from what it stands beside.
+
+        No column of a table is of that type (CheckAttributeType(), catalog/heap.c): it is written, or a function's.
+        """
+        if self.void:
+            return True
+        return scope.uses(self._functions.voids)
 
     def _lo_open(self, name: str, node: Body) -> None:
         self.constants_decide = True
@@ -145,78 +196,80 @@ class Judgement:
         elif function == rules.STATEMENTS_FUNCTION:
             self.effects.append((Effect.LIST_STATEMENTS, function))
 
-    def _column(self, _: str, node: Body, walked: Walked) -> None:
+    def _column(self, _: str, node: Body, scope: Scope) -> None:
         # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
         fields = node["fields"]
         name = fields[-1]["String"]["sval"]
         if self._functions.is_attribute(name):
             schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
-            if not self._is_column(schema, fields[-2]["String"]["sval"], name, walked):
+            if not self._is_column(schema, fields[-2]["String"]["sval"], name, scope):
                 self._attribute(name, node.get("location", 0))
 
-    def _is_column(self, schema: str, table: str, name: str, walked: Walked) -> bool:
+    def _is_column(self, schema: str, table: str, name: str, scope: Scope) -> bool:
         """Tell whether `table` has this column, wherever in the statement that name is given to something."""
-        if self._catalog is None:
-            return False
-        tables = 0
-        for kind, node in walked.visited:
-            if kind == "CommonTableExpr" and node["ctename"] == table:
-                return False
-            if kind == "JoinExpr" and node.get("join_using_alias", {}).get("aliasname") == table:
-                return False
-            alias = node.get("alias") if kind in _ALIASED else None
-            if alias is None and kind in _NAMED_BY_ITSELF:
-                return False  # it bears its function's name, which may be this one
-            if (alias["aliasname"] if alias else node.get("relname")) != table or kind not in _ALIASED:
-                continue
-            if kind != "RangeVar" or (schema and node.get("schemaname", schema) != schema):
-                return False
-            if alias and "colnames" in alias:  # its columns bear other names here
-                if not any(column["String"]["sval"] == name for column in alias["colnames"]):
-                    return False
-                tables += 1
-                continue
-            if "schemaname" not in node and _names_a_query(node["relname"], walked):
-                return False
-            meant = self._catalog.relation(node.get("schemaname", ""), node["relname"])
-            if not meant or not all(name in relation.columns for relation in meant):
-                return False
-            tables += 1
-        return tables > 0
+        key = (schema, table, name)
+        if key not in scope.columns:
+            scope.columns[key] = self._catalog is not None and self._has_column(
+                self._catalog, schema, name, scope.tables(table)
+            )
+        return scope.columns[key]
 
-    def _indirection(self, _: str, node: Body, __: Walked) -> None:
+    @staticmethod
+    def _has_column(catalog: Catalog, schema: str, name: str, tables: Collection[Table]) -> bool:
+        for in_schema, relation, columns in tables:
+            if schema and in_schema and in_schema != schema:
+                return False
+            if columns is not None:  # its columns bear other names here
+                if name not in columns:
+                    return False
+                continue
+            meant = catalog.relation(in_schema, relation)
+            if not meant or not all(name in each.columns for each in meant):
+                return False
+        return bool(tables)
+
+    def _indirection(self, _: str, node: Body, __: Scope) -> None:
         for part in node["indirection"]:
             if "String" in part and self._functions.is_attribute(part["String"]["sval"]):
                 self._attribute(part["String"]["sval"], -1)
 
     def _attribute(self, name: str, location: int) -> None:
+        key = (FUNCTION, name)
+        if key in self._read:
+            return
         refusal = self._functions.attribute(name)
         if refusal is not None:
             raise Refused(refusal, location, "" if location >= 0 else f"={name}")
         self._leaves(name)
+        self._read.add(key)
 
-    def _operator(self, kind: str, node: Body, _: Walked) -> None:
-        catalog = self._catalog
+    def _operator(self, kind: str, node: Body, _: Scope) -> None:
         for use in operands.used(kind, node):
-            refusal = self._functions.operator(use.schema, use.name)
-            if refusal is not None:
-                raise Refused(refusal, node.get("location", 0))
-            meant = () if catalog is None else catalog.operator(use.schema, use.name)
-            if catalog is None or not meant:
-                if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
-                    continue
-                raise Refused(refusals.unknown_operator(use.schema, use.name), node.get("location", 0))
-            if not catalog.implicit_casts:
-                meant = tuple(
-                    operator
-                    for operator in meant
-                    if operands.can_be(use.left, operator.left) and operands.can_be(use.right, operator.right)
-                )
-            taint = catalog.taint(OPERATOR, meant)
-            if taint is not None:
-                raise Refused(refusals.unproved("unproved-operator", taint), node.get("location", 0))
+            if use not in self._read:
+                self._used(use, node.get("location", 0))
+                self._read.add(use)
 
-    def _relation(self, _: str, node: Body, walked: Walked) -> None:
+    def _used(self, use: operands.Use, location: int) -> None:
+        refusal = self._functions.operator(use.schema, use.name)
+        if refusal is not None:
+            raise Refused(refusal, location)
+        catalog = self._catalog
+        meant = () if catalog is None else catalog.operator(use.schema, use.name)
+        if catalog is None or not meant:
+            if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
+                return
+            raise Refused(refusals.unknown_operator(use.schema, use.name), location)
+        if not catalog.implicit_casts:
+            meant = tuple(
+                operator
+                for operator in meant
+                if operands.can_be(use.left, operator.left) and operands.can_be(use.right, operator.right)
+            )
+        taint = catalog.taint(OPERATOR, meant)
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-operator", taint), location)
+
+    def _relation(self, _: str, node: Body, scope: Scope) -> None:
         name = node["relname"]
         schema = node.get("schemaname", "")
         if name in rules.SECRET_RELATIONS and schema in ("", "pg_catalog"):
@@ -226,32 +279,37 @@ class Judgement:
         refusal = self._functions.relation(schema, name)
         if refusal is not None:
             raise Refused(refusal, node.get("location", 0))
-        if self._catalog is None or walked.visited[0][0] in _READS_NOTHING:
+        if self._catalog is None or scope.root in _READS_NOTHING or scope.is_query(node):
+            return
+        key = (RELATION, node.get("catalogname", ""), schema, name)
+        if key in self._read:
             return
         meant = self._catalog.relation(schema, name)
-        if meant:
-            taint = self._catalog.taint(RELATION, meant)
-            if taint is not None:
-                raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
-        elif schema or not _names_a_query(name, walked):
-            raise Refused(refusals.unknown_relation(schema, name), node.get("location", 0))
+        if not meant or node.get("catalogname", self._catalog.database) != self._catalog.database:
+            scope.missing.append(node)
+            return
+        taint = self._catalog.taint(RELATION, meant)
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
+        self._read.add(key)
 
-    def _cast(self, _: str, node: Body, __: Walked) -> None:
+    def _cast(self, _: str, node: Body, __: Scope) -> None:
         # The type's own input function reads 'x'::t and null::t; there is nothing to cast (coerce_type()).
         if node["arg"].get("A_Const", {}).keys() & {"sval", "isnull"}:
             self._literals[id(node["typeName"])] = node["typeName"]
 
-    def _type(self, _: str, node: Body, __: Walked) -> None:
+    def _type(self, _: str, node: Body, __: Scope) -> None:
         if "names" in node:
             literal = id(node) in self._literals
             self._type_named(*constants.qualified(node["names"]), node.get("location", -1), literal=literal)
 
     def _type_named(self, schema: str, name: str, location: int, *, literal: bool = False) -> None:
         catalog = self._catalog
-        if catalog is None:
+        key = (TYPE, schema, name, literal)
+        if catalog is None or key in self._read:
             return
         # Unqualified, pg_catalog's comes first: settings.py lets no search_path put it anywhere else.
-        built_in = name in rules.TYPES and schema in ("", "pg_catalog")
+        built_in = schema in ("", "pg_catalog") and self._functions.is_built_in_type(name)
         if built_in and not catalog.tainted_types:
             return
         meant = catalog.type("pg_catalog" if built_in else schema, name)
@@ -263,16 +321,31 @@ class Judgement:
             raise Refused(refusals.unproved("unproved-cast", taint), location)
         if not meant and not built_in:
             raise Refused(refusals.unknown_type(schema, name), location)
+        self._read.add(key)
 
-    def _sample(self, _: str, node: Body, __: Walked) -> None:
+    def _query(self, _: str, node: Body, __: Scope) -> None:
+        """Let a query of WITH be: `Scope` looks for them among what the walk has found."""
+
+    def _sample(self, _: str, node: Body, __: Scope) -> None:
         schema, name = constants.qualified(node["method"])
         if name not in rules.SAMPLE_METHODS or schema not in ("", "pg_catalog"):
             refusal = self._functions.judge(schema, name, 1)
             if refusal is not None:
                 raise Refused(refusal, node.get("location", 0))
 
-    def _keyword(self, kind: str, node: Body, _: Walked) -> None:
+    def _keyword(self, kind: str, node: Body, scope: Scope) -> None:
         name, since = rules.KEYWORD_FUNCTIONS[kind]
+        if kind == "JsonParseExpr":
+            # The one that is a type's name, too: before it was a keyword, json(x) was a function or a cast.
+            if self._functions.before(since):
+                location = node.get("location", 0)
+                call = {
+                    "funcname": [{"String": {"sval": name}}],
+                    "args": [node["expr"]["raw_expr"]],
+                    "location": location,
+                }
+                self._call("FuncCall", call, scope)
+            return
         refusal = self._functions.keyword(name or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value"), since)
         if refusal is not None:
             raise Refused(refusal, node.get("location", -1))
@@ -404,7 +477,7 @@ _NO_TEXTS = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "b
 """Types that no built-in implicit cast makes a text of."""
 _TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
 
-_EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
+_EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Scope], None]] = {
     "FuncCall": Judgement._call,
     "ColumnRef": Judgement._column,
     "A_Indirection": Judgement._indirection,
@@ -413,6 +486,7 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
     "TypeCast": Judgement._cast,
     "TypeName": Judgement._type,
     "RangeTableSample": Judgement._sample,
+    "CommonTableExpr": Judgement._query,
     **dict.fromkeys(rules.KEYWORD_FUNCTIONS, Judgement._keyword),
 }
 """What is asked of the nodes that `walk` reports."""
@@ -420,9 +494,10 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Walked], None]] = {
 _READS_NOTHING = frozenset({"ConstraintsSetStmt", "LockStmt"})
 """Statements with RangeVars that are not read: the first one's are names of constraints."""
 _READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
-_ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
-"""Nodes of FROM that can have an alias."""
-_NAMED_BY_ITSELF = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
+_JUDGED_BY_ARGUMENTS = (
+    rules.SQL_TEXT_FUNCTIONS.keys() | rules.INPUT_TYPE_FUNCTIONS | _READS_BY_NAME | {"set_config", "lo_open"}
+)
+"""Functions of which `Judgement._call` looks at what stands in which place."""
 _WITH_TYPES = INTERESTING | {"TypeCast", "TypeName"}
 _WITH_OPERATORS = _WITH_TYPES | operands.KINDS
 
@@ -435,11 +510,6 @@ def _interesting(catalog: Catalog | None) -> frozenset[str]:
     if catalog is None:
         return INTERESTING
     return _WITH_OPERATORS if catalog.tainted_operators else _WITH_TYPES
-
-
-def _names_a_query(name: str, walked: Walked) -> bool:
-    """Tell whether WITH gives this name to a query somewhere in the statement."""
-    return any(kind == "CommonTableExpr" and node["ctename"] == name for kind, node in walked.visited)
 
 
 @cache

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy import observe
-from proxy.filter import Filter
+from proxy import observe, rules
+from proxy import protocol as p
+from proxy.filter import VOID_PARSE, Filter
 from proxy.functions import Functions
 from proxy.house import Asker, House, Question
 from proxy.verdict import Action, Verdict
@@ -32,7 +33,7 @@ class Judging:
         self._database = database
         self._asker = asker
         self._question: Question | None = None
-        self._asked: tuple[bytes, str, bool, Functions] | None = None  # what was sent to the helper, and judged by
+        self._asked: tuple[bytes, str, int, Functions] | None = None  # what was sent to the helper, and judged by
         self._verdict: Verdict | None = None  # what the helper says of just that
         self._refreshed = False  # the message has waited for a newer catalogue already
 
@@ -41,12 +42,17 @@ class Judging:
         """Whether an answer is still to come."""
         return self._question is not None
 
-    def verdict(self, text: bytes, codec: str, *, extended: bool) -> Verdict | None:
-        """Return the verdict on a text; None: it is awaited."""
+    def verdict(self, text: bytes, codec: str, *, extended: int = False, types: bytes = b"") -> Verdict | None:
+        """Return the verdict on a text; None: it is awaited. `types` are those of a Parse, as it carries them."""
+        oids = p.parameter_types(types) if len(types) > 2 else ()
+        if rules.VOID_OID in oids:
+            extended = VOID_PARSE
         if len(text) > MAX_INLINE:
             verdict = self._long(text, codec, extended)
         else:
             verdict = self.filter.judge(text, codec, extended=extended)
+        if oids and verdict is not None and verdict.action is not Action.REFUSE:
+            verdict = self.filter.judge_types(oids) or verdict
         if verdict is not None and verdict.unresolved and not self._refreshed:
             self._question = self._house.catalogues.refresh_for(self._database, self._asker)
             self._refreshed = self._question is not None
@@ -54,7 +60,7 @@ class Judging:
                 return None
         return verdict
 
-    def _long(self, text: bytes, codec: str, extended: bool) -> Verdict | None:
+    def _long(self, text: bytes, codec: str, extended: int) -> Verdict | None:
         if len(text) > self._house.max_query_length:
             return self.filter.judge(text, codec, extended=extended)  # it looks at the length first
         asked = (text, codec, extended, self.filter.functions)
@@ -84,22 +90,7 @@ class Judging:
         return question is not None
 
     def passes(self, verdict: Verdict, text: bytes, codec: str) -> bool:
-        """Whether a text goes upstream: it is allowed, or what it names does not exist, or filter.mode lets it."""
-        return (
-            verdict.action is not Action.REFUSE
-            or self.is_missing(verdict)
-            or (self._house.observe and observe.lets_through(verdict.rule, text, codec))
-        )
-
-    def is_missing(self, verdict: Verdict) -> bool:
-        """Whether a relation does not exist, by a catalogue that was read a moment ago.
-
-        Then the server says so before it does anything, and its own answer is the one that a client expects. Of several
-        statements the earlier ones would run; names beyond ASCII are the server's to fold and to cut.
-        """
-        return (
-            verdict.rule == "unknown-relation"
-            and verdict.kind != "multi"
-            and verdict.message.isascii()
-            and self._house.catalogues.is_current(self._database)
+        """Whether a text goes upstream: it is allowed, or filter.mode lets it."""
+        return verdict.action is not Action.REFUSE or (
+            self._house.observe and observe.lets_through(verdict.rule, text, codec)
         )

@@ -8,6 +8,7 @@ down: in constants, in casts, in calls of built-in functions that return one typ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -83,7 +84,9 @@ def type_of(node: Body, functions: Functions) -> str:
     if constant is not None:
         if "ival" in constant:
             return "int4"
-        return "numeric" if "fval" in constant else "bool" if "boolval" in constant else ""
+        if "fval" in constant:
+            return _type_of_number(constant["fval"].get("fval", ""))
+        return "bool" if "boolval" in constant else ""
     cast = node.get("TypeCast")
     if cast is not None:
         named = cast["typeName"]
@@ -93,11 +96,49 @@ def type_of(node: Body, functions: Functions) -> str:
     call = node.get("FuncCall")
     if call is not None:
         *schema, name = (name["String"]["sval"] for name in call["funcname"])
+        if name == rules.EXTRACT:
+            return ""  # numeric or, where it is date_part, float8
         returns = {rules.CALLS.get(name, ("", frozenset()))[0]}
         if schema != ["pg_catalog"]:
             returns.update(function.returns for function in functions.get(name, ()))
         return returns.pop() if len(returns) == 1 and schema in ([], ["pg_catalog"]) else ""
     return ""
+
+
+def _type_of_number(digits: str) -> str:
+    """Give the type of a number that the grammar has no int4 for: make_const(), parser/parse_node.c.
+
+    `-2147483648` is one constant, and an int4: doNegateFloat(), parser/gram.y.
+    """
+    if not _INTEGER.fullmatch(digits):
+        return "numeric"
+    bits = int(digits, 0 if digits.lstrip("-").startswith(("0x", "0X", "0o", "0O", "0b", "0B")) else 10)
+    return "int4" if -(1 << 31) <= bits < 1 << 31 else "int8" if -(1 << 63) <= bits < 1 << 63 else "numeric"
+
+
+_INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F_]{1,40}|0[oO][0-7_]{1,80}|0[bB][01_]{1,160}|[0-9][0-9_]{0,40})")
+
+
+def vanishing(call: Body, *, names: bool) -> int:
+    """Count the arguments of a call that vanish if they are of type void.
+
+    ParseFuncOrColumn() (parser/parse_func.c) drops parameters of that type before it looks a function up, for JDBC,
+    which gives OUT parameters like others; not those of an ordered-set aggregate. A cast to void of a parameter whose
+    type is open gives it that type. `names`: columns are parameters, as the arguments of a function in SQL are.
+    """
+    if call.get("agg_within_group"):
+        return 0
+    found = 0
+    for argument in call.get("args", ()):
+        while "TypeCast" in argument and is_void(argument["TypeCast"]["typeName"]):
+            argument = argument["TypeCast"]["arg"]
+        found += "ParamRef" in argument or (names and "ColumnRef" in argument)
+    return found
+
+
+def is_void(named: Body) -> bool:
+    """Tell whether a TypeName can mean void."""
+    return bool(named.get("names")) and named["names"][-1]["String"]["sval"] == rules.VOID
 
 
 def means_built_in(name: str, call: Body, functions: Functions) -> bool:

@@ -305,7 +305,7 @@ class _Court:
             if row.language == "plpgsql":
                 self._plpgsql(row)
             elif row.source:
-                self._text(row.source, "body", self._anywhere)
+                self._text(row.source, "body", self._anywhere, polymorphic=self._takes_anything(row))
             else:
                 self._sql_standard(row)
         elif row.language == "internal" and row.source in _CONSTRUCTORS:
@@ -441,7 +441,19 @@ class _Court:
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 
-    def _text(self, sql: str, part: str, functions: Functions, place: Place | None = None) -> None:
+    def _takes_anything(self, row: FunctionRow) -> bool:
+        """Tell whether a function in SQL takes arguments of types that its call decides: of void, among others."""
+        return any(_is_polymorphic(self._types[oid].name) for oid in row.arguments if oid in self._types)
+
+    def _text(
+        self,
+        sql: str,
+        part: str,
+        functions: Functions,
+        place: Place | None = None,
+        *,
+        polymorphic: bool = False,
+    ) -> None:
         """Judge a text that is to consist of SELECTs. `part` is what the reason calls it."""
         if UNREADABLE in sql:  # the parser would stop there without a word
             raise _Spoiled(f"its {part} could not be printed by the server")
@@ -450,15 +462,22 @@ class _Court:
         except Refused as refused:
             raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
         for raw in statements:
-            self._statement(raw, sql, part, functions, place)
+            self._statement(raw, sql, part, functions, place, polymorphic=polymorphic)
 
     def _statement(
-        self, raw: dict[str, Any], sql: str, part: str, functions: Functions, place: Place | None = None
+        self,
+        raw: dict[str, Any],
+        sql: str,
+        part: str,
+        functions: Functions,
+        place: Place | None = None,
+        *,
+        polymorphic: bool = False,
     ) -> None:
         start = raw.get("stmt_location", 0)
         end = start + raw["stmt_len"] if "stmt_len" in raw else None
         self._recorder.place = place or _place(sql, start, end)
-        judgement = Judgement(functions, self._policy)
+        judgement = Judgement(functions, self._policy, polymorphic=polymorphic)
         ((name, body),) = raw["stmt"].items()
         try:
             if name != "SelectStmt":
@@ -551,6 +570,15 @@ def _is_polymorphic(name: str) -> bool:
     return name.startswith("any")
 
 
+def _voids(rows: Rows) -> frozenset[str]:
+    """Give the names of functions and operators with a result, or a column of it, of type void."""
+    void = {type_.oid for type_ in rows.types if _initial(type_) and type_.name == rules.VOID}
+    functions = {row.oid: row.name for row in rows.functions if row.kind != "p" and void.intersection(row.returns)}
+    functions |= {row.oid: row.name for row in rows.built_ins if row.name in rules.VOID_FUNCTIONS}
+    operators = {row.name for row in rows.operators if row.function in functions}
+    return frozenset(operators.union(functions.values()))
+
+
 def _names(rows: Rows) -> Catalog:
     """Sort the rows by name."""
     every = {type_.oid: type_.name for type_ in rows.types if _initial(type_)}
@@ -581,6 +609,7 @@ def _names(rows: Rows) -> Catalog:
         dict(relations),
         dict(types),
         dict(operators),
+        voids=_voids(rows),
         implicit_casts=any(
             cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
         ),

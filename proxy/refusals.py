@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,14 +49,38 @@ def _not_there(rule: str, sqlstate: str, what: str, shown: str) -> Refusal:
     )
 
 
-def unknown_relation(schema: str, name: str) -> Refusal:
-    """Refuse a name in FROM that the catalogue does not hold, in the words that the server has for it."""
-    return _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", dotted(schema, name))
+def unknown_relation(database: str, schema: str, name: str, ours: str) -> Refusal:
+    """Refuse a name in FROM that the catalogue does not hold, in the words that the server has for it.
+
+    `database` is the one that the name gives, empty without one, `ours` the one that the catalogue is of.
+    """
+    refusal = _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", dotted(schema, name))
+    if database not in ("", ours):
+        message = f'cross-database references are not implemented: "{database}.{schema}.{name}"'
+        return refusal._replace(message=message, hint="", sqlstate=errors.FEATURE_NOT_SUPPORTED)
+    if _HIDDEN_SCHEMA.fullmatch(schema):
+        # The server says so, too, to a role that is no superuser.
+        return Refusal(
+            refusal.rule,
+            f"permission denied for schema {schema}",
+            "TOAST tables and other sessions' temporary tables are in no catalogue of SideCart's"
+            f" (rule: {refusal.rule}).",
+        )
+    return refusal
+
+
+_HIDDEN_SCHEMA = re.compile(r"pg_toast|pg_(?:toast_)?temp_[0-9]+")
 
 
 def unknown_type(schema: str, name: str) -> Refusal:
     """Refuse a type that the catalogue does not hold."""
     return _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", dotted(schema, name))
+
+
+def unknown_type_oid(oid: int) -> Refusal:
+    """Refuse the type of a parameter, given by its OID, that the catalogue does not hold."""
+    refusal = _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", f"with OID {oid}")
+    return refusal._replace(message=f"type with OID {oid} does not exist")
 
 
 def unknown_operator(schema: str, name: str) -> Refusal:

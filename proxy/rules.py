@@ -91,6 +91,8 @@ RULES: dict[str, str] = {
     "sleep": "pg_sleep holds a connection, and the operator has switched it off.",
     "file-listing": "Functions that list the server's files are switched off by the operator.",
     "sql-text-function": "A function that runs SQL given as text takes a constant that is itself a single read.",
+    "void-parameter": "A parameter of type void vanishes before a function is looked up, so none is given to a function"
+    " that is judged by its arguments.",
     "large-object-write": "lo_open takes a constant mode without INV_WRITE.",
     "input-function": "Input functions that take a type's OID run the checks of that type.",
     "input-type": "pg_input_is_valid and pg_input_error_info take a built-in type's name as a constant.",
@@ -230,12 +232,18 @@ KEYWORD_FUNCTIONS: dict[str, tuple[str, int]] = {
     "JsonArrayQueryConstructor": ("json_array", 16),
     "JsonObjectAgg": ("json_objectagg", 16),
     "JsonArrayAgg": ("json_arrayagg", 16),
+    "JsonParseExpr": ("json", 17),
     "JsonScalarExpr": ("json_scalar", 17),
     "JsonSerializeExpr": ("json_serialize", 17),
     "JsonTable": ("json_table", 17),
     "JsonFuncExpr": ("", 17),  # its `op` says which
 }
 """Keywords of this parser that were names of ordinary functions before the given major version of PostgreSQL."""
+UNQUALIFIED_BEFORE = {"json_object": 16}
+"""Functions that this parser puts into pg_catalog by itself, and older servers look up in the path (parser/gram.y). The
+opposite, substring and overlay before PostgreSQL 14, needs nothing: every function of the name is looked at."""
+EXTRACT, EXTRACT_SINCE, EXTRACT_BEFORE = "extract", 14, "date_part"
+"""EXTRACT(… FROM …) calls this function of pg_catalog since that version, and the other one before."""
 JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}
 
 SAMPLE_METHODS = frozenset({"bernoulli", "system", "system_rows", "system_time"})
@@ -382,6 +390,12 @@ CALLED: dict[tuple[str, str], frozenset[str]] = {
 }
 """Which built-in functions a built-in `function` in SQL, a `view` or an `operator` calls on any of 13 to 18, itself or
 through others; by kind and name."""
+VOID, VOID_OID = "void", 2278  # pg_type.dat
+VOID_FUNCTIONS = frozenset(
+    {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_stat_clear_snapshot", "pg_advisory_unlock_all"}
+    | {"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock", "pg_advisory_xact_lock_shared"}
+)
+"""pg_catalog's functions that return void, of those that can be called and may be."""
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""
 

@@ -416,7 +416,7 @@ class Session(Answering):
             return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
         types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
-        verdict = self._verdict_with_types(text, types)
+        verdict = self._verdict(text, extended=True, types=types)
         if verdict is None:
             return self._waited(simple=False, unnamed=not name)
         if not self._judging.passes(verdict, text, self.codec):
@@ -580,21 +580,14 @@ class Session(Answering):
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def _verdict(self, text: bytes, *, extended: bool) -> Verdict | None:
-        """Return the verdict on a text; None: it is awaited, or was in vain."""
+    def _verdict(self, text: bytes, *, extended: bool, types: bytes = b"") -> Verdict | None:
+        """Return the verdict on a text, and on the types of a Parse; None: it is awaited, or was in vain."""
         if self._wait_error is not None:
             return None
-        verdict = self._judging.verdict(text, self.codec, extended=extended)
+        verdict = self._judging.verdict(text, self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
         return verdict
-
-    def _verdict_with_types(self, text: bytes, types: bytes) -> Verdict | None:
-        """Return the verdict on a Parse: its text, and the types of its parameters."""
-        verdict = self._verdict(text, extended=True)
-        if verdict is None or verdict.action is Action.REFUSE or not self.filter.types_matter or len(types) <= 2:
-            return verdict
-        return self.filter.judge_types(p.parameter_types(types)) or verdict
 
     def judged(self, verdict: Verdict | None) -> None:
         """Go on with what waited for a verdict; None: judge it again, by the catalogue as it is now."""
@@ -702,7 +695,7 @@ class Session(Answering):
             return None
         if statement.judge is not self.filter.functions:
             text = statement.text
-            verdict = self._verdict_with_types(text, statement.body[len(text) + 1 :])
+            verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :])
             if verdict is None:
                 return self._waited(simple=False)
             if not self._judging.passes(verdict, text, self.codec):
@@ -750,7 +743,7 @@ class Session(Answering):
         if unnamed is not None and unnamed[3] is not self.filter.functions:
             message, context, _, _ = unnamed
             _, text = p.parse_parts(message, 5, len(message))
-            verdict = self._verdict_with_types(text, message[7 + len(text) :])
+            verdict = self._verdict(text, extended=True, types=message[7 + len(text) :])
             if verdict is None:
                 return self._waited(simple=False)
             if not self._judging.passes(verdict, text, self.codec):

@@ -23,9 +23,9 @@ Body = dict[str, Any]
 Entry = tuple[str, Body]
 
 INTERESTING = frozenset(
-    {"FuncCall", "A_Indirection", "RangeVar", "RangeTableSample"}
+    {"FuncCall", "A_Indirection", "RangeVar", "RangeTableSample", "CommonTableExpr"}
     | {"JsonObjectConstructor", "JsonArrayConstructor", "JsonArrayQueryConstructor", "JsonObjectAgg", "JsonArrayAgg"}
-    | {"JsonScalarExpr", "JsonSerializeExpr", "JsonTable", "JsonFuncExpr"}
+    | {"JsonParseExpr", "JsonScalarExpr", "JsonSerializeExpr", "JsonTable", "JsonFuncExpr"}
 )
 """Nodes that the filter looks into in any case. Those with a PATH field join them when that has more than one part."""
 

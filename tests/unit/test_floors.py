@@ -15,7 +15,7 @@ PURE = (
     "config rules cache constants certificates",
     "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
-    "replies functions role_probe users auth own_answer",
+    "replies functions role_probe users auth own_answer scope",
     "judgement findings access",
     "diagnosis",
     "conditions",

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from proxy import catalog as c
-from proxy import rules
-from proxy.filter import Filter, Policy
+from proxy import operands, rules
+from proxy.filter import VOID_PARSE, Filter, Policy
+from proxy.text import parse
 from proxy.verdict import Action, Verdict
 
 EVIL = 90_000
@@ -446,3 +447,292 @@ def test_every_text_of_a_route_is_judged() -> None:
         assert verdict.action is Action.ALLOW, verdict
     for name in ("pgr_degree", "pgr_createtopology", "_pgr_dijkstra", "dblink_build_sql_insert", "st_mapalgebrafct"):
         assert Filter(Policy(allow_functions=("*",))).judge(f"select {name}(1)".encode()).action is Action.REFUSE, name
+
+
+# --- what is not there ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "missing"),
+    [
+        ("select (select 1 from b) from a", "a"),
+        ("select 1 from a join b on true, c", "a"),
+        ("with x as (select 1 from b) select (select 1 from c), * from a, x", "b"),
+        ("select 1 from a union select 1 from b", "a"),
+        ("select 1 from u where exists (select 1 from a)", "a"),
+        ("select * from s.a, b", "s.a"),
+        ("explain select 1 from a", "a"),
+    ],
+)
+def test_the_missing_relation_is_the_one_that_the_server_comes_upon_first(sql: str, missing: str) -> None:
+    verdict = judge(sql)
+    assert verdict.message == f'relation "{missing}" does not exist'
+    assert (verdict.sqlstate, verdict.position) == ("42P01", sql.index(f" {missing}") + 2)
+
+
+@pytest.mark.parametrize(
+    ("sql", "rule"),
+    [
+        ("select lo_create(0) from nosuch", "side-effect-function"),
+        ("select 1 from nosuch where writer() > 0", "unproved-function"),
+        ("select 1 from nosuch, v2", "unproved-relation"),
+        ("select '(1)'::evildom from nosuch", "unproved-type"),
+        ("select nosuch2(1) from nosuch", "unknown-function"),
+        ("explain analyze select lo_create(0) from nosuch", "side-effect-function"),
+        ("copy (select lo_create(0) from nosuch) to stdout", "side-effect-function"),
+        ("declare c cursor for select lo_create(0) from nosuch", "side-effect-function"),
+        ("prepare p as select lo_create(0) from nosuch", "side-effect-function"),
+        ("select set_config('default_transaction_read_only', 'off', false) from nosuch", "setting-value"),
+        ("select query_to_xml('select lo_create(0) from nosuch', true, true, '')", "sql-text-function"),
+    ],
+)
+def test_attack_write_behind_a_relation_that_is_not_there(sql: str, rule: str) -> None:
+    assert judge(sql).rule == rule
+
+
+@pytest.mark.parametrize(
+    ("sql", "message", "sqlstate"),
+    [
+        ("select 1 from pg_toast.pg_toast_1255", "permission denied for schema pg_toast", "42501"),
+        ("select 1 from pg_temp_3.t", "permission denied for schema pg_temp_3", "42501"),
+        ("table pg_toast_temp_3.pg_toast_1", "permission denied for schema pg_toast_temp_3", "42501"),
+        ("select 1 from pg_temp.t", 'relation "pg_temp.t" does not exist', "42P01"),
+        ("select 1 from d.s.t", 'cross-database references are not implemented: "d.s.t"', "0A000"),
+        ("select 1 from d.public.u", 'cross-database references are not implemented: "d.public.u"', "0A000"),
+        ("select 1 from shop.public.nosuch", 'relation "public.nosuch" does not exist', "42P01"),
+    ],
+)
+def test_relations_that_no_catalogue_holds(sql: str, message: str, sqlstate: str) -> None:
+    of_shop = Filter()
+    of_shop.learn_catalog(replace(CATALOG, database="shop"))
+    verdict = of_shop.judge(sql.encode())
+    assert (verdict.message, verdict.sqlstate, verdict.position) == (message, sqlstate, sql.rindex(" ") + 2)
+    assert of_shop.judge(b"select 1 from shop.public.u").action is Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("sql", "rule"),
+    [
+        # WITH names a query only where it is seen: elsewhere it may be a view that is a moment old.
+        ("select * from fresh, (with fresh as (select 1) select * from fresh) x", "unknown-relation"),
+        ("with a as (select * from fresh), fresh as (select 1) select * from a", "unknown-relation"),
+        ("with fresh as (select * from fresh) select * from fresh", "unknown-relation"),
+        ("(with fresh as (select 1) select * from fresh) union select 1 from fresh", "unknown-relation"),
+        ("with fresh as (select 1) select * from public.fresh", "unknown-relation"),
+        ("select (with v2 as (select 1) select 1), * from v2", "unproved-relation"),
+        ("with a as (select * from v2), v2 as (select 1) select * from a", "unproved-relation"),
+        ("with v2 as (select 1) select * from v2", ""),
+        ("with fresh as (select 1) select (select 1 from fresh), * from (select * from fresh) x", ""),
+        ("with fresh as (select 1) select 1 union (select 1 from fresh order by 1)", ""),
+        ("with fresh as (select 1), b as (select * from fresh) select * from b", ""),
+        ("with recursive a as (select * from fresh), fresh as (select 1) select * from a", ""),
+        ("with fresh as (select 1) select * from (with b as (select * from fresh) select * from b) x", ""),
+        ("with a as (with fresh as (select 1) select * from fresh) select * from a, fresh", "unknown-relation"),
+        ("with fresh as (with fresh as (select 1) select * from fresh) select * from fresh", ""),
+    ],
+)
+def test_attack_query_of_with_that_is_named_like_a_new_view(sql: str, rule: str) -> None:
+    assert judge(sql).rule == rule
+
+
+# --- parameters of type void ------------------------------------------------------------------------------------------
+
+OVERLOADS = c.Catalog(
+    functions={
+        "vf": (c.Callable(1, "public", 2, 2), c.Callable(EVIL, "public", 1, 1)),
+        "add1": (c.Callable(2, "public", 1, 1),),
+        "noted": (c.Callable(3, "public", 1, 1),),
+        "date": (c.Callable(4, "public", 2, 2),),
+    },
+    relations={"t": (relation(10),)},
+    types={"date": (c.Type(34, "pg_catalog"),), "void": (c.Type(rules.VOID_OID, "pg_catalog"),)},
+    operators={"###": (c.Operator(5, "public", "int4", "int4"),)},
+    taints={
+        (c.FUNCTION, EVIL): c.Taint("function public.vf(integer)", "its body executes INSERT", "public.vf"),
+        (c.CAST_TO, 34): c.Taint("the cast to date", "it calls function public.x", "public.castf"),
+    },
+    tainted_types=True,
+    voids=frozenset({"noted", "###"}),
+)
+VOID = Filter()
+VOID.learn_catalog(OVERLOADS)
+
+
+@pytest.mark.parametrize(
+    "void",
+    [
+        "$2::void",
+        "$2::pg_catalog.void::void",
+        "coalesce($2, pg_sleep(0))",
+        "case when true then pg_sleep(0) else $2 end",
+        "(select x from (values ($2), (pg_sleep(0))) v(x))",
+        "(select noted(1) union all select $2)",
+        "pg_sleep(0) in ($2)",
+        "coalesce(1 ### 2, $2)",
+        "coalesce((0::float8).pg_sleep, $2)",
+        "coalesce(x.noted, $2)",
+        "coalesce(void('x'), $2)",
+        "lag(pg_stat_clear_snapshot(), 1, $2) over ()",
+    ],
+)
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        ("vf($1, $2)", "unproved-function"),
+        ("public.vf($2, variadic $1)", "unproved-function"),
+        ("date($1, $2)", "unproved-cast"),
+        ("ts_rewrite('a'::tsquery, 'select lo_create(0)', $2)", "void-parameter"),
+        ("set_config($2, 'default_transaction_read_only', 'off', false)", "void-parameter"),
+        ("lo_open($2, 1, 131072)", "void-parameter"),
+        ("table_to_xml($2, 'v2', true, false, '')", "void-parameter"),
+    ],
+)
+def test_attack_parameter_that_becomes_void_in_the_text(void: str, call: str, rule: str) -> None:
+    sql = f"select {void}, {call} from t x"
+    for text in (sql, f"prepare p as {sql}", f"explain {sql}", f"select {call}, {void} from t x"):
+        assert VOID.judge(text.encode(), extended=True).rule == rule, text
+
+
+@pytest.mark.parametrize("extended", [1, VOID_PARSE])
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        ("vf($1, $2)", "unproved-function"),
+        ("ts_rewrite('a'::tsquery, 'select 1', $1)", "void-parameter"),
+        ("lo_open($2, 1, 131072)", "void-parameter"),
+        ("vf(1, $1::void)", "unproved-function"),
+    ],
+)
+def test_attack_parameter_that_is_declared_void(extended: int, call: str, rule: str) -> None:
+    sql = f"select {call}"
+    if extended == 1:
+        sql = f"prepare p(int, void) as {sql}"
+    assert VOID.judge(sql.encode(), extended=extended).rule == rule
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select vf($1, $2)",
+        "select set_config('TimeZone', $1, false)",
+        "select lower($1), pg_sleep($2)",
+        "select ts_rewrite('a'::tsquery, 'b', $1)",
+        "select noted($1)",
+    ],
+)
+def test_parameter_that_cannot_be_void_is_an_argument_like_others(sql: str) -> None:
+    verdict = VOID.judge(sql.encode(), extended=True)
+    assert verdict.action is Action.ALLOW, verdict
+
+
+def test_jdbc_gives_its_out_parameter_as_void() -> None:
+    """`{? = call public.add1(?)}` is a function of one argument; the other parameter vanishes."""
+    sql = b"select * from public.add1($1,$2)  as result"
+    assert VOID.judge(sql, extended=VOID_PARSE).action is Action.ALLOW
+    assert VOID.judge(sql, extended=1).rule == "unknown-function"
+    assert VOID.judge(b"select * from lower($1,$2)  as result", extended=VOID_PARSE).action is Action.ALLOW
+    assert VOID.judge(b"select * from nosuch($1,$2)  as result", extended=VOID_PARSE).rule == "unknown-function"
+
+
+# --- types of constants, and what older servers read ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("constant", "type_"),
+    [
+        ("1", "int4"),
+        ("2147483647", "int4"),
+        ("2147483648", "int8"),
+        ("-2147483648", "int4"),
+        ("99999999999", "int8"),
+        ("9223372036854775807", "int8"),
+        ("9223372036854775808", "numeric"),
+        ("-9223372036854775808", "int8"),
+        ("1.0", "numeric"),
+        ("1e3", "numeric"),
+        ("0x1FFFFFFFFF", "int8"),
+        ("0xFFFFFFFFFFFFFFFF", "numeric"),
+        ("1_000_000_000_000", "int8"),
+        ("true", "bool"),
+        ("extract(year from now())", ""),
+    ],
+)
+def test_type_of_a_constant_is_the_servers(constant: str, type_: str) -> None:
+    value = parse(f"select {constant}")[0]["stmt"]["SelectStmt"]["targetList"][0]["ResTarget"]["val"]
+    assert operands.type_of(value, {}) == type_
+
+
+def test_attack_big_constant_calls_the_function_for_bigint() -> None:
+    evil = {"ceil": (c.Callable(EVIL + 1, "public", 1, 1),)}
+    own = Filter()
+    own.learn_catalog(replace(CATALOG, functions=evil))
+    assert own.judge(b"select ceil(99999999999)").rule == "unproved-function"
+    assert own.judge(b"select ceil(-99999999999)").rule == "unproved-function"
+    assert own.judge(b"select ceil(99999999999.5), ceil(99999999999999999999)").action is Action.ALLOW
+
+
+def on(version: int, **more: object) -> Filter:
+    """Return a filter for a server of this major version, whose database has hostile functions of a few names."""
+    names = ("json", "json_object", "json_scalar", "json_array", "scale", "date_part", "extract", "substring")
+    evil = {name: (c.Callable(EVIL + 1, "public", 0, 9),) for name in names}
+    judge = Filter(Policy(server_version=version * 10000))
+    judge.learn_catalog(replace(CATALOG, functions=evil, **more))  # type: ignore[arg-type]
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("sql", "since"),
+    [
+        ("select json('{}')", 17),
+        ("select json(v) from t", 17),
+        ("select json_object('{a,b}')", 16),
+        ("select json_object('{a,b}'::text)", 16),
+        ("select json_object()", 16),
+        ("select json_array(1)", 16),
+        ("select json_scalar(1)", 17),
+    ],
+)
+def test_attack_keyword_of_a_newer_grammar_is_a_function_of_the_database(sql: str, since: int) -> None:
+    assert on(since).judge(sql.encode()).action is Action.ALLOW
+    assert on(since - 1).judge(sql.encode()).rule == "unproved-function"
+
+
+def test_json_is_a_cast_where_it_is_no_keyword_and_no_function() -> None:
+    plain = Filter(Policy(server_version=150000))
+    plain.learn_catalog(replace(CATALOG, functions={}))
+    assert plain.judge(b"select json('{}'), json(v), json_object('{a,b}') from t").action is Action.ALLOW
+
+
+def test_extract_is_date_part_on_13() -> None:
+    """public.scale(float8) is called there, where 14 calls pg_catalog.scale(numeric)."""
+    assert on(13).judge(b"select extract(year from now())").action is Action.ALLOW
+    assert on(14).judge(b"select extract(year from now())").action is Action.ALLOW
+    assert on(13).judge(b"select scale(extract(year from now()))").rule == "unproved-function"
+    assert on(13).judge(b"select substring('a', 1)").rule == "unproved-function"
+
+
+def test_attack_type_of_the_database_with_the_name_of_a_newer_built_in() -> None:
+    types = {"int4multirange": (c.Type(EVIL + 30, "public"),)}
+    assert on(13, types=types).judge(b"select '{}'::int4multirange").rule == "unproved-type"
+    assert on(14, types=types).judge(b"select '{}'::int4multirange").action is Action.ALLOW
+
+
+# --- work -------------------------------------------------------------------------------------------------------------
+
+
+def test_attack_columns_named_like_functions_cost_no_more_the_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    find = c.Catalog.relation
+
+    def counted(self: c.Catalog, schema: str, name: str) -> tuple[c.Relation, ...]:
+        nonlocal asked
+        asked += 1
+        return find(self, schema, name)
+
+    monkeypatch.setattr(c.Catalog, "relation", counted)
+    many = " and ".join(["x.total = x.total"] * 500)
+    others = ", ".join(f"(select 1 from t x where x.total = {n}) y{n}" for n in range(500))
+    without = Filter(Policy(max_query_length=1 << 20))
+    without.learn_catalog(replace(CATALOG, operators={}))
+    assert without.judge(f"select 1 from t x, {others} where {many}".encode()).action is Action.ALLOW
+    assert asked < 10
