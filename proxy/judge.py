@@ -38,9 +38,11 @@ from proxy.tasks import Tasks
 from proxy.verdict import Action, Verdict
 
 MAX_SHORT: Final = 65_536
-"""Bytes of a text of the short lane: at the worst it takes half a second."""
+"""Bytes of a text of the short lane: at the worst it takes a third of a second."""
 PATIENCE: Final = 10.0
 """Seconds that a helper may take for a text, or for one step of a proof."""
+SHORT_PATIENCE: Final = 2.0
+"""Seconds that a text may take in the short lane: what takes longer for whatever reason is judged anew in the other."""
 MEMORY: Final = 2 << 30
 """Bytes of address space that a helper may have. The tree of a text takes up to 500 times the text."""
 REST: Final = 600.0
@@ -59,11 +61,15 @@ Results = list[list[list[bytes | None]]]
 
 
 class HelperLostError(SideCartError):
-    """The helper died, or was killed. `step` is what it had said it would do next, if anything."""
+    """The helper died, or was killed, because it was `late` or for another reason.
 
-    def __init__(self, message: str, step: int | None = None) -> None:
+    `step` is what it had said it would do next, if anything.
+    """
+
+    def __init__(self, message: str, step: int | None = None, *, late: bool = False) -> None:
         super().__init__(message)
         self.step = step
+        self.late = late
 
 
 class ProofError(SideCartError):
@@ -172,8 +178,8 @@ class Texts:
     """
 
     def __init__(self, stats: Stats, audit: Audit, tasks: Tasks) -> None:
-        self._short = _Lane("texts", stats, audit, tasks)
-        self._long = _Lane("long_texts", stats, audit, tasks)
+        self._long = _Lane("long_texts", PATIENCE, None, stats, audit, tasks)
+        self._short = _Lane("texts", SHORT_PATIENCE, self._long, stats, audit, tasks)
 
     def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
         lane = self._short if len(sql) <= MAX_SHORT else self._long
@@ -185,22 +191,34 @@ class Texts:
 
 
 class _Lane:
-    """Have texts judged by one helper, one after the other, the shortest first."""
+    """Have texts judged by one helper, one after the other; a text that takes too long goes to the `slower` lane.
 
-    def __init__(self, name: str, stats: Stats, audit: Audit, tasks: Tasks) -> None:
+    The next text is that of the client who has had least of the helper's time, and then the shortest. Who comes anew
+    counts as having had as much as whoever is served (start-time fair queueing): it waits for one text, and then for
+    others that are new.
+    """
+
+    def __init__(
+        self, name: str, patience: float, slower: _Lane | None, stats: Stats, audit: Audit, tasks: Tasks
+    ) -> None:
         self._name = name
+        self._patience = patience
+        self._slower = slower
         self._helper = Helper(name, stats)
         self._stats = stats
         self._audit = audit
         self._tasks = tasks
-        self._line: asyncio.PriorityQueue[tuple[int, int, _Text]] = asyncio.PriorityQueue()
+        self._line: asyncio.PriorityQueue[tuple[float, int, int, _Text]] = asyncio.PriorityQueue()
         self._asked = 0
+        self._had: dict[Asker, float] = {}  # seconds of those clients that have had more than is served now
+        self._served = 0.0
         self._worker: asyncio.Task[None] | None = None
         self._learned: tuple[int, Policy, Catalog | None] | None = None  # by the helper process of this number
 
     def ask(self, question: _Text) -> Question:
         self._asked += 1
-        self._line.put_nowait((len(question.sql), self._asked, question))
+        had = self._served if question.asker is None else self._had.get(question.asker, self._served)
+        self._line.put_nowait((max(had, self._served), len(question.sql), self._asked, question))
         if self._worker is None or self._worker.done():
             self._worker = self._tasks.start(self._work(), "judge texts")
         return question
@@ -209,12 +227,23 @@ class _Lane:
         await self._helper.close()
 
     async def _work(self) -> None:
+        now = asyncio.get_running_loop().time
         while not self._line.empty():
-            _, _, question = self._line.get_nowait()
-            if question.asker is not None:
-                question.tell(await self._judge(question), self._audit)
+            self._served, _, _, question = self._line.get_nowait()
+            asker = question.asker
+            if asker is None:
+                continue
+            began = now()
+            verdict = await self._judge(question)
+            self._had = {each: had for each, had in self._had.items() if had > self._served}
+            self._had[asker] = self._served + now() - began
+            if verdict is not None:
+                question.tell(verdict, self._audit)
+        self._had.clear()
+        self._served = 0.0
 
-    async def _judge(self, question: _Text) -> Verdict:
+    async def _judge(self, question: _Text) -> Verdict | None:
+        """Return the verdict; None: the slower lane has the question."""
         try:
             return await self._ask_helper(question)
         except OSError as error:
@@ -224,20 +253,27 @@ class _Lane:
             self._audit.event("bug", level="error", what=type(error).__name__, where="judge texts")
         return NOT_JUDGED
 
-    async def _ask_helper(self, question: _Text) -> Verdict:
+    async def _ask_helper(self, question: _Text) -> Verdict | None:
         judge = question.judge
         wanted = (judge.policy, judge.catalog)
         try:
             number = await self._helper.start()
+            patience = self._patience
             if self._learned is None or self._learned[0] != number or self._learned[1:] != wanted:
+                patience = PATIENCE  # to learn a large catalogue takes its time, too
                 self._helper.tell(_encode(Learn(judge.policy, None if judge.catalog is None else _form(judge.catalog))))
                 self._learned = (number, *wanted)
-            answer = await self._helper.ask(_encode(Text(question.sql, question.encoding, int(question.extended))))
+            request = _encode(Text(question.sql, question.encoding, int(question.extended)))
+            answer = await self._helper.ask(request, patience=patience)
             if not isinstance(answer, Judged):
                 raise HelperLostError("it gave another answer than a verdict")
             verdict = answer.verdict
         except HelperLostError as error:
             self._audit.event("helper lost", level="error", helper=self._name, why=str(error), bytes=len(question.sql))
+            if error.late and self._slower is not None:
+                if question.asker is not None:
+                    self._slower.ask(question)
+                return None
             verdict = TOO_COMPLEX
         if (judge.policy, judge.catalog) == wanted:  # else it was judged by a catalogue that is not the latest
             judge.remember(question.sql, question.encoding, question.extended, verdict)
@@ -343,16 +379,19 @@ class Helper:
         if self._process is not None:
             self._process.send(request)
 
-    async def ask(self, request: bytes, pieces: list[Piece] | None = None) -> Answer:
+    async def ask(self, request: bytes, pieces: list[Piece] | None = None, *, patience: float | None = None) -> Answer:
         """Send a request to the process that `start` gave, and return its answer. Raises HelperLostError.
 
-        What comes ahead of the answer is added to `pieces`.
+        What comes ahead of the answer is added to `pieces`. Each step on the way has `patience` seconds, or else
+        PATIENCE.
         """
         process = self._process
         if process is None:
             raise HelperLostError("it is not running")
         try:
-            answer = await process.ask(request, [] if pieces is None else pieces)
+            answer = await process.ask(
+                request, [] if pieces is None else pieces, PATIENCE if patience is None else patience
+            )
         except BaseException:
             # Also where this task is cancelled: the answer would be taken for the next request's.
             process.kill()
@@ -386,6 +425,7 @@ class _Process(asyncio.SubprocessProtocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._pieces: list[Piece] = []
         self._limit: asyncio.Timeout | None = None
+        self._patience = PATIENCE
         self._step: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -396,19 +436,20 @@ class _Process(asyncio.SubprocessProtocol):
         if self._stdin is not None and not self.gone:
             self._stdin.writelines((len(request).to_bytes(4, "big"), request))
 
-    async def ask(self, request: bytes, pieces: list[Piece]) -> Answer:
-        """Return the answer; each step on the way to it has PATIENCE seconds of its own. Raises HelperLostError."""
+    async def ask(self, request: bytes, pieces: list[Piece], patience: float = PATIENCE) -> Answer:
+        """Return the answer; each step on the way to it has its own `patience` seconds. Raises HelperLostError."""
         self._step = None
+        self._patience = patience
         self._pieces = pieces
         self._answer = asyncio.get_running_loop().create_future()
         if self.gone:
             raise HelperLostError("it has ended")
         self.send(request)
         try:
-            async with asyncio.timeout(PATIENCE) as self._limit:
+            async with asyncio.timeout(patience) as self._limit:
                 return await self._answer
         except TimeoutError as error:
-            raise HelperLostError(f"it took longer than {PATIENCE:g} s", self._step) from error
+            raise HelperLostError(f"it took longer than {patience:g} s", self._step, late=True) from error
         finally:
             self._answer = self._limit = None
 
@@ -435,7 +476,7 @@ class _Process(asyncio.SubprocessProtocol):
             else:
                 self._pieces.append(answer)
             if self._limit is not None and not self._limit.expired():
-                self._limit.reschedule(asyncio.get_running_loop().time() + PATIENCE)
+                self._limit.reschedule(asyncio.get_running_loop().time() + self._patience)
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 

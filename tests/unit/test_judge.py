@@ -116,6 +116,96 @@ def test_requests_travel_whole() -> None:
         assert judging._read_request(msgspec.msgpack.encode(request)) == request
 
 
+# --- who comes next ---------------------------------------------------------------------------------------------------
+
+
+class Helping:
+    """A helper for which each byte of a text is a second's work, and which is too slow for texts of 50 or more."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.judged: list[bytes] = []
+
+    async def start(self) -> int:
+        return 1
+
+    def tell(self, request: bytes) -> None: ...
+
+    async def ask(self, request: bytes, *, patience: float) -> judging.Answer:
+        text = judging._read_request(request)
+        assert isinstance(text, judging.Text)
+        self.judged.append(text.sql)
+        self.now += len(text.sql)
+        if len(text.sql) >= 50 and patience == judging.SHORT_PATIENCE:
+            raise HelperLostError("it took longer", late=True)
+        return judging.Judged(Verdict(Action.ALLOW, "select"))
+
+
+class Insatiable(Asking):
+    """A client that sends its next text as soon as it has a verdict."""
+
+    def __init__(self, ask: Callable[[Asking, bytes], object], *texts: bytes) -> None:
+        super().__init__()
+        self._ask = ask
+        self._texts = list(texts)
+        self.judged(None)
+
+    def judged(self, verdict: Verdict | None) -> None:
+        if self._texts:
+            self._ask(self, self._texts.pop(0))
+
+
+def in_lanes(work: Callable[[Callable[[Asking, bytes], Question], Helping], None]) -> tuple[Helping, Helping]:
+    short, long = Helping(), Helping()
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        monkeyed: Any = loop
+        monkeyed.time = lambda: short.now
+        tasks = Tasks()
+        texts = judging.Texts(Stats(), Quiet(), tasks)
+        lanes: Any = (texts._short, texts._long)
+        lanes[0]._helper, lanes[1]._helper = short, long
+        work(lambda asking, sql: texts.ask(asking, Filter(), sql, "utf-8", False), short)
+        while any(lane._worker is not None and not lane._worker.done() for lane in lanes):
+            await asyncio.sleep(0)
+        await tasks.stop()
+
+    asyncio.run(run())
+    return short, long
+
+
+def test_attack_clients_with_one_text_after_the_other_leave_others_their_turn() -> None:
+    def work(ask: Callable[[Asking, bytes], Question], helper: Helping) -> None:
+        for name in (b"a", b"b", b"c", b"d"):
+            Insatiable(ask, *[name * 10] * 4)
+
+        class Late(Asking):
+            def judged(self, verdict: Verdict | None) -> None:
+                Insatiable(ask, b"x" * 20, b"x" * 20)
+
+        ask(Late(), b"late")
+
+    helper, _ = in_lanes(work)
+    # By length alone the longer texts of the one that comes late would be the last.
+    at = [place for place, sql in enumerate(helper.judged) if sql == b"x" * 20]
+    assert at[0] == 5, "behind one text of each"
+    assert at[1] < len(helper.judged) - 4
+
+
+def test_text_that_is_too_slow_for_the_short_lane_is_judged_in_the_other() -> None:
+    first, slow, third = Asking(), Asking(), Asking()
+
+    def work(ask: Callable[[Asking, bytes], Question], helper: Helping) -> None:
+        for asking, sql in ((first, b"s" * 50), (slow, b"t" * 60), (third, b"u")):
+            ask(asking, sql)
+
+    short, long = in_lanes(work)
+    assert third.told == slow.told == first.told == [Verdict(Action.ALLOW, "select")]
+    assert short.judged == [b"u", b"s" * 50, b"t" * 60]
+    assert long.judged == [b"s" * 50, b"t" * 60]
+
+
 def test_helper_gets_no_passwords_and_this_very_package() -> None:
     given = {"PATH": "/bin", "DB_READONLY_PASSWORD": "x", "SIDECART_UPSTREAM_PASSWORD": "x", "PGPASSWORD": "x"}
     kept = judging._environment({**given, "PYTHONPATH": "/elsewhere"})
