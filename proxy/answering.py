@@ -15,7 +15,6 @@ from proxy.errors import (
     PROTOCOL_VIOLATION,
 )
 from proxy.house import Upstream
-from proxy.judging import Judging
 from proxy.statements import NO_NAME, Statement, UnsettledError
 from proxy.verdict import Action, Verdict
 
@@ -30,9 +29,8 @@ STOP: Final = b"stop"
 class Answering(Carrying):
     """A client's session, and what it says itself. Every answer is what a handler sends upstream for the message."""
 
-    __slots__ = ("_judging", "_passes")
+    __slots__ = ("_passes",)
 
-    _judging: Judging
     _passes: bool
     """The message whose handler runs is forwarded, as far as it has come."""
 

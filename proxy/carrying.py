@@ -13,7 +13,7 @@ from proxy import protocol as p
 from proxy import replies as r
 from proxy import text as texts
 from proxy.house import Upstream
-from proxy.judging import MAX_INLINE
+from proxy.judging import MAX_INLINE, Judging
 from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
@@ -47,8 +47,9 @@ _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 class Carrying(Linked):
     """A client's session, and what it takes along from upstream to upstream."""
 
-    __slots__ = ("_sql_effects",)
+    __slots__ = ("_judging", "_sql_effects")
 
+    _judging: Judging
     _sql_effects: Effects
     """What statements do that were prepared by SQL."""
 
@@ -99,6 +100,9 @@ class Carrying(Linked):
 
     def _parse_own(self, link: Upstream, name: bytes, body: bytes) -> bytes:
         """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
+        text = body[: body.index(0)]
+        first = PREPARED_STATEMENT not in self.ledger.pins
+        self._judging.keep(name[: NAMEDATALEN - 1], text, self.codec, body[len(text) + 1 :], first=first)
         self._pin(PREPARED_STATEMENT, "a named statement")
         link.replies.owe(r.PARSE)
         return p.message(p.PARSE, name + b"\0" + body)
@@ -221,6 +225,12 @@ class Carrying(Linked):
                 what = {each for each in verdict.effects if each[0] not in NAMING}
                 self._sql_effects = tuple(what.union(self._sql_effects))
         return effects
+
+    def _keep_prepared(self, verdict: Verdict) -> None:
+        """Note what the server is about to prepare by SQL."""
+        for name, text in verdict.prepares:
+            first = PREPARED_STATEMENT not in self.ledger.pins
+            self._judging.keep(name.encode(self.codec, "replace"), text, self.codec, first=first)
 
     def _own_closes_sent(self, names: Iterable[bytes]) -> None:
         """Note that what was sent ends these names of the client's: whatever comes behind it has to put them there."""

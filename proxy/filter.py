@@ -201,6 +201,7 @@ class Filter:
         several = len(parsed) > 1
         kind = "multi" if several else ""
         replacements: list[tuple[int, int, str]] = []
+        prepares: list[tuple[str, bytes]] = []
         for raw in parsed:
             start = raw.get("stmt_location", 0)
             try:
@@ -214,13 +215,17 @@ class Filter:
                 refusal = refusal._replace(message=message, detail=detail)
                 return _refuse(refusal, kind or judgement.kind, position)
             kind = kind or judgement.kind
+            if "PrepareStmt" in raw["stmt"]:
+                prepares.append((raw["stmt"]["PrepareStmt"]["name"], _part(sql, text, encoding, raw)))
             if judgement.replacement:
                 end = start + raw["stmt_len"] if "stmt_len" in raw else -1
                 replacements.append((start, end, judgement.replacement))
         effects = tuple(judgement.effects)
         boundary = "" if several else judgement.boundary
         if replacements:
-            return self._replace(sql, text, encoding, replacements, kind, effects, boundary)
+            return replace(
+                self._replace(sql, text, encoding, replacements, kind, effects, boundary), prepares=tuple(prepares)
+            )
         if judgement.flagged:
             return Verdict(
                 Action.ALLOW,
@@ -228,9 +233,10 @@ class Filter:
                 rule="secret-catalogue",
                 detail=f'The statement reads "{judgement.flagged}" (rule: secret-catalogue).',
                 effects=effects,
+                prepares=tuple(prepares),
             )
         if effects:
-            return Verdict(Action.ALLOW, kind, effects=effects)
+            return Verdict(Action.ALLOW, kind, effects=effects, prepares=tuple(prepares))
         return _LONE[boundary] if boundary else _ALLOWED[kind]
 
     def _replace(
@@ -326,6 +332,14 @@ def _refuse(refusal: Refusal, kind: str, position: int = 0) -> Verdict:
     )
 
 
+def _part(sql: bytes, text: str, encoding: str, raw: dict[str, Any]) -> bytes:
+    """Give one statement as the client has sent it; the whole text where that cannot be cut apart."""
+    start = raw.get("stmt_location", 0)
+    utf8 = text.encode()
+    part = utf8[start : start + raw["stmt_len"] if "stmt_len" in raw else len(utf8)].decode()
+    return part.encode(encoding) if text.encode(encoding, "replace") == sql else sql
+
+
 def _is_utf8(sql: bytes) -> bool:
     try:
         sql.decode()
@@ -347,6 +361,7 @@ def _in_bytes(verdict: Verdict, text: str) -> Verdict:
         hint=raw(verdict.hint),
         position=len(text[: verdict.position - 1].encode()) + 1 if verdict.position else 0,
         effects=tuple((effect, raw(name)) for effect, name in verdict.effects),
+        prepares=tuple((raw(name), part) for name, part in verdict.prepares),
     )
 
 

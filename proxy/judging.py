@@ -9,6 +9,7 @@ from typing import Final
 
 from proxy import observe, rules
 from proxy import protocol as p
+from proxy.errors import PROGRAM_LIMIT_EXCEEDED
 from proxy.filter import VOID_PARSE, Filter
 from proxy.functions import Functions
 from proxy.house import Asker, House, Question
@@ -20,12 +21,42 @@ MAX_INLINE: Final = 2_048
 A text of so many bytes holds the event loop for 18 ms at the worst (`1+1+1+…`; 37 ms for 4 kB, 60 ms for 16 kB of
 `1::int::int…`), an ordinary one for less than one.
 """
+MAX_KEPT: Final = 16 << 20
+"""Bytes of statements prepared by SQL that are kept of one client, to be judged again."""
+_Asked = tuple[bytes, str, int, Functions]
+"""A text, its codec, how it came, and what it is judged by."""
+_Kept = tuple[bytes, str, bytes]
+"""A text, its codec, and the types of its parameters."""
+_STILL: Final = Verdict(Action.ALLOW, "execute")
+_FORGOTTEN: Final = Verdict(
+    Action.REFUSE,
+    "execute",
+    rule="length",
+    sqlstate=PROGRAM_LIMIT_EXCEEDED,
+    message="the prepared statement is not known any more",
+    detail=f"This session has prepared more than {MAX_KEPT >> 20} MB of statements by SQL (rule: length).",
+    hint="Prepare it again.",
+)
+
+_OVERHEAD: Final = 256
 
 
 class Judging:
     """Find the verdicts on one client's texts. `asker` is told when an awaited one can be had."""
 
-    __slots__ = ("_asked", "_asker", "_database", "_house", "_question", "_refreshed", "_verdict", "filter")
+    __slots__ = (
+        "_answers",
+        "_asked",
+        "_asker",
+        "_database",
+        "_forgotten",
+        "_house",
+        "_kept",
+        "_question",
+        "_refreshed",
+        "_size",
+        "filter",
+    )
 
     def __init__(self, house: House, judge: Filter, database: str, asker: Asker) -> None:
         self._house = house
@@ -33,8 +64,11 @@ class Judging:
         self._database = database
         self._asker = asker
         self._question: Question | None = None
-        self._asked: tuple[bytes, str, int, Functions] | None = None  # what was sent to the helper, and judged by
-        self._verdict: Verdict | None = None  # what the helper says of just that
+        self._asked: _Asked | None = None  # what was last sent to the helper
+        self._answers: dict[_Asked, Verdict] = {}  # what it has said of texts of this message
+        self._kept: dict[bytes, dict[_Kept, Functions | None]] = {}  # what names may stand for, and was judged by
+        self._size = 0
+        self._forgotten = False  # there were too many of these
         self._refreshed = False  # the message has waited for a newer catalogue already
 
     @property
@@ -64,9 +98,7 @@ class Judging:
         if len(text) > self._house.max_query_length:
             return self.filter.judge(text, codec, extended=extended)  # it looks at the length first
         asked = (text, codec, extended, self.filter.functions)
-        if self._verdict is not None and asked == self._asked:
-            return self._verdict
-        verdict = self.filter.recall(text, codec, extended)
+        verdict = self._answers.get(asked) or self.filter.recall(text, codec, extended)
         if verdict is None:
             self._asked = asked
             self._question = self._house.judge.ask(self._asker, self.filter, text, codec, extended)
@@ -75,12 +107,52 @@ class Judging:
     def answered(self, verdict: Verdict | None) -> None:
         """Take the helper's answer; None: there is a newer catalogue, or none to be had."""
         self._question = None
-        self._verdict = verdict
+        if verdict is not None and self._asked is not None:
+            self._answers[self._asked] = verdict
 
     def served(self) -> None:
         """Forget the message that was waited for: it is served."""
-        self._asked = self._verdict = None
+        self._asked = None
+        if self._answers:
+            self._answers.clear()
         self._refreshed = False
+
+    # --- statements that the server keeps under the client's own names ------------------------------------------------
+
+    def keep(self, name: bytes, text: bytes, codec: str, types: bytes = b"", *, first: bool) -> None:
+        """Note what a name may stand for from now on, to be judged again by another catalogue: see `again`.
+
+        It may fail, and another may hold the name already: whatever was ever kept for a name counts. `first`: the
+        server holds none of the client's statements yet.
+        """
+        if first:
+            self._kept.clear()
+            self._size = 0
+            self._forgotten = False
+        kept = self._kept.setdefault(name, {})
+        if (text, codec, types) not in kept:
+            self._size += len(text) + len(types) + _OVERHEAD
+        kept[text, codec, types] = None
+        if self._forgotten or self._size > MAX_KEPT:
+            self._kept.clear()
+            self._forgotten = True
+
+    def again(self, name: bytes) -> Verdict | None:
+        """Judge again what a name may stand for, where the catalogue is another one than it was judged by.
+
+        Return the first verdict that refuses, or one that allows; None: it is awaited.
+        """
+        if self._forgotten:
+            return _FORGOTTEN
+        functions = self.filter.functions
+        kept = self._kept.get(name, {})
+        for (text, codec, types), judge in kept.items():
+            if judge is not functions:
+                verdict = self.verdict(text, codec, types=types)
+                if verdict is None or not self.passes(verdict, text, codec):
+                    return verdict
+                kept[text, codec, types] = functions
+        return _STILL
 
     def cancel(self) -> bool:
         """Take the question back; return whether there was one."""

@@ -39,6 +39,7 @@ from proxy.statements import (
     Described,
     Learned,
     Run,
+    Statement,
     UnsettledError,
 )
 from proxy.verdict import Action, Effect, Verdict
@@ -377,6 +378,8 @@ class Session(Answering):
             return b""
         if verdict.effects and (foreign := self._names_ours(verdict)):
             return self._no_statement(foreign, simple=True)
+        if verdict.effects and (late := self._outdated_by(verdict, simple=True)) is not None:
+            return late
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=True)
         link = self.link or self._lease()
@@ -397,6 +400,7 @@ class Session(Answering):
             if isinstance(ticket, Run) and verdict.kind == "multi" and self.ledger.startup.items:
                 replaced = self._set_between(ticket, text if replaced is None else replaced) or replaced
             link.replies.owe(code, ticket)
+            self._keep_prepared(verdict)
             self._pin_for(effects)
         else:
             link.replies.owe(r.QUERY)
@@ -494,6 +498,8 @@ class Session(Answering):
         verdict = self._portals.get(data[pos + 5 : end - 5]) if self._portals else None
         if verdict is None:
             return self._forward(r.EXECUTE)
+        if (late := self._outdated_by(verdict, simple=False)) is not None:
+            return late
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)
@@ -502,6 +508,7 @@ class Session(Answering):
         except UnsettledError:
             return self._stall()
         effects = self._effects(verdict)
+        self._keep_prepared(verdict)
         code, ticket = self._followed(link, effects, r.EXECUTE)
         link.replies.owe(code, ticket)
         self._group_open = True
@@ -688,19 +695,15 @@ class Session(Answering):
         if statement is None:
             if name.startswith(PREFIX) or self.link is None:
                 return self._no_statement(name)
+            if (late := self._outdated(name[: NAMEDATALEN - 1], simple=False)) is not None:
+                return late
             # The server may have it, by SQL; else its own error is the right one.
             if self._portals:
                 self._portals.pop(portal or b"", None)
             self._owe_use(self.link, portal)
             return None
-        if statement.judge is not self.filter.functions:
-            text = statement.text
-            verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :])
-            if verdict is None:
-                return self._waited(simple=False)
-            if not self._judging.passes(verdict, text, self.codec):
-                return self._refuse(verdict, simple=False)
-            statement.verdict, statement.judge = verdict, self.filter.functions
+        if (late := self._judge_again(statement, simple=False)) is not None:
+            return late
         link = self.link
         server_name = None if link is None else link.held.use(statement) or self.prepared.repeated(statement)
         if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
@@ -732,6 +735,45 @@ class Session(Answering):
         length = end - pos - 5 - len(name) + len(server_name)
         kind = p.DESCRIBE if portal is None else p.BIND
         return before + p.rewritten(kind, length, start + server_name + b"\0", data[rest : min(end, len(data))])
+
+    def _judge_again(self, statement: Statement, *, simple: bool) -> bytes | None:
+        """Answer where a statement is no read by the catalogue as it is now, or has to wait; None: it may run."""
+        if statement.judge is self.filter.functions:
+            return None
+        text = statement.text
+        verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :])
+        if verdict is None:
+            return self._waited(simple=simple, unnamed=simple)
+        if not self._judging.passes(verdict, text, self.codec):
+            return self._refuse(verdict, simple=simple, unnamed=simple)
+        statement.verdict, statement.judge = verdict, self.filter.functions
+        return None
+
+    def _outdated(self, name: bytes, *, simple: bool) -> bytes | None:
+        """Do the same for a statement that the server has under the client's own name."""
+        verdict = None if self._wait_error is not None else self._judging.again(name)
+        if verdict is None:
+            self._pace()
+            return self._waited(simple=simple, unnamed=simple)
+        return None if verdict.action is Action.ALLOW else self._refuse(verdict, simple=simple, unnamed=simple)
+
+    def _outdated_by(self, verdict: Verdict, *, simple: bool) -> bytes | None:
+        """Do the same for all statements that a text executes by SQL."""
+        for effect, text in verdict.effects:
+            if effect is not Effect.EXECUTE:
+                continue
+            name = text.encode(self.codec, "replace")
+            try:
+                statement = self.prepared.find(name)
+            except UnsettledError:
+                return self._stall()
+            if statement is None:
+                late = self._outdated(name, simple=simple)
+            else:
+                late = self._judge_again(statement, simple=simple)
+            if late is not None:
+                return late
+        return None
 
     def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int) -> bytes | None:
         if self.link is not None and self.unnamed.unsettled(self.prepared.group) and self.link.replies.groups:

@@ -60,7 +60,8 @@ class Verdict:
     `position` counts characters of the client's text from 1; 0 means none. `effects` holds (effect, name) pairs in
     the order of the statements; the session decides what they pin. `boundary` is `begin`, `commit` or `rollback` where
     the text is nothing but that: one statement, without AND CHAIN, and whose modes (those of `text`, for a replacement)
-    make no difference before the first statement that reads: neither SERIALIZABLE nor [NOT] DEFERRABLE.
+    make no difference before the first statement that reads: neither SERIALIZABLE nor [NOT] DEFERRABLE. `prepares` has
+    the name and the text of each PREPARE, to judge it again.
     """
 
     action: Action
@@ -75,6 +76,7 @@ class Verdict:
     warning: str = ""
     effects: tuple[tuple[Effect, str], ...] = ()
     boundary: str = ""
+    prepares: tuple[tuple[str, bytes], ...] = ()
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
 

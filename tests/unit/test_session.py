@@ -9,7 +9,7 @@ import pytest
 
 from proxy import protocol as p
 from proxy.access import LOOPBACK, Access, Origin
-from proxy.catalog import TYPE, Callable, Catalog, Taint, Type
+from proxy.catalog import FUNCTION, TYPE, Callable, Catalog, Taint, Type
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
@@ -1538,6 +1538,121 @@ def test_relation_that_is_missing_makes_nobody_wait_when_no_newer_catalogue_can_
     session, client = town.client()
     session.client_data(p.query(MISSING))
     assert client.error()["P"] == "15"
+
+
+# --- a function is replaced while statements that call it are prepared ------------------------------------------------
+
+
+def turned(judge: Filter) -> None:
+    """Let `f`, which was a read, be a write from now on."""
+    taint = Taint("function public.f(integer)", "its body executes INSERT", "public.f")
+    functions = {"f": (Callable(20_000, "public", 1, 1),)}
+    judge.learn_catalog(Catalog(functions=functions, taints={(FUNCTION, 20_000): taint}))
+
+
+def prepares(town: Town, session: Guest, text: bytes, answer: bytes = PREPARED) -> None:
+    """Let a client prepare a statement by SQL; the server says that it holds one."""
+    session.client_data(p.query(text))
+    if town.judge.asked:
+        town.judge.answer(town.filter)
+    upstream = town.link(session)
+    upstream.says(answer, READY_I)
+    reads_back(upstream, **{".prepared_statement": ""})
+    upstream.take()
+
+
+def with_prepared(town: Town, text: bytes = b"prepare q as select f(1)") -> tuple[Guest, FakeWire]:
+    town.filter.learn_catalog(newborn("f"))
+    session, client = town.client()
+    prepares(town, session, text)
+    client.take()
+    return session, client
+
+
+@pytest.mark.parametrize(
+    "execute",
+    [
+        p.query(b"execute q"),
+        p.query(b"select 1; execute q"),
+        p.query(b"explain analyze execute q"),
+        group(b"execute q"),
+        bind(b"q") + p.execute(b"") + SYNC,
+        p.target(p.DESCRIBE, b"S", b"q") + SYNC,
+    ],
+)
+def test_attack_statement_prepared_by_sql_calls_a_function_that_was_replaced(town: Town, execute: bytes) -> None:
+    session, client = with_prepared(town)
+    session.client_data(execute)
+    assert b"q\0" in town.link(session).take()
+    town = Town()
+    session, client = with_prepared(town)
+    turned(town.filter)
+    session.client_data(execute)
+    sent = town.link(session).take()
+    assert not sent or p.REFUSED_EXECUTE in sent
+    if sent:
+        messages = [PARSED, BOUND, p.message(p.NO_DATA)] if sent[:1] == b"P" else []
+        town.link(session).says(*messages, p.error_response("ERROR", "34000", "no"), READY_I)
+    assert client.error()["D"].endswith("(rule: unproved-function).")
+
+
+def test_attack_name_is_prepared_twice_and_may_stand_for_either(town: Town) -> None:
+    """Whether the DEALLOCATE or the second PREPARE succeeds, nobody knows when it is sent."""
+    session, client = with_prepared(town)
+    prepares(town, session, b"prepare q as select 1", p.error_response("ERROR", "42P05", "exists"))
+    client.take()
+    turned(town.filter)
+    session.client_data(p.query(b"execute q"))
+    assert client.error()["D"].endswith("(rule: unproved-function).")
+
+
+def test_attack_statement_of_the_protocol_is_executed_by_sql_after_its_function_was_replaced(town: Town) -> None:
+    town.filter.learn_catalog(newborn("f"))
+    session, client = town.client()
+    prepare(town, session, b"s", b"select f(1)")
+    client.take()
+    turned(town.filter)
+    for text in (b"execute s", b"explain analyze execute s"):
+        session.client_data(p.query(text))
+        assert client.error()["D"].endswith("(rule: unproved-function).")
+
+
+def test_statement_prepared_by_sql_that_is_still_a_read_is_executed(town: Town) -> None:
+    session, _ = with_prepared(town)
+    town.filter.learn_catalog(newborn("other", "f"))
+    for _ in range(2):
+        session.client_data(p.query(b"execute q"))
+        assert town.link(session).take() == p.query(b"execute q")
+        town.link(session).says(SELECTED, READY_I)
+
+
+def test_long_statements_prepared_by_sql_are_judged_again_elsewhere(town: Town) -> None:
+    more = LONG.removeprefix(b"select 1")
+    session, client = with_prepared(town, b"prepare q as select 1")
+    for name in (b"long1", b"long2"):
+        prepares(town, session, b"prepare " + name + b" as select f(1)" + more)
+    client.take()
+    town.filter.learn_catalog(newborn("other", "f"))
+    session.client_data(p.query(b"execute long1; execute long2"))
+    while town.judge.asked:
+        town.judge.answer(town.filter)
+    assert town.link(session).take() == p.query(b"execute long1; execute long2")
+    town.link(session).says(SELECTED, SELECTED, READY_I)
+    client.take()
+    turned(town.filter)
+    session.client_data(p.query(b"execute long1; execute long2"))
+    town.judge.answer(town.filter)
+    assert client.error()["D"].endswith("(rule: unproved-function).")
+
+
+def test_too_many_statements_prepared_by_sql_are_not_kept(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.judging.MAX_KEPT", 1000)
+    session, client = with_prepared(town)
+    for number in range(5):
+        prepares(town, session, b"prepare q%d as select 1" % number)
+    client.take()
+    session.client_data(p.query(b"execute q"))
+    assert client.error()["C"] == "54000"
 
 
 def test_write_is_refused_without_looking_at_a_newer_catalogue(town: Town) -> None:
