@@ -94,21 +94,28 @@ class Catalogues:
         if kept is None:
             return None
         now = self._now()
-        soon = kept.began + kept.interval
         line = kept.waiting
-        if not kept.loading:
-            if soon > now + MIN_INTERVAL:
-                return None
-            if soon > now:
-                kept.due = soon if kept.due is None else min(kept.due, soon)
-            else:
-                self._start(kept)
-        elif kept.loaded_at is not None and soon <= now:
+        if kept.loading:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
-            line = kept.later
+            if kept.loaded_at is not None and kept.began < now and kept.began + kept.interval <= now + MIN_INTERVAL:
+                line = kept.later
+        elif not self._load_soon(kept):
+            return None
         question = Question(asker)
         line.append((now + PATIENCE, question))
         return question
+
+    def _load_soon(self, kept: _Kept) -> bool:
+        """Load on demand as soon as that may be; return whether it is worth waiting for."""
+        now = self._now()
+        at = kept.began + kept.interval
+        if at > now + MIN_INTERVAL:
+            return False
+        if at > now:
+            kept.due = at if kept.due is None else min(kept.due, at)
+        else:
+            self._start(kept)
+        return True
 
     def ages(self) -> Mapping[str, float]:
         """Return for each database how many seconds ago its catalogue was loaded, or found unchanged."""
@@ -149,7 +156,7 @@ class Catalogues:
         kept.loading = False
         kept.tried.set()
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
-        if kept.waiting:
+        if kept.waiting and not self._load_soon(kept):
             self._start(kept)
         for _, question in told:
             question.tell(None, self._audit)
