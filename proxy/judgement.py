@@ -170,9 +170,7 @@ class Judgement:
 
         No column of a table is of that type (CheckAttributeType(), catalog/heap.c): it is written, or a function's.
         """
-        if self.void:
-            return True
-        return scope.uses(self._functions.voids)
+        return self.void or scope.gives_void(self._functions.voids)
 
     def _lo_open(self, name: str, node: Body) -> None:
         self.constants_decide = True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Set
-from functools import cached_property
 from typing import Any
 
 from . import operands
@@ -16,6 +15,7 @@ from .walk import Body, Walked
 _ALIASED = frozenset({"RangeVar", "RangeSubselect", "RangeFunction", "RangeTableFunc", "JoinExpr", "JsonTable"})
 """Nodes of FROM that can have an alias."""
 _NAMED_BY_ITSELF = frozenset({"RangeFunction", "RangeTableFunc", "JsonTable"})
+"""Those that bear the name of their function without one, which can be any."""
 
 Table = tuple[str, str, frozenset[str] | None]
 """A table as FROM names it: its schema, or an empty text, its own name, and what an alias calls its columns."""
@@ -24,45 +24,47 @@ Table = tuple[str, str, frozenset[str] | None]
 class Scope:
     """Hold what FROM and WITH name in one statement that was walked.
 
-    `missing` collects the tables that the catalogue does not hold: the judgement goes on without them.
+    `root` is the kind of the statement's own node. `missing` collects the tables that the catalogue does not hold: the
+    judgement goes on without them. `columns` is what is known of names that look like columns: schema, table, name.
     """
+
+    __slots__ = ("_hides_names", "_named", "_queries", "_uses", "_void", "columns", "missing", "root", "walked")
 
     def __init__(self, walked: Walked) -> None:
         self.walked = walked
-        self.columns: dict[tuple[str, str, str], bool] = {}
-        """What is known of names that look like columns: schema, table, name."""
+        self.root = walked.visited[0][0]
         self.missing: list[Body] = []
-        self._uses: bool | None = None
-
-    @property
-    def root(self) -> str:
-        """Return the kind of the statement's own node."""
-        return self.walked.visited[0][0]
+        self.columns: dict[tuple[str, str, str], bool] = {}
+        # What follows is found when it is first asked for.
+        self._queries: Set[str] | None = None
+        self._uses: Set[int] | None = None
+        self._named: dict[str, set[Table] | None] | None = None
+        self._hides_names = False
+        self._void: bool | None = None
 
     def is_query(self, table: Body) -> bool:
         """Tell whether a RangeVar means a query of WITH, and no table."""
-        return table["relname"] in self.queries and id(table) in self._query_uses
+        queries = self.queries if self._queries is None else self._queries
+        if table["relname"] not in queries:
+            return False
+        if self._uses is None:
+            self._uses = _uses_of_queries(self.walked.visited[0][1])
+        return id(table) in self._uses
 
-    @cached_property
-    def queries(self) -> frozenset[str]:
+    @property
+    def queries(self) -> Set[str]:
         """Return the names that WITH gives, anywhere in the statement."""
-        return frozenset(node["ctename"] for kind, node in self.walked.found if kind == "CommonTableExpr")
-
-    @cached_property
-    def _query_uses(self) -> frozenset[int]:
-        return _uses_of_queries(self.walked.visited[0][1])
+        if self._queries is None:
+            self._queries = {node["ctename"] for kind, node in self.walked.found if kind == "CommonTableExpr"}
+        return self._queries
 
     def tables(self, name: str) -> Set[Table]:
         """Give the tables that bear a name in FROM; none where something else bears it, or could."""
+        if self._named is None:
+            self._named = self._find_named()
         return set() if self._hides_names else self._named.get(name) or set()
 
-    @cached_property
-    def _hides_names(self) -> bool:
-        """Tell whether something bears its function's name, which can be any."""
-        return any(kind in _NAMED_BY_ITSELF and "alias" not in node for kind, node in self.walked.visited)
-
-    @cached_property
-    def _named(self) -> dict[str, set[Table] | None]:
+    def _find_named(self) -> dict[str, set[Table] | None]:
         found: dict[str, set[Table] | None] = dict.fromkeys(self.queries)
         for kind, node in self.walked.visited:
             if kind not in _ALIASED:
@@ -72,9 +74,10 @@ class Scope:
             alias = node.get("alias")
             name = alias["aliasname"] if alias else node.get("relname")
             if name is None:
+                self._hides_names = self._hides_names or kind in _NAMED_BY_ITSELF
                 continue
             columns = _columns(alias)
-            if kind != "RangeVar" or (columns is None and self._is_named_like_a_query(node)):
+            if kind != "RangeVar" or (columns is None and "schemaname" not in node and node["relname"] in self.queries):
                 found[name] = None
                 continue
             tables = found.setdefault(name, set())
@@ -82,14 +85,11 @@ class Scope:
                 tables.add((node.get("schemaname", ""), node["relname"], columns))
         return found
 
-    def _is_named_like_a_query(self, table: Body) -> bool:
-        return "schemaname" not in table and table["relname"] in self.queries
-
-    def uses(self, names: Set[str]) -> bool:
+    def gives_void(self, names: Set[str]) -> bool:
         """Tell whether the statement uses a function, an operator or a type of one of these names."""
-        if self._uses is None:
-            self._uses = any(name in names for kind, node in self.walked.visited for name in _used(kind, node))
-        return self._uses
+        if self._void is None:
+            self._void = any(name in names for kind, node in self.walked.visited for name in _used(kind, node))
+        return self._void
 
     def first_missing(self) -> Body:
         """Give the missing table that the server would come upon first."""
@@ -137,6 +137,7 @@ def _columns(alias: Body | None) -> frozenset[str] | None:
 
 
 _BIND, _UNBIND = 1, -1
+_INNER = (dict, list)
 
 
 def _uses_of_queries(statement: Body) -> frozenset[int]:
@@ -159,7 +160,7 @@ def _uses_of_queries(statement: Body) -> frozenset[int]:
                 if "schemaname" not in part and seen[part["relname"]]:
                     uses.add(id(part))
                 continue
-            rest = [(0, value) for key, value in part.items() if key != "withClause"]
+            rest = [(0, value) for key, value in part.items() if value.__class__ in _INNER and key != "withClause"]
             clause = part.get("withClause")
             if clause is None:
                 steps += rest

@@ -1032,3 +1032,29 @@ def test_the_corpus_of_a_database_with_hidden_writers(case: dict[str, Any]) -> N
     # The two that are left out need extensions.
     refused = fixture().refused(case["sql"])
     assert bool(refused) == (case["verdict"] == "block"), refused
+
+
+# -- void --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argument", ["$1", "x", "anything.x", "$1::void"])
+def test_attack_argument_of_type_void_drops_out_of_a_polymorphic_body(argument: str, world: World) -> None:
+    """Called with void, the body's $1 is a parameter of that type: ParseFuncOrColumn() leaves it out."""
+    world.sql("public.two(x anyelement, n int4) returns int4", "select n")
+    world.function("public.two(n int4) returns int4", INSERT)
+    body = f"select two({argument}, 1)"
+    assert "calls function public.two(int4)" in why(world, "public.anything(x anyelement) returns int4", body, "sql")
+    if "void" not in argument:
+        assert why(world, "public.something(x text) returns int4", body, "sql") == ""
+    honest = "select length(x::text) + two(1::text, 1)"
+    assert why(world, "public.anyone(x anyelement) returns int4", honest, "sql") == ""
+
+
+def test_what_gives_a_value_of_type_void_is_known_by_name(world: World) -> None:
+    noted = world.sql("public.noted(a int4, b int4) returns void", "select 1")
+    world.sql("public.columns(a int4) returns record", "select 1, 2", returns=(world.oid("record"), world.oid("void")))
+    world.function("public.moved(a int4) returns void", "begin commit; end", kind="p")
+    world.operator("####", "int4", "int4", noted)
+    world.operator("###", "int4", "int4", world.function("public.other() returns int4", "begin return 1; end"))
+    world.operator("##", "", "float8", world.built_in(2626, "pg_sleep"))
+    assert world.prove().voids == {"noted", "columns", "####", "##", "pg_sleep"}
