@@ -392,7 +392,8 @@ CALLED: dict[tuple[str, str], frozenset[str]] = {
 through others; by kind and name."""
 VOID, VOID_OID = "void", 2278  # pg_type.dat
 VOID_FUNCTIONS = frozenset(
-    {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_stat_clear_snapshot", "pg_advisory_unlock_all"}
+    {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_stat_clear_snapshot", "pg_stat_force_next_flush"}
+    | {"setseed", "shell_in", "void_in", "pg_advisory_unlock_all"}
     | {"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock", "pg_advisory_xact_lock_shared"}
 )
 """pg_catalog's functions that return void, of those that can be called and may be."""

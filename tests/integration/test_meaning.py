@@ -47,6 +47,30 @@ CREATE FUNCTION "json_arrayagg"(int) RETURNS int {_BODY};
 CREATE FUNCTION "json_scalar"(int) RETURNS int {_BODY};
 CREATE FUNCTION "json_exists"(text, text) RETURNS int {_BODY};
 CREATE FUNCTION "substring"(varchar, int) RETURNS int {_BODY};
+CREATE FUNCTION "json_object"() RETURNS int {_BODY};
+CREATE FUNCTION "json_array"() RETURNS int {_BODY};
+CREATE FUNCTION "json_query"(text, text) RETURNS int {_BODY};
+CREATE FUNCTION "json_value"(text, text) RETURNS int {_BODY};
+CREATE FUNCTION "json_serialize"(text) RETURNS int {_BODY};
+CREATE FUNCTION "system_user"() RETURNS int {_BODY};
+CREATE FUNCTION "merge_action"() RETURNS int {_BODY};
+CREATE FUNCTION "current_user"() RETURNS int {_BODY};
+CREATE FUNCTION "overlay"(varchar, varchar, int) RETURNS int {_BODY};
+CREATE FUNCTION "position"(varchar, varchar) RETURNS int {_BODY};
+CREATE FUNCTION "btrim"(varchar) RETURNS int {_BODY};
+CREATE FUNCTION "ltrim"(varchar) RETURNS int {_BODY};
+CREATE FUNCTION "normalize"(varchar) RETURNS text {_BODY};
+CREATE FUNCTION is_normalized(varchar) RETURNS bool {_BODY};
+CREATE FUNCTION timezone(varchar, date) RETURNS int {_BODY};
+CREATE FUNCTION timezone(date) RETURNS int {_BODY};
+CREATE FUNCTION pg_collation_for(varchar) RETURNS int {_BODY};
+CREATE FUNCTION like_escape(varchar, varchar) RETURNS text {_BODY};
+CREATE FUNCTION similar_to_escape(varchar) RETURNS text {_BODY};
+CREATE FUNCTION xmlexists(varchar, xml) RETURNS int {_BODY};
+CREATE FUNCTION "overlaps"(date, int, date, int) RETURNS bool {_BODY};
+CREATE FUNCTION "extract"(text, date) RETURNS int {_BODY};
+CREATE FUNCTION date_part(varchar, date) RETURNS int {_BODY};
+CREATE FUNCTION int4multirange(int4range) RETURNS int {_BODY};
 CREATE FUNCTION replaced() RETURNS int LANGUAGE sql AS 'SELECT 1';
 """
 
@@ -61,6 +85,8 @@ VOIDS = [
     "coalesce('a'::text #### 'b'::text, $1)",
     "coalesce((SELECT f.a FROM of_columns() f), $1)",
     "coalesce(void('x'), $1)",
+    "coalesce(void_in('x'), $1)",
+    "coalesce(setseed(0.5), $1)",
     "lag(pg_sleep(0), 1, $1) OVER ()",
 ]
 CALLS = ["vf(1, $1)", "vf($1, 1)", "public.vf(1, VARIADIC $1)", "(SELECT x FROM vf(1, $1) x)", "vf(1, ($1))"]
@@ -272,14 +298,40 @@ def test_attack_parameter_type_that_is_a_moment_old(wire: Wire, server: Embedded
         "SELECT substring(v, 1) FROM t",
         "SELECT substring(v FROM 1) FROM t",
         "SELECT '1'::json, json '1', CAST('1' AS json)",
+        "SELECT json_object(), 1",
+        "SELECT json_array()",
+        "SELECT json_array(SELECT 1)",
+        "SELECT json_query('{}'::text, '$'), json_value('{}', '$')",
+        "SELECT json_value('{}'::text, '$'::text)",
+        "SELECT json_serialize('{}')",
+        "SELECT json_objectagg(v: 1) FROM t",
+        "SELECT * FROM json_table('{}', '$' COLUMNS (a int)) x",
+        "SELECT system_user",
+        "SELECT system_user()",
+        "SELECT merge_action()",
+        "SELECT current_user",
+        "SELECT overlay(v, v, 1) FROM t",
+        "SELECT overlay(v PLACING v FROM 1) FROM t",
+        "SELECT position(v IN v), trim(v), trim(LEADING v), normalize(v), v IS NORMALIZED FROM t",
+        "SELECT normalize(v, nfc), v IS NOT NFD NORMALIZED FROM t",
+        "SELECT d AT TIME ZONE v, COLLATION FOR (v) FROM t",
+        "SELECT v LIKE v ESCAPE v, v SIMILAR TO v, v NOT SIMILAR TO v ESCAPE 'x' FROM t",
+        "SELECT xmlexists(v PASSING '<a/>'::xml) FROM t",
+        "SELECT (d, 1) OVERLAPS (d, 1) FROM t",
+        "SELECT (d, d) OVERLAPS (d, d) FROM t",
+        "SELECT int4multirange('[1,2]'::int4range)",
+        "SELECT treat(d AS text) FROM t",
+        "SELECT substring(v SIMILAR v ESCAPE v), substring(v FROM v FOR v) FROM t",
+        "SELECT v IS JSON FROM t",
         "SELECT d AT LOCAL FROM t",
         "SELECT 0x1F, 1_000",
     ],
 )
 def test_attack_name_that_is_another_one_on_this_version(wire: Wire, server: EmbeddedServer, text: str) -> None:
     for ask in (wire.ask, wire.ask_extended):
+        wire.error = {}
         ask(text)
-        assert wire.error.get("M") != HOSTILE
+        assert HOSTILE not in wire.error.get("M", "")
     if is_hostile(server, text):
         refused(wire, text)
 

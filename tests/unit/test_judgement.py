@@ -572,6 +572,8 @@ VOID.learn_catalog(OVERLOADS)
         "coalesce((0::float8).pg_sleep, $2)",
         "coalesce(x.noted, $2)",
         "coalesce(void('x'), $2)",
+        "coalesce(void_in('x'), $2)",
+        "coalesce(setseed(0.5), $2)",
         "lag(pg_stat_clear_snapshot(), 1, $2) over ()",
     ],
 )
