@@ -5,6 +5,7 @@ A session has one message at a time whose verdict is awaited. It keeps the messa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from proxy import observe, rules
@@ -92,6 +93,9 @@ class Judging:
             self._refreshed = self._question is not None
             if self._refreshed:
                 return None
+        if verdict is not None and self._refreshed and verdict.rule == "unknown-relation" and verdict.hint:
+            # By a catalogue that has just been read, this is the server's answer, which says no more.
+            verdict = replace(verdict, detail="", hint="")
         return verdict
 
     def _long(self, text: bytes, codec: str, extended: int) -> Verdict | None:

@@ -57,7 +57,7 @@ def unknown_relation(database: str, schema: str, name: str, ours: str) -> Refusa
     refusal = _not_there("unknown-relation", errors.UNDEFINED_TABLE, "relation", dotted(schema, name))
     if database not in ("", ours):
         message = f'cross-database references are not implemented: "{database}.{schema}.{name}"'
-        return refusal._replace(message=message, hint="", sqlstate=errors.FEATURE_NOT_SUPPORTED)
+        return refusal._replace(message=message, sqlstate=errors.FEATURE_NOT_SUPPORTED)
     if _HIDDEN_SCHEMA.fullmatch(schema):
         # The server says so, too, to a role that is no superuser.
         return Refusal(
