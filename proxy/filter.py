@@ -213,7 +213,9 @@ class Filter:
                 message = refusal.message.replace(rules.COMMAND, command or "the statement")
                 detail = refusal.detail.replace(rules.COMMAND, command or "the statement")
                 refusal = refusal._replace(message=message, detail=detail)
-                return _refuse(refusal, kind or judgement.kind, position)
+                return _refuse(
+                    refusal, kind or judgement.kind, 0 if refused.location == rules.NO_POSITION else position
+                )
             kind = kind or judgement.kind
             if "PrepareStmt" in raw["stmt"]:
                 prepares.append((raw["stmt"]["PrepareStmt"]["name"], _part(sql, text, encoding, raw)))

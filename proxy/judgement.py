@@ -101,7 +101,8 @@ class Judgement:
             # Nothing else is wrong, which the server need not find: reading one may run what nobody has looked at.
             table = scope.first_missing()
             names = table.get("catalogname", ""), table.get("schemaname", ""), table["relname"]
-            raise Refused(refusals.unknown_relation(*names, self._catalog.database), table.get("location", 0))
+            at = rules.NO_POSITION if scope.root == "CopyStmt" else table.get("location", 0)
+            raise Refused(refusals.unknown_relation(*names, self._catalog.database), at)
 
     def _call(self, _: str, node: Body, scope: Scope) -> None:
         schema, name = self._functions.meant(node, *constants.qualified(node["funcname"]))

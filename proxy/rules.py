@@ -41,6 +41,10 @@ COMMAND = "\x01"
 """Stands in a refusal for the command's name, which is read from the text when it is known where it begins."""
 
 
+NO_POSITION = -2
+"""In a Refused: the server's own error has no position."""
+
+
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
     """Carry a refusal out of the judging of one text. `location` is a byte offset of the UTF-8 text; -1: unknown."""
 

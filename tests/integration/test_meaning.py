@@ -34,7 +34,9 @@ CREATE FUNCTION two_of(anyelement, int) RETURNS int LANGUAGE sql AS 'SELECT $2';
 CREATE FUNCTION two_of(int) RETURNS int {_BODY};
 CREATE FUNCTION anything(anyelement) RETURNS int LANGUAGE sql AS 'SELECT two_of($1, 1)';
 CREATE FUNCTION named(x anyelement) RETURNS int LANGUAGE sql AS 'SELECT two_of(x, 1)';
-CREATE FUNCTION of_columns(OUT a void, OUT b int) LANGUAGE sql AS 'SELECT pg_sleep(0), 1';
+DO $$ BEGIN -- newer minor versions know better
+    EXECUTE 'CREATE FUNCTION of_columns(OUT a void, OUT b int) LANGUAGE sql AS ''SELECT pg_sleep(0), 1''';
+EXCEPTION WHEN invalid_function_definition THEN NULL; END $$;
 CREATE OPERATOR ### (LEFTARG = int, RIGHTARG = int, FUNCTION = vf);
 CREATE FUNCTION nothing(text, text) RETURNS void LANGUAGE sql AS '';
 CREATE OPERATOR #### (LEFTARG = text, RIGHTARG = text, FUNCTION = nothing);
@@ -185,6 +187,8 @@ def test_attack_write_beside_a_relation_that_no_catalogue_holds(wire: Wire, rela
         "SELECT 1 FROM t JOIN nosuch1 ON true, nosuch2",
         "SELECT 1 UNION SELECT 1 FROM nosuch",
         "EXPLAIN SELECT * FROM nosuch",
+        "COPY nosuch TO STDOUT",
+        "COPY (TABLE nosuch) TO STDOUT",
         'SELECT * FROM "No""such"',
         f"SELECT * FROM {DATABASE}.public.nosuch",
         "SELECT * FROM elsewhere.public.t",
@@ -198,7 +202,7 @@ def test_missing_relation_is_told_as_the_server_tells_it(wire: Wire, server: Emb
         direct.execute(text.encode())
     told = caught.value.diag
     assert (wire.error["C"], wire.error["M"]) == (told.sqlstate, told.message_primary)
-    assert wire.error["P"] == told.statement_position
+    assert wire.error.get("P") == told.statement_position
     # Nothing else, where the catalogue could be read anew; else the hint to try again.
     assert "H" not in wire.error or wire.error["H"].endswith("try again.")
 
@@ -235,7 +239,7 @@ def test_attack_parameter_that_becomes_void(wire: Wire, server: EmbeddedServer, 
         refused(wire, prepare)
         assert wire.ask_extended(f"SELECT {void}, {call}") == "EZ"
         assert "(rule: " in wire.error["D"]
-    assert ran
+    assert ran or "of_columns" in void
 
 
 def test_attack_parameter_that_is_declared_void(wire: Wire, server: EmbeddedServer) -> None:
