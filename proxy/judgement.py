@@ -244,9 +244,10 @@ class Judgement:
 
     def _operator(self, kind: str, node: Body, _: Scope) -> None:
         for use in operands.used(kind, node):
-            if use not in self._read:
+            key = (OPERATOR, use)
+            if key not in self._read:
                 self._used(use, node.get("location", 0))
-                self._read.add(use)
+                self._read.add(key)
 
     def _used(self, use: operands.Use, location: int) -> None:
         refusal = self._functions.operator(use.schema, use.name)
