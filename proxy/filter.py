@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import conditions, errors, refusals, rules, settings
+from . import conditions, errors, refusals, rules, settings, unread
 from . import text as texts
 from .cache import VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
@@ -82,7 +82,14 @@ class Filter:
 
     def learn_catalog(self, catalog: Catalog | None) -> None:
         """Judge by this catalogue from now on; no verdict that was found by another one is used again."""
+        self.policy = replace(self.policy, trouble="")
         self._start_anew(catalog)
+
+    def learn_trouble(self, trouble: str) -> None:
+        """Say from now on why there is no catalogue, to who is refused for want of it."""
+        if self.catalog is None and trouble != self.policy.trouble:
+            self.policy = replace(self.policy, trouble=trouble)
+            self._start_anew(None)
 
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
@@ -291,7 +298,9 @@ class Filter:
             if taint is not None:
                 return _refuse(refusals.unproved("unproved-type", taint), "unparsable")
             if oid >= FIRST_NORMAL_OID and oid not in self._known_types():
-                return _refuse(refusals.unknown_type_oid(oid), "unparsable")
+                blind = catalog is None and self.policy.live
+                refusal = unread.needed(self.policy.trouble) if blind else refusals.unknown_type_oid(oid)
+                return _refuse(refusal, "unparsable")
         return None
 
     def _known_types(self) -> frozenset[int]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from functools import cache
 
-from . import constants, operands, refusals, rules, settings
+from . import constants, operands, refusals, rules, settings, unread
 from . import text as texts
 from .catalog import CAST_TO, FUNCTION, OPERATOR, RELATION, TYPE, Catalog
 from .functions import Functions
@@ -97,6 +97,8 @@ class Judgement:
                 if len(names) == 1 and names[0]["String"]["sval"] in plain:
                     continue
             _EXPRESSIONS[kind](self, kind, node, scope)
+        if self._catalog is None and self.policy.live:
+            unread.check(walked, functions, self.policy.trouble)
         if scope.missing and self._catalog is not None:
             # Nothing else is wrong, which the server need not find: reading one may run what nobody has looked at.
             table = scope.first_missing()

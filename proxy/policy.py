@@ -28,4 +28,9 @@ class Policy:
     deny_settings: tuple[str, ...] = ()
     """Settings that a client may not change although the table allows them, such as `app.tenant_id` or `app.*`."""
     live: bool = False
-    """A live catalogue is on its way: until it is there, what it could prove is refused with a hint that says so."""
+    """Statements are judged by a live catalogue: until it is there, what needs it is refused."""
+    trouble: str = ""
+    """Why the live catalogue could not be read, in words that a client may read; empty: it is on its way."""
+    shadowed: bool = False
+    """Sessions of the server begin with a search_path that puts other schemas before pg_catalog: a built-in's name can
+    mean somebody else's object."""

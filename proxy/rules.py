@@ -106,6 +106,7 @@ RULES: dict[str, str] = {
     "unproved-relation": "What a view, a policy or a generated column runs has to be a read; no foreign table is one.",
     "unproved-type": "A type is a read only if its domain's CHECKs, its functions and its parts are reads.",
     "unproved-operator": "An operator of the database is a read only if its function is one.",
+    "no-catalogue": "Without the catalogue of a database, only what means the same in every one is let through.",
     "unproved-cast": "A cast of the database is a read only if its function is one.",
     "unknown-relation": "A relation is one that the database had when its catalogue was last read.",
     "unknown-type": "A type is one that the database had when its catalogue was last read.",

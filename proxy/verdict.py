@@ -82,11 +82,12 @@ class Verdict:
 
     @property
     def unresolved(self) -> bool:
-        """Whether it was refused for a name that nothing is known of: a newer catalogue could know better."""
+        """Whether it was refused for want of a catalogue, or for a name that it does not have: a newer one could know
+        better."""
         return self.rule in _UNRESOLVED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
 
 
-_UNRESOLVED = frozenset({"unknown-function", "unknown-relation", "unknown-type", "unknown-operator"})
+_UNRESOLVED = frozenset({"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue"})

@@ -15,8 +15,9 @@ PURE = (
     "config rules cache constants certificates",
     "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
-    "replies functions role_probe users auth own_answer scope",
-    "judgement findings access",
+    "replies functions scope role_probe users auth own_answer",
+    "unread findings access",
+    "judgement",
     "diagnosis",
     "conditions",
     "filter plpgsql",

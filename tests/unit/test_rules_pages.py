@@ -28,8 +28,9 @@ POLICIES = {
     "sleep": Policy(allow_pg_sleep=False),
     "file-listing": Policy(allow_file_listing=False),
     "keyword-function": Policy(server_version=150000),
+    "no-catalogue": Policy(live=True),
 }
-"""What no configuration says: two switches of the filter without a key, and the version of the server."""
+"""What no configuration says: two switches of the filter without a key, the server's version, and its catalogue."""
 
 NOT_AS_SQL: dict[str, Callable[[], Verdict]] = {
     "nul-byte": lambda: Filter().judge(b"SELECT 1\0; DROP TABLE orders"),
