@@ -166,6 +166,10 @@ class Rows:
     version: int
     """server_version_num."""
     database: str
+    encoding: str = "UTF8"
+    """The database's own encoding, as the server calls it."""
+    unprinted: int = 0
+    """How many objects the server could not print, because another session had a lock: see data/catalogue.sql."""
     functions: tuple[FunctionRow, ...] = ()
     relations: tuple[RelationRow, ...] = ()
     types: tuple[TypeRow, ...] = ()
@@ -261,6 +265,11 @@ class Catalog:
     """Built-in functions that no table knows, as in Rows."""
     version: int = 0
     database: str = ""
+    unprinted: int = 0
+    """As in Rows: another reading could know better, although nothing has changed."""
+    spellings: str = ""
+    """The database's encoding, if it is not UTF-8 and somebody's function or type has a name beyond ASCII: what bytes
+    such a name has depends on it."""
 
     def function(self, schema: str, name: str, arguments: int) -> tuple[Callable, ...]:
         """Give the functions that a call with so many arguments can mean; the built-in ones are not among them."""

@@ -30,7 +30,13 @@ ResultSet = Sequence[Sequence[bytes | None]]
 
 T = TypeVar("T")
 
-_LOAD = resources.files("proxy").joinpath("data", "catalogue.sql").read_text("utf-8")
+_DATA = resources.files("proxy").joinpath("data")
+_STATE = _DATA.joinpath("catalogue_state.sql").read_text("utf-8")
+_LOAD = (
+    _DATA.joinpath("catalogue.sql")
+    .read_text("utf-8")
+    .replace("$state", _STATE.replace("$since", "pg_snapshot_xmin(pg_current_snapshot())::xid"))
+)
 _BUILT_IN_SCHEMAS = ("pg_catalog", "information_schema")
 _PRINTED_LANGUAGES = ("sql", "plpgsql")
 _TRIGGERS = (2279, 3838)  # the types trigger and event_trigger
@@ -49,10 +55,10 @@ def load_query(names: Iterable[str] = ()) -> bytes:
 
 def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
-    server, functions, relations, expressions, references, inherits, columns, types, operators, casts, built_ins = (
-        [[_text(value) for value in row] for row in rows] for rows in result_sets
-    )
-    ((version, database),) = server
+    read = [[[_text(value) for value in row] for row in rows] for rows in result_sets]
+    server, _, functions, relations, expressions, references, unprinted, *more = read
+    inherits, columns, types, operators, casts, built_ins = more
+    ((version, database, encoding, *_, unprinted_functions),) = server
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
     column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
@@ -64,11 +70,21 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
             used_operators[owner].add(int(operator))
         else:
             codes[kind + owner].add(int(code))
+    for owner, kind, oid in unprinted:
+        if kind == "f":
+            codes["r" + owner].add(int(oid))
+        elif kind == "t":
+            column_types[owner].append(int(oid))
+        else:
+            children[owner].append(oid)
+    by_tree = {owner for owner, *_ in unprinted}
     own_types = {int(oid) for oid, schema, *_ in types if _own_object(oid, schema)}
 
     rows = Rows(
         version=int(version),
         database=database,
+        encoding=encoding,
+        unprinted=len(by_tree) + len(unprinted_functions.strip("{}").replace(",", " ").split()),
         functions=tuple(_function(row, codes["f" + row[0]]) for row in functions),
         relations=tuple(
             RelationRow(
@@ -77,7 +93,8 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
                 name=name,
                 kind=kind,
                 row_type=int(row_type),
-                definition=definition or (UNREADABLE if kind == "v" and _own_object(oid, schema) else ""),
+                definition=definition
+                or (UNREADABLE if kind == "v" and _own_object(oid, schema) and oid not in by_tree else ""),
                 expressions=tuple(printed["r" + oid]),
                 children=tuple(map(int, children[oid])),
                 server=server_name,
@@ -129,8 +146,12 @@ def _known(major: int) -> set[str]:
 
 
 def _text(value: bytes | None) -> str:
-    # A database in SQL_ASCII can hold names in any encoding: no statement in UTF-8 can name those.
-    return "" if value is None else value.decode("utf-8", "replace")
+    if value is None:
+        return ""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:  # of a database in SQL_ASCII: as `filter` reads a text that is no UTF-8
+        return value.decode(rules.RAW)
 
 
 def _grouped(pairs: Iterable[tuple[str, T]]) -> defaultdict[str, list[T]]:

@@ -161,6 +161,7 @@ class Filter:
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:
+            self._check_spelling(sql, encoding, raw_utf8)
             verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
         except Refused as refused:  # about the text as a whole
             verdict = _refuse(refused.refusal, "unparsable", max(refused.location + 1, 0))
@@ -171,6 +172,19 @@ class Filter:
         if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
             verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
+
+    def _check_spelling(self, sql: bytes, encoding: str, raw_utf8: bool) -> None:
+        """Refuse a text whose bytes may name to the server what they do not name here.
+
+        A server in SQL_ASCII compares bytes, whatever the client's encoding; every other one converts, but not what
+        comes from a client in SQL_ASCII (pg_client_to_server(), mb/mbutils.c).
+        """
+        catalog = self.functions.catalog
+        if catalog is None or not catalog.spellings or sql.isascii():
+            return
+        alike = raw_utf8 or encoding == "utf-8" if catalog.spellings == "SQL_ASCII" else encoding != rules.RAW
+        if not alike:
+            raise Refused(_SPELLING)
 
     def _judge_text(self, sql: bytes, encoding: str, extended: int, judgement: Judgement) -> Verdict:
         if len(sql) > self.policy.max_query_length:
@@ -384,6 +398,13 @@ _ALLOWED = {
 _LONE = {kind: Verdict(Action.ALLOW, kind, boundary=kind) for kind in ("begin", "commit", "rollback")}
 """The same for lone boundaries of transactions."""
 
+_SPELLING = Refusal(
+    "encoding",
+    "letters beyond ASCII cannot be read here as the server reads them",
+    "Functions or types of this database have names beyond ASCII, and its encoding is not the text's (rule: encoding).",
+    "Set client_encoding to UTF8.",
+    errors.CHARACTER_NOT_IN_REPERTOIRE,
+)
 _INTERNAL = Refusal(
     "internal",
     "the statement could not be judged",

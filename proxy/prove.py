@@ -381,7 +381,7 @@ class _Court:
             self._text(row.definition, "definition", self._exact)
         for expression in row.expressions:
             self._text(f"SELECT {expression}", "policy or generated column", self._exact)
-        if row.kind == "v":  # the definition shows how they are called
+        if row.definition and row.kind == "v":  # it shows how they are called
             self._use(FUNCTION, row.functions)
         else:
             self._call(row.functions)
@@ -616,4 +616,6 @@ def _names(rows: Rows) -> Catalog:
         strangers=rows.strangers,
         version=rows.version,
         database=rows.database,
+        unprinted=rows.unprinted,
+        spellings="" if rows.encoding == "UTF8" or all(map(str.isascii, (*functions, *types))) else rows.encoding,
     )

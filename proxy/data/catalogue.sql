@@ -5,7 +5,7 @@
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL search_path = '';
 SET LOCAL quote_all_identifiers = off;
--- Printing a view locks the relations in it (AcquireRewriteLocks(), ruleutils.c); a migration can hold them for long.
+-- See the locked relations below: one that is locked later ends the reading.
 SET LOCAL lock_timeout = '3s';
 SET LOCAL statement_timeout = '60s';
 -- Compiling would take longer than all the rest.
@@ -16,14 +16,55 @@ SET LOCAL jit = off;
 -- has it still, but has_..._privilege and pg_relation_size (which takes the lock first) look at what there is now, and
 -- are null.
 
+-- Printing a view, a policy or a body in SQL-standard form locks the relations in it (AcquireRewriteLocks(),
+-- ruleutils.c), which another session's ACCESS EXCLUSIVE lock keeps for as long as a migration takes, or waits for. What
+-- would wait is not printed: relations are judged by their trees then, functions cannot be. All SELECTs go by the same
+-- list of them.
+-- A database in SQL_ASCII can hold bytes that are no UTF-8, which the server does not send where that is expected.
+
 -- server
-SELECT current_setting('server_version_num'), current_database();
+WITH locked AS MATERIALIZED (
+    SELECT l.relation AS oid
+    FROM pg_locks l
+    JOIN pg_database d ON d.oid = l.database
+    WHERE d.datname = current_database() AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+        AND l.pid <> pg_backend_pid()
+),
+touching AS MATERIALIZED (
+    SELECT d.classid, d.objid
+    FROM pg_depend d
+    JOIN locked l ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.oid
+)
+SELECT current_setting('server_version_num'), current_database(), getdatabaseencoding(),
+    set_config('client_encoding', CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, true),
+    set_config('sidecart.unprinted_relations', (
+        SELECT coalesce(array_agg(oid), '{}')::text
+        FROM (
+            SELECT oid FROM locked
+            UNION
+            SELECT r.ev_class
+            FROM touching
+            JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND objid = r.oid
+            UNION
+            SELECT p.polrelid
+            FROM touching
+            JOIN pg_policy p ON classid = 'pg_policy'::regclass AND objid = p.oid
+        ) unprinted
+    ), true),
+    set_config('sidecart.unprinted_functions', (
+        SELECT coalesce(array_agg(objid), '{}')::text FROM touching WHERE classid = 'pg_proc'::regclass
+    ), true);
+
+-- state
+$state
 
 -- functions
 SELECT p.oid, n.nspname, p.proname, p.prokind, l.lanname, p.provolatile, p.proargtypes, p.pronargdefaults,
     p.provariadic <> 0, concat_ws(' ', p.prorettype, a.aggtranstype, nullif(a.aggmtranstype, 0)),
     array_to_string(p.proallargtypes, ' '), array_to_string(p.proargmodes, ''), p.prosrc,
-    CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
+    CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.prokind <> 'a'
+        AND p.oid <> ALL ((SELECT current_setting('sidecart.unprinted_functions'))::oid[])
+        THEN pg_get_functiondef(p.oid) END,
     CASE WHEN has_function_privilege(p.oid, 'EXECUTE') IS NOT NULL THEN pg_get_expr(p.proargdefaults, 0) END,
     to_json(p.proconfig), e.extname
 FROM pg_proc p
@@ -39,6 +80,7 @@ ORDER BY p.oid;
 -- tables come and go, and cannot be read.
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.reltype,
     CASE WHEN c.relkind = 'v' AND (c.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
+        AND c.oid <> ALL ((SELECT current_setting('sidecart.unprinted_relations'))::oid[])
         AND pg_relation_size(c.oid) IS NOT NULL THEN pg_get_viewdef(c.oid) END,
     s.srvname
 FROM pg_class c
@@ -54,12 +96,13 @@ SELECT 'r', c.oid, CASE WHEN has_table_privilege(c.oid, 'SELECT') IS NOT NULL TH
 FROM pg_policy p
 JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
 WHERE p.polcmd IN ('r', '*') AND p.polqual IS NOT NULL
+    AND c.oid <> ALL ((SELECT current_setting('sidecart.unprinted_relations'))::oid[])
 UNION ALL
 SELECT 'r', a.attrelid,
     CASE WHEN has_table_privilege(a.attrelid, 'SELECT') IS NOT NULL THEN pg_get_expr(d.adbin, d.adrelid) END
 FROM pg_attribute a
 JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE a.attgenerated = 'v'
+WHERE a.attgenerated = 'v' AND a.attrelid <> ALL ((SELECT current_setting('sidecart.unprinted_relations'))::oid[])
 UNION ALL
 SELECT 't', contypid, CASE WHEN has_type_privilege(contypid, 'USAGE') IS NOT NULL THEN pg_get_expr(conbin, 0) END
 FROM pg_constraint
@@ -158,6 +201,38 @@ CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.ag
     a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) part (code)
 WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND part.code <> 0
 ORDER BY 1, 2, 3, 4;
+
+-- unprinted: the (f)unctions, (r)elations and (t)ypes that the trees of what was not printed refer to. pg_depend does
+-- not have the built-in ones (isObjectPinned(), catalog/catalog.c): those that an expression can call are in the tree.
+WITH tree (classid, objid, owner, body) AS (
+    SELECT 'pg_rewrite'::regclass::oid, oid, ev_class, ev_action::text FROM pg_rewrite WHERE ev_type = '1'
+    UNION ALL
+    SELECT 'pg_policy'::regclass, p.oid, c.oid, p.polqual::text
+    FROM pg_policy p
+    JOIN pg_class c ON c.oid = p.polrelid AND c.relrowsecurity
+    WHERE p.polcmd IN ('r', '*')
+    UNION ALL
+    SELECT 'pg_attrdef'::regclass, d.oid, d.adrelid, d.adbin::text
+    FROM pg_attribute a
+    JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attgenerated = 'v'
+),
+unprinted AS MATERIALIZED (
+    SELECT * FROM tree WHERE owner = ANY ((SELECT current_setting('sidecart.unprinted_relations'))::oid[])
+)
+SELECT owner, 'f', called[1]::oid
+FROM unprinted, regexp_matches(body, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)', 'g') called
+UNION
+SELECT owner, 'r', c.oid
+FROM unprinted
+JOIN pg_depend USING (classid, objid)
+JOIN pg_class c ON refclassid = 'pg_class'::regclass AND refobjid = c.oid AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S')
+UNION
+SELECT owner, 't', refobjid
+FROM unprinted
+JOIN pg_depend USING (classid, objid)
+WHERE refclassid = 'pg_type'::regclass
+ORDER BY 1, 2, 3;
 
 -- inheritance and partitions
 SELECT inhparent, inhrelid FROM pg_inherits ORDER BY inhparent, inhrelid;

@@ -11,7 +11,7 @@ from proxy import catalog_rows
 from proxy.catalog import UNREADABLE, Rows
 from proxy.filter import Filter
 
-SETS = 11
+SETS = 13
 FUNCTION = (
     *(b"16400", b"public", b"f", b"f", b"sql", b"v", b"23", b"1", b"f", b"23", None, None),
     *(b"select 1", None, None, None, None),
@@ -20,9 +20,9 @@ FUNCTION = (
 
 def decode(**sets: list[list[bytes | None]]) -> Rows:
     """Decode result sets that are empty but for those given: `functions`, `relations`, `expressions` …"""
-    order = ("server", "functions", "relations", "expressions")
+    order = ("server", "state", "functions", "relations", "expressions")
     given = [sets.get(name, []) for name in order] + [[] for _ in range(SETS - len(order))]
-    given[0] = [[b"150018", b"shop"]]
+    given[0] = [[b"150018", b"shop", b"UTF8", b"UTF8", b"{}", b"{}"]]
     return catalog_rows.decode(given)
 
 
@@ -62,7 +62,7 @@ def test_unreadable_text_is_refused_by_the_filter() -> None:
 def test_bytes_that_are_not_utf_8_do_no_harm() -> None:
     table: list[bytes | None] = [b"16403", b"public", b"caf\xe9", b"r", b"16405", None, None]
     (row,) = decode(relations=[table]).relations
-    assert row.name == "caf\ufffd"
+    assert row.name == "café"
 
 
 @pytest.mark.parametrize("name", ["lower", "it's", "'; SELECT 1 --", "\\", "é", '"'])

@@ -59,6 +59,8 @@ FULL = Catalog(
     code=Taint("function public.key()", "it writes", "public.key"),
     strangers=frozenset({"pg_brand_new"}),
     version=150018,
+    unprinted=2,
+    spellings="LATIN1",
     database="shop",
 )
 
