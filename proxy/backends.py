@@ -14,7 +14,7 @@ from proxy.addresses import Resolve, ask_system
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
 from proxy.config import Config, Upstream
-from proxy.connector import Connector
+from proxy.connector import Connector, Reader
 from proxy.credentials import Credentials
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, ConfigError, UpstreamError
 from proxy.filter import Filter
@@ -23,9 +23,11 @@ from proxy.judge import Results
 from proxy.policy import Policy
 from proxy.pool import NOT_REACHED, Pool
 from proxy.role_watch import RoleWatch
+from proxy.settings import shadows
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.turns import Turns
+from proxy.upstream import UpstreamConnection
 
 MAX_NAMES: Final = 20
 """Names of databases that a HINT lists."""
@@ -118,11 +120,18 @@ class Backends:
         return None if found is None else self._connector(found.upstream).credentials
 
     async def fetch(self, name: str, query: bytes) -> Results:
-        """Run a Query in a database, on a connection of its own, as `Catalogues` want it. Raises UpstreamError."""
+        """Run a Query in a database, on a connection of its own, as `RoleWatch` wants it. Raises UpstreamError."""
         found = self._config.database(name)
         if found is None:
             raise self._unknown(name)
         return await self._connector(found.upstream).fetch_once(found.upstream.dbname, query)
+
+    async def reader(self, name: str) -> Reader:
+        """Open a connection to a database for Queries of our own, as `Catalogues` want it. Raises UpstreamError."""
+        found = self._config.database(name)
+        if found is None:
+            raise self._unknown(name)
+        return await self._connector(found.upstream).reader(found.upstream.dbname)
 
     def wants_readonly_role(self, name: str) -> bool:
         """Tell whether a database is served by a role that only reads, and by no other."""
@@ -238,18 +247,22 @@ class Backends:
         except UpstreamError as error:
             self._audit.event("no password", level="error", why=error.for_operator)
 
-    async def _logged_in(self, pool: Pool, parameters: Mapping[str, str]) -> None:
+    async def _logged_in(self, upstream: UpstreamConnection) -> None:
         """Tell the database's filter which server it judges for; wait for its first catalogue, and for the role's word.
 
-        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version.
+        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version. A search_path is judged as it is on the
+        worst of the upstreams: what ALTER ROLE changes holds for new sessions only.
         """
-        name = pool.database
+        name = upstream.pool.database
         judge = self.filters.get(name)
         if judge is None:
             return
-        found = re.match(r"(\d+)", parameters.get("server_version", ""))
+        found = re.match(r"(\d+)", upstream.parameters.get("server_version", ""))
         if found is not None:
             judge.learn_version(int(found[1]) * 10000)
+        pools = [pool for other, pool in self.pools.items() if self.filters[other] is judge]
+        paths = {each.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {upstream.path}
+        judge.learn_path(shadowed=any(map(shadows, paths)))
         self._catalogues.serve(name, judge)
         await self._catalogues.first(name)
         await self._roles.admit(name, judge)

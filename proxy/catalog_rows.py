@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from . import rules
 from .catalog import (
@@ -37,6 +37,11 @@ _LOAD = (
     .read_text("utf-8")
     .replace("$state", _STATE.replace("$since", "pg_snapshot_xmin(pg_current_snapshot())::xid"))
 )
+_LOOK = (
+    "BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL lock_timeout = '3s'; SET LOCAL jit = off; $state; COMMIT"
+)
+STATE = 1
+"""Which of the result sets of `load_query` is the state: it alone differs where the rows are the same."""
 _BUILT_IN_SCHEMAS = ("pg_catalog", "information_schema")
 _PRINTED_LANGUAGES = ("sql", "plpgsql")
 _TRIGGERS = (2279, 3838)  # the types trigger and event_trigger
@@ -53,12 +58,33 @@ def load_query(names: Iterable[str] = ()) -> bytes:
     return _LOAD.replace("$names", f"ARRAY[{quoted}]").encode()
 
 
+class State(NamedTuple):
+    """What state the system catalogues are in, and from when on one is compared with it."""
+
+    since: str
+    """The xmin of the snapshot of a reading."""
+    path: str
+    """The search_path that a session begins with."""
+    rows: str
+
+
+def state_query(since: str) -> bytes:
+    """Return the text of one Query message; `state` takes its answer. `since` is a State's."""
+    return _LOOK.replace("$state", _STATE.replace("$since", f"'{int(since)}'::xid")).encode()
+
+
+def state(result_sets: Sequence[ResultSet]) -> State:
+    """Return the State from the answer to `load_query` or `state_query`. Raises ValueError if it is another one."""
+    ((since, path, rows),) = result_sets[0 if len(result_sets) == 1 else STATE]
+    return State(_text(since), bytes.fromhex(_text(path)).decode(rules.RAW), _text(rows))
+
+
 def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
     read = [[[_text(value) for value in row] for row in rows] for rows in result_sets]
     server, _, functions, relations, expressions, references, unprinted, *more = read
     inherits, columns, types, operators, casts, built_ins = more
-    ((version, database, encoding, *_, unprinted_functions),) = server
+    ((version, database, encoding, *_),) = server
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
     column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
@@ -78,14 +104,15 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         else:
             children[owner].append(oid)
     by_tree = {owner for owner, *_ in unprinted}
+    own_functions = tuple(_function(row, codes["f" + row[0]]) for row in functions)
     own_types = {int(oid) for oid, schema, *_ in types if _own_object(oid, schema)}
 
     rows = Rows(
         version=int(version),
         database=database,
         encoding=encoding,
-        unprinted=len(by_tree) + len(unprinted_functions.strip("{}").replace(",", " ").split()),
-        functions=tuple(_function(row, codes["f" + row[0]]) for row in functions),
+        unprinted=len(by_tree) + sum(row.definition == UNREADABLE for row in own_functions),
+        functions=own_functions,
         relations=tuple(
             RelationRow(
                 oid=int(oid),

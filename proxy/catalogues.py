@@ -1,8 +1,10 @@
 """Keep the live catalogue of each database: load it, have it proved, hand it to the filter, and know how old it is.
 
-A load is one query on a connection of its own. It is repeated every `catalog_refresh` seconds, and when a statement
-names what the catalogue does not have; one load at a time for each database. Where it brings what the last one brought,
-nothing changes, and no verdict is forgotten.
+A load is one query on a connection of its own, and takes the longer the more the database holds. Every few seconds, and
+when a statement names what the catalogue does not have, a look asks on the same connection whether anything has changed
+since: only then it is loaded again. There is one of them at a time for each database. Every `catalog_refresh` seconds
+another connection takes the place of the old one, wherever the host is by then. Where a load brings what the last one
+brought, nothing changes, and no verdict is forgotten.
 """
 
 from __future__ import annotations
@@ -12,39 +14,56 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from proxy import catalog_rows, rules
-from proxy.errors import UpstreamError
+from proxy.catalog_rows import State
+from proxy.errors import QueryFailedError, UpstreamError
 from proxy.filter import Filter
 from proxy.functions import Functions
 from proxy.house import Asker, Audit, Question
 from proxy.judge import ProofError, Prover, Results, encode_results
 from proxy.policy import Policy
+from proxy.settings import shadows
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 
 MIN_INTERVAL: Final = 1.0
 """Seconds from the beginning of one load to that of the next on demand, at least."""
 MAX_SHARE: Final = 0.1
-"""Part of the time that loads on demand may take: nobody can keep the server busy with them."""
+"""Part of the time that loads may take: neither clients nor who changes the database can keep the server busy so."""
+LOOK: Final = 3.0
+"""Seconds from one look to the next, at least."""
+LOOKS_SHARE: Final = 0.02
+"""Part of the time that looks may take. One takes 25 ms where there are 3,000 tables, a load 0.35 s."""
 PATIENCE: Final = 5.0
 """Seconds that a statement waits for a newer catalogue at most."""
+_ENDED: Final = "57P"
+"""The SQLSTATEs with which a server ends a connection: a restart, idle_session_timeout."""
 RETRY: Final = 5.0
 """Seconds after which a load that failed is tried again."""
+
+
+class Reader(Protocol):
+    """A connection that catalogues are read on."""
+
+    async def ask(self, query: bytes) -> Results:
+        """Return the rows of each result. Raises UpstreamError; it is of no use after that."""
+
+    def close(self) -> None: ...
 
 
 class Catalogues:
     """Keep one process's catalogues. Implements `house.Catalogues`.
 
-    `refresh` is filter.catalog_refresh in seconds, 0 meaning on demand only. `fetch` is `Connector.fetch_once`.
-    `jitter` returns a factor around 1, so that the processes of a fleet do not all load at once.
+    `refresh` is filter.catalog_refresh in seconds, 0 meaning on demand only. `reach` is `Backends.reader`. `jitter`
+    returns a factor around 1, so that the processes of a fleet do not all load at once.
     """
 
     def __init__(
         self,
         refresh: float,
-        fetch: Callable[[str, bytes], Awaitable[Results]],
+        reach: Callable[[str], Awaitable[Reader]],
         prover: Prover,
         stats: Stats,
         audit: Audit,
@@ -53,7 +72,7 @@ class Catalogues:
         jitter: Callable[[], float],
     ) -> None:
         self._refresh = refresh
-        self._fetch = fetch
+        self._reach = reach
         self._prover = prover
         self._stats = stats
         self._audit = audit
@@ -71,13 +90,16 @@ class Catalogues:
         if kept is None:
             shared = next((each for each in self._kept.values() if each.judge is judge), None)
             kept = self._kept[database] = shared or _Kept(database, judge)
-        if kept.loaded_at is None and not kept.loading:
-            self._start(kept)
+        if judge.catalog is None:
+            kept.loaded_at = None  # it may have had one that holds no longer: see Filter.learn_path
+            if not kept.loading:
+                kept.tried.clear()
+                self._start(kept)
 
     async def first(self, database: str) -> None:
         """Wait until the first load has ended, one way or the other, or the patience has.
 
-        Without a catalogue the filter cannot know what a view or an operator calls, and it has nothing against them.
+        Without a catalogue the filter refuses whatever could run what is not built in.
         """
         kept = self._kept.get(database)
         if kept is not None:
@@ -86,7 +108,14 @@ class Catalogues:
 
     def forget(self, database: str) -> None:
         """Load no more for a database that is not served any longer."""
-        self._kept.pop(database, None)
+        kept = self._kept.pop(database, None)
+        if kept is not None and kept not in self._kept.values():
+            kept.hang_up()
+
+    def close(self) -> None:
+        """Close the connections that catalogues are read on."""
+        for kept in self._kept.values():
+            kept.hang_up()
 
     def refresh_for(self, database: str, asker: Asker) -> Question | None:
         """Ask for a catalogue that is newer than now; None where it has to be done without."""
@@ -122,6 +151,19 @@ class Catalogues:
         now = self._now()
         return {name: now - kept.loaded_at for name, kept in self._kept.copy().items() if kept.loaded_at is not None}
 
+    def troubles(self) -> Mapping[str, str]:
+        """Return why each database has no catalogue. Only reads: any thread may call it."""
+        return {
+            name: f"its catalogue cannot be read: {kept.reason}" if kept.reason else "its catalogue is being read"
+            for name, kept in self._kept.copy().items()
+            if kept.judge.catalog is None
+        }
+
+    def unprinted(self) -> Mapping[str, int]:
+        """Return how many objects of each database could not be printed because of other sessions' locks."""
+        found = ((name, kept.judge.catalog) for name, kept in self._kept.copy().items())
+        return {name: catalog.unprinted for name, catalog in found if catalog is not None}
+
     def tick(self, now: float) -> None:
         """Do what time asks for: begin loads, end waits. Called a few times a second."""
         for kept in set(self._kept.values()):
@@ -141,18 +183,21 @@ class Catalogues:
         try:
             outcome = await self._load_once(kept)
         except UpstreamError as error:
-            self._failed(kept, error.for_operator)
+            self._failed(kept, str(error), error.for_operator)
         except ProofError as error:
-            self._failed(kept, str(error))
+            self._failed(kept, str(error), str(error))
         except Exception as error:
             self._stats.bugs += 1
             self._audit.event("bug", level="error", what=type(error).__name__, where="catalogue")
-            self._failed(kept, type(error).__name__)
+            self._failed(kept, "SideCart met an internal error", type(error).__name__)
         else:
             self._stats.catalog_loads[outcome] += 1
             kept.reason = ""
             kept.loaded_at = kept.began
-            kept.due = self._now() + self._refresh * self._jitter() if self._refresh else None
+            pause = min(self._refresh, RETRY if kept.partial else kept.pause)
+            kept.due = self._now() + pause * self._jitter() if self._refresh else None
+        if not self._refresh:
+            kept.hang_up()
         kept.loading = False
         kept.tried.set()
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
@@ -162,32 +207,72 @@ class Catalogues:
             question.tell(None, self._audit)
 
     async def _load_once(self, kept: _Kept) -> str:
-        """Load and prove; return whether anything has changed. Raises UpstreamError, ProofError."""
+        """Look, and load and prove where that has to be; return whether anything has changed.
+
+        Raises UpstreamError, ProofError.
+        """
         judge = kept.judge
-        query = catalog_rows.load_query(_attribute_names(judge.policy))
-        fetched = await self._fetch(kept.database, query)
-        seconds = self._now() - kept.began
-        kept.interval = max(MIN_INTERVAL, seconds / MAX_SHARE)
+        share = LOOKS_SHARE
+        try:
+            if kept.state is not None and kept.policy == judge.policy and not kept.partial:
+                state = catalog_rows.state(await self._ask(kept, catalog_rows.state_query(kept.state.since)))
+                if state == kept.state:
+                    return "unchanged"
+            share = MAX_SHARE
+            while True:
+                policy = judge.policy
+                fetched = await self._ask(kept, catalog_rows.load_query(_attribute_names(policy)))
+                state = catalog_rows.state(fetched)
+                if shadows(state.path):
+                    judge.learn_path(shadowed=True)
+                if judge.policy == policy:
+                    break
+        finally:
+            seconds = self._now() - kept.began
+            kept.interval = max(MIN_INTERVAL, seconds / MAX_SHARE)
+            kept.pause = max(LOOK, seconds / share)
         results = encode_results(fetched)
-        policy = judge.policy
-        digest = (hashlib.sha256(results).digest(), policy)
-        if digest == kept.digest:
+        del fetched[catalog_rows.STATE]
+        digest = hashlib.sha256(encode_results(fetched)).digest()
+        if digest == kept.digest and policy == kept.policy:
+            kept.state = state
             return "unchanged"
         catalog = await self._prover.prove(results, policy)
+        if judge.policy != policy:  # by an upstream that has logged in meanwhile
+            return await self._load_once(kept)
         judge.learn_catalog(catalog)
-        kept.digest = digest
+        kept.state, kept.digest, kept.policy, kept.partial = state, digest, judge.policy, catalog.unprinted > 0
         functions = sum(map(len, catalog.functions.values()))
         self._audit.event(
             "catalogue loaded",
             database=kept.database,
             functions=functions,
             bytes=len(results),
+            unprinted=catalog.unprinted,
             seconds=round(seconds, 3),
         )
         return "changed"
 
-    def _failed(self, kept: _Kept, reason: str) -> None:
+    async def _ask(self, kept: _Kept, query: bytes) -> Results:
+        """Ask on the connection that there is, or on a new one. Raises UpstreamError."""
+        if kept.reader is not None and self._now() < kept.renew:
+            try:
+                return await kept.reader.ask(query)
+            except QueryFailedError as error:
+                if not error.sqlstate.startswith(_ENDED):
+                    raise
+            except UpstreamError:
+                pass
+        kept.hang_up()
+        kept.reader = await self._reach(kept.database)
+        kept.renew = self._now() + self._refresh * self._jitter()
+        return await kept.reader.ask(query)
+
+    def _failed(self, kept: _Kept, told: str, reason: str) -> None:
+        """Note a load that failed: what clients are told of it, and the operator."""
         self._stats.catalog_loads["failed"] += 1
+        kept.hang_up()
+        kept.judge.learn_trouble(told)
         kept.due = self._now() + RETRY * self._jitter()
         if reason != kept.reason:
             kept.reason = reason
@@ -215,7 +300,13 @@ class _Kept:
         "later",
         "loaded_at",
         "loading",
+        "partial",
+        "pause",
+        "policy",
+        "reader",
         "reason",
+        "renew",
+        "state",
         "tried",
         "waiting",
     )
@@ -223,8 +314,18 @@ class _Kept:
     def __init__(self, database: str, judge: Filter) -> None:
         self.database = database
         self.judge = judge
-        self.digest: object = None
-        """Of the rows that the present catalogue follows from, and the policy."""
+        self.state: State | None = None
+        """Of the system catalogues when they were read last."""
+        self.digest = b""
+        """Of the rows that the present catalogue follows from."""
+        self.policy: Policy | None = None
+        """The one that it was proved under."""
+        self.partial = False
+        """Whether it could be a better one although nothing has changed: something could not be printed."""
+        self.reader: Reader | None = None
+        """The connection that it was read on, for the next look."""
+        self.renew = 0.0
+        """When another connection is to be opened in its place."""
         self.loading = False
         self.tried = asyncio.Event()
         """Whether a load has ended, one way or the other."""
@@ -235,9 +336,17 @@ class _Kept:
         self.due: float | None = None
         self.interval = MIN_INTERVAL
         """Seconds from the beginning of the last load to that of the next on demand."""
+        self.pause = LOOK
+        """Seconds from the end of the last load or look to the next look."""
         self.reason = ""
         """Why the last load failed."""
         self.waiting: list[tuple[float, Question]] = []
         """Who waits for the load under way, and how long at most, in the order of that."""
         self.later: list[tuple[float, Question]] = []
         """Who waits for the one after it."""
+
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        reader, self.reader = self.reader, None
+        if reader is not None:
+            reader.close()

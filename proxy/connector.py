@@ -53,13 +53,37 @@ class Visit(NamedTuple):
     """What the server reported at login."""
 
 
+class Reader:
+    """Ask simple Queries on a connection of its own, one after the other, until `close`."""
+
+    def __init__(self, upstream: UpstreamConnection) -> None:
+        self.upstream = upstream
+
+    async def ask(self, query: bytes) -> list[list[list[bytes | None]]]:
+        """Return the rows of each result, as text. Raises UpstreamError; the connection is of no use after that."""
+        self.upstream.resume_reading()
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT):
+                return await self.upstream.fetch(query, MAX_FETCHED)
+        except TimeoutError as error:
+            raise UpstreamError(
+                f"the upstream did not answer within {FETCH_TIMEOUT:g} s", reason=CloseReason.UPSTREAM_PROTOCOL
+            ) from error
+        except (OSError, UpstreamProtocolError) as error:
+            raise _unusable(error) from error
+        finally:
+            self.upstream.pause_reading()  # what nobody has asked for stays outside
+
+    def close(self) -> None:
+        self.upstream.close(CloseReason.SERVER_LIFETIME)
+
+
 class Connector:
     """Open connections to one configured server: upstreams, and short ones for a CancelRequest or a single Query.
 
     `tls` is the context for the configured sslmode; None where that is `disable`. It may be replaced: connections keep
-    what they began with. `on_login` gets the pool and the ParameterStatus values of each new upstream of it, which
-    nobody can use before it returns. `resolve` and `credentials` are what the configuration says, unless given; `turns`
-    are shared with whoever else reads much.
+    what they began with. `on_login` gets each new upstream, which nobody can use before it returns. `resolve` and
+    `credentials` are what the configuration says, unless given; `turns` are shared with whoever else reads much.
     """
 
     def __init__(
@@ -70,7 +94,7 @@ class Connector:
         audit: Audit,
         tasks: Tasks,
         cancel_wait_timeout: float,
-        on_login: Callable[[Pool, Mapping[str, str]], Awaitable[None]] | None = None,
+        on_login: Callable[[UpstreamConnection], Awaitable[None]] | None = None,
         *,
         resolve: Resolve = ask_system,
         credentials: Credentials | None = None,
@@ -181,23 +205,19 @@ class Connector:
 
         Raises UpstreamError: a QueryFailedError, with the server's words, for an error of a Query.
         """
-        # An upstream belongs to a pool. This one's is empty, and nobody leases from it.
-        pool = Pool(dbname, PoolLimits(), self, self._stats, lambda: 1.0)
-        upstream = await self._reach(pool)
+        reader = await self.reader(dbname)
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT):
-                results: list[list[list[bytes | None]]] = []
-                for query in queries:
-                    results += await upstream.fetch(query, MAX_FETCHED)
-                return Visit(results, upstream.tls_version, upstream.parameters)
-        except TimeoutError as error:
-            raise UpstreamError(
-                f"the upstream did not answer within {FETCH_TIMEOUT:g} s", reason=CloseReason.UPSTREAM_PROTOCOL
-            ) from error
-        except (OSError, UpstreamProtocolError) as error:
-            raise _unusable(error) from error
+            results: list[list[list[bytes | None]]] = []
+            for query in queries:
+                results += await reader.ask(query)
+            return Visit(results, reader.upstream.tls_version, reader.upstream.parameters)
         finally:
-            upstream.close(CloseReason.SERVER_LIFETIME)
+            reader.close()
+
+    async def reader(self, dbname: str) -> Reader:
+        """Open a connection of its own for simple Queries, which counts in no pool. Raises UpstreamError."""
+        # An upstream belongs to a pool. This one's is empty, and nobody leases from it.
+        return Reader(await self._reach(Pool(dbname, PoolLimits(), self, self._stats, lambda: 1.0)))
 
     async def _reach(self, pool: Pool) -> UpstreamConnection:
         """Log in with the role's password as it is now. Raises UpstreamError for everything that can be expected.
@@ -237,7 +257,7 @@ class Connector:
         if self._on_login is None:
             return
         try:
-            await self._on_login(upstream.pool, upstream.parameters)
+            await self._on_login(upstream)
         except BaseException:
             upstream.close(CloseReason.UPSTREAM_LOGIN)
             raise

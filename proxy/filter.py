@@ -85,6 +85,15 @@ class Filter:
         self.policy = replace(self.policy, trouble="")
         self._start_anew(catalog)
 
+    def learn_path(self, *, shadowed: bool) -> None:
+        """Judge from now on for sessions whose own search_path puts other schemas before pg_catalog, or does not.
+
+        What was proved of bodies under a path with pg_catalog in front does not hold then: there is no catalogue.
+        """
+        if shadowed != self.policy.shadowed:
+            self.policy = replace(self.policy, shadowed=shadowed)
+            self._start_anew(None if shadowed else self.functions.catalog)
+
     def learn_trouble(self, trouble: str) -> None:
         """Say from now on why there is no catalogue, to who is refused for want of it."""
         if self.catalog is None and trouble != self.policy.trouble:

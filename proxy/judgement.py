@@ -123,7 +123,8 @@ class Judgement:
         arguments += len(node.get("agg_order", ())) if node.get("agg_within_group") else 0
         meant = schema
         if self._catalog is not None and name in self._catalog.functions and not schema:
-            meant = "pg_catalog" if operands.means_built_in(name, node, self._catalog.functions) else ""
+            first = self._functions.comes_first("")
+            meant = "pg_catalog" if first and operands.means_built_in(name, node, self._catalog.functions) else ""
         refusal = self._functions.judge(meant, name, arguments)
         if refusal is not None:
             raise Refused(refusal, location)
@@ -261,7 +262,8 @@ class Judgement:
             if use.schema in ("", "pg_catalog") or self._functions.allows_operator(use.schema, use.name):
                 return
             raise Refused(refusals.unknown_operator(use.schema, use.name), location)
-        if not catalog.implicit_casts:
+        # What is cast to date need not be one where other schemas come before pg_catalog.
+        if not catalog.implicit_casts and self._functions.comes_first(""):
             meant = tuple(
                 operator
                 for operator in meant
@@ -310,8 +312,8 @@ class Judgement:
         key = (TYPE, schema, name, literal)
         if catalog is None or key in self._read:
             return
-        # Unqualified, pg_catalog's comes first: settings.py lets no search_path put it anywhere else.
-        built_in = schema in ("", "pg_catalog") and self._functions.is_built_in_type(name)
+        # settings.py lets no search_path of a client's put pg_catalog anywhere but first; the server's own can.
+        built_in = self._functions.comes_first(schema) and self._functions.is_built_in_type(name)
         if built_in and not catalog.tainted_types:
             return
         meant = catalog.type("pg_catalog" if built_in else schema, name)
@@ -425,7 +427,11 @@ class Judgement:
     def _input_type(self, name: str, node: Body) -> None:
         self.constants_decide = True
         given = constants.string(constants.arguments(node), 1)
-        base = "" if given is None else _TYPE_SUFFIX.sub("", given.strip()).lower().removeprefix("pg_catalog.")
+        base = "" if given is None else _TYPE_SUFFIX.sub("", given.strip()).lower()
+        if base.startswith("pg_catalog.") or self._functions.comes_first(""):
+            base = base.removeprefix("pg_catalog.")
+        else:
+            base = ""
         if base not in rules.TYPES and base not in rules.TYPE_ALIASES:
             raise Refused(
                 refusals.function(

@@ -52,6 +52,10 @@ class Gauges:
     verdict_cache_bytes: int = 0
     catalog_ages: Mapping[str, float] = field(default_factory=dict)
     """Database to the seconds since its catalogue was loaded, or found to be up to date."""
+    catalog_missing: Mapping[str, int] = field(default_factory=dict)
+    """Database to 1 while it has no catalogue, and to 0."""
+    catalog_unprinted: Mapping[str, int] = field(default_factory=dict)
+    """Database to the count of objects that could not be printed because of locks."""
     role_findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, severity) to the count of what the role may do beside reading: info, warning, critical."""
     certificate_ends: float = 0.0
@@ -259,6 +263,18 @@ def _catalogues(stats: Stats, gauges: Gauges) -> Iterator[Metric]:
         "Time since a database's functions, views and types were last looked at.",
         ("database",),
         _by_one(gauges.catalog_ages),
+    )
+    yield _gauge(
+        "sidecart_catalog_missing",
+        "1 while a database has no catalogue: only what means the same in every database is let through.",
+        ("database",),
+        _by_one(gauges.catalog_missing),
+    )
+    yield _gauge(
+        "sidecart_catalog_unprinted",
+        "Views, policies and functions that could not be printed because of other sessions' locks.",
+        ("database",),
+        _by_one(gauges.catalog_unprinted),
     )
     yield _counters(
         "sidecart_catalog_loads_total",

@@ -38,6 +38,8 @@ class Upstream(Protocol):
     """When it has lived long enough, in the pool's time."""
     outlived: CloseReason
     """Why it closes when it has."""
+    path: str
+    """The search_path that its sessions begin with."""
     address: str
     """Where its server is; empty: on a Unix socket."""
     idle_since: float

@@ -157,7 +157,7 @@ class Server:
         self._prover = Prover(self.stats, self.audit)
         self._catalogues = Catalogues(
             config.filter.catalog_refresh,
-            self.backends.fetch,
+            self.backends.reader,
             self._prover,
             self.stats,
             self.audit,
@@ -261,6 +261,7 @@ class Server:
         for client in list(self.clients):
             client.drain_now()
         self.backends.close()
+        self._catalogues.close()
         await self._tasks.stop()
         await self._texts.close()
         await self._prover.close()
@@ -388,6 +389,7 @@ class Server:
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
         filters = set(self.backends.filters.copy().values())
+        missing = self._catalogues.troubles()
         return metrics.Gauges(
             clients=dict(clients),
             servers=servers,
@@ -399,6 +401,8 @@ class Server:
             verdict_cache_evictions=self.cache.evictions,
             verdict_cache_bytes=self.cache.size,
             catalog_ages=self._catalogues.ages(),
+            catalog_missing={name: int(name in missing) for name in self.backends.filters.copy()},
+            catalog_unprinted=self._catalogues.unprinted(),
             role_findings={
                 (database, severity): count
                 for database, found in self._roles.found().items()
@@ -421,12 +425,13 @@ class Server:
         return self.house.now() - self._beat < 20 * TICK
 
     def _ready(self) -> tuple[bool, dict[str, object]]:
-        """Say whether a client would be served: the loop turns, nothing drains, and the upstream is there.
+        """Say whether a client would be served: the loop turns, nothing drains, upstream and catalogue are there.
 
         Where clients choose the database one that works is enough: the server is there, and a client that asks for a
         database which the role may not enter must not take SideCart out of service for all.
         """
-        troubles = self.backends.troubles()
+        unread = self._catalogues.troubles()
+        troubles = {name: why or unread.get(name, "") for name, why in self.backends.troubles().items()}
         failing = {name: why for name, why in troubles.items() if why}
         reached = not failing or len(failing) < len(troubles)
         draining = self.house.draining

@@ -230,6 +230,12 @@ def _refuse_path(name: str, value: str, path: Sequence[str] | None) -> Refusal |
     return None
 
 
+def shadows(path: str) -> bool:
+    """Tell whether a search_path puts other schemas before pg_catalog, which comes first where it is not named."""
+    schemas = split_identifiers(path)
+    return schemas is None or ("pg_catalog" in schemas and schemas[0] != "pg_catalog")
+
+
 _NO_TRACE = frozenset(
     {rules.TRANSIENT, rules.READ_ONLY, rules.SWITCHED_ON, rules.NOBODY, rules.RESET_ONLY}
 )  # gone with the transaction, or only ever set to the value that every session starts with

@@ -43,8 +43,10 @@ READ_ONLY_PARAMETERS: Final = {
 _READ_BACK: Final = (
     b"SELECT pg_catalog.current_setting('default_transaction_read_only'),"
     b"pg_catalog.current_setting('standard_conforming_strings'),"
-    b"pg_catalog.current_setting('client_encoding')"
+    b"pg_catalog.current_setting('client_encoding'),"
+    b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex')"
 )
+"""In hexadecimal digits what may hold any bytes."""
 CANCEL_AGAIN: Final = 0.5
 """Seconds after which what an abandoned connection still runs is cancelled once more."""
 CHECK_TIMEOUT: Final = 5.0
@@ -109,6 +111,7 @@ class UpstreamConnection(asyncio.Protocol):
         "idle_since",
         "outlived",
         "parameters",
+        "path",
         "pid",
         "pool",
         "replies",
@@ -133,6 +136,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.expires = 0.0
         self.outlived = CloseReason.SERVER_LIFETIME
         self.address = ""
+        self.path = ""
+        """The search_path that RESET returns to: the role's, the database's or the configuration's."""
         self.auth = ""
         self.idle_since = 0.0
         self.heard = 0.0
@@ -438,14 +443,15 @@ class UpstreamConnection(asyncio.Protocol):
                 p.note_parameter(self.parameters, body)
             elif kind == p.READY_FOR_QUERY:
                 break
-        expected = list(READ_ONLY_PARAMETERS.values())
-        if [None if value is None else value.decode("ascii", "replace") for value in row] != expected:
+        *kept, path = [(value or b"").decode("ascii", "replace") for value in row] or [""]
+        if kept != list(READ_ONLY_PARAMETERS.values()):
             raise UpstreamError(
                 "the upstream did not keep default_transaction_read_only, standard_conforming_strings and "
                 "client_encoding as they were sent; connect SideCart to PostgreSQL itself, not to a pooler",
                 reason=CloseReason.UPSTREAM_LOGIN,
                 transient=False,
             )
+        self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
 
     async def fetch(self, query: bytes, limit: int) -> list[list[list[bytes | None]]]:
         """Run one Query on an idle upstream that is closed afterwards; return the rows of each of its results.

@@ -50,10 +50,10 @@ SELECT current_setting('server_version_num'), current_database(), getdatabaseenc
             FROM touching
             JOIN pg_policy p ON classid = 'pg_policy'::regclass AND objid = p.oid
         ) unprinted
-    ), true),
+    ), true) IS NOT NULL,
     set_config('sidecart.unprinted_functions', (
         SELECT coalesce(array_agg(objid), '{}')::text FROM touching WHERE classid = 'pg_proc'::regclass
-    ), true);
+    ), true) IS NOT NULL;
 
 -- state
 $state

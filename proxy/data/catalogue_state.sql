@@ -108,6 +108,7 @@ part (name, rows, new) AS (
     FROM pg_type
     WHERE typnamespace NOT IN (SELECT oid FROM temporary)
 )
-SELECT $since::text, (SELECT reset_val FROM pg_settings WHERE name = 'search_path'),
+SELECT $since::text,
+    (SELECT encode(convert_to(reset_val, 'SQL_ASCII'), 'hex') FROM pg_settings WHERE name = 'search_path'),
     concat_ws(' ', pg_postmaster_start_time(), string_agg(concat_ws(':', name, rows, new), ' ' ORDER BY name))
 FROM part;

@@ -22,7 +22,7 @@ def decode(**sets: list[list[bytes | None]]) -> Rows:
     """Decode result sets that are empty but for those given: `functions`, `relations`, `expressions` …"""
     order = ("server", "state", "functions", "relations", "expressions")
     given = [sets.get(name, []) for name in order] + [[] for _ in range(SETS - len(order))]
-    given[0] = [[b"150018", b"shop", b"UTF8", b"UTF8", b"{}", b"{}"]]
+    given[0] = [[b"150018", b"shop", b"UTF8", b"UTF8", b"t", b"t"]]
     return catalog_rows.decode(given)
 
 
