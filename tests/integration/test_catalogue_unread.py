@@ -201,9 +201,9 @@ CHANGES = (
     "ALTER DOMAIN checked ADD CHECK (value > 0)",
     "ALTER DOMAIN checked DROP CONSTRAINT checked_check",
     "CREATE CAST (int AS checked) WITH INOUT",
-    "ALTER SCHEMA public RENAME TO private",
+    "CREATE SCHEMA extra",
+    "ALTER SCHEMA extra RENAME TO more",
     "CREATE AGGREGATE agg(int) (sfunc = int4pl, stype = int)",
-    "CREATE OPERATOR FAMILY fam USING btree",
     "CREATE TABLE heir () INHERITS (t)",
     "ALTER TABLE t ADD COLUMN d int",
 )

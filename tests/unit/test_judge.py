@@ -13,8 +13,8 @@ import pytest
 from proxy import judge as judging
 from proxy.catalog import Callable as Function
 from proxy.catalog import Catalog, Operator, Relation, Taint, Type
-from proxy.catalogues import MIN_INTERVAL, PATIENCE, RETRY, Catalogues
-from proxy.errors import CloseReason, UpstreamError
+from proxy.catalogues import LOOK, MIN_INTERVAL, PATIENCE, RETRY, Catalogues
+from proxy.errors import CloseReason, QueryFailedError, UpstreamError
 from proxy.filter import Filter
 from proxy.house import Question
 from proxy.judge import HelperLostError, ProofError, Results, encode_results
@@ -328,20 +328,23 @@ def test_question_that_was_taken_back_is_not_told() -> None:
 
 
 class Library:
-    """A database, its prover and a clock, for Catalogues: loads end when the test says so."""
+    """A database, its prover and a clock, for Catalogues: loads and looks end when the test says so."""
 
     def __init__(self, refresh: float = 60.0) -> None:
         self.now = 1000.0
         self.stats = Stats()
         self.audit = Quiet()
         self.tasks = Tasks()
-        self.fetched: list[asyncio.Future[Results]] = []
-        self.proved = 0
+        self.fetched: list[tuple[bool, asyncio.Future[Results]]] = []
+        """Whether it is a look, and its answer."""
+        self.opened = self.closed = 0
+        self.path = b'"$user", public'
+        self.proved = self.unprinted = 0
         self.unprovable = False
         self.filter = Filter()
         self.catalogues = Catalogues(
             refresh,
-            self._fetch,
+            self._reach,
             self,  # type: ignore[arg-type]
             self.stats,
             self.audit,
@@ -350,30 +353,41 @@ class Library:
             lambda: 1.0,
         )
 
-    async def _fetch(self, database: str, query: bytes) -> Results:
+    async def _reach(self, database: str) -> Library:
         assert database == "shop"
-        self.fetched.append(asyncio.get_running_loop().create_future())
-        return await self.fetched[-1]
+        self.opened += 1
+        return self
+
+    async def ask(self, query: bytes) -> Results:
+        answer = asyncio.get_running_loop().create_future()
+        self.fetched.append((b"pg_get_viewdef" not in query, answer))
+        return await answer
+
+    def close(self) -> None:
+        self.closed += 1
 
     async def prove(self, results: bytes, policy: Policy) -> Catalog:
         self.proved += 1
         if self.unprovable:
             raise ProofError("the helper was lost")
-        return Catalog(version=self.proved)
+        return Catalog(version=self.proved, unprinted=self.unprinted)
 
     async def settle(self) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
 
     async def ends(self, what: str | Exception = "rows") -> None:
-        """End the load under way with these rows, or with this error."""
+        """End the look under way, and the load that follows where something has changed, or one with this error."""
         await self.settle()
-        fetch = self.fetched.pop(0)
-        if isinstance(what, str):
-            fetch.set_result([[[what.encode()]]])
+        look, answer = self.fetched.pop(0)
+        if isinstance(what, Exception):
+            answer.set_exception(what)
         else:
-            fetch.set_exception(what)
+            state: list[list[bytes | None]] = [[b"700", self.path.hex().encode(), what.encode()]]
+            answer.set_result([state] if look else [[[b"server"]], state, [[what.encode()]]])
         await self.settle()
+        if look and self.fetched and not self.fetched[0][0]:
+            await self.ends(what)
 
     async def serves(self) -> None:
         """Load the first catalogue."""
@@ -381,9 +395,13 @@ class Library:
         await self.ends()
         assert self.filter.catalog is not None
 
-    def ask(self) -> tuple[Asking, Question | None]:
+    def wants(self) -> tuple[Asking, Question | None]:
         asking = Asking()
         return asking, self.catalogues.refresh_for("shop", asking)
+
+    async def asked(self) -> list[tuple[bool, asyncio.Future[Results]]]:
+        await self.settle()
+        return self.fetched
 
     async def under_way(self) -> int:
         await self.settle()
@@ -453,7 +471,7 @@ def test_no_refresh_means_on_demand_only() -> None:
         library.now += 1e6
         library.catalogues.tick(library.now)
         assert await library.under_way() == 0
-        _, question = library.ask()
+        _, question = library.wants()
         assert question is not None
         assert await library.under_way() == 1
 
@@ -464,7 +482,7 @@ def test_load_on_demand_is_single_flight_and_tells_all_who_wait() -> None:
     async def work(library: Library) -> None:
         await library.serves()
         library.now += MIN_INTERVAL
-        several = [library.ask() for _ in range(3)]
+        several = [library.wants() for _ in range(3)]
         assert all(question is not None for _, question in several)
         assert await library.under_way() == 1
         assert [asking.told for asking, _ in several] == [[], [], []]
@@ -512,7 +530,7 @@ def test_load_that_began_long_before_the_question_does_not_answer_it() -> None:
         library.now += 61
         library.catalogues.tick(library.now)
         library.now += MIN_INTERVAL
-        asking, question = library.ask()
+        asking, question = library.wants()
         assert question is not None
         await library.ends()
         assert asking.told == []
@@ -528,7 +546,7 @@ def test_first_load_answers_whoever_waits_for_it() -> None:
     async def work(library: Library) -> None:
         library.catalogues.serve("shop", library.filter)
         library.now += 3 * MIN_INTERVAL
-        asking, _ = library.ask()
+        asking, _ = library.wants()
         await library.ends()
         assert asking.told == [None]
 
@@ -552,9 +570,9 @@ def test_nobody_waits_longer_than_the_patience() -> None:
     async def work(library: Library) -> None:
         await library.serves()
         library.now += MIN_INTERVAL
-        early, _ = library.ask()
+        early, _ = library.wants()
         library.now += PATIENCE - 0.1
-        late, _ = library.ask()
+        late, _ = library.wants()
         library.catalogues.tick(library.now)
         assert (early.told, late.told) == ([], [])
         library.now += 0.1
@@ -576,7 +594,7 @@ def test_failed_load_keeps_the_old_catalogue_is_said_once_and_tried_again(failur
         error: str | Exception = {"upstream": DOWN, "proof": "new rows", "bug": RuntimeError("oops")}[failure]
         library.now += 61
         library.catalogues.tick(library.now)
-        asking, _ = library.ask()
+        asking, _ = library.wants()
         await library.ends(error)
         assert asking.told == [None]
         for _ in range(3):
@@ -615,8 +633,115 @@ def test_database_that_is_not_served_any_longer_is_not_loaded() -> None:
         library.now += 61
         library.catalogues.tick(library.now)
         assert await library.under_way() == 0
-        assert library.ask()[1] is None
+        assert library.wants()[1] is None
         assert library.catalogues.ages() == {}
+
+    in_library(work)
+
+
+def test_looks_come_every_few_seconds_on_one_connection_that_is_replaced_at_the_refresh() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        for _ in range(19):
+            library.now += LOOK
+            library.catalogues.tick(library.now)
+            ((look, _),) = await library.asked()
+            assert look
+            await library.ends()
+        assert (library.opened, library.closed) == (1, 0)
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends()
+        assert (library.opened, library.closed) == (2, 1)
+        assert library.proved == 1
+        library.catalogues.close()
+        assert library.closed == 2
+
+    in_library(work)
+
+
+def test_look_is_tried_again_on_another_connection_where_the_old_one_has_ended() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends(DOWN)
+        assert (library.opened, library.closed) == (2, 1)
+        await library.ends()
+        assert library.stats.catalog_loads == {"changed": 1, "unchanged": 1}
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends(QueryFailedError("55P03", "canceling statement due to lock timeout"))
+        assert library.stats.catalog_loads["failed"] == 1  # a new one would wait for the same lock
+
+    in_library(work)
+
+
+def test_what_could_not_be_printed_is_read_again_though_nothing_has_changed() -> None:
+    async def work(library: Library) -> None:
+        library.unprinted = 1
+        await library.serves()
+        library.unprinted = 0
+        library.now += RETRY
+        library.catalogues.tick(library.now)
+        ((look, _),) = await library.asked()
+        assert not look
+        await library.ends("all of it")
+        assert library.proved == 2
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        ((look, _),) = await library.asked()
+        assert look
+        await library.ends("all of it")
+
+    in_library(work)
+
+
+def test_path_that_sessions_begin_with_is_learned_from_a_look() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.path = b"public, pg_catalog"
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends()
+        # What was proved under the other path counts no more: it is read once more for the new policy.
+        assert library.filter.policy.shadowed
+        assert library.filter.catalog is None
+        await library.ends()
+        assert library.filter.catalog is not None
+        assert library.proved == 2
+
+    in_library(work)
+
+
+def test_trouble_is_told_as_long_as_there_is_no_catalogue() -> None:
+    async def work(library: Library) -> None:
+        library.filter = Filter(Policy(live=True))
+        library.catalogues.serve("shop", library.filter)
+        await library.settle()
+        assert library.catalogues.troubles() == {"shop": "its catalogue is being read"}
+        await library.ends(DOWN)
+        assert library.catalogues.troubles() == {"shop": "its catalogue cannot be read: down"}
+        assert "it could not be read: down" in library.filter.judge(b"table t").detail
+        library.now += RETRY
+        library.catalogues.tick(library.now)
+        await library.ends()
+        assert library.catalogues.troubles() == {}
+
+    in_library(work)
+
+
+def test_catalogue_that_counts_no_more_is_loaded_anew_at_the_next_login() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.filter.learn_path(shadowed=True)
+        library.catalogues.serve("shop", library.filter)
+        opening = asyncio.ensure_future(library.catalogues.first("shop"))
+        await library.settle()
+        assert not opening.done()
+        await library.ends()
+        assert opening.done()
+        assert library.filter.catalog is not None
 
     in_library(work)
 
