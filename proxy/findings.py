@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from . import rules
 from .catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Key, Taint
 from .role_probe import EXTENSIONS, Attributes, Executable, Grant, Probe, Way
+from .settings import shadows
 
 OLDEST: Final = 13
 """The oldest major version of PostgreSQL that this was tried with."""
@@ -57,6 +58,7 @@ KINDS: Final = {
     "primary": "the server is a standby, which nobody can write to",
     "prepared-transactions": "no transaction can outlive its session",
     "large-object-privileges": "large objects have privileges",
+    "search-path": "pg_catalog comes first in the search_path of the role's sessions",
     "superuser": "the role is no superuser",
     "role-attribute": "the role has no attribute beyond LOGIN",
     "membership": "the role is a member of no other role",
@@ -126,6 +128,7 @@ def find(probe: Probe, taints: Mapping[Key, Taint] | None) -> tuple[Finding, ...
     """Return what was found, the worst first. `taints` is what is no read; None: nothing could be proved."""
     found = [
         *_server(probe),
+        *_search_path(probe),
         *_attributes(probe),
         *_memberships(probe),
         *_owned(probe),
@@ -195,6 +198,22 @@ def _server(probe: Probe) -> Iterator[Finding]:
                 f"ALTER DATABASE {probe.database} RESET lo_compat_privileges;",
                 "ALTER SYSTEM SET lo_compat_privileges = off;",
                 "SELECT pg_reload_conf();",
+            ),
+        )
+
+
+def _search_path(probe: Probe) -> Iterator[Finding]:
+    if shadows(probe.search_path):
+        yield Finding(
+            "search-path",
+            Severity.WARNING,
+            f"search_path = {probe.search_path}",
+            "Schemas come before pg_catalog: a function, operator or type there takes the place of the built-in one of"
+            " its name. SideCart judges by that, and refuses names that can mean what is no read.",
+            (
+                f"ALTER ROLE {probe.role} IN DATABASE {probe.database} RESET search_path;",
+                f"ALTER ROLE {probe.role} RESET search_path;",
+                f"ALTER DATABASE {probe.database} RESET search_path;",
             ),
         )
 

@@ -121,6 +121,8 @@ class Probe:
     standby: bool
     max_prepared_transactions: int
     lo_compat_privileges: bool
+    search_path: str
+    """What the role's sessions in this database begin with; empty where that is not known."""
     role: str
     attributes: Attributes
     inherits: bool
@@ -207,7 +209,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Probe:
         [[_text(value) for value in row] for row in rows] for rows in result_sets
     )
     (row,) = head
-    version, version_text, database, owner, standby, prepared, compatible, role, *flags = row
+    _, path, version, version_text, database, owner, standby, prepared, compatible, role, *flags = row
     attributes, inherits, *secrets = _attributes(flags[:5]), flags[5] == "t", *flags[6:]
     return Probe(
         version=int(version),
@@ -217,6 +219,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Probe:
         standby=standby == "t",
         max_prepared_transactions=int(prepared),
         lo_compat_privileges=compatible == "t",
+        search_path=path,
         role=role,
         attributes=attributes,
         inherits=inherits,

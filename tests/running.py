@@ -157,6 +157,13 @@ class SideCart:
         with urllib.request.urlopen(page, timeout=10) as answer:
             return str(answer.read(), "utf-8")
 
+    def get_ready(self) -> bool:
+        """Return whether /readyz says that a client would be served."""
+        try:
+            return bool(self.get("/readyz"))
+        except urllib.error.HTTPError:
+            return False
+
     def metric(self, sample: str) -> float:
         """Return one sample of /metrics, written as Prometheus writes it; 0 where there is none."""
         for line in self.get("/metrics").splitlines():

@@ -9,7 +9,7 @@ SET LOCAL lock_timeout = '3s';
 SET LOCAL statement_timeout = '60s';
 SET LOCAL jit = off;
 
--- server and role; and which roles within its reach, itself included, read passwords
+-- server and role (a database in SQL_ASCII can hold bytes that are no UTF-8); and which roles within its reach, itself included, read passwords
 WITH RECURSIVE me (oid) AS (
     SELECT oid FROM pg_roles WHERE rolname = $role
     UNION
@@ -18,7 +18,20 @@ WITH RECURSIVE me (oid) AS (
     JOIN me ON m.member = me.oid
     JOIN pg_roles r ON r.oid = m.roleid AND NOT rolsuper
 )
-SELECT current_setting('server_version_num'), current_setting('server_version'), quote_ident(current_database()),
+SELECT set_config('client_encoding', CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, true),
+    -- what a session of the role begins with: its own settings for this database come first, then those for all of
+    -- them, the database's, everybody's, and the configuration's
+    coalesce(
+        (
+            SELECT substr(setting, 13)
+            FROM pg_db_role_setting s, unnest(setconfig) setting
+            WHERE setting LIKE 'search_path=%' AND setrole IN (0, r.oid) AND setdatabase IN (0, d.oid)
+            ORDER BY setrole = 0, setdatabase = 0
+            LIMIT 1
+        ),
+        (SELECT reset_val FROM pg_settings WHERE name = 'search_path' AND current_user = $role)
+    ),
+    current_setting('server_version_num'), current_setting('server_version'), quote_ident(current_database()),
     quote_ident(pg_get_userbyid(d.datdba)), pg_is_in_recovery(), current_setting('max_prepared_transactions'),
     current_setting('lo_compat_privileges')::bool, quote_ident(r.rolname), r.rolsuper, r.rolcreaterole, r.rolcreatedb,
     r.rolreplication, r.rolbypassrls, r.rolinherit,

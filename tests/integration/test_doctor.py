@@ -83,6 +83,14 @@ HOLES = {
         "ALTER DATABASE clinic SET lo_compat_privileges = on",
         {("large-object-privileges", "lo_compat_privileges = on")},
     ),
+    "search_path of the role": Hole(
+        f"ALTER ROLE {READER} SET search_path = public, pg_catalog",
+        {("search-path", "search_path = public, pg_catalog")},
+    ),
+    "search_path of the database": Hole(
+        "ALTER DATABASE clinic SET search_path = public, pg_catalog",
+        {("search-path", "search_path = public, pg_catalog")},
+    ),
     # Attributes and memberships
     "superuser": Hole(f"ALTER ROLE {READER} SUPERUSER", {("superuser", f"ROLE {READER}")}),
     "createrole": Hole(f"ALTER ROLE {READER} CREATEROLE", {("role-attribute", "CREATEROLE")}),

@@ -30,7 +30,7 @@ from proxy.tls import self_signed
 from tests import servers
 from tests.integration.clinic import Clinic, clinic
 from tests.relay import Relay
-from tests.running import SideCart, free_port
+from tests.running import SideCart, free_port, wait_until
 
 PIECES = ["configuration", "secret", "iam-token", "dns", "route", "tls", "login", "version", "role"]
 OWN = ["sidecart", "metrics"]
@@ -188,6 +188,7 @@ def test_sidecart_that_asks_its_clients_for_a_password(deployed: Deployment) -> 
     rules = "[{from: loopback, method: scram-sha-256}]"
     with SideCart(reader, SIDECART_AUTH_RULES=rules, SIDECART_AUTH_USERS=users) as own:
         ports = {"SIDECART_LISTEN_PORT": str(own.port), "SIDECART_METRICS_PORT": str(own.metrics_port)}
+        wait_until(own.get_ready, 30, "the catalogue")
         found = deployed.look(**ports)
         assert found.states(*OWN) == ["failed", "ok"]
         assert "asks its clients for a password" in found.results["sidecart"]["says"]

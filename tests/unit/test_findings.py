@@ -25,6 +25,7 @@ HEALTHY = Probe(
     standby=True,
     max_prepared_transactions=0,
     lo_compat_privileges=False,
+    search_path='"$user", public',
     role="reader",
     attributes=PLAIN,
     inherits=False,
@@ -62,6 +63,17 @@ def test_primary_is_told_of_and_two_phase_transactions_are_a_warning() -> None:
     assert one(replace(HEALTHY, standby=False)).severity is Severity.INFO
     found = one(replace(HEALTHY, max_prepared_transactions=5))
     assert (found.severity, found.sql) == (Severity.WARNING, ("ALTER SYSTEM SET max_prepared_transactions = 0;",))
+
+
+@pytest.mark.parametrize("path", ["", "pg_catalog, public", 'public, "PG_CATALOG"', '"$user", public'])
+def test_path_with_pg_catalog_in_front_is_no_finding(path: str) -> None:
+    assert find(replace(HEALTHY, search_path=path), {}) == ()
+
+
+def test_path_that_puts_other_schemas_before_pg_catalog_is_a_warning() -> None:
+    found = one(replace(HEALTHY, search_path="public, pg_catalog"))
+    assert (found.kind, found.severity) == ("search-path", Severity.WARNING)
+    assert found.sql[1] == "ALTER ROLE reader RESET search_path;"
 
 
 def test_what_public_has_is_given_back_to_those_who_log_in_but_for_the_owner() -> None:
