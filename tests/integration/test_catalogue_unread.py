@@ -162,7 +162,7 @@ def test_bytes_that_are_no_utf_8_spoil_no_reading(make: Callable[[str], Upstream
         owner.execute(b"CREATE FUNCTION \"caf\xe9\"(t) RETURNS int LANGUAGE sql AS 'SELECT writes()'")
         owner.execute(b"GRANT SELECT ON ALL TABLES IN SCHEMA public TO unread_reader")
     with SideCart(upstream) as own, Wire(own.port, upstream.dbname) as client:
-        assert missing(own) == 0
+        wait_until(lambda: missing(own) == 0, 30, "the catalogue")
         assert rule(client, "SELECT one FROM other") == ""
         assert rule(client, "SELECT * FROM broken") == "unproved-relation"
         assert rule(client, "SELECT * FROM writing") == "unproved-relation"

@@ -53,7 +53,7 @@ HONEST = (
     "SELECT 2 * 3, 'a' || 'b'",
     "SELECT count(*) FROM pg_catalog.pg_class",
     "SELECT * FROM harmless",
-    "SELECT current_date, extract(year FROM timestamp '2020-01-01')",
+    "SELECT current_date, trim('x')",
 )
 
 
@@ -168,7 +168,7 @@ def test_client_begins_with_no_such_path(default: SideCart, options: str) -> Non
 )
 def test_path_with_pg_catalog_first_is_the_client_s_to_set(default: SideCart, sql: str) -> None:
     with Wire(default.port, "paths") as client:
-        assert client.ask(sql) == "CZ", client.error
+        assert client.ask(sql) in ("CZ", "CSZ"), client.error  # from 18 on it is reported
         assert client.ask("SELECT lower('ABC'), '2020-01-01'::date") == "TDCZ"
         assert refused(client, "SELECT * FROM public.pg_class")
         assert refused(client, "SELECT '2020-01-01'::public.date")
