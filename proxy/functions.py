@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import errors, rules
-from .catalog import FUNCTION, TYPE, Catalog, Taint
+from .catalog import FUNCTION, OPERATOR, TYPE, Catalog, Taint, Type
 from .policy import Policy
 from .refusals import allow_line, dotted, unproved
 from .rules import Refusal
@@ -439,8 +439,16 @@ class Functions:
             for found in catalog.functions[name]
             if found.twin
         )
-        types = (found for name in catalog.types.keys() & rules.TYPES for found in catalog.types[name])
-        return catalog.taint(FUNCTION, twins) or catalog.taint(TYPE, types)
+        types = [found for name in catalog.types.keys() & rules.TYPES for found in catalog.types[name]]
+        return catalog.taint(FUNCTION, twins) or catalog.taint(TYPE, types) or self._mistaken(catalog, types)
+
+    def _mistaken(self, catalog: Catalog, types: Sequence[Type]) -> Taint | None:
+        """Give a taint that an operand can reach whose type is taken for the built-in one of its name."""
+        if all(found.schema == "pg_catalog" for found in types):
+            return None
+        operators = (found for name in catalog.tainted_operators for found in catalog.operators[name])
+        overloads = (found for name in catalog.functions.keys() & rules.FUNCTIONS for found in catalog.functions[name])
+        return catalog.taint(OPERATOR, operators) or catalog.taint(FUNCTION, overloads)
 
     def allows_operator(self, schema: str, name: str) -> bool:
         """Tell whether the operator of SideCart lists this operator of SQL as a read."""

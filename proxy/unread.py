@@ -16,17 +16,17 @@ from .rules import Refusal, Refused
 from .walk import Body, Walked
 
 _PLAIN: Final = frozenset(
-    {"A_Const", "Alias", "BoolExpr", "BooleanTest", "DefElem", "Integer", "NullTest", "ParamRef", "RangeFunction"}
-    | {"RangeSubselect", "ResTarget", "SQLValueFunction", "String", "A_Star"}
+    {"A_Const", "A_Star", "Alias", "DefElem", "Integer", "NullTest", "ParamRef", "RangeFunction", "RangeSubselect"}
+    | {"ResTarget", "SQLValueFunction", "String"}
 )
 """Nodes inside a statement that look nothing up, and bring no two types together."""
 _FIELDS: Final = {
-    "SelectStmt": {"targetList", "fromClause", "whereClause", "limitOffset", "limitCount", "limitOption", "op"},
+    "SelectStmt": {"targetList", "fromClause", "limitCount", "limitOption", "op"},
     "FuncCall": {"funcname", "args", "agg_star", "funcformat", "location"},
     "SubLink": {"subLinkType", "subselect", "location"},
     "TypeName": {"names", "typmods", "typemod", "arrayBounds", "location"},
 }
-"""Those of the fields that do no more; ORDER BY, DISTINCT, UNION and IN look for operators and casts."""
+"""Those of the fields that do no more: ORDER BY, DISTINCT, UNION and IN look for operators, WHERE for casts."""
 _LITERALS: Final = frozenset({"sval", "isnull"})
 _RUN_NOTHING: Final = frozenset({"ConstraintsSetStmt", "LockStmt", "VariableSetStmt"})
 """Statements with names of relations and types in them that are only looked up."""
@@ -45,7 +45,7 @@ def check(walked: Walked, functions: Functions, trouble: str) -> None:
     if root in _RUN_NOTHING:
         return
     casts: set[int] = set()
-    if root == "SelectStmt" and not _is_plain(root, body, functions, casts):
+    if root in ("SelectStmt", "ExecuteStmt") and not _is_plain(root, body, functions, casts):
         raise Refused(needed(trouble))
     for kind, node in walked.visited[1:]:
         if kind not in _PLAIN and not _is_plain(kind, node, functions, casts):
@@ -72,7 +72,11 @@ def _is_plain(kind: str, node: Body, functions: Functions, casts: set[int]) -> b
     if kind == "TypeName":
         schema, name = constants.qualified(node["names"])
         return id(node) in casts and functions.comes_first(schema) and functions.has_type(name)
-    return kind in ("SelectStmt", "SubLink")
+    if kind == "ExecuteStmt":  # what is no literal is cast to the parameter's type
+        return all(argument.get("A_Const", {}).keys() & _LITERALS for argument in node.get("params", ()))
+    if kind == "SelectStmt":
+        return "limitCount" not in node or "ival" in node["limitCount"].get("A_Const", {})
+    return kind == "SubLink"
 
 
 def is_made(oids: Sequence[int]) -> bool:

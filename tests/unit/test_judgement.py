@@ -324,6 +324,75 @@ def test_path_from_a_parameter_could_put_somebodys_function_before_the_built_in(
     assert Filter().judge(sql).action is Action.ALLOW
 
 
+def test_path_from_a_parameter_could_make_an_operand_something_else_than_it_is_taken_for() -> None:
+    """`'a'::time + 'b'` adds texts where public.time is a domain over text."""
+    sql = b"select set_config('search_path', $1, true)"
+    of_house = {"time": (c.Type(1, "pg_catalog"), c.Type(2, "public"))}
+    adds = {"+": (c.Operator(EVIL + 1, "public", "text", "text"),)}
+    judge = Filter()
+    plain = replace(CATALOG, functions={}, types=of_house, operators={}, tainted_operators=frozenset())
+    judge.learn_catalog(plain)
+    assert judge.judge(sql).action is Action.ALLOW
+    judge.learn_catalog(replace(plain, operators=adds, tainted_operators=frozenset("+")))
+    assert judge.judge(sql).rule == "setting-value"
+    judge.learn_catalog(replace(plain, functions={"lower": (c.Callable(EVIL + 1, "public", 1, 1),)}))
+    assert judge.judge(sql).rule == "setting-value"
+    judge.learn_catalog(replace(plain, operators=adds, tainted_operators=frozenset("+"), types={}))
+    assert judge.judge(sql).action is Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select lower('x')",
+        "select lower('x'::text)",
+        "select '1'::date",
+        "select date '1'",
+        "select 'a'::time + 'b'",
+        "select pg_input_is_valid('x', 'date')",
+        "select pg_input_is_valid('x', 'date[]')",
+    ],
+)
+def test_names_mean_anything_where_the_server_s_path_has_pg_catalog_behind_others(sql: str) -> None:
+    catalog = replace(
+        CATALOG,
+        functions={"lower": (c.Callable(EVIL + 1, "public", 1, 1, "text", twin=True),)},
+        types={"date": (c.Type(1, "pg_catalog"), c.Type(EVIL + 2, "public")), "time": (c.Type(2, "pg_catalog"),)},
+        operators={"+": (c.Operator(EVIL + 3, "public", "text", "text"),)},
+        tainted_operators=frozenset("+"),
+        tainted_types=False,
+    )
+    judge = Filter()
+    judge.learn_catalog(catalog)
+    assert judge.judge(sql.encode()).action is Action.ALLOW
+    judge.learn_path(shadowed=True)
+    assert judge.catalog is None  # what it proved holds no more
+    judge.learn_catalog(catalog)
+    assert judge.judge(sql.encode()).action is Action.REFUSE
+    assert judge.judge(b"select pg_catalog.lower('x'), '1'::pg_catalog.date, 2 * 3").action is Action.ALLOW
+    judge.learn_path(shadowed=False)
+    assert judge.judge(sql.encode()).action is Action.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("server", "encoding", "sql", "refused"),
+    [
+        ("SQL_ASCII", rules.RAW, "é".encode("latin-1"), True),
+        ("SQL_ASCII", rules.RAW, "é".encode(), False),
+        ("SQL_ASCII", "latin-1", "é".encode("latin-1"), True),
+        ("SQL_ASCII", "utf-8", "é".encode(), False),
+        ("LATIN1", rules.RAW, "é".encode(), True),
+        ("LATIN1", rules.RAW, b"e", False),
+        ("LATIN1", "utf-8", "é".encode(), False),
+        ("", rules.RAW, "é".encode(), False),
+    ],
+)
+def test_bytes_that_the_server_may_read_as_another_name(server: str, encoding: str, sql: bytes, refused: bool) -> None:
+    judge = Filter()
+    judge.learn_catalog(replace(CATALOG, spellings=server))
+    assert (judge.judge(b"select '" + sql + b"'", encoding).rule == "encoding") is refused
+
+
 def test_session_state_is_noted_through_the_catalogue() -> None:
     assert [name for _, name in judge("select set_limit(0.1)").effects] == ["set_limit"]
 
