@@ -50,7 +50,7 @@ REST: Final = 600.0
 PIECE: Final = 1000
 """Entries of a catalogue that are decoded at a time: 100,000 in one go held the event loop for 0.25 s."""
 MAX_CULPRITS: Final = 20
-"""Functions that may kill the helper before the proof of their database is given up."""
+"""Objects that may kill the helper before the proof of their database is given up."""
 NICE: Final = 5
 """How far the helper stands back behind the process that serves clients."""
 _INTERPRETER: Final = ("PYTHON", "VIRTUAL_ENV", "COVERAGE_", "MALLOC_")
@@ -132,7 +132,7 @@ class Proof(msgspec.Struct, tag=True, array_like=True):
 
 
 class Step(msgspec.Struct, tag=True, array_like=True):
-    """Answer in between: the function with this OID comes next."""
+    """Answer in between: the function, relation or type with this OID comes next."""
 
     oid: int
 
@@ -320,7 +320,7 @@ class Prover:
         self._turn = asyncio.Lock()
 
     async def prove(self, results: bytes, policy: Policy) -> Catalog:
-        """Return the catalogue that follows from `encode_results(…)`; a function that kills the helper is no read.
+        """Return the catalogue that follows from `encode_results(…)`; an object that kills the helper is no read.
 
         Raises ProofError.
         """

@@ -83,8 +83,8 @@ def prove(
 ) -> Catalog:
     """Judge everything in `rows`, and give the catalogue that the filter looks names up in.
 
-    Call it in a helper process: PL/pgSQL's parser may end it. `progress` is called with the OID of each function before
-    its body is parsed; functions in `skip` are not parsed, and are no reads.
+    Call it in a helper process: PL/pgSQL's parser may end it. `progress` is called with the OID of each object before
+    its texts are parsed; those in `skip` are not parsed, and are no reads.
     """
     return _Court(rows, policy, skip, progress).catalog()
 
@@ -242,11 +242,20 @@ class _Court:
         self._recorder.uses = found.uses
         self._recorder.place = NOWHERE
         try:
+            self._announce(key[1], subject)
             judge(subject)
         except _Spoiled as spoiled:
             found.why, found.place, found.rule = spoiled.why, spoiled.place, spoiled.rule
         except Exception as error:  # whatever goes wrong, it is not called a read
             found.why = f"it could not be judged, which is a fault of SideCart ({type(error).__name__})"
+
+    def _announce(self, oid: int, subject: Any) -> None:
+        """Tell of an object whose texts are about to be parsed; one that the parser ended at is not parsed again."""
+        if any(getattr(subject, name, ()) for name in ("definition", "default_expressions", "expressions")):
+            if oid in self._skip:
+                raise _Spoiled("its text ends the parser")
+            if self._progress is not None:
+                self._progress(oid)
 
     # -- functions -----------------------------------------------------------------------------------------------------
 
@@ -298,10 +307,6 @@ class _Court:
         if row.language in ("sql", "plpgsql"):
             if UNREADABLE in row.definition:
                 raise _Spoiled("its body could not be printed by the server")
-            if row.oid in self._skip:
-                raise _Spoiled("its body ends the parser")
-            if self._progress is not None:
-                self._progress(row.oid)
             if row.language == "plpgsql":
                 self._plpgsql(row)
             elif row.source:

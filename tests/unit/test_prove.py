@@ -937,8 +937,21 @@ def test_a_body_that_ends_the_parser_is_skipped_and_refused(world: World, monkey
     catalog = prove(world.rows, Policy(), skip=oids, progress=parsed.append)
     assert parsed == []
     assert {taint[:4] for taint in map(catalog.taints.get, ((FUNCTION, oid) for oid in oids)) if taint} == {
-        (f"function public.{name}()", "its body ends the parser", f"public.{name}", "") for name in ("writer", "reader")
+        (f"function public.{name}()", "its text ends the parser", f"public.{name}", "") for name in ("writer", "reader")
     }
+
+
+def test_a_view_that_ends_the_parser_spoils_itself_and_no_function(world: World) -> None:
+    oid = world.view("deep", "SELECT 1 AS one")
+    announced: list[int] = []
+    world.prove(progress=announced.append)
+    assert announced[-1] == oid
+    taints = prove(world.rows, Policy(), skip=[oid]).taints
+    taint = taints.get((RELATION, oid))
+    assert taint is not None
+    assert taint[:2] == ("view public.deep", "its text ends the parser")
+    functions = [(FUNCTION, row.oid) for row in world.rows.functions]
+    assert [taints.get(key) for key in functions] == [world.prove().taints.get(key) for key in functions]
 
 
 def test_a_fault_of_ours_makes_no_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
