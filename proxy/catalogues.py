@@ -94,7 +94,7 @@ class Catalogues:
             kept.loaded_at = None  # it may have had one that holds no longer: see Filter.learn_path
             if not kept.loading:
                 kept.tried.clear()
-                self._start(kept)
+                self._start_now(kept)
 
     async def first(self, database: str) -> None:
         """Wait until the first load has ended, one way or the other, or the patience has.
@@ -126,7 +126,7 @@ class Catalogues:
         line = kept.waiting
         if kept.loading:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
-            if kept.loaded_at is not None and kept.began < now and kept.began + kept.interval <= now + MIN_INTERVAL:
+            if kept.loaded_at is not None and kept.began < now and kept.demanded + kept.interval <= now + MIN_INTERVAL:
                 line = kept.later
         elif not self._load_soon(kept):
             return None
@@ -137,13 +137,13 @@ class Catalogues:
     def _load_soon(self, kept: _Kept) -> bool:
         """Load on demand as soon as that may be; return whether it is worth waiting for."""
         now = self._now()
-        at = kept.began + kept.interval
+        at = kept.demanded + kept.interval
         if at > now + MIN_INTERVAL:
             return False
         if at > now:
             kept.due = at if kept.due is None else min(kept.due, at)
         else:
-            self._start(kept)
+            self._start_now(kept)
         return True
 
     def ages(self) -> Mapping[str, float]:
@@ -168,10 +168,15 @@ class Catalogues:
         """Do what time asks for: begin loads, end waits. Called a few times a second."""
         for kept in set(self._kept.values()):
             if kept.due is not None and now >= kept.due and not kept.loading:
-                self._start(kept)
+                (self._start_now if kept.waiting else self._start)(kept)
             for line in (kept.waiting, kept.later):
                 while line and now >= line[0][0]:
                     line.pop(0)[1].tell(None, self._audit)
+
+    def _start_now(self, kept: _Kept) -> None:
+        """Begin a load because somebody waits for it. Looks that time asks for keep nobody from asking."""
+        self._start(kept)
+        kept.demanded = kept.began
 
     def _start(self, kept: _Kept) -> None:
         kept.loading = True
@@ -202,7 +207,7 @@ class Catalogues:
         kept.tried.set()
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
         if kept.waiting and not self._load_soon(kept):
-            self._start(kept)
+            self._start_now(kept)
         for _, question in told:
             question.tell(None, self._audit)
 
@@ -214,7 +219,8 @@ class Catalogues:
         judge = kept.judge
         share = LOOKS_SHARE
         try:
-            if kept.state is not None and kept.policy == judge.policy and not kept.partial:
+            known = judge.catalog is not None and kept.policy == judge.policy
+            if known and kept.state is not None and not kept.partial:
                 state = catalog_rows.state(await self._ask(kept, catalog_rows.state_query(kept.state.since)))
                 if state == kept.state:
                     return "unchanged"
@@ -234,7 +240,7 @@ class Catalogues:
         results = encode_results(fetched)
         del fetched[catalog_rows.STATE]
         digest = hashlib.sha256(encode_results(fetched)).digest()
-        if digest == kept.digest and policy == kept.policy:
+        if known and digest == kept.digest and policy == kept.policy:
             kept.state = state
             return "unchanged"
         catalog = await self._prover.prove(results, policy)
@@ -293,6 +299,7 @@ class _Kept:
     __slots__ = (
         "began",
         "database",
+        "demanded",
         "digest",
         "due",
         "interval",
@@ -330,12 +337,14 @@ class _Kept:
         self.tried = asyncio.Event()
         """Whether a load has ended, one way or the other."""
         self.began = 0.0
-        """When the last load began."""
+        """When the last load or look began."""
+        self.demanded = 0.0
+        """When the last one began that somebody waited for."""
         self.loaded_at: float | None = None
         """When the load began that brought or confirmed the present catalogue; None: there is none."""
         self.due: float | None = None
         self.interval = MIN_INTERVAL
-        """Seconds from the beginning of the last load to that of the next on demand."""
+        """Seconds from the beginning of one on demand to that of the next."""
         self.pause = LOOK
         """Seconds from the end of the last load or look to the next look."""
         self.reason = ""

@@ -593,7 +593,6 @@ def test_failed_load_keeps_the_old_catalogue_is_said_once_and_tried_again(failur
         library.unprovable = failure == "proof"
         error: str | Exception = {"upstream": DOWN, "proof": "new rows", "bug": RuntimeError("oops")}[failure]
         library.now += 61
-        library.catalogues.tick(library.now)
         asking, _ = library.wants()
         await library.ends(error)
         assert asking.told == [None]
@@ -727,6 +726,37 @@ def test_trouble_is_told_as_long_as_there_is_no_catalogue() -> None:
         library.catalogues.tick(library.now)
         await library.ends()
         assert library.catalogues.troubles() == {}
+
+    in_library(work)
+
+
+def test_looks_keep_nobody_from_asking() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends()
+        assert not library.catalogues.is_current("shop")
+        asking, question = library.wants()
+        assert question is not None
+        await library.ends()
+        assert asking.told == [None]
+        assert library.catalogues.is_current("shop")
+        assert library.wants()[1] is None
+
+    in_library(work)
+
+
+def test_path_that_is_taken_back_at_once_leaves_no_database_without_a_catalogue() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        library.filter.learn_path(shadowed=True)
+        library.filter.learn_path(shadowed=False)
+        assert library.filter.catalog is None
+        library.now += LOOK
+        library.catalogues.tick(library.now)
+        await library.ends()
+        assert library.filter.catalog is not None
 
     in_library(work)
 
