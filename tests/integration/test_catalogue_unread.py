@@ -98,6 +98,7 @@ def test_lock_on_a_table_while_sidecart_starts_hides_nothing(database: Upstream,
     with psycopg.connect(server.dsn(database.dbname)) as other:
         other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         with SideCart(database) as own, Wire(own.port, database.dbname) as client:
+            wait_until(lambda: missing(own) == 0, 30, "the catalogue")
             assert rule(client, "SELECT one FROM other") == ""
             assert rule(client, "SELECT * FROM writing") == "unproved-relation"
             assert rule(client, "SELECT * FROM nested") == "unproved-relation"
@@ -121,6 +122,7 @@ def test_lock_that_is_waited_for_keeps_no_reading_waiting(database: Upstream, se
         second.execute("SET lock_timeout = '20s'")
         second.pgconn.send_query(b"LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         with SideCart(database) as own, Wire(own.port, database.dbname) as client:
+            wait_until(lambda: missing(own) == 0, 30, "the catalogue")
             assert rule(client, "SELECT one FROM other") == ""
             assert rule(client, "SELECT * FROM writing") == "unproved-relation"
             assert own.metric('sidecart_catalog_loads_total{outcome="failed"}') == 0
@@ -132,6 +134,7 @@ def test_lock_that_is_waited_for_keeps_no_reading_waiting(database: Upstream, se
 def test_catalogue_that_cannot_be_read_lets_through_what_needs_none(database: Upstream, server: EmbeddedServer) -> None:
     server.sql("REVOKE EXECUTE ON FUNCTION pg_get_viewdef(oid) FROM PUBLIC", database.dbname)
     with SideCart(database) as own, Wire(own.port, database.dbname) as client:
+        wait_until(lambda: "catalogue not loaded" in own.log, 30, "the failure")
         for sql in ("SELECT 1", "SHOW server_version", "BEGIN", "COMMIT", "SELECT version()", "SET datestyle = 'ISO'"):
             assert rule(client, sql) == ""
         for sql in ("SELECT * FROM writing", "SELECT one FROM other", "SELECT 'a'::text + 'b'::text"):
