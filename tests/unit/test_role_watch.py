@@ -30,7 +30,8 @@ class Log:
 
 def rows(*grants: str, standby: bool = True) -> Results:
     """Return the answer of a server where the role has INSERT on these tables."""
-    head = ["150018", "15.18", "shop", "owner", "t" if standby else "f", "0", "f", "reader", *"fffff", "f", "", "", ""]
+    head = ["UTF8", "public", "150018", "15.18", "shop", "owner", "t" if standby else "f", "0", "f", "reader"]
+    head += [*"fffff", "f", "", "", ""]
     granted = [["table", f"TABLE public.{name}", "INSERT", "f", "", "owner"] for name in grants]
     sets = [[head], [], [], granted, [], [], [], [], []]
     return [[[value.encode() for value in row] for row in rows] for rows in sets]
