@@ -183,10 +183,6 @@ class Functions:
         """Tell whether pg_catalog is the first place where a name with this schema, or with none, is looked for."""
         return schema == "pg_catalog" or (not schema and not self._policy.shadowed)
 
-    def has_type(self, name: str) -> bool:
-        """Tell whether pg_catalog has a type of this name on this server."""
-        return name in rules.TYPES and self._exists(*rules.TYPES[name])
-
     def is_type(self, schema: str, name: str) -> bool:
         """Tell whether a call of this name with one argument is a cast: no function, but a type."""
         if self._find(schema, name) is not None or (schema in _BUILT_IN and self._is_stranger(schema, name)):

@@ -6,11 +6,9 @@ enough. What is left is a short list of nodes, with built-in functions and types
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from . import constants, errors, operands
-from .catalog import FIRST_NORMAL_OID
 from .functions import Functions
 from .rules import Refusal, Refused
 from .walk import Body, Walked
@@ -71,17 +69,12 @@ def _is_plain(kind: str, node: Body, functions: Functions, casts: set[int]) -> b
         return bool(node["arg"].get("A_Const", {}).keys() & _LITERALS)
     if kind == "TypeName":
         schema, name = constants.qualified(node["names"])
-        return id(node) in casts and functions.comes_first(schema) and functions.has_type(name)
+        return id(node) in casts and functions.comes_first(schema) and functions.is_built_in_type(name)
     if kind == "ExecuteStmt":  # what is no literal is cast to the parameter's type
         return all(argument.get("A_Const", {}).keys() & _LITERALS for argument in node.get("params", ()))
     if kind == "SelectStmt":
         return "limitCount" not in node or "ival" in node["limitCount"].get("A_Const", {})
     return kind == "SubLink"
-
-
-def is_made(oids: Sequence[int]) -> bool:
-    """Tell whether one of these OIDs is that of a type which initdb did not make: a domain, for one."""
-    return any(oid >= FIRST_NORMAL_OID for oid in oids)
 
 
 def needed(trouble: str) -> Refusal:

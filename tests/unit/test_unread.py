@@ -156,7 +156,6 @@ def test_type_or_function_of_a_newer_server_can_be_somebody_s(blind: Filter) -> 
 
 
 def test_parameter_of_a_type_that_initdb_did_not_make_needs_the_catalogue(blind: Filter) -> None:
-    assert blind.types_matter
     assert blind.judge_types([23, 0, 25]) is None
     verdict = blind.judge_types([23, 16385])
     assert verdict is not None
@@ -170,7 +169,6 @@ def test_trouble_is_told_until_there_is_a_catalogue(blind: Filter) -> None:
     assert "it could not be read: the upstream answered with an error (SQLSTATE 55P03)" in blind.judge(sql).detail
     blind.learn_catalog(Catalog())
     assert blind.judge(sql).rule == "unknown-relation"
-    assert not blind.types_matter
     blind.learn_trouble("too late")
     assert not blind.policy.trouble
 
