@@ -12,6 +12,7 @@ from typing import Final
 from proxy import protocol as p
 from proxy import replies as r
 from proxy import text as texts
+from proxy.guard import PUT_BACK
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE, Judging
 from proxy.ledger import PREPARED_STATEMENT
@@ -144,10 +145,23 @@ class Carrying(Linked):
         self._unnamed_told = (message, described)
         return True
 
+    def _before_end(self, link: Upstream) -> bytes:
+        """Put the setting of layer 2 back before a COMMIT that has something behind it in its own group.
+
+        That is another transaction, and nothing can go ahead of it but what is part of this one: it holds if this one
+        does. A ROLLBACK undoes what was set. Raises UnsettledError while earlier groups are unanswered.
+        """
+        replies = link.replies
+        if replies.groups:
+            raise UnsettledError
+        if replies.status == p.FAILED and self._steered == 0:
+            return b""  # this COMMIT is a ROLLBACK
+        return self._help(PUT_BACK)
+
     def _note_portal(self, portal: bytes | None, verdict: Verdict) -> None:
         """Keep in mind what an Execute of this portal leaves behind."""
         if portal is not None:
-            if verdict.effects:
+            if verdict.effects or verdict.steers:
                 self._portals[portal] = verdict
             elif self._portals:
                 self._portals.pop(portal, None)

@@ -24,6 +24,7 @@ from proxy.errors import (
 )
 from proxy.filter import Filter
 from proxy.functions import Functions
+from proxy.guard import GUARD, READ_ONLY, UNKNOWN
 from proxy.house import House, Upstream, Wire
 from proxy.ledger import SETTING, Ledger
 from proxy.login import OF_THE_SERVER
@@ -75,6 +76,7 @@ class Linked:
 
     __slots__ = (
         "_begin",
+        "_blind",
         "_bound",
         "_cancelled",
         "_discards",
@@ -98,10 +100,12 @@ class Linked:
         "_paused",
         "_portals",
         "_prefix",
+        "_put_back",
         "_repeated",
         "_replayed",
         "_seen",
         "_stalled",
+        "_steered",
         "_swallowing",
         "_unit",
         "_unnamed_told",
@@ -193,6 +197,9 @@ class Linked:
         self._repeated = False  # the unit has been sent again already
         self._cancelled = False
         self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
+        self._steered = 0  # the status when all that was sent is answered, or UNKNOWN; 0: as ReadyForQuery has said
+        self._blind = False  # the server does not report the setting that the guard puts back (before 14)
+        self._put_back = False  # where it does not: whether it was put back since the client's last group
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -279,7 +286,9 @@ class Linked:
             link.pause_reading()
         self._unit = b""
         self.prepared.mark()
-        self._replayed = False
+        self._replayed = self._put_back = False
+        self._steered = 0
+        self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         if link.settings is not self.ledger.settings:
             self._ask_first(replay(link.settings, self.ledger.settings))
@@ -291,6 +300,19 @@ class Linked:
             self._make_real(link)
         return link
 
+    def _ahead(self, link: Upstream) -> bytes | None:
+        """Return what has to go ahead of a group that begins now: the guard, or nothing.
+
+        None: the group has to wait, until it is known whether it would be in a transaction. In one, the guard is of no
+        use: whether a transaction may write was decided when it began, before anything of it ran.
+        """
+        self._put_back = False
+        if not (self._blind or link.replies.awaited):
+            return b""
+        if self._steered == UNKNOWN:
+            return None
+        return GUARD if (self._steered or link.replies.status) == p.IDLE else b""
+
     def _count_replay(self) -> None:
         """Count a lease that needs something set or parsed again, once."""
         self._house.stats.replays += not self._replayed
@@ -299,6 +321,7 @@ class Linked:
     def _make_real(self, link: Upstream) -> None:
         """Begin the transaction on the server that the client is in already, and let it fail if it has failed."""
         self._prefix += self._begin
+        self._steered = p.IN_TRANSACTION
         link.replies.owe(r.SKIP_QUERY)
         self.unnamed.other_sent()
         if self._outside == p.FAILED:
@@ -369,6 +392,12 @@ class Linked:
             return False
         if surplus := link.held.surplus():
             self._close_all(link, surplus)
+            return False
+        if self._blind and not self._put_back:
+            self._put_back = True
+            link.replies.owe(r.GUARDING)
+            link.replies.owe(r.SKIP_SYNC)
+            link.write(GUARD + p.SYNC_MESSAGE)
             return False
         self._release(link)
         return True
@@ -481,6 +510,7 @@ class Linked:
             self.unnamed.settled()
             self.prepared.settled()
             self._cancelled = self._ending = False
+            self._steered = 0
             if replies.status == p.IDLE:
                 self._portals.clear()
                 self.ledger.ended()
@@ -639,7 +669,7 @@ class Linked:
             link.close(CloseReason.DIRTY)
             self.pool.lost(link, self._house.now())
             return
-        discard = bool(ledger.pins or self._own)
+        discard = bool(ledger.pins or self._own) or self._blind
         if link.replies.owed or link.replies.status != p.IDLE or self._group_open or discard:
             self.pool.recycle(link, discard=discard)
         else:
@@ -652,9 +682,7 @@ class Linked:
         name, value = p.note_parameter(link.parameters if link is not None else {}, body)
         if name in OF_THE_SERVER:
             self.pool.greetings.clear()  # it was promoted
-        if (name == "default_transaction_read_only" and value == "off") or (
-            name == "standard_conforming_strings" and value != "on"
-        ):
+        if (name == READ_ONLY and value == "off") or (name == "standard_conforming_strings" and value != "on"):
             raise TripwireError(f"the upstream reports {name} = {value}")
         if link is not None:
             if link.replies.helping:

@@ -25,6 +25,7 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.filter import Filter
+from proxy.guard import UNKNOWN
 from proxy.house import House, Upstream, Wire
 from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
@@ -220,7 +221,10 @@ class Session(Answering):
                 if end > size and not self._streams(kind, length, size - pos):
                     need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
                     break
-                answer = _HANDLERS[kind](self, data, pos, end)
+                if self._group_open or self.link is None or not (self.link.replies.owed or self._blind):
+                    answer = _HANDLERS[kind](self, data, pos, end)
+                else:
+                    answer = self._begin_group(self.link, kind, data, pos, end)
                 if answer is STOP:
                     break
                 if self._meter is not None:
@@ -249,6 +253,19 @@ class Session(Answering):
             self._end(CloseReason.CLIENT_TERMINATE, "", "")
         elif pos < size:
             self._keep(data[pos:], need)
+
+    def _begin_group(self, link: Upstream, kind: int, data: bytes, pos: int, end: int) -> bytes | None:
+        """Serve a message with which a group begins, behind something unanswered: it may need the guard ahead."""
+        ahead = self._ahead(link) if kind in _BEGINNERS else b""
+        if ahead is None:
+            return self._stall()
+        owed = link.replies.owed
+        before = len(owed)
+        answer = _HANDLERS[kind](self, data, pos, end)
+        if not ahead or answer is STOP or len(owed) == before:
+            return answer
+        owed.insert(before, r.GUARDING)
+        return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
 
     def _remember(self, sent: bytes) -> None:
         """Keep what was sent, to send it again should the upstream be lost before it answers."""
@@ -289,6 +306,7 @@ class Session(Answering):
         if verdict is None or self.codec != "utf-8" or self._held_back or self.ledger.unsure:
             return False
         link = self.link
+        ahead = b""
         if link is None:
             link = self._lease()
             if link is None:
@@ -296,6 +314,15 @@ class Session(Answering):
                 return True
         elif link.replies.skipping:
             return False
+        elif (link.replies.owed or self._blind) and not self._group_open:
+            guard = self._ahead(link)
+            if guard is None:
+                return False
+            if guard:
+                link.replies.owed.append(r.GUARDING)
+                ahead = guard
+        if verdict.steers:
+            self._steered = UNKNOWN
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions))
         self.filter.hits += 1
@@ -303,8 +330,8 @@ class Session(Answering):
         self._house.stats.statements[verdict.label] += 1
         if self._unit is not None:
             self._remember(data)
-        if self._prefix:
-            data = self._flushed() + data
+        if self._prefix or ahead:
+            data = self._flushed() + ahead + data
         self._group_open = False
         self._bound = True
         self.prepared.group += 1
@@ -324,7 +351,7 @@ class Session(Answering):
         statement = self.prepared.known(data[6:stop])
         if statement is None or statement.judge is not self.filter.functions or statement.verdict.effects:
             return False
-        link = self.link
+        held = link = self.link
         if link is None:
             if self._outside != p.IDLE:
                 return False
@@ -337,6 +364,16 @@ class Session(Answering):
         server_name = link.held.use(statement)
         if server_name is None or self.prepared.shown.setdefault(server_name, data[6:stop]) != data[6:stop]:
             return False
+        ahead = b""
+        if held is not None and (held.replies.owed or self._blind):
+            guard = self._ahead(held)
+            if guard is None:
+                return False
+            if guard:
+                link.replies.owed.append(r.GUARDING)
+                ahead = guard
+        if statement.verdict.steers:
+            self._steered = UNKNOWN
         link.replies.owed.extend(_BIND_GROUP)
         self.doing = statement.verdict
         if self._unit is not None:
@@ -344,7 +381,7 @@ class Session(Answering):
         self._bound = True
         self.prepared.group += 1
         out = p.rewritten(p.BIND, end + 1 - stop + len(server_name), b"\0" + server_name, data[stop:])
-        link.write(self._flushed() + out if self._prefix else out)
+        link.write(self._flushed() + ahead + out if self._prefix or ahead else out)
         return True
 
     def _streams(self, kind: int, length: int, have: int) -> bool:
@@ -405,6 +442,8 @@ class Session(Answering):
         else:
             link.replies.owe(r.QUERY)
         self._ending = verdict.kind in _ENDS
+        if verdict.steers or self._group_open:
+            self._steered = UNKNOWN  # in a group it is ignored, if what stands before it in the group fails
         self._group_open = self._bound = False
         self.prepared.group += 1
         self.unnamed.end_sent()
@@ -505,8 +544,12 @@ class Session(Answering):
             return self._waited(simple=False)
         try:
             before = self._provide_own(link, verdict)
+            if verdict.kind == "commit" and data[end : end + 1] != b"S":
+                before += self._before_end(link)
         except UnsettledError:
             return self._stall()
+        if verdict.steers:
+            self._steered = UNKNOWN
         effects = self._effects(verdict)
         self._keep_prepared(verdict)
         code, ticket = self._followed(link, effects, r.EXECUTE)
@@ -580,6 +623,8 @@ class Session(Answering):
         if link is None:
             return self._waited(simple=True)
         link.replies.owe(r.FUNCTION)
+        if self._group_open:
+            self._steered = UNKNOWN
         self._group_open = False
         self.prepared.group += 1
         self._house.stats.statements[verdict.label] += 1
@@ -838,6 +883,8 @@ class Session(Answering):
         return None
 
 
+_BEGINNERS: Final = frozenset((p.QUERY, p.PARSE, p.BIND, p.DESCRIBE, p.EXECUTE, p.CLOSE, p.FUNCTION_CALL))
+"""Messages with which a group begins that can make the server do something."""
 _END: Final = b"end"
 """A handler's answer that ends the session, once what stands before it has been sent. Told by identity."""
 

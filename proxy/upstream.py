@@ -23,6 +23,7 @@ from proxy.errors import (
     UpstreamFloodError,
     UpstreamProtocolError,
 )
+from proxy.guard import READ_ONLY
 from proxy.house import Audit, Owner
 from proxy.own_answer import OwnAnswer
 from proxy.pool import Pool
@@ -34,7 +35,7 @@ from proxy.tasks import Tasks
 from proxy.unnamed import Unnamed
 
 READ_ONLY_PARAMETERS: Final = {
-    "default_transaction_read_only": "on",
+    READ_ONLY: "on",
     "standard_conforming_strings": "on",
     "client_encoding": "UTF8",
 }
@@ -333,7 +334,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._retire(error.reason)
             return
         self._dropped += len(data)
-        if self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
+        if self.replies.halted is not None:
+            self._retire(CloseReason.DIRTY)
+        elif self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
             self._retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
         elif self._checking and not self.replies.owed:
             self._checking = False
@@ -371,8 +374,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         name, value = p.note_parameter(self.parameters, body)
-        if READ_ONLY_PARAMETERS.get(name, value) != value and not self._cleaning:
-            raise r.TripwireError(f"an idle upstream reports {name} = {value}")
+        # What an abandoned client has run may still change its encoding; the others it cannot, while it is cleaned too.
+        if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
+            raise r.TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
             self.pool.greetings.clear()  # the server was reloaded: what clients are greeted with may have changed
         return b""

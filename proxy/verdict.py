@@ -79,6 +79,8 @@ class Verdict:
     prepares: tuple[tuple[str, bytes], ...] = ()
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
+    steers: bool = field(init=False)
+    """Whether only the server knows, once it has run, if the session is in a transaction block."""
 
     @property
     def unresolved(self) -> bool:
@@ -88,6 +90,8 @@ class Verdict:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
+        object.__setattr__(self, "steers", self.kind in _STEERING)
 
 
+_STEERING = frozenset({"begin", "commit", "rollback", "multi", "execute"})
 _UNRESOLVED = frozenset({"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue"})

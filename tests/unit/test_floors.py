@@ -15,6 +15,7 @@ PURE = (
     "config rules cache constants certificates",
     "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
+    "guard",
     "replies functions scope role_probe users auth own_answer",
     "unread findings access",
     "judgement",

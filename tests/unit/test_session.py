@@ -8,12 +8,14 @@ import struct
 import pytest
 
 from proxy import protocol as p
+from proxy import replies as r
 from proxy.access import LOOPBACK, Access, Origin
 from proxy.catalog import FUNCTION, TYPE, Callable, Catalog, Taint, Type
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
+from proxy.guard import GUARD, GUARDED
 from proxy.house import Asker, House, Owner, Question
 from proxy.judging import MAX_INLINE
 from proxy.observe import MAX_LENGTH
@@ -120,6 +122,10 @@ class FakeUpstream:
         self.cancelling = False
         self.owner: Owner | None = None
         self.sent = bytearray()
+        """What it was sent, without the guard of layer 2."""
+        self.whole = bytearray()
+        """All that it was sent."""
+        self.guards = 0
         self.closed: CloseReason | None = None
         self.recycled: bool | None = None
         self.cancels = 0
@@ -134,7 +140,9 @@ class FakeUpstream:
 
     def write(self, data: bytes) -> None:
         assert type(data) is bytes
-        self.sent += data
+        self.guards += data.count(GUARD)
+        self.whole += data
+        self.sent += data.replace(GUARD, b"")
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -158,8 +166,16 @@ class FakeUpstream:
         return data
 
     def says(self, *messages: bytes) -> None:
+        """Answer; what the guard of layer 2 is answered comes by itself, in its turn."""
         assert self.owner is not None, "nobody listens"
-        self.owner.upstream_data(b"".join(messages))
+        chunk = b"".join(messages)
+        while r.GUARDING in self.replies.owed and chunk and self.owner is not None:
+            length = 1 + int.from_bytes(chunk[1:5], "big")
+            message, chunk = chunk[:length], chunk[length:]
+            self.owner.upstream_data(GUARDED + message if self.replies.owed[0] == r.GUARDING else message)
+        if chunk or not messages:
+            assert self.owner is not None, "nobody listens"
+            self.owner.upstream_data(chunk)
 
     # Listener, while nobody owns it
     def parameter_reported(self, body: bytes) -> bytes | None:
@@ -1814,7 +1830,7 @@ def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes
     (upstream,) = town.pool.cleaning
     assert isinstance(upstream, FakeUpstream)
     assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
-    assert len(upstream.replies.owed) == 2
+    assert list(upstream.replies.owed) == [r.QUERY, r.GUARDING, r.QUERY]
     assert client.closed
 
 
