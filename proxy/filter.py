@@ -223,7 +223,8 @@ class Filter:
                 ),
                 "multi",
             )
-        return self._judge_statements(sql, text, encoding, parsed, judgement)
+        verdict = self._judge_statements(sql, text, encoding, parsed, judgement)
+        return verdict if len(parsed) == 1 else replace(verdict, statements=len(parsed))
 
     def _judge_statements(
         self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement

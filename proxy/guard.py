@@ -7,8 +7,8 @@ says a word. So the guard goes ahead of such a group, in the same write.
 It has to hold whatever else goes wrong. A RESET of ours can fail: a cancel or a timeout hits it, a DEALLOCATE ALL has
 destroyed the statement that it is made of, a PREPARE has put another one in its place. So all of it is parsed anew each
 time, under names that nobody can guess and that stand nowhere while a client's code runs; and the group that comes
-behind it begins by asking for a statement that exists only if the RESET has succeeded. If it has not, that is an error of
-the group, and the server ignores all of the group up to its Sync (`ignore_till_sync`, tcop/postgres.c).
+behind it begins by asking for a statement that exists only if the RESET has succeeded. If it has not, that is an error
+of the group, and the server ignores all of the group up to its Sync (`ignore_till_sync`, tcop/postgres.c).
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class Rate:
         seconds = self._full_at.get(key, now) - now - self._slack
         return seconds if seconds > ROUNDING else 0.0
 
-    def take(self, key: Hashable, now: float) -> None:
-        """Take a token; `wait` has just returned 0."""
+    def take(self, key: Hashable, now: float, count: int = 1) -> None:
+        """Take a token; `wait` has just returned 0. More than are left are owed: the next one waits for all of them."""
         if not self._interval:
             return
         full_at = self._full_at.pop(key, now)
@@ -68,7 +68,7 @@ class Rate:
             self.forget(now)
             if len(self._full_at) >= self._max_keys:
                 del self._full_at[next(iter(self._full_at))]
-        self._full_at[key] = max(full_at, now) + self._interval  # behind all others: the first is the oldest
+        self._full_at[key] = max(full_at, now) + count * self._interval  # behind all others: the first is the oldest
 
     def forget(self, now: float) -> None:
         """Forget the keys whose buckets are full: those that are not there have full ones."""
@@ -153,9 +153,13 @@ class Quotas:
             if wait := rate.wait(key, now):
                 return self._too_fast("statement_rate", self._limits.statement_rate, "statements", whose, wait)
         if take:
-            rate.take(("user", user), now)
-            rate.take(("address", address), now)
+            self.statements(user, address, now, 1)
         return None
+
+    def statements(self, user: str, address: str, now: float, count: int) -> None:
+        """Count so many statements, whatever is against them."""
+        self._statements.take(("user", user), now, count)
+        self._statements.take(("address", address), now, count)
 
     def tick(self, now: float) -> None:
         """Forget who has not come for a while."""
@@ -208,6 +212,10 @@ class Meter:
         if self.paid:
             self.told = False
         return excess
+
+    def charge_more(self, count: int) -> None:
+        """Count the others of a text with several statements: it runs whole, and what comes next waits for all."""
+        self._quotas.statements(self._user, self._address, self._now(), count)
 
     def look(self) -> Excess | None:
         """Return what would be against a statement now, and count none."""

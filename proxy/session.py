@@ -431,6 +431,8 @@ class Session(Answering):
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
+        if self._meter is not None and verdict.statements > 1 and not self._repeated:
+            self._meter.charge_more(verdict.statements - 1)
         if verdict.effects:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)

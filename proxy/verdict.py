@@ -77,6 +77,8 @@ class Verdict:
     effects: tuple[tuple[Effect, str], ...] = ()
     boundary: str = ""
     prepares: tuple[tuple[str, bytes], ...] = ()
+    statements: int = 1
+    """How many statements the text holds."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)

@@ -327,6 +327,19 @@ def test_group_beyond_the_rate_is_refused_at_its_first_message(town: Town) -> No
     assert wire.kinds() == "12CZ"
 
 
+def test_statements_of_one_query_count_each(town: Town) -> None:
+    limited(town, statement_rate=10)
+    guest, wire = town.client()
+    guest.client_data(p.query(b"select 1;" * 150))
+    town.link(guest).says(SELECTED * 150, READY_I)
+    wire.take()
+    guest.client_data(p.query(b"select 1"))
+    assert wire.error()["H"] == "Try again in 14.100 s."
+    town.now += 14.2
+    guest.client_data(p.query(b"select 1"))
+    assert guest.link is not None
+
+
 def test_second_execute_of_a_pipeline_is_refused_in_its_turn(town: Town) -> None:
     limited(town, statement_rate=1)
     guest, wire = town.client()

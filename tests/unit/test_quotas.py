@@ -180,6 +180,19 @@ def test_statement_counts_only_where_both_rates_have_room() -> None:
     assert quotas.statement("bob", "10.0.0.2", 0.0, take=True) is None  # and bob was not charged for it
 
 
+def test_several_statements_at_once_are_owed() -> None:
+    quotas = Quotas(ClientLimits(statement_rate=10))
+    meter = Meter(quotas, "alice", "10.0.0.1", lambda: now)
+    now = 0.0
+    assert meter.charge() is None
+    meter.charge_more(499)
+    meter.paid = False
+    now = 49.0
+    assert meter.charge() is not None
+    now = 49.2
+    assert meter.charge() is None
+
+
 def test_statement_that_waits_pays_once() -> None:
     now = 0.0
     quotas = Quotas(ClientLimits(statement_rate=1))
