@@ -14,7 +14,6 @@ from proxy.errors import (
     PROGRAM_LIMIT_EXCEEDED,
     PROTOCOL_VIOLATION,
 )
-from proxy.guard import UNKNOWN
 from proxy.house import Upstream
 from proxy.statements import NO_NAME, Statement, UnsettledError
 from proxy.verdict import Action, Verdict
@@ -82,9 +81,7 @@ class Answering(Carrying):
         # The server has to know: it skips to Sync, rolls back, and turns `T` into `E` as it does for its own errors.
         if simple:
             # Like for like: behind an earlier error the server skips these as it would skip what was refused.
-            if self._group_open:
-                self._steered = UNKNOWN
-            self._group_open = False
+            self._ended_within()
             self.prepared.group += 1
             if unnamed:
                 self._bound = False

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
+from proxy import observe
 from proxy import protocol as p
 from proxy import replies as r
 from proxy import text as texts
-from proxy.guard import PUT_BACK
+from proxy.guard import PUT_BACK, UNKNOWN
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE, Judging
 from proxy.ledger import PREPARED_STATEMENT
@@ -144,6 +145,24 @@ class Carrying(Linked):
     def _tell_unnamed(self, message: bytes, described: bytes) -> bool:
         self._unnamed_told = (message, described)
         return True
+
+    def _opens(self, link: Upstream) -> bool:
+        """Whether what filter.mode observe lets through needs a transaction of ours, for it is in none.
+
+        It runs alone. Raises UnsettledError while anything that was sent before is unanswered.
+        """
+        if self._block:
+            return False
+        if link.replies.groups:
+            raise UnsettledError
+        return (self._steered or link.replies.status) == p.IDLE
+
+    def _end_ours(self, link: Upstream) -> bytes:
+        """End a transaction of ours behind the group that it was begun in: the client learns how that has ended."""
+        self._block = 0
+        self._steered = UNKNOWN
+        link.replies.owe(r.SKIP_TRY)
+        return p.query(observe.END)
 
     def _before_end(self, link: Upstream) -> bytes:
         """Put the setting of layer 2 back before a COMMIT that has something behind it in its own group.

@@ -51,6 +51,9 @@ _TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
 """The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
 
 
+OURS: Final = 1
+CLIENTS: Final = 2
+
 Unparsed = tuple[bytes, Context | Learned, Verdict, Functions]
 """An unnamed statement: its Parse message, what shaped it, the verdict, and what that was found by."""
 
@@ -77,6 +80,7 @@ class Linked:
     __slots__ = (
         "_begin",
         "_blind",
+        "_block",
         "_bound",
         "_cancelled",
         "_discards",
@@ -198,6 +202,7 @@ class Linked:
         self._cancelled = False
         self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
         self._steered = 0  # the status when all that was sent is answered, or UNKNOWN; 0: as ReadyForQuery has said
+        self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
         self._put_back = False  # where it does not: whether it was put back since the client's last group
 
@@ -287,7 +292,7 @@ class Linked:
         self._unit = b""
         self.prepared.mark()
         self._replayed = self._put_back = False
-        self._steered = 0
+        self._steered = self._block = 0
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         if link.settings is not self.ledger.settings:
@@ -312,6 +317,14 @@ class Linked:
         if self._steered == UNKNOWN:
             return None
         return GUARD if (self._steered or link.replies.status) == p.IDLE else b""
+
+    def _ended_within(self) -> None:
+        """Note that a group has ended with something else than a Sync: ignored, if what stands before it has failed."""
+        if self._group_open:
+            self._steered = UNKNOWN
+            if self._block == CLIENTS:
+                self._block = 0
+        self._group_open = False
 
     def _count_replay(self) -> None:
         """Count a lease that needs something set or parsed again, once."""

@@ -56,7 +56,7 @@ from proxy.unnamed import Unnamed
 # to hear of have a ticket besides.
 QUERY: Final = 0  # everything up to ReadyForQuery
 QUERY_RUN: Final = 1  # as QUERY, with the ticket of a Run; a SKIP_TRY behind it ends it
-SYNC: Final = 2  # ReadyForQuery
+SYNC: Final = 2  # ReadyForQuery; likewise
 FUNCTION: Final = 3  # FunctionCallResponse and ReadyForQuery
 REFUSED_QUERY: Final = 4  # the stand-in of a refused Query: its error is replaced
 REFUSED_CALL: Final = 5  # the same of a FunctionCall
@@ -88,7 +88,7 @@ GUARDING: Final = 29  # the whole guard, as long as it is answered in one piece
 GUARDING_PART: Final = 30  # one message of it; an error ends the upstream
 GUARDING_SYNC: Final = 31
 SKIP_QUERY: Final = 32  # a Query
-SKIP_TRY: Final = 33  # a Query that belongs to the QUERY_RUN before it; its error does not matter
+SKIP_TRY: Final = 33  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
@@ -277,7 +277,7 @@ class Replies:
         begun = False
         last = -1
         for code in self.owed:
-            if code <= REFUSED_CALL or (code == SKIP_TRY and last != QUERY_RUN):
+            if code <= REFUSED_CALL or (code == SKIP_TRY and last not in (QUERY_RUN, SYNC)):
                 if begun or code != SYNC or not out:  # a Sync alone cannot fail
                     out.append(error)
                 out.append(READY[status])
@@ -447,6 +447,8 @@ class Replies:
             raise UpstreamProtocolError("the setting was put back in a transaction")
         self.ready |= 1 << head
         self._kept = 0
+        if head == SYNC and self.observed and owed and owed[0] == SKIP_TRY:
+            return b""  # the same: a transaction of ours ends behind it
         return b"" if _OURS <= head < SKIP_TRY else None
 
     def _control(self, kind: int, chunk: bytes, start: int, end: int) -> bytes | None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
+from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy import rules
 from proxy.answering import STOP, Answering
 from proxy.carrying import HELPER, NAMEDATALEN, NAMING
 from proxy.errors import (
@@ -29,7 +29,7 @@ from proxy.guard import UNKNOWN
 from proxy.house import House, Upstream, Wire
 from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
-from proxy.linked import MAX_UNIT, Effects, Identity, Unparsed
+from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.pool import Pool
 from proxy.snapshot import ANY_SETTINGS, LEARN
 from proxy.statements import (
@@ -119,6 +119,7 @@ class Session(Answering):
         return bool(
             (self._swallowing or self._wait_error or self._parting or self._portals or self._meter)
             or self._discards is not None
+            or self._block
         )
 
     @property
@@ -349,7 +350,9 @@ class Session(Answering):
             return False
         stop = data.find(0, 6, end)
         statement = self.prepared.known(data[6:stop])
-        if statement is None or statement.judge is not self.filter.functions or statement.verdict.effects:
+        if statement is None or statement.judge is not self.filter.functions:
+            return False
+        if statement.verdict.effects or statement.verdict.steers:
             return False
         held = link = self.link
         if link is None:
@@ -372,8 +375,6 @@ class Session(Answering):
             if guard:
                 link.replies.owed.append(r.GUARDING)
                 ahead = guard
-        if statement.verdict.steers:
-            self._steered = UNKNOWN
         link.replies.owed.extend(_BIND_GROUP)
         self.doing = statement.verdict
         if self._unit is not None:
@@ -422,14 +423,19 @@ class Session(Answering):
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
-        before = b""
+        before = behind = b""
         effects: Effects = ()
         try:
             self._check_discarded()
             if verdict.effects:
                 before = self._provide_own(link, verdict, alone=True)
+            opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
         except UnsettledError:
             return self._stall()
+        if self._block == OURS:
+            before += self._help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
+        elif opens and self._group_open:
+            return self._refuse(verdict, simple=True, unnamed=True)
         replaced = self._let_through(link, verdict)
         if self._meter is not None and verdict.statements > 1 and not self._repeated:
             self._meter.charge_more(verdict.statements - 1)
@@ -441,15 +447,22 @@ class Session(Answering):
             link.replies.owe(code, ticket)
             self._keep_prepared(verdict)
             self._pin_for(effects)
+        elif opens:
+            link.replies.owe(r.SKIP_QUERY)
+            before += p.query(observe.BEGIN)
+            link.replies.owe(r.QUERY_RUN, Run([], lambda name: None, resets=False))
+            behind = self._end_ours(link)
         else:
             link.replies.owe(r.QUERY)
         self._ending = verdict.kind in _ENDS
-        if verdict.steers or self._group_open:
-            self._steered = UNKNOWN  # in a group it is ignored, if what stands before it in the group fails
-        self._group_open = self._bound = False
+        if verdict.steers:
+            self._steered = UNKNOWN
+        if self._group_open:
+            self._ended_within()
+        self._bound = False
         self.prepared.group += 1
         self.unnamed.end_sent()
-        behind = self._set_again(effects, group=False)
+        behind = behind or self._set_again(effects, group=False)
         if replaced is None and not before and not behind:
             return None
         return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
@@ -548,8 +561,16 @@ class Session(Answering):
             before = self._provide_own(link, verdict)
             if verdict.kind == "commit" and data[end : end + 1] != b"S":
                 before += self._before_end(link)
+            if verdict.action is Action.REFUSE and self._house.observe:
+                if self._opens(link):
+                    before += self._help(observe.BEGIN)
+                    self._block = OURS
+                elif self._steered == UNKNOWN and not self._block:
+                    return self._refuse(verdict, simple=False)
         except UnsettledError:
             return self._stall()
+        if verdict.kind in ("begin", "commit", "rollback"):
+            self._block = CLIENTS if verdict.kind == "begin" else 0
         if verdict.steers:
             self._steered = UNKNOWN
         effects = self._effects(verdict)
@@ -599,6 +620,9 @@ class Session(Answering):
             return b""
         self._group_open = False
         self.link.replies.owe(r.SYNC)
+        if self._block == OURS:
+            return p.SYNC_MESSAGE + self._end_ours(self.link)
+        self._block = 0
         return None
 
     def _flush(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -624,13 +648,12 @@ class Session(Answering):
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True)
+        ended = self._help(observe.END) if self._block == OURS else b""
         link.replies.owe(r.FUNCTION)
-        if self._group_open:
-            self._steered = UNKNOWN
-        self._group_open = False
+        self._ended_within()
         self.prepared.group += 1
         self._house.stats.statements[verdict.label] += 1
-        return None
+        return ended + data[pos:end] if ended else None
 
     # --- waiting --------------------------------------------------------------------------------------------------
 

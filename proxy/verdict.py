@@ -92,7 +92,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
-        object.__setattr__(self, "steers", self.kind in _STEERING)
+        object.__setattr__(self, "steers", self.kind in _STEERING or self.action is Action.REFUSE)
 
 
 _STEERING = frozenset({"begin", "commit", "rollback", "multi", "execute"})

@@ -42,6 +42,10 @@ CREATE FUNCTION unlock_and_replace() RETURNS void LANGUAGE plpgsql AS $$
       EXECUTE format('PREPARE %I AS SELECT 1', each);
     END LOOP;
   END $$;
+CREATE PROCEDURE everything() LANGUAGE plpgsql AS $$
+  BEGIN PERFORM unlock(); COMMIT; INSERT INTO marks VALUES (1); END $$;
+CREATE FUNCTION dynamic(n integer) RETURNS SETOF integer LANGUAGE plpgsql AS $$
+  BEGIN RETURN QUERY EXECUTE 'SELECT generate_series(1, 4) / ' || n; END $$;
 """
 
 
@@ -114,6 +118,36 @@ ATTACKS: dict[str, list[bytes]] = {
     "a writer that begins a transaction": [group(OFF) + q("begin") + q(WRITE) + q("commit")],
 }
 
+HIDDEN = "execute 'set default_transaction_read' || '_only = off'"
+DO_OFF = f"do $$ begin {HIDDEN}; end $$"
+INSERT = "insert into marks values (1)"
+DO_ALL = f"do $$ begin {HIDDEN}; commit; {INSERT}; end $$"
+OBSERVED: dict[str, list[bytes]] = {
+    "one Query": [q(f"{DO_OFF}; commit; {INSERT}")],
+    "one Query with a transaction": [q(f"begin; {DO_OFF}; commit; {INSERT}")],
+    "two Queries in one write": [q(DO_OFF) + q(INSERT)],
+    "two groups in one write": [group(DO_OFF) + group(INSERT)],
+    "one after the other": [q(DO_OFF), q(INSERT), group(INSERT)],
+    "a COMMIT in DO": [q(DO_ALL) + q(INSERT)],
+    "a COMMIT in DO, in a group": [group(DO_ALL) + group(INSERT)],
+    "a COMMIT in DO, behind another statement": [run("select 1") + run(DO_ALL) + SYNC + q(INSERT)],
+    "a COMMIT in DO, parsed before": [
+        p.parse(b"all", DO_ALL.encode()) + SYNC,
+        bind("all") + execute() + SYNC + bind("all") + execute() + SYNC,
+        group(INSERT),
+    ],
+    "a COMMIT in a procedure": [q("call everything()") + q(INSERT) + group("call everything()")],
+    "a COMMIT in the group": [run(DO_OFF) + run("commit") + run(INSERT) + SYNC],
+    "a COMMIT in the group, and a procedure": [run(DO_OFF) + run("commit") + run("call everything()") + SYNC],
+    "a ROLLBACK in the group": [run("rollback") + run(DO_ALL) + SYNC],
+    "a transaction": [q("begin") + q(DO_OFF) + q("commit") + q(INSERT)],
+    "a transaction that goes on": [q("begin"), q(DO_OFF), q("commit and chain"), q(INSERT), q("commit"), q(INSERT)],
+    "a transaction in the group": [run("begin") + run(DO_OFF) + run("commit") + run(DO_ALL) + run(INSERT) + SYNC],
+    "a Query in the group": [run(DO_OFF) + q("select 1") + q(INSERT) + SYNC + q(INSERT)],
+    "a Query that is observed in the group": [run("select 1") + q(DO_ALL) + SYNC + q(INSERT)],
+    "a function": [q("select unlock()") + q(INSERT), group("select unlock()"), group(INSERT)],
+}
+
 
 @pytest.fixture(scope="module", params=EVERY)
 def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
@@ -143,6 +177,14 @@ def reached(server: EmbeddedServer) -> Upstream:
 def holed(reached: Upstream) -> Iterator[SideCart]:
     """Run a SideCart with a hole, and one upstream for all."""
     with Holed(reached, SIDECART_POOL_DEFAULT_POOL_SIZE=1, SIDECART_POOL_MIN_POOL_SIZE=1) as own:
+        own.settled()
+        yield own
+
+
+@pytest.fixture(scope="module")
+def observing(reached: Upstream) -> Iterator[SideCart]:
+    """Run a SideCart whose filter only looks."""
+    with SideCart(reached, SIDECART_FILTER_MODE="observe", SIDECART_POOL_DEFAULT_POOL_SIZE=2) as own:
         own.settled()
         yield own
 
@@ -209,3 +251,34 @@ def test_attacker_who_leaves_at_once_leaves_nothing_writable(
             wire.ask(WRITE)
         is_shut(holed)
     assert written() == 0
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_what_is_observed_commits_nothing(observing: SideCart, written: Callable[[], int], name: str) -> None:
+    attack(observing, OBSERVED[name])
+    is_shut(observing)
+    assert written() == 0
+
+
+def test_what_is_observed_is_answered_as_outside_of_a_transaction(observing: SideCart) -> None:
+    with Wire(observing.port) as wire:
+        for _ in range(2):
+            assert wire.ask("select dynamic(1)") == "TDDDDCZ"
+            assert wire.ask_extended("select dynamic(1)") == "12TDDDDCZ"
+            assert wire.ask("select dynamic(0)") == "TEZ"
+            assert (wire.error["C"], wire.status) == ("22012", p.IDLE)
+            assert wire.ask_extended("select dynamic(0)") == "12TEZ"
+            assert (wire.error["C"], wire.status) == ("22012", p.IDLE)
+            assert wire.ask(INSERT) == "EZ"
+            assert (wire.error["C"], wire.status) == ("25006", p.IDLE)
+            assert wire.ask("select 1") == "TDCZ"
+        wire.send(p.parse(b"some", b"select dynamic(1)") + SYNC).until_ready()
+        wire.send(bind("some") + execute(limit=2) + execute(limit=3) + run("select 1") + SYNC)
+        assert wire.until_ready() == "2DDsDDC12DCZ"
+        assert wire.status == p.IDLE
+        assert wire.ask("begin; select dynamic(1)") == "EZ"  # a text that ends or begins a transaction stays refused
+        for text, kinds in (("begin", "CZ"), ("select dynamic(1)", "TDDDDCZ"), (INSERT, "EZ"), ("commit", "CZ")):
+            assert wire.ask(text) == kinds
+        assert wire.tag == "ROLLBACK"
+        assert wire.ask(DO_ALL) == "EZ"
+        assert wire.error["C"] == "2D000"
