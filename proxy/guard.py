@@ -47,7 +47,7 @@ GUARD: Final = b"".join(
     )
 )
 """Goes ahead of a group while the session is in no transaction block: there the unnamed portal is nobody's."""
-GUARDED: Final = b"".join(
+PUT_BACK_DONE: Final = b"".join(
     (
         p.message(p.PARSE_COMPLETE),
         p.message(p.BIND_COMPLETE),
@@ -55,12 +55,17 @@ GUARDED: Final = b"".join(
         p.message(p.PARSE_COMPLETE),
         p.message(p.CLOSE_COMPLETE),
         p.READY[p.IDLE],
+    )
+)
+PROVED: Final = b"".join(
+    (
         p.message(p.PARAMETER_DESCRIPTION, b"\0\0"),
         p.message(p.NO_DATA),
         p.message(p.CLOSE_COMPLETE),
     )
 )
-"""All that a server answers to it, unless it has something else to say in between."""
+GUARDED: Final = PUT_BACK_DONE + PROVED
+"""All that a server answers to it, unless it has something else to say in between; at ReadyForQuery it flushes."""
 BEFORE_SYNC: Final = 5
 BEHIND_SYNC: Final = 2
 """How many of the guard's messages are answered one by one before its ReadyForQuery, and behind it."""

@@ -292,7 +292,6 @@ class Linked:
         self._unit = b""
         self.prepared.mark()
         self._replayed = self._put_back = False
-        self._steered = self._block = 0
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         if link.settings is not self.ledger.settings:
@@ -408,8 +407,7 @@ class Linked:
             return False
         if self._blind and not self._put_back:
             self._put_back = True
-            link.replies.owe(r.GUARDING)
-            link.replies.owe(r.SKIP_SYNC)
+            link.replies.owed.extend((r.GUARDING, r.PROVING, r.SKIP_SYNC))
             link.write(GUARD + p.SYNC_MESSAGE)
             return False
         self._release(link)
@@ -608,6 +606,7 @@ class Linked:
         self._prefix = b""
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
+        self._steered = self._block = 0
         self.ledger.touched.clear()
         self.ledger.lost.clear()
         self.ledger.ended()

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, Final, Protocol, cast
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamFloodError, UpstreamProtocolError
-from proxy.guard import BEFORE_SYNC, BEHIND_SYNC, GUARDED
+from proxy.guard import BEFORE_SYNC, BEHIND_SYNC, PROVED, PUT_BACK_DONE
 from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
     BIND_COMPLETE,
@@ -84,11 +84,12 @@ SKIP_EXECUTE: Final = 25  # the same, with the ticket of a Learned
 SKIP_SET: Final = 26  # an Execute that sets settings again: what it reports is the client's to know
 SKIP_ANYHOW: Final = 27  # one message and its Sync: whether it fails does not matter
 SKIP_SYNC: Final = 28
-GUARDING: Final = 29  # the whole guard, as long as it is answered in one piece
-GUARDING_PART: Final = 30  # one message of it; an error ends the upstream
-GUARDING_SYNC: Final = 31
-SKIP_QUERY: Final = 32  # a Query
-SKIP_TRY: Final = 33  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
+GUARDING: Final = 29  # the guard up to its Sync, as long as it is answered in one piece
+PROVING: Final = 30  # what of it stands behind the Sync, likewise
+GUARDING_PART: Final = 31  # one message of it; an error ends the upstream
+GUARDING_SYNC: Final = 32
+SKIP_QUERY: Final = 33  # a Query
+SKIP_TRY: Final = 34  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
@@ -119,7 +120,11 @@ _REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
 _QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
 _EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET, GUARDING_PART))
 _GUARDS = frozenset((GUARDING_PART, GUARDING_SYNC))
-_PARTS: Final = (*[GUARDING_PART] * BEFORE_SYNC, GUARDING_SYNC, *[GUARDING_PART] * BEHIND_SYNC)
+_IN_ONE_PIECE: Final = {GUARDING: PUT_BACK_DONE, PROVING: PROVED}
+_IN_PARTS: Final = {
+    GUARDING: (GUARDING_SYNC, *[GUARDING_PART] * BEFORE_SYNC),  # from its end
+    PROVING: (GUARDING_PART,) * BEHIND_SYNC,
+}
 
 # Which owed reply each of these answers, and whether it completes it. Query and FunctionCall are only completed by
 # ReadyForQuery.
@@ -403,10 +408,12 @@ class Replies:
                 if owed[0] == EXECUTE:
                     owed.popleft()
                 replacement = None
-            elif skip and owed and owed[0] == GUARDING and chunk.startswith(GUARDED, pos):
-                end = pos + len(GUARDED)
-                self.status = IDLE
-                replacement = self._ended(owed.popleft())
+            elif skip and owed and (piece := _IN_ONE_PIECE.get(owed[0])) is not None and chunk.startswith(piece, pos):
+                end = pos + len(piece)
+                replacement = b""
+                if owed.popleft() == GUARDING:
+                    self.status = IDLE
+                    self.ready |= 1 << GUARDING
                 skip = bool(owed) and owed[0] >= _OURS
             else:
                 replacement = self._control(kind, chunk, pos + 5, end)
@@ -455,9 +462,9 @@ class Replies:
         """Handle one whole message; return None to forward it, or what stands in its place (b"" for nothing)."""
         owed = self.owed
         head = owed[0] if owed else -1
-        if head == GUARDING:
+        if head in _IN_PARTS:
             owed.popleft()
-            owed.extendleft(reversed(_PARTS))
+            owed.extendleft(_IN_PARTS[head])
             head = GUARDING_PART
         if kind == ERROR_RESPONSE:
             return self._error(chunk[start:end])
