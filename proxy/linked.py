@@ -407,7 +407,7 @@ class Linked:
             return False
         if self._blind and not self._put_back:
             self._put_back = True
-            link.replies.owed.extend((r.GUARDING, r.PROVING, r.SKIP_SYNC))
+            link.replies.owed.extend((r.GUARDING, r.SKIP_SYNC))
             link.write(GUARD + p.SYNC_MESSAGE)
             return False
         self._release(link)

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any, Final, Protocol, cast
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamFloodError, UpstreamProtocolError
-from proxy.guard import BEFORE_SYNC, BEHIND_SYNC, PROVED, PUT_BACK_DONE
+from proxy.guard import GUARDED, PARTS
 from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
     BIND_COMPLETE,
@@ -84,21 +84,18 @@ SKIP_EXECUTE: Final = 25  # the same, with the ticket of a Learned
 SKIP_SET: Final = 26  # an Execute that sets settings again: what it reports is the client's to know
 SKIP_ANYHOW: Final = 27  # one message and its Sync: whether it fails does not matter
 SKIP_SYNC: Final = 28
-GUARDING: Final = 29  # the guard up to its Sync, as long as it is answered in one piece
-PROVING: Final = 30  # what of it stands behind the Sync, likewise
-GUARDING_PART: Final = 31  # one message of it; an error ends the upstream
-GUARDING_SYNC: Final = 32
-SKIP_QUERY: Final = 33  # a Query
-SKIP_TRY: Final = 34  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
+GUARDING: Final = 29  # the guard, as long as it is answered in one piece
+GUARDING_PART: Final = 30  # one message of it; an error ends the upstream
+SKIP_QUERY: Final = 31  # a Query
+SKIP_TRY: Final = 32  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
     (
         *(QUERY, QUERY_RUN, SYNC, FUNCTION, REFUSED_QUERY, REFUSED_CALL),
-        *(SKIP_SYNC, GUARDING, GUARDING_SYNC, SKIP_QUERY, SKIP_TRY),
+        *(SKIP_SYNC, SKIP_QUERY, SKIP_TRY),
     )
 )
-_ENDS_GROUP = _ENDS_WITH_READY - {GUARDING, GUARDING_SYNC}
 _REFUSALS = frozenset((REFUSED_QUERY, REFUSED_CALL, REFUSED, REFUSED_UNNAMED))
 _FAKED = _REFUSALS | {STAND_IN}
 _SYNCS = frozenset((SYNC, SKIP_SYNC))
@@ -119,12 +116,6 @@ _DESCRIBES = frozenset((DESCRIBE, DESCRIBE_UNNAMED, SKIP_DESCRIBE))
 _REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
 _QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
 _EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET, GUARDING_PART))
-_GUARDS = frozenset((GUARDING_PART, GUARDING_SYNC))
-_IN_ONE_PIECE: Final = {GUARDING: PUT_BACK_DONE, PROVING: PROVED}
-_IN_PARTS: Final = {
-    GUARDING: (GUARDING_SYNC, *[GUARDING_PART] * BEFORE_SYNC),  # from its end
-    PROVING: (GUARDING_PART,) * BEHIND_SYNC,
-}
 
 # Which owed reply each of these answers, and whether it completes it. Query and FunctionCall are only completed by
 # ReadyForQuery.
@@ -137,9 +128,9 @@ _ANSWERS: Final = {
     ),
     BIND_COMPLETE: frozenset((BIND, SKIP, GUARDING_PART)),
     CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, STAND_IN, SKIP, SKIP_TICKET, GUARDING_PART)),
-    NO_DATA: _DESCRIBES | {GUARDING_PART},
+    NO_DATA: _DESCRIBES,
     ROW_DESCRIPTION: _DESCRIBES | _QUERIES,
-    PARAMETER_DESCRIPTION: _DESCRIBES | {GUARDING_PART},
+    PARAMETER_DESCRIPTION: _DESCRIBES,
     COMMAND_COMPLETE: _QUERIES | _EXECUTES,
     EMPTY_QUERY_RESPONSE: _QUERIES | _EXECUTES,
     PORTAL_SUSPENDED: frozenset((EXECUTE, EXECUTE_RUN)),
@@ -305,8 +296,8 @@ class Replies:
 
     @property
     def groups(self) -> int:
-        """How many groups of messages have been sent whole and are not answered; a guard is none."""
-        return sum(code in _ENDS_GROUP for code in self.owed)
+        """How many ReadyForQuery are owed: as many groups of messages have been sent whole."""
+        return sum(code in _ENDS_WITH_READY for code in self.owed)
 
     @property
     def untouched(self) -> bool:
@@ -408,12 +399,10 @@ class Replies:
                 if owed[0] == EXECUTE:
                     owed.popleft()
                 replacement = None
-            elif skip and owed and (piece := _IN_ONE_PIECE.get(owed[0])) is not None and chunk.startswith(piece, pos):
-                end = pos + len(piece)
+            elif skip and owed and owed[0] == GUARDING and chunk.startswith(GUARDED, pos):
+                end = pos + len(GUARDED)
                 replacement = b""
-                if owed.popleft() == GUARDING:
-                    self.status = IDLE
-                    self.ready |= 1 << GUARDING
+                owed.popleft()
                 skip = bool(owed) and owed[0] >= _OURS
             else:
                 replacement = self._control(kind, chunk, pos + 5, end)
@@ -450,8 +439,6 @@ class Replies:
                     return b""  # the client gets the one that follows
         if head in (REFUSED_QUERY, REFUSED_CALL):
             self._fakes.popleft()
-        if head == GUARDING_SYNC and self.status != IDLE:
-            raise UpstreamProtocolError("the setting was put back in a transaction")
         self.ready |= 1 << head
         self._kept = 0
         if head == SYNC and self.observed and owed and owed[0] == SKIP_TRY:
@@ -462,9 +449,9 @@ class Replies:
         """Handle one whole message; return None to forward it, or what stands in its place (b"" for nothing)."""
         owed = self.owed
         head = owed[0] if owed else -1
-        if head in _IN_PARTS:
+        if head == GUARDING:
             owed.popleft()
-            owed.extendleft(_IN_PARTS[head])
+            owed.extendleft((GUARDING_PART,) * PARTS)
             head = GUARDING_PART
         if kind == ERROR_RESPONSE:
             return self._error(chunk[start:end])
@@ -554,7 +541,7 @@ class Replies:
             return b""
         if head == SKIP_TRY:
             return b""
-        if head in _GUARDS:
+        if head == GUARDING_PART:
             self.halted = body  # the group behind it is ignored by the server, and what comes behind that is not to be
             return b""
         if head in (SKIP_QUERY, SKIP_SYNC):

@@ -53,7 +53,6 @@ MESSAGE_SLACK: Final = 262_400
 _CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
 _GROUP = (r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
-_GUARD = (r.GUARDING, r.PROVING)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
 _BEGINNING = re.compile(rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*(begin|start)\b", re.IGNORECASE)
@@ -266,7 +265,6 @@ class Session(Answering):
         answer = _HANDLERS[kind](self, data, pos, end)
         if not ahead or answer is STOP or len(owed) == before:
             return answer
-        owed.insert(before, r.PROVING)
         owed.insert(before, r.GUARDING)
         return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
 
@@ -322,7 +320,7 @@ class Session(Answering):
             if guard is None:
                 return False
             if guard:
-                link.replies.owed.extend(_GUARD)
+                link.replies.owed.append(r.GUARDING)
                 ahead = guard
         if verdict.steers:
             self._steered = UNKNOWN
@@ -375,7 +373,7 @@ class Session(Answering):
             if guard is None:
                 return False
             if guard:
-                link.replies.owed.extend(_GUARD)
+                link.replies.owed.append(r.GUARDING)
                 ahead = guard
         link.replies.owed.extend(_BIND_GROUP)
         self.doing = statement.verdict
