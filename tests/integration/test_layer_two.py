@@ -177,7 +177,6 @@ def reached(server: EmbeddedServer) -> Upstream:
 def holed(reached: Upstream) -> Iterator[SideCart]:
     """Run a SideCart with a hole, and one upstream for all."""
     with Holed(reached, SIDECART_POOL_DEFAULT_POOL_SIZE=1, SIDECART_POOL_MIN_POOL_SIZE=1) as own:
-        own.settled()
         yield own
 
 
@@ -185,7 +184,6 @@ def holed(reached: Upstream) -> Iterator[SideCart]:
 def observing(reached: Upstream) -> Iterator[SideCart]:
     """Run a SideCart whose filter only looks."""
     with SideCart(reached, SIDECART_FILTER_MODE="observe", SIDECART_POOL_DEFAULT_POOL_SIZE=2) as own:
-        own.settled()
         yield own
 
 
