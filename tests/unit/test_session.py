@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import gc
 import struct
 
 import pytest
@@ -111,7 +112,8 @@ class FakeUpstream:
         self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
-        self.unnamed: Unnamed[object] = Unnamed()
+        self.unnamed: Unnamed[object] = Unnamed(self.replies.groups)
+        self.groups = self.replies.groups
         self.held = Held("test", 200)
         self.unnamed_of: object | None = None
         self.born = 0.0
@@ -131,6 +133,7 @@ class FakeUpstream:
     def detach(self) -> None:
         self.owner = None
         self.replies.listener = self
+        self.replies.groups = self.groups
 
     def write(self, data: bytes) -> None:
         assert type(data) is bytes
@@ -175,7 +178,7 @@ class FakeUpstream:
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
-    def unnamed_parsed(self, outcome: bool | None) -> None: ...
+    def bind_failed(self) -> None: ...
 
 
 class Quiet:
@@ -579,6 +582,16 @@ def test_unnamed_statement_is_still_there_on_its_own_upstream(town: Town) -> Non
     session.client_data(bind() + EXECUTE + SYNC)
     assert town.link(session) is first
     assert first.take() == bind() + EXECUTE + SYNC
+
+
+def test_upstream_keeps_no_session_whose_client_has_gone(town: Town) -> None:
+    session, _ = town.client()
+    upstream = run_unnamed(town, session)
+    assert upstream.unnamed_of is not None
+    assert not isinstance(upstream.unnamed_of, Session)
+    assert not any(
+        isinstance(held, Session) for held in gc.get_referents(upstream, upstream.replies, upstream.unnamed_of)
+    )
 
 
 def test_unnamed_statement_is_repeated_on_another_upstream(town: Town) -> None:
@@ -2320,9 +2333,14 @@ def test_execute_without_a_bind_never_reaches_the_portal_that_a_failed_query_lef
     session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
-    session.client_data(bind() + EXECUTE + SYNC + p.query(b"close c"))
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC + p.query(b"close c") + bind(b"no") + SYNC)
     upstream.take()
     session.client_data(EXECUTE + SYNC)
+    assert upstream.take() == b"", "waits"
+    upstream.says(PARSED, BOUND, SELECTED, READY_T, p.error_response("ERROR", "34000", "no such cursor"), READY_E)
+    upstream.says(p.error_response("ERROR", "26000", "no such statement"))
+    assert upstream.take() == b"", "waits"
+    upstream.says(READY_E)
     assert upstream.take() == p.REFUSED_EXECUTE + SYNC
 
 
@@ -2355,6 +2373,15 @@ def test_error_is_never_written_into_the_middle_of_a_row(town: Town) -> None:
     session.upstream_lost()
     assert client.take() == row[:40]
     assert client.closed
+
+
+def test_client_that_vanishes_while_we_ask_leaves_an_upstream_that_forgets_all(town: Town) -> None:
+    """What has a name of ours could stay there, and the next client would meet it."""
+    session, _ = town.client(TimeZone="Asia/Tokyo")
+    session.client_data(p.parse(b"", b"reset all") + bind() + EXECUTE)
+    upstream = town.link(session)
+    session.client_lost()
+    assert upstream.recycled is True
 
 
 def test_client_that_vanishes_in_mid_statement_leaves_the_upstream_to_be_cleaned(town: Town) -> None:
