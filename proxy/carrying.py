@@ -169,6 +169,12 @@ class Carrying(Linked):
         self._unnamed_told = (message, described)
         return True
 
+    def _note_inside(self, verdict: Verdict) -> None:
+        """Note what the functions set that a statement uses: a Parse can run a CHECK, and a Bind what is IMMUTABLE."""
+        inside = tuple(each for each in verdict.effects if each[0] is Effect.SETTING_INSIDE)
+        if inside:
+            self._pin_for(inside)
+
     def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
         """Owe the reply to a Bind, and keep in mind what an Execute of this portal leaves behind."""
         if not portal:
@@ -178,6 +184,7 @@ class Carrying(Linked):
             noted = verdict if verdict.effects else None
             self._portals_sent.put(portal, noted)
             ticket = Done(partial(self._note_portal, portal, noted))
+            self._note_inside(verdict)
             link.replies.owe(r.BIND_NAMED_NOTED if portal else r.BIND_NOTED, ticket)
             if portal:
                 # SQL can FETCH from it, and that leaves the same behind.

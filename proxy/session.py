@@ -435,6 +435,8 @@ class Session(Answering):
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True
+        if verdict.effects:
+            self._note_inside(verdict)
         if name:
             body = (text if replaced is None else replaced) + b"\0" + types
             if known is not None or name.startswith(PREFIX):

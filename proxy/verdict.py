@@ -24,6 +24,9 @@ class Effect(enum.Enum):
     """SET SESSION or set_config(…, false); the name is the setting's, case-folded."""
     SETTING_LOCAL = "setting_local"
     """SET LOCAL or set_config(…, true): gone with the transaction; the name is the setting's, case-folded."""
+    SETTING_INSIDE = "setting_inside"
+    """A function or a view that the statement uses sets it until the transaction ends, at any time from its Parse on;
+    the name is the setting's."""
     RESET = "reset"
     """RESET name, SET name TO DEFAULT, set_config(name, NULL, false); the name is the setting's, or `all`."""
     RESET_LOCAL = "reset_local"

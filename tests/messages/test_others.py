@@ -180,6 +180,32 @@ SCENES = (
         ("B", LISTED),
         ("A", LISTED),
     ),
+    # --- settings that functions set -------------------------------------------------------------------------------
+    *(
+        scene(
+            f"a literal that {what} has shaped",
+            ("A", "begin"),
+            ("A", step(run(f"select length({what})") if "(" in what else run("select count(*) from dated"), SYNC)),
+            ("A", step(run("select ('01/02/2020'::date)::text, '2020-01-02 00:00'::timestamptz::text", "s"), SYNC)),
+            ("A", "commit"),
+            ("B", step(run("select ('01/02/2020'::date)::text, '2020-01-02 00:00'::timestamptz::text", "s"), SYNC)),
+            ("A", step(b("s"), e(), SYNC)),
+            ("A", "show datestyle"),
+        )
+        for what in ("dmy()", "dmy_by_another()", "tokyo()", "a view")
+    ),
+    *(
+        scene(
+            f"a custom setting that {what} has set",
+            ("B", f"select current_setting('{name}', true)"),
+            ("A", step(run(f"select {what}"), SYNC)),
+            ("A", f"select current_setting('{name}', true)"),
+            ("B", f"select current_setting('{name}', true)"),
+            ("A", f"select {what}, current_setting('{name}', true)"),
+            ("B", f"select current_setting('{name}', true)"),
+        )
+        for what, name in (("tenant()", "app.inside"), ("worn()", "app.worn"))
+    ),
     # --- statements ----------------------------------------------------------------------------------------------
     scene(
         "a list of statements that is run by EXECUTE",
