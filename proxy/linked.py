@@ -92,6 +92,7 @@ class Linked:
         "_inbox",
         "_lease_state",
         "_leased_at",
+        "_leaving",
         "_meter",
         "_need",
         "_notices",
@@ -178,6 +179,7 @@ class Linked:
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
         self._stalled = False  # the message at the head of the inbox depends on replies that are owed
         self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
+        self._leaving = False  # it has said Terminate, and what is owed to it is still to come
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
@@ -487,6 +489,9 @@ class Linked:
         if not replies.owed:
             self._bound_before = self._bound
             self._cancelled = self._ending = False
+            if self._leaving:
+                self._end(CloseReason.CLIENT_TERMINATE, "", "")
+                return
             if replies.status == p.IDLE:
                 self._portals.clear()
                 self.ledger.ended()
@@ -558,6 +563,9 @@ class Linked:
         elif status == p.FAILED:
             # Nobody expects an answer now: whatever comes next gets it.
             self._parting = UpstreamError(text, sqlstate, reason=reason)
+        if self._leaving:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            return
         if self._stalled:
             self._stalled = False
             self._go_on()

@@ -564,7 +564,7 @@ class Replies:
             while owed and owed[0] not in _SYNCS:
                 self._settle(owed.popleft(), ran=False)
             self.skipping = not owed
-            if owed and owed[0] == SKIP_SYNC and head != SKIP_ANYHOW:
+            if owed and owed[0] == SKIP_SYNC and head >= _OURS and head != SKIP_ANYHOW:
                 self.halted = body  # of a group that is all ours: nobody knows any more what the upstream holds
                 return b""
         if replacement is None and PREFIX in body:

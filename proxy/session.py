@@ -149,6 +149,8 @@ class Session(Answering):
         """Take bytes from the client. Raises ClientProtocolError for what closes its connection."""
         self.activity += 1
         self._house.stats.client_bytes_received += len(data)
+        if self._leaving:
+            return
         if self._inbox or self.waiting:
             self._inbox.append(data)
             self._have += len(data)
@@ -239,9 +241,21 @@ class Session(Answering):
         if self._unit is not None and first >= 0:
             self._remember(data[first:pos] if first or pos < size else data)
         if ended:
-            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            self._leave()
         elif pos < size:
             self._keep(data[pos:], need)
+
+    def _leave(self) -> None:
+        """Act on Terminate: what was asked before it is answered first, as a server does that reads one by one."""
+        link = self.link
+        if link is None or not link.replies.awaited:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            return
+        self._leaving = True
+        if self._group_open:
+            self._group_open = False
+            link.replies.owe(r.SKIP_SYNC)
+            link.write(p.SYNC_MESSAGE)
 
     def _remember(self, sent: bytes) -> None:
         """Keep what was sent, to send it again should the upstream be lost before it answers."""

@@ -356,3 +356,19 @@ def test_client_that_leaves_while_we_ask_poisons_no_upstream(fleet: Fleet) -> No
             assert wire.until_ready() == "12DCZ", wire.error
             assert b"Asia/Tokyo" in wire.last
             assert wire.ask("select name from pg_prepared_statements") == "TCZ"
+
+
+@pytest.mark.parametrize("asked", ["select pg_sleep(0.05), 'answered'", "begin; select 'answered'"])
+def test_Terminate_behind_what_was_asked_comes_after_its_answer(asked: str, fleet: Fleet) -> None:  # noqa: N802
+    query = p.query(asked.encode())
+    extended = b"".join(each.data for each in run("select 'answered'"))
+    for data in (query, query + extended + FLUSH, extended + p.SYNC_MESSAGE, extended + FLUSH):
+        with Wire(fleet.get(1).port, login=True, user=READER) as wire:
+            wire.send(data + p.TERMINATE_MESSAGE + p.query(b"select 'too late'"))
+            wire.last = b""
+            while wire.message()[0]:
+                pass
+            assert b"answered" in wire.last.rpartition(b"SELECT 1\0")[0][-60:], wire.last
+            assert b"too late" not in wire.last
+    with Wire(fleet.get(1).port, login=True, user=READER) as wire:
+        assert wire.ask("select 'the upstream is free'") == "TDCZ"

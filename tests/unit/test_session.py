@@ -1819,7 +1819,7 @@ def test_client_that_breaks_the_protocol_is_closed_with_a_reason(town: Town, dat
     assert town.stats.bugs == 0
 
 
-@pytest.mark.parametrize("last", [p.TERMINATE_MESSAGE, b"\xff" * 5, struct.pack("!BI", p.QUERY, 3)])
+@pytest.mark.parametrize("last", [b"\xff" * 5, struct.pack("!BI", p.QUERY, 3)])
 def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes) -> None:
     # Its reply is owed: an upstream that never gets it would be waited for in vain, and lost.
     session, client = town.client()
@@ -1828,6 +1828,30 @@ def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes
     assert isinstance(upstream, FakeUpstream)
     assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
     assert len(upstream.replies.owed) == 2
+    assert client.closed
+
+
+def test_terminate_ends_when_what_stands_before_it_is_answered(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + p.parse(b"", b"select 2") + p.TERMINATE_MESSAGE + p.query(b"select 3"))
+    session.client_data(p.query(b"select 4"))
+    upstream = town.link(session)
+    assert upstream.take() == p.query(b"select 1") + p.parse(b"", b"select 2") + SYNC
+    upstream.says(SELECTED, READY_I)
+    assert not client.closed
+    upstream.says(PARSED, READY_I)
+    assert client.closed
+    assert client.take() == SELECTED + READY_I + PARSED
+    assert upstream in town.pool.idle
+    assert town.stats.client_closes["client_terminate"] == 1
+
+
+def test_terminate_waits_for_an_upstream_that_is_lost_no_longer(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    session.client_data(p.query(b"select 1") + p.TERMINATE_MESSAGE)
+    session.upstream_lost()
     assert client.closed
 
 
