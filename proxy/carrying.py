@@ -18,7 +18,7 @@ from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
 from proxy.sent import UnsettledError
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, restore, wear
+from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, restore, set_again, wear
 from proxy.statements import (
     Context,
     Described,
@@ -360,8 +360,8 @@ class Carrying(Linked):
             lost: dict[str, Restore] = {}
             for effect, name in self._effects(self.filter.judge(piece.lstrip(";").encode(self.codec), self.codec)):
                 lost |= self.ledger.lost_by(effect, name)
-            if lost:
-                ours = ";" + restore(lost).decode("ascii")
+            for each, restored in lost.items():
+                ours = ";" + set_again(each, restored).decode("ascii")
                 hidden.append(number + len(inserts))
                 inserts.append((len(built), len(ours)))
                 built += ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
@@ -100,6 +101,28 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
         b" WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) w.n"
         b" AND s.source OPERATOR(pg_catalog.<>) 'session')"
     )
+
+
+def set_again(name: str, restored: Restore) -> bytes:
+    """Return the statement that sets this setting again right behind a RESET that has run, in plain ASCII.
+
+    It takes no snapshot, where that can be had: an isolation level may still be set behind it. A list of names keeps
+    its spelling only where SET would give it just that.
+    """
+    value, local = restored
+    if name in _NAME_LISTS:
+        words = value.split(", ")
+        if not all(map(_PLAIN_NAME.fullmatch, words)):
+            return restore({name: restored})
+    else:
+        words = [value]
+    scope = b"LOCAL " if local else b"SESSION "
+    return b"SET " + scope + _identifier(name) + b" TO " + b",".join(map(_literal, words))
+
+
+_NAME_LISTS: Final = frozenset({"search_path", "temp_tablespaces"})
+"""Settings of which SET quotes each word by itself (GUC_LIST_QUOTE)."""
+_PLAIN_NAME: Final = re.compile("[a-z_][a-z0-9_]*")
 
 
 def read_back(names: Iterable[str], *, state: bool = False) -> bytes:

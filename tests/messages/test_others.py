@@ -301,6 +301,17 @@ SCENES = (
     ),
     # --- to oneself ----------------------------------------------------------------------------------------------
     scene(
+        "an isolation level is set behind a setting that has been reset",
+        ("A", "set timezone to default; start transaction isolation level repeatable read"),
+        ("A", "show timezone"),
+        ("A", "rollback"),
+        ("A", "reset all; start transaction isolation level serializable"),
+        ("A", "show timezone"),
+        ("A", "rollback"),
+        ("B", "show timezone"),
+        A={"TimeZone": "Asia/Tokyo", "search_path": "here, there", "DateStyle": "German"},
+    ),
+    scene(
         "a FETCH is described in a failed transaction",
         ("A", step(parse("f", "fetch all from c"), SYNC)),
         ("A", "begin"),
