@@ -172,12 +172,16 @@ class Answering(Carrying):
         if wrong:
             error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
             return self._answer_error(error, simple=False)
+        return self._no_rows(statement)
+
+    def _no_rows(self, statement: Statement) -> bytes:
+        """Answer a Describe of a statement, not a query, that gives none."""
         answer = p.message(p.PARAMETER_DESCRIPTION, statement.types) + p.message(p.NO_DATA)
-        if link is None:
+        if self.link is None:
             self._wire.write(answer)
             return b""
         self._group_open = True
-        link.replies.owe_refusal(answer, r.STAND_IN)
+        self.link.replies.owe_refusal(answer, r.STAND_IN)
         return p.target(p.CLOSE, b"S", NO_NAME)
 
     def _failed_already(self, *, simple: bool, unnamed: bool = True) -> bytes:

@@ -36,6 +36,8 @@ NAMEDATALEN: Final = 64
 """Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
+_OF_ANOTHER: Final = frozenset({"execute", "fetch"})
+"""Kinds of statements that give the rows of another one, or of a cursor."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -142,16 +144,20 @@ class Carrying(Linked):
 
         def parse() -> bytes:
             link.replies.owe(r.REPEAT_NAMED, parsed)
-            return self._parse_and_describe(link, parsed)
+            return self._parse_and_describe(link, parsed, again=True)
 
         return parsed.server_name, out + self._in_context(link, statement.context, parse)
 
-    def _parse_and_describe(self, link: Upstream, parsed: Parsed) -> bytes:
+    def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, again: bool = False) -> bytes:
         parse = p.message(p.PARSE, parsed.server_name + b"\0" + parsed.statement.body)
-        return parse + self._describe_ours(link, parsed)
+        return parse + self._describe_ours(link, parsed, again)
 
-    def _describe_ours(self, link: Upstream, parsed: Parsed) -> bytes:
-        if parsed.statement.verdict.kind != "select":
+    def _describe_ours(self, link: Upstream, parsed: Parsed, again: bool) -> bytes:
+        statement = parsed.statement
+        if statement.verdict.kind in _OF_ANOTHER and not again:
+            link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows))
+            return p.target(p.DESCRIBE, b"S", parsed.server_name)
+        if statement.verdict.kind != "select":
             return b""  # the server notes once what it gives, and never looks again (plancache.c)
         link.replies.owe(r.SKIP_DESCRIBE, Described(parsed.described))
         return p.target(p.DESCRIBE, b"S", parsed.server_name)
@@ -200,11 +206,13 @@ class Carrying(Linked):
 
     # --- names that SQL uses ------------------------------------------------------------------------------------------
 
-    def _provide_own(self, link: Upstream, verdict: Verdict, *, query: bool = False, parse: bool = False) -> bytes:
+    def _provide_own(
+        self, link: Upstream, verdict: Verdict, *, query: bool = False, ended: bool = False, parse: bool = False
+    ) -> bytes:
         """Put statements that SQL names on the link under their own names: PREPARE, EXECUTE and DEALLOCATE see them.
 
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
-        this client's alone. `query`: in front of a Query. Raises UnsettledError.
+        this client's alone. `query`: in front of a Query; `ended`: behind a ROLLBACK of ours. Raises UnsettledError.
         """
         if link.replies.status == p.FAILED and not link.replies.owed:
             return b""  # whatever it is, the server says no more than that the transaction has failed
@@ -220,12 +228,15 @@ class Carrying(Linked):
             elif effect is Effect.LIST_STATEMENTS:
                 wanted |= {name: (statement, True) for name, statement in self.prepared.all().items()}
                 lists = True
+        # What executes another one is noted by the server as what that is: the other one comes first.
+        ordered = list(wanted.items())[::-1]
+        ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
         missing = [
             (name, statement, whole, there)
-            for name, (statement, whole) in wanted.items()
+            for name, (statement, whole) in ordered
             if (there := self._own.find(name)) is None or there < whole
         ]
-        if query and (missing or lists) and self.groups.unanswered:
+        if query and (missing or lists) and self.groups.unanswered and not ended:
             raise UnsettledError  # in a transaction that fails only now, ours would be one error more
         alone = query and not self._group_open
         out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
@@ -333,6 +344,27 @@ class Carrying(Linked):
         self._discards = None
         if self.link is not None and self.ledger.lost and self.link.replies.status == p.IDLE:
             self._ask_first(restore(self.ledger.lost))
+
+    def _end_failed(self, verdict: Verdict, text: bytes) -> bytes | None:
+        """End a failed transaction by itself where a Query does so first, and needs names on the link behind that.
+
+        Return the rest of its text, if it does. In a failed transaction nothing can be parsed.
+        """
+        if not any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
+            return None
+        if len(text) > MAX_INLINE:
+            return None
+        try:
+            decoded = texts.decode(text, self.codec)
+            end = texts.ends(decoded)[0]
+        except Refused:
+            return None
+        first = decoded.encode()[:end].decode()
+        if self.filter.judge(first.encode(self.codec), self.codec).boundary not in ("commit", "rollback"):
+            return None
+        self._ask_first(b"ROLLBACK")
+        self._wire.write(p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0"))
+        return decoded[len(first) :].encode(self.codec)
 
     def _set_between(self, run: Run, text: bytes) -> bytes | None:
         """Set start-up settings again between a RESET and the statements behind it in the same Query.

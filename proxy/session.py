@@ -389,22 +389,32 @@ class Session(Answering):
             return late
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=True)
+        failed = self.status == p.FAILED and verdict.kind == "multi" and not (self.running or self._group_open)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
         before = b""
         effects: Effects = ()
+        rest: bytes | None = None
         try:
             self._check_discarded()
             if verdict.effects:
-                before = self._provide_own(link, verdict, query=True)
+                rest = self._end_failed(verdict, verdict.text or text) if failed else None
+                before = self._provide_own(link, verdict, query=True, ended=rest is not None)
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
+        if rest is not None:
+            replaced = rest
         self.unnamed.end_sent()
         if verdict.effects:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
+            if rest is not None:
+                # An error's POSITION counts from the beginning of the client's own text.
+                run = ticket if isinstance(ticket, Run) else Run([], lambda name: None, resets=False)
+                run.hide([], [(0, len(rest.decode(self.codec)) - len((verdict.text or text).decode(self.codec)))])
+                code, ticket = r.QUERY_RUN, run
             if isinstance(ticket, Run) and verdict.kind == "multi" and self.ledger.startup.items:
                 replaced = self._set_between(ticket, text if replaced is None else replaced) or replaced
             link.replies.owe(code, ticket)
@@ -723,6 +733,8 @@ class Session(Answering):
         if (late := self._judge_again(statement, simple=False)) is not None:
             return late
         link = self.link
+        if statement.silent and portal is None:
+            return self._no_rows(statement)
         server_name = None if link is None else self._name_on(link, statement, name)
         if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
             server_name = None  # an error that is on its way is to tell the other name

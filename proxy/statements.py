@@ -37,9 +37,10 @@ class Statement:
 
     `body` is its Parse message behind the name: text, NUL, parameter types. `described` is what Describe said of it,
     by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
+    `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
     """
 
-    __slots__ = ("__weakref__", "body", "context", "described", "judge", "verdict")
+    __slots__ = ("__weakref__", "body", "context", "described", "judge", "silent", "verdict")
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
     def __init__(self, body: bytes, context: Context, verdict: Verdict, judge: object) -> None:
@@ -48,6 +49,7 @@ class Statement:
         self.described: bytes | None = None if verdict.kind == "select" else b""
         self.verdict = verdict
         self.judge = judge
+        self.silent = False
 
     def __repr__(self) -> str:
         return f"<Statement of {len(self.body)} bytes, {self.verdict.kind}>"
@@ -72,6 +74,14 @@ class Statement:
             return ""
         shown = name.decode(codec, "replace")
         return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
+
+    def note_rows(self, described: bytes) -> bool:
+        """Take what the server says of a statement that gives the rows of another one, if that is there at its Parse.
+
+        The server notes that once (UtilityTupleDescriptor(), tcop/utility.c); what is described empty gives none.
+        """
+        self.silent = described == self.types
+        return True
 
     def gives(self, described: bytes) -> bool:
         """Return whether this is what its clients were told."""
