@@ -18,7 +18,7 @@ from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
 from proxy.sent import UnsettledError
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, restore, set_again, wear
+from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
     Context,
     Described,
@@ -344,6 +344,16 @@ class Carrying(Linked):
         self._discards = None
         if self.link is not None and self.ledger.lost and self.link.replies.status == p.IDLE:
             self._ask_first(restore(self.ledger.lost))
+
+    def _with_startup(self, verdict: Verdict, text: bytes) -> bytes | None:
+        """Put what the client connected with in the place of a NULL for set_config, which the server would answer with
+        its own value; return the text to send, if it is another."""
+        built = text
+        for at, name in reversed(verdict.nulls):
+            value = self.ledger.startup.get(name)
+            if value is not None and text[at : at + 4].lower() == b"null" and text.isascii():
+                built = built[:at] + literal(value) + built[at + 4 :]
+        return None if built is text else built
 
     def _end_failed(self, verdict: Verdict, text: bytes) -> bytes | None:
         """End a failed transaction by itself where a Query does so first, and needs names on the link behind that.

@@ -36,6 +36,7 @@ class Judgement:
         "effects",
         "flagged",
         "kind",
+        "nulls",
         "policy",
         "replacement",
         "void",
@@ -62,6 +63,8 @@ class Judgement:
         self.void = void or polymorphic
         self.effects: list[tuple[Effect, str]] = []
         """What the statements so far leave behind, as in Verdict."""
+        self.nulls: list[tuple[int, str]] = []
+        """As in Verdict."""
         self.flagged = ""
         """A relation with secrets that is read."""
         self.kind = ""
@@ -488,6 +491,8 @@ class Judgement:
             raise Refused(refusal, location)
         if resets:
             self.effects += settings.effect_of_reset(folded, local=local)
+            if not self._depth:
+                self.nulls.append((arguments[1]["A_Const"].get("location", 0), folded))
         else:
             self.effects += settings.effect_of_value(folded, local=local)
 

@@ -478,6 +478,8 @@ class Linked:
             # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
             self._stalled = False
             self._go_on()
+        elif self._leaving and not link.replies.owed:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")  # behind an error no more is answered
 
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""

@@ -406,6 +406,8 @@ class Session(Answering):
         replaced = self._let_through(link, verdict)
         if rest is not None:
             replaced = rest
+        elif verdict.nulls:
+            replaced = self._with_startup(verdict, text)
         self.unnamed.end_sent()
         if verdict.effects:
             effects = self._effects(verdict)
@@ -461,6 +463,8 @@ class Session(Answering):
         self._group_open = True
         if verdict.effects:
             self._note_inside(verdict)
+        if verdict.nulls:
+            replaced = self._with_startup(verdict, text)
         if name:
             body = (text if replaced is None else replaced) + b"\0" + types
             if known is not None or name.startswith(PREFIX):

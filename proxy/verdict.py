@@ -80,6 +80,9 @@ class Verdict:
     effects: tuple[tuple[Effect, str], ...] = ()
     boundary: str = ""
     prepares: tuple[tuple[str, bytes], ...] = ()
+    nulls: tuple[tuple[int, str], ...] = ()
+    """Where the text gives a NULL to set_config, in bytes of UTF-8, and for which setting: its answer is the value
+    that the client connected with."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
 

@@ -332,6 +332,16 @@ SCENES = (
         ("A", "select 'done'"),
     ),
     scene(
+        "a setting that a null has reset",
+        ("A", "select set_config('timezone', null, false)"),
+        ("A", "show timezone"),
+        ("A", "set timezone to 'Europe/Paris'"),
+        ("A", step(run("select set_config('TimeZone', NULL, false), set_config('datestyle', null, true)", "s"), SYNC)),
+        ("A", step(run("show timezone"), SYNC)),
+        ("B", "show timezone"),
+        A={"TimeZone": "Asia/Tokyo"},
+    ),
+    scene(
         "a FETCH is described in a failed transaction",
         ("A", step(parse("f", "fetch all from c"), SYNC)),
         ("A", "begin"),

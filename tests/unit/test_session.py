@@ -1846,6 +1846,13 @@ def test_terminate_ends_when_what_stands_before_it_is_answered(town: Town) -> No
     assert town.stats.client_closes["client_terminate"] == 1
 
 
+def test_terminate_waits_for_no_query_that_is_ignored(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select nope") + p.query(b"select 1") + p.TERMINATE_MESSAGE)
+    town.link(session).says(p.error_response("ERROR", "42703", "no such column"))
+    assert client.closed
+
+
 def test_terminate_waits_for_an_upstream_that_is_lost_no_longer(town: Town) -> None:
     session, client = town.client()
     session.client_data(BEGIN)
