@@ -332,6 +332,19 @@ class Carrying(Linked):
 
         return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
 
+    def _set_after_discard(self, verdict: Verdict) -> bytes:
+        """Set start-up settings again for what is parsed or bound behind a DISCARD ALL of the same group.
+
+        Not in front of another one: what runs ahead of it in a group forbids it (PreventInTransactionBlock(), xact.c).
+        All names are gone in this group, so nothing behind this raises UnsettledError.
+        """
+        if not self._put_off or any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
+            return b""
+        self._put_off = False
+        if self._discards != self.groups.sent or not self.ledger.lost:
+            return b""
+        return self._help(restore(self.ledger.lost), r.SKIP_SET)
+
     def _check_discarded(self) -> None:
         """Have start-up settings there for a group behind one with a DISCARD ALL. Raises UnsettledError.
 
@@ -339,6 +352,7 @@ class Carrying(Linked):
         """
         if self._discards in (None, self.groups.sent):
             return
+        self._put_off = False
         if self.groups.unanswered:
             raise UnsettledError
         self._discards = None
@@ -355,26 +369,30 @@ class Carrying(Linked):
                 built = built[:at] + literal(value) + built[at + 4 :]
         return None if built is text else built
 
-    def _end_failed(self, verdict: Verdict, text: bytes) -> bytes | None:
-        """End a failed transaction by itself where a Query does so first, and needs names on the link behind that.
-
-        Return the rest of its text, if it does. In a failed transaction nothing can be parsed.
-        """
+    def _ends_failed(self, verdict: Verdict, text: bytes) -> bool:
+        """Whether a Query in a failed transaction ends it first, and uses names behind that."""
         if not any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
-            return None
+            return False
         if len(text) > MAX_INLINE:
-            return None
+            return False
         try:
-            decoded = texts.decode(text, self.codec)
-            end = texts.ends(decoded)[0]
+            decoded = texts.decode(text, self.codec).encode()
+            first = decoded[: texts.ends(decoded.decode())[0]].decode()
         except Refused:
-            return None
-        first = decoded.encode()[:end].decode()
-        if self.filter.judge(first.encode(self.codec), self.codec).boundary not in ("commit", "rollback"):
-            return None
+            return False
+        return self.filter.judge(first.encode(self.codec), self.codec).boundary in ("commit", "rollback")
+
+    def _provide_in_failed(self, link: Upstream, verdict: Verdict) -> bytes:
+        """Put names on the link in front of a Query that ends a failed transaction first.
+
+        In that nothing can be parsed: so it ends, and another one fails in its place.
+        """
         self._ask_first(b"ROLLBACK")
-        self._wire.write(p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0"))
-        return decoded[len(first) :].encode(self.codec)
+        before = self._provide_own(link, verdict, query=True, ended=True)
+        link.replies.owe(r.SKIP_QUERY)
+        link.replies.owe(r.SKIP_ANYHOW, Ticket())
+        link.replies.owe(r.SKIP_SYNC)
+        return before + p.query(b"BEGIN") + p.REFUSED_EXECUTE + p.SYNC_MESSAGE
 
     def _set_between(self, run: Run, text: bytes) -> bytes | None:
         """Set start-up settings again between a RESET and the statements behind it in the same Query.
@@ -417,6 +435,8 @@ class Carrying(Linked):
         if group:
             if any(effect is Effect.DISCARD_ALL for effect, _ in effects):
                 self._discards = self.groups.sent
+                self._put_off = True
+                return b""
             return self._help(restore(self.ledger.lost), r.SKIP_SET)
         self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
         return p.query(restore(self.ledger.lost))

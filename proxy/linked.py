@@ -103,6 +103,7 @@ class Linked:
         "_portals",
         "_portals_sent",
         "_prefix",
+        "_put_off",
         "_repeated",
         "_replayed",
         "_seen",
@@ -183,6 +184,7 @@ class Linked:
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
+        self._put_off = False  # behind a DISCARD ALL of the group that is open they are not set again yet
         self._paused = False
         self._writable = True
         self._upstream_full = False

@@ -395,28 +395,24 @@ class Session(Answering):
             return self._waited(simple=True, unnamed=True)
         before = b""
         effects: Effects = ()
-        rest: bytes | None = None
         try:
             self._check_discarded()
-            if verdict.effects:
-                rest = self._end_failed(verdict, verdict.text or text) if failed else None
-                before = self._provide_own(link, verdict, query=True, ended=rest is not None)
+            if self._put_off and self.groups.unanswered:
+                raise UnsettledError
+            before = self._set_after_discard(verdict)
+            if failed and self._ends_failed(verdict, verdict.text or text):
+                before += self._provide_in_failed(link, verdict)
+            elif verdict.effects:
+                before += self._provide_own(link, verdict, query=True)
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
-        if rest is not None:
-            replaced = rest
-        elif verdict.nulls:
+        if verdict.nulls:
             replaced = self._with_startup(verdict, text)
         self.unnamed.end_sent()
         if verdict.effects:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
-            if rest is not None:
-                # An error's POSITION counts from the beginning of the client's own text.
-                run = ticket if isinstance(ticket, Run) else Run([], lambda name: None, resets=False)
-                run.hide([], [(0, len(rest.decode(self.codec)) - len((verdict.text or text).decode(self.codec)))])
-                code, ticket = r.QUERY_RUN, run
             if isinstance(ticket, Run) and verdict.kind == "multi" and self.ledger.startup.items:
                 replaced = self._set_between(ticket, text if replaced is None else replaced) or replaced
             link.replies.owe(code, ticket)
@@ -455,7 +451,9 @@ class Session(Answering):
         try:
             self._check_discarded()
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
-            before = self._provide_own(link, verdict, parse=True) if verdict.effects else b""
+            before = self._set_after_discard(verdict)
+            if verdict.effects:
+                before += self._provide_own(link, verdict, parse=True)
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
@@ -754,9 +752,9 @@ class Session(Answering):
             if link is None:
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
-        before = b""
+        before = self._set_after_discard(statement.verdict)
         if statement.verdict.effects:
-            before = self._provide_own(link, statement.verdict)
+            before += self._provide_own(link, statement.verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
         if server_name is None:
             server_name, parse = self._parse_again(link, statement)
@@ -835,8 +833,9 @@ class Session(Answering):
         before = b""
         if unnamed is not None:
             message, context, verdict, _ = unnamed
+            before = self._set_after_discard(verdict)
             if verdict.effects:
-                before = self._provide_own(link, verdict)
+                before += self._provide_own(link, verdict)
             if not there:
                 if isinstance(context, Learned):
                     context = context.context

@@ -342,6 +342,17 @@ SCENES = (
         A={"TimeZone": "Asia/Tokyo"},
     ),
     scene(
+        "a second DISCARD ALL in a group",
+        ("A", step(run("discard all"), run("discard all"), SYNC)),
+        ("A", "show timezone"),
+        ("A", step(run("discard all"), run("show timezone"), run("select 1/0"), SYNC)),
+        ("A", step(run("show timezone"), SYNC)),
+        ("A", step(run("discard all"), q("show timezone"), run("show timezone"), SYNC)),
+        ("A", step(run("discard all"), SYNC, run("show timezone"), SYNC)),
+        ("B", "show timezone"),
+        A={"TimeZone": "Asia/Tokyo"},
+    ),
+    scene(
         "a FETCH is described in a failed transaction",
         ("A", step(parse("f", "fetch all from c"), SYNC)),
         ("A", "begin"),
