@@ -252,7 +252,7 @@ def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> N
 @pytest.mark.parametrize("size", [1, 5, 64])
 @pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
 def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
-    for owed in (r.QUERY, r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
+    for owed in (r.QUERY, r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
         for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, r.MAX_CONTROL_MESSAGE) + 1):
             replies, _ = make(owed)
             with pytest.raises(UpstreamProtocolError, match=r"length|out of place"):
