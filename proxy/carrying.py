@@ -20,6 +20,7 @@ from proxy.rules import Refused
 from proxy.sent import UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
+    OF_ANOTHER,
     Context,
     Described,
     Done,
@@ -36,8 +37,6 @@ NAMEDATALEN: Final = 64
 """Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
-_OF_ANOTHER: Final = frozenset({"execute", "fetch"})
-"""Kinds of statements that give the rows of another one, or of a cursor."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -154,7 +153,7 @@ class Carrying(Linked):
 
     def _describe_ours(self, link: Upstream, parsed: Parsed, again: bool) -> bytes:
         statement = parsed.statement
-        if statement.verdict.kind in _OF_ANOTHER and not again:
+        if statement.verdict.kind in OF_ANOTHER and not again:
             link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows))
             return p.target(p.DESCRIBE, b"S", parsed.server_name)
         if statement.verdict.kind != "select":

@@ -28,6 +28,9 @@ MAX_KEPT: Final = 64 << 20
 """Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
 _OVERHEAD: Final = 512
 
+OF_ANOTHER: Final = frozenset({"execute", "fetch"})
+"""Kinds of statements that give the rows of another one, or of a cursor."""
+
 Context = Settings | None
 """The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
 
@@ -91,6 +94,8 @@ class Statement:
         """Return the one statement that all clients share which have this one."""
         if self.context is None or self.described is None:
             return self
+        if self.verdict.kind in OF_ANOTHER:
+            return self  # whether it is `silent` depends on what its client has
         return self._shared.setdefault((self.body, self.context, self.described), self)
 
 

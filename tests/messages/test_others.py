@@ -353,6 +353,13 @@ SCENES = (
         A={"TimeZone": "Asia/Tokyo"},
     ),
     scene(
+        "an EXECUTE of nothing is another one's EXECUTE of something",
+        ("B", step(parse("s", "execute t"), SYNC)),
+        ("A", step(parse("t", "select 7"), parse("s", "execute t"), SYNC)),
+        ("A", step(describe_statement("s"), SYNC)),
+        ("B", step(describe_statement("s"), SYNC)),
+    ),
+    scene(
         "a FETCH is described in a failed transaction",
         ("A", step(parse("f", "fetch all from c"), SYNC)),
         ("A", "begin"),
