@@ -15,7 +15,8 @@ from proxy.errors import (
     PROTOCOL_VIOLATION,
 )
 from proxy.house import Upstream
-from proxy.statements import NO_NAME, Statement, UnsettledError
+from proxy.sent import UnsettledError
+from proxy.statements import MAX_KEPT, NO_NAME, Statement
 from proxy.verdict import Action, Verdict
 
 OBSERVED: Final = "observed"
@@ -82,9 +83,8 @@ class Answering(Carrying):
         if simple:
             # Like for like: behind an earlier error the server skips these as it would skip what was refused.
             self._ended_within()
-            self.prepared.group += 1
             if unnamed:
-                self._bound = False
+                self._bound = self._bound_before = False
                 self.unnamed.end_sent()
                 link.replies.owe_refusal(error, r.REFUSED_QUERY)
                 return p.REFUSED_QUERY
@@ -93,7 +93,6 @@ class Answering(Carrying):
         self._group_open = True
         if unnamed:
             self.unnamed.parse_sent(None)
-            self.unnamed.group = self.prepared.group
             link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
             return p.REFUSED_PARSE
         link.replies.owe_refusal(error)
@@ -133,6 +132,17 @@ class Answering(Carrying):
         error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
         return self._answer_error(error, simple=simple, unnamed=simple)
 
+    def _too_many(self) -> bytes:
+        """Answer a Parse of a client that keeps too many named statements."""
+        error = p.error_response(
+            "ERROR",
+            PROGRAM_LIMIT_EXCEEDED,
+            f"the named statements of one session take more than {MAX_KEPT >> 20} MB",
+            hint="Close those that are not needed any more.",
+            codec=self.codec,
+        )
+        return self._answer_error(error, simple=False)
+
     def _no_portal(self) -> bytes:
         """Answer for the unnamed portal where the client has none.
 
@@ -155,19 +165,23 @@ class Answering(Carrying):
             return None
         if self._group_open and not (link is not None and link.replies.untouched):
             return None
-        if link is not None and link.replies.groups:
+        if self.groups.unanswered:
             raise UnsettledError
         if self.status != p.FAILED:
             return None
         if wrong:
             error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
             return self._answer_error(error, simple=False)
+        return self._no_rows(statement)
+
+    def _no_rows(self, statement: Statement) -> bytes:
+        """Answer a Describe of a statement, not a query, that gives none."""
         answer = p.message(p.PARAMETER_DESCRIPTION, statement.types) + p.message(p.NO_DATA)
-        if link is None:
+        if self.link is None:
             self._wire.write(answer)
             return b""
         self._group_open = True
-        link.replies.owe_refusal(answer, r.STAND_IN)
+        self.link.replies.owe_refusal(answer, r.STAND_IN)
         return p.target(p.CLOSE, b"S", NO_NAME)
 
     def _failed_already(self, *, simple: bool, unnamed: bool = True) -> bytes:

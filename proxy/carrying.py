@@ -5,7 +5,7 @@ Every method returns the bytes to send, and has registered the replies to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -19,30 +19,26 @@ from proxy.judging import MAX_INLINE, Judging
 from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, restore, wear
+from proxy.sent import UnsettledError
+from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
-    PREFIX,
+    OF_ANOTHER,
     Context,
     Described,
+    Done,
     Dropped,
     Learned,
-    Owned,
     Parsed,
     Run,
     Statement,
     Ticket,
-    UnsettledError,
 )
 from proxy.verdict import Effect, Verdict
 
 NAMEDATALEN: Final = 64
 """Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
-HELPER: Final = PREFIX + b"helper"
-"""The statement and portal that run what has to be asked inside a group of the client's."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
-_NEVER: Final = (-1, 0)
-"""The note of a name that was not put on the link."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -70,15 +66,18 @@ class Carrying(Linked):
 
     def _help(self, sql: bytes, code: int = r.SKIP, ticket: Ticket | None = None) -> bytes:
         """Run a statement of ours inside a group of the client's."""
-        if self.link is None:
+        link = self.link
+        if link is None:
             return b""
-        owe = self.link.replies.owe
-        begin, execute, end = p.run(HELPER, sql)
+        # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
+        name = link.held.new_name()
+        owe = link.replies.owe
+        begin, execute, end = p.run(name, sql)
         owe(r.SKIP)
         owe(r.SKIP)
         owe(code, ticket)
         owe(r.SKIP)
-        owe(r.SKIP)
+        owe(r.SKIP_TICKET, Dropped(link.held, name))
         return begin + execute + end
 
     def _drop(self, link: Upstream, names: list[bytes]) -> bytes:
@@ -91,43 +90,75 @@ class Carrying(Linked):
         """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
         statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
         out = self._drop(link, link.held.surplus(1))
-        parsed = Parsed(self.prepared, link.held, name[: NAMEDATALEN - 1], statement, link.held.new_name())
+        parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1])
         link.replies.owe(r.PARSE_NAMED, parsed)
         out += self._parse_and_describe(link, parsed)
         # Those who have its twin get the new one, unless Describe says that it is none of theirs any more.
         out += self._drop(link, link.held.twins(statement))
-        if statement.context is None:
-            out += self._help(LEARN, r.SKIP_EXECUTE, Learned(self.codec, statement))
-        return out
+        return out + self._learn(statement)
 
-    def _parse_own(self, link: Upstream, name: bytes, body: bytes) -> bytes:
+    def _parse_own(self, link: Upstream, name: bytes, body: bytes, verdict: Verdict) -> bytes:
         """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
-        text = body[: body.index(0)]
-        first = PREPARED_STATEMENT not in self.ledger.pins
-        self._judging.keep(name[: NAMEDATALEN - 1], text, self.codec, body[len(text) + 1 :], first=first)
-        self._pin(PREPARED_STATEMENT, "a named statement")
-        link.replies.owe(r.PARSE)
-        return p.message(p.PARSE, name + b"\0" + body)
+        statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
+        key = name[: NAMEDATALEN - 1]
+
+        def kept(parsed: Statement) -> None:
+            self.prepared.keep(key, parsed)
+            self._own.keep(key, True)
+
+        parsed = Parsed(statement, name, kept, self.prepared.replace)
+        self.prepared.parse_sent(key, statement)
+        self._own.parse_sent(key, True)
+        link.replies.owe(r.PARSE_NAMED, parsed)
+        return self._parse_and_describe(link, parsed) + self._learn(statement)
+
+    def _learn(self, statement: Statement) -> bytes:
+        """Ask for the settings that shaped a Parse, where only the server knows them."""
+        if statement.context is not None:
+            return b""
+        return self._help(LEARN, r.SKIP_EXECUTE, Learned(self.codec, statement))
+
+    def _parsed(self, link: Upstream, statement: Statement, client: bytes = b"") -> Parsed:
+        """Follow a Parse under a new name of ours: of the client's statement of this name, or of one parsed before."""
+        held = link.held
+        name = held.new_name()
+
+        def kept(parsed: Statement) -> None:
+            if client:
+                self.prepared.keep(client, parsed)
+            held.keep(parsed, name)
+
+        def replaced(mine: Statement, shared: Statement) -> None:
+            held.replace(mine, shared)
+            self.prepared.replace(mine, shared)
+
+        self.prepared.repeat_sent(statement, name)
+        if client:
+            self.prepared.parse_sent(client, statement)
+        return Parsed(statement, name, kept, replaced)
 
     def _parse_again(self, link: Upstream, statement: Statement) -> tuple[bytes, bytes]:
         """Put a statement on a link that lacks it; return its name there, and what to send."""
-        held = link.held
-        out = self._drop(link, held.surplus(1))
-        parsed = Parsed(self.prepared, held, None, statement, held.new_name())
+        out = self._drop(link, link.held.surplus(1))
+        parsed = self._parsed(link, statement)
         self._count_replay()
 
         def parse() -> bytes:
             link.replies.owe(r.REPEAT_NAMED, parsed)
-            return self._parse_and_describe(link, parsed)
+            return self._parse_and_describe(link, parsed, again=True)
 
         return parsed.server_name, out + self._in_context(link, statement.context, parse)
 
-    def _parse_and_describe(self, link: Upstream, parsed: Parsed) -> bytes:
+    def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, again: bool = False) -> bytes:
         parse = p.message(p.PARSE, parsed.server_name + b"\0" + parsed.statement.body)
-        return parse + self._describe_ours(link, parsed)
+        return parse + self._describe_ours(link, parsed, again)
 
-    def _describe_ours(self, link: Upstream, parsed: Parsed) -> bytes:
-        if parsed.statement.verdict.kind != "select":
+    def _describe_ours(self, link: Upstream, parsed: Parsed, again: bool) -> bytes:
+        statement = parsed.statement
+        if statement.verdict.kind in OF_ANOTHER and not again:
+            link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows))
+            return p.target(p.DESCRIBE, b"S", parsed.server_name)
+        if statement.verdict.kind != "select":
             return b""  # the server notes once what it gives, and never looks again (plancache.c)
         link.replies.owe(r.SKIP_DESCRIBE, Described(parsed.described))
         return p.target(p.DESCRIBE, b"S", parsed.server_name)
@@ -135,7 +166,6 @@ class Carrying(Linked):
     def _repeat_unnamed(self, link: Upstream, message: bytes) -> bytes:
         link.replies.owe(r.REPEAT_UNNAMED)
         self.unnamed.repeat_sent()
-        self.unnamed.group = self.prepared.group
         told = self._unnamed_told
         if told is None or told[0] is not message:
             return message  # the client has to ask what it gives, in a group that it does not know yet
@@ -153,7 +183,7 @@ class Carrying(Linked):
         """
         if self._block:
             return False
-        if link.replies.groups:
+        if self.groups.unanswered:
             raise UnsettledError
         return (self._steered or link.replies.status) == p.IDLE
 
@@ -170,94 +200,119 @@ class Carrying(Linked):
         That is another transaction, and nothing can go ahead of it but what is part of this one: it holds if this one
         does. A ROLLBACK undoes what was set. Raises UnsettledError while earlier groups are unanswered.
         """
-        replies = link.replies
-        if replies.groups:
+        if self.groups.unanswered:
             raise UnsettledError
-        if replies.status == p.FAILED and self._steered == 0:
+        if link.replies.status == p.FAILED and self._steered == 0:
             return b""  # this COMMIT is a ROLLBACK
         return self._help(PUT_BACK)
 
-    def _note_portal(self, portal: bytes | None, verdict: Verdict) -> None:
-        """Keep in mind what an Execute of this portal leaves behind."""
-        if portal is not None:
-            if verdict.effects or verdict.steers:
-                self._portals[portal] = verdict
-            elif self._portals:
-                self._portals.pop(portal, None)
+    def _note_inside(self, verdict: Verdict) -> None:
+        """Note what the functions set that a statement uses: a Parse can run a CHECK, and a Bind what is IMMUTABLE."""
+        inside = tuple(each for each in verdict.effects if each[0] is Effect.SETTING_INSIDE)
+        if inside:
+            self._pin_for(inside)
+
+    def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
+        """Owe the reply to a Bind, and keep in mind what an Execute of this portal leaves behind."""
+        if not portal:
+            self._bound = True
+            self._bound_in = self.groups.sent
+        noted = verdict if verdict.effects or verdict.steers else None
+        if noted is not None or self._portals or not self._portals_sent.settled:
+            self._portals_sent.put(portal, noted)
+            ticket = Done(partial(self._note_portal, portal, noted))
+            self._note_inside(verdict)
+            link.replies.owe(r.BIND_NAMED_NOTED if portal else r.BIND_NOTED, ticket)
+            if portal:
+                # SQL can FETCH from it, and that leaves the same behind.
+                self._pin_for(self._effects(verdict))
+        else:
+            link.replies.owe(r.BIND_NAMED if portal else r.BIND)
+
+    def _note_portal(self, portal: bytes, verdict: Verdict | None) -> None:
+        if verdict is None:
+            self._portals.pop(portal, None)
+        else:
+            self._portals[portal] = verdict
 
     # --- names that SQL uses ------------------------------------------------------------------------------------------
 
-    def _provide_own(self, link: Upstream, verdict: Verdict, *, alone: bool = False, parse: bool = False) -> bytes:
+    def _provide_own(
+        self, link: Upstream, verdict: Verdict, *, query: bool = False, ended: bool = False, parse: bool = False
+    ) -> bytes:
         """Put statements that SQL names on the link under their own names: PREPARE, EXECUTE and DEALLOCATE see them.
 
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
-        this client's alone. `alone`: in front of a Query, not in a group of extended messages. Raises UnsettledError.
+        this client's alone. `query`: in front of a Query; `ended`: behind a ROLLBACK of ours. Raises UnsettledError.
         """
         if link.replies.status == p.FAILED and not link.replies.owed:
             return b""  # whatever it is, the server says no more than that the transaction has failed
-        group = self.prepared.group
-        wanted: list[tuple[bytes, Statement | None, bool]] = []
+        wanted: dict[bytes, tuple[Statement, bool]] = {}
         lists = False
-        for effect, text in verdict.effects:
+        for effect, text in self._effects(verdict):
             if effect is Effect.EXECUTE or (effect in NAMING and text and not parse):
                 name = text.encode(self.codec, "replace")
-                wanted.append((name, self.prepared.find(name), effect is Effect.EXECUTE))
+                statement = self.prepared.find(name)
+                if statement is not None:
+                    _, whole = wanted.get(name, (statement, False))
+                    wanted[name] = (statement, whole or effect is Effect.EXECUTE)
             elif effect is Effect.LIST_STATEMENTS:
-                wanted += [(name, statement, True) for name, statement in self.prepared.all().items()]
+                wanted |= {name: (statement, True) for name, statement in self.prepared.all().items()}
                 lists = True
-        for name, statement, _ in wanted if link.replies.groups else ():
-            # In front of a Query in a transaction that fails only now, ours would be one error more.
-            if statement is not None and (alone or self._own.get(name, (True, group))[1] != group):
-                raise UnsettledError
-        out = self._drop(link, [*self.prepared.repeats(), *link.held.all()] if lists else [])
-        for name, statement, whole in wanted:
-            if statement is None or self._own.get(name, _NEVER)[0] >= whole:
-                continue
-            if name in self._own:
-                link.replies.owe(r.SKIP)
+        # What executes another one is noted by the server as what that is: the other one comes first.
+        ordered = list(wanted.items())[::-1]
+        ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
+        missing = [
+            (name, statement, whole, there)
+            for name, (statement, whole) in ordered
+            if (there := self._own.find(name)) is None or there < whole
+        ]
+        if query and (missing or lists) and self.groups.unanswered and not ended:
+            raise UnsettledError  # in a transaction that fails only now, ours would be one error more
+        alone = query and not self._group_open
+        out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
+        code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
+        for name, statement, whole, there in missing:
+            if there is not None:
+                self._own.close_sent(name)
+                link.replies.owe(r.SKIP_TICKET, Done(partial(self._own.forget, name)))
                 out += p.target(p.CLOSE, b"S", name)
-            ticket = Owned(self._own, name, (whole, group))
             if whole:
-                out += self._in_context(
-                    link, statement.context, partial(self._parse_as_it_is, link, statement, name, ticket, alone)
-                )
+                parse_it = partial(self._parse_as_it_is, link, statement, name, code)
+                out += self._in_context(link, statement.context, parse_it)
             else:
-                self._owe_own(link, ticket, alone)
+                self._owe_own(link, name, whole, code)
                 out += p.parse(name, b"")
         if out and alone:
-            # A Query behind a failed message would be ignored; on its own it gets the server's answer.
+            # A Query behind a failed message would be ignored; on its own it gets the server's answer. Inside a group
+            # that is the client's to end it has to be ignored where what stands before it has failed.
             link.replies.owe(r.SKIP_SYNC)
             out += p.SYNC_MESSAGE
         return out
 
-    def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, ticket: Owned, alone: bool) -> bytes:
+    def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, code: int) -> bytes:
         """Parse a statement under the client's own name."""
-        self._owe_own(link, ticket, alone)
+        self._owe_own(link, name, True, code)
         parse = p.message(p.PARSE, name + b"\0" + statement.body)
         if statement.verdict.kind != "select":
             return parse
         link.replies.owe(r.SKIP_DESCRIBE, Described(statement.gives))
         return parse + p.target(p.DESCRIBE, b"S", name)
 
-    def _owe_own(self, link: Upstream, ticket: Owned, alone: bool) -> None:
-        if alone:
-            link.replies.owe(r.SKIP_ANYHOW)  # the Query behind it says what is wrong
-        else:
-            link.replies.owe(r.SKIP_TICKET, ticket)
+    def _owe_own(self, link: Upstream, name: bytes, whole: bool, code: int) -> None:
+        self._own.parse_sent(name, whole)
+        link.replies.owe(code, Done(partial(self._own.keep, name, whole)))
 
     # --- what a statement does ----------------------------------------------------------------------------------------
 
     def _effects(self, verdict: Verdict) -> Effects:
         """Return what a text leaves behind, and what the statements do that it executes by name."""
-        effects = verdict.effects
-        for effect, text in verdict.effects:
-            if effect is Effect.EXECUTE:
-                statement = self.prepared.find(text.encode(self.codec, "replace"))
-                effects += self._sql_effects if statement is None else statement.verdict.effects
-            elif effect is Effect.PREPARE:
-                what = {each for each in verdict.effects if each[0] not in NAMING}
-                self._sql_effects = tuple(what.union(self._sql_effects))
-        return effects
+        if not any(effect in NAMING for effect, _ in verdict.effects):
+            return verdict.effects
+        effects: list[tuple[Effect, str]] = []
+        seen: set[bytes] = set()
+        self._expand(verdict.effects, effects, seen)
+        return tuple(effects)
 
     def _keep_prepared(self, verdict: Verdict) -> None:
         """Note what the server is about to prepare by SQL."""
@@ -265,9 +320,20 @@ class Carrying(Linked):
             first = PREPARED_STATEMENT not in self.ledger.pins
             self._judging.keep(name.encode(self.codec, "replace"), text, self.codec, first=first)
 
-    def _own_closes_sent(self, names: Iterable[bytes]) -> None:
-        """Note that what was sent ends these names of the client's: whatever comes behind it has to put them there."""
-        self._own.update((name, (-1, self.prepared.group)) for name in list(names) if name in self._own)
+    def _expand(self, effects: Effects, into: list[tuple[Effect, str]], seen: set[bytes]) -> None:
+        """Add these effects, and those of what they execute, which may be an EXECUTE again."""
+        into += effects
+        if any(effect is Effect.PREPARE for effect, _ in effects):
+            what = {each for each in effects if each[0] not in NAMING}
+            self._sql_effects = tuple(what.union(self._sql_effects))
+        for effect, text in effects:
+            name = text.encode(self.codec, "replace")
+            if effect is Effect.EXECUTE and name not in seen:
+                seen.add(name)
+                statement = self.prepared.find(name)
+                if statement is not None:
+                    self._keep_prepared(statement.verdict)
+                self._expand(self._sql_effects if statement is None else statement.verdict.effects, into, seen)
 
     def _followed(self, link: Upstream, effects: Effects, code: int) -> tuple[int, Ticket | None]:
         """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
@@ -277,39 +343,87 @@ class Carrying(Linked):
         for effect, text in effects:
             if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):
                 self.prepared.all_closes_sent()
-                self._own_closes_sent(self._own)
+                self._own.all_closes_sent()
             elif effect is Effect.DEALLOCATE:
-                closes.append(text.encode(self.codec, "replace"))
-                self.prepared.close_sent(closes[-1])
-                self._own_closes_sent(closes[-1:])
+                name = text.encode(self.codec, "replace")
+                closes.append(name)
+                self.prepared.close_sent(name)
+                self._own.close_sent(name)
 
         resets = any(effect in RESETTING for effect, _ in effects)
 
         def dropped(name: bytes | None) -> None:
             if name is None:
                 self.prepared.forget_all()
+                self._own.all()
                 link.held.clear()
             else:
                 self.prepared.forget(name)
-            # What was put there again behind it stays.
-            for own in list(self._own) if name is None else [name]:
-                if self._own.get(own, _NEVER)[0] < 0:
-                    self._own.pop(own, None)
+                self._own.forget(name)
 
         return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
+
+    def _set_after_discard(self, verdict: Verdict) -> bytes:
+        """Set start-up settings again for what is parsed or bound behind a DISCARD ALL of the same group.
+
+        Not in front of another one: what runs ahead of it in a group forbids it (PreventInTransactionBlock(), xact.c).
+        All names are gone in this group, so nothing behind this raises UnsettledError.
+        """
+        if not self._put_off or any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
+            return b""
+        self._put_off = False
+        if self._discards != self.groups.sent or not self.ledger.lost:
+            return b""
+        return self._help(restore(self.ledger.lost), r.SKIP_SET)
 
     def _check_discarded(self) -> None:
         """Have start-up settings there for a group behind one with a DISCARD ALL. Raises UnsettledError.
 
         DISCARD ALL commits at once; what sets them again behind it is undone by a later error of its group.
         """
-        if self._discards in (None, self.prepared.group):
+        if self._discards in (None, self.groups.sent):
             return
-        if self.link is not None and self.link.replies.groups:
+        self._put_off = False
+        if self.groups.unanswered:
             raise UnsettledError
         self._discards = None
         if self.link is not None and self.ledger.lost and self.link.replies.status == p.IDLE:
             self._ask_first(restore(self.ledger.lost))
+
+    def _with_startup(self, verdict: Verdict, text: bytes) -> bytes | None:
+        """Put what the client connected with in the place of a NULL for set_config, which the server would answer with
+        its own value; return the text to send, if it is another."""
+        built = text
+        for at, name in reversed(verdict.nulls):
+            value = self.ledger.startup.get(name)
+            if value is not None and text[at : at + 4].lower() == b"null" and text.isascii():
+                built = built[:at] + literal(value) + built[at + 4 :]
+        return None if built is text else built
+
+    def _ends_failed(self, verdict: Verdict, text: bytes) -> bool:
+        """Whether a Query in a failed transaction ends it first, and uses names behind that."""
+        if not any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
+            return False
+        if len(text) > MAX_INLINE:
+            return False
+        try:
+            decoded = texts.decode(text, self.codec).encode()
+            first = decoded[: texts.ends(decoded.decode())[0]].decode()
+        except Refused:
+            return False
+        return self.filter.judge(first.encode(self.codec), self.codec).boundary in ("commit", "rollback")
+
+    def _provide_in_failed(self, link: Upstream, verdict: Verdict) -> bytes:
+        """Put names on the link in front of a Query that ends a failed transaction first.
+
+        In that nothing can be parsed: so it ends, and another one fails in its place.
+        """
+        self._ask_first(b"ROLLBACK")
+        before = self._provide_own(link, verdict, query=True, ended=True)
+        link.replies.owe(r.SKIP_QUERY)
+        link.replies.owe(r.SKIP_ANYHOW, Ticket())
+        link.replies.owe(r.SKIP_SYNC)
+        return before + p.query(b"BEGIN") + p.REFUSED_EXECUTE + p.SYNC_MESSAGE
 
     def _set_between(self, run: Run, text: bytes) -> bytes | None:
         """Set start-up settings again between a RESET and the statements behind it in the same Query.
@@ -337,8 +451,8 @@ class Carrying(Linked):
             lost: dict[str, Restore] = {}
             for effect, name in self._effects(self.filter.judge(piece.lstrip(";").encode(self.codec), self.codec)):
                 lost |= self.ledger.lost_by(effect, name)
-            if lost:
-                ours = ";" + restore(lost).decode("ascii")
+            for each, restored in lost.items():
+                ours = ";" + set_again(each, restored).decode("ascii")
                 hidden.append(number + len(inserts))
                 inserts.append((len(built), len(ours)))
                 built += ours
@@ -351,7 +465,9 @@ class Carrying(Linked):
             return b""
         if group:
             if any(effect is Effect.DISCARD_ALL for effect, _ in effects):
-                self._discards = self.prepared.group
+                self._discards = self.groups.sent
+                self._put_off = True
+                return b""
             return self._help(restore(self.ledger.lost), r.SKIP_SET)
         self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
         return p.query(restore(self.ledger.lost))

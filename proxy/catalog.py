@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from .verdict import Effect
+
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
 CAST_TO = "cast to"
 Key = tuple[str, int]
@@ -246,6 +248,8 @@ class Catalog:
     types: Mapping[str, tuple[Type, ...]] = field(default_factory=dict)
     operators: Mapping[str, tuple[Operator, ...]] = field(default_factory=dict)
     taints: Lookup = field(default_factory=dict[Key, Taint])
+    leaves: Mapping[Key, tuple[tuple[Effect, str], ...]] = field(default_factory=dict)
+    """What functions and relations that are reads leave behind in the session."""
     tainted_operators: frozenset[str] = frozenset()
     """Names of operators that are no reads: without one, operators without a schema need not be looked at."""
     tainted_types: bool = False
@@ -295,6 +299,12 @@ class Catalog:
             if taint is not None:
                 return taint
         return None
+
+    def left_by(self, kind: str, objects: Iterable[Callable | Relation]) -> list[tuple[Effect, str]]:
+        """Give what objects of one kind leave behind, as in Verdict."""
+        if not self.leaves:
+            return []
+        return [each for found in objects for each in self.leaves.get((kind, found.oid), ())]
 
     def relations_of(self, schema: str) -> tuple[Relation, ...]:
         """Give the relations of a schema; of all schemas, for an empty name."""

@@ -269,7 +269,7 @@ class Filter:
                 prepares=tuple(prepares),
             )
         if effects:
-            return Verdict(Action.ALLOW, kind, effects=effects, prepares=tuple(prepares))
+            return Verdict(Action.ALLOW, kind, effects=effects, prepares=tuple(prepares), nulls=tuple(judgement.nulls))
         return _LONE[boundary] if boundary else _ALLOWED[kind]
 
     def _replace(

@@ -17,6 +17,7 @@ from proxy.house import House, Upstream
 from proxy.linked import Unparsed
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
+from proxy.sent import Groups
 from proxy.snapshot import Settings, replay
 from proxy.unnamed import Unnamed
 
@@ -40,7 +41,7 @@ class Greeter:
         self._link: Upstream | None = None
         self._error: UpstreamError | None = None
         self.settings = settings
-        self.unnamed: Unnamed[Unparsed] = Unnamed()
+        self.unnamed: Unnamed[Unparsed] = Unnamed(Groups())
 
     def start(self) -> None:
         """Lease an upstream, or stand in line for one."""
@@ -137,6 +138,9 @@ class Greeter:
         self._lose(CloseReason.BUG)
 
     # Listener
+
+    def bind_failed(self) -> None:
+        pass
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         if self._link is not None:

@@ -64,7 +64,7 @@ class Upstream(PooledUpstream, Protocol):
     held: Held
     """The statements that it holds under names of ours."""
     unnamed_of: object | None
-    """Whose unnamed statement it holds: the last session that released it with one."""
+    """Stands for the session whose unnamed statement it holds, the last that released it with one, and keeps none."""
 
     def attach(self, owner: Owner) -> None:
         """Send what arrives to this owner from now on."""

@@ -108,7 +108,7 @@ def _whole(form: Any, pieces: Iterable[Piece]) -> Catalog:
     return _catalog(form)
 
 
-_MAPPINGS: Final = ("functions", "relations", "types", "operators", "taints")
+_MAPPINGS: Final = ("functions", "relations", "types", "operators", "taints", "leaves")
 
 
 class Learn(msgspec.Struct, tag=True, array_like=True):

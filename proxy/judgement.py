@@ -36,6 +36,7 @@ class Judgement:
         "effects",
         "flagged",
         "kind",
+        "nulls",
         "policy",
         "replacement",
         "void",
@@ -62,6 +63,8 @@ class Judgement:
         self.void = void or polymorphic
         self.effects: list[tuple[Effect, str]] = []
         """What the statements so far leave behind, as in Verdict."""
+        self.nulls: list[tuple[int, str]] = []
+        """As in Verdict."""
         self.flagged = ""
         """A relation with secrets that is read."""
         self.kind = ""
@@ -146,6 +149,8 @@ class Judgement:
             code = self._catalog.code
             why = f"The function {name} runs what belongs to tables, such as {code.what}: {code.why}"
             raise Refused(refusals.function("unproved-function", name, why), location)
+        if self._catalog is not None:
+            self.effects += self._catalog.left_by(FUNCTION, self._catalog.function(meant, name, arguments))
         self._leaves(name)
 
     def _without(self, schema: str, name: str, arguments: int, vanishing: int, location: int) -> bool:
@@ -159,6 +164,8 @@ class Judgement:
             refusal = self._functions.judge(schema, name, count)
             if refusal is None:
                 found = True
+                if self._catalog is not None:
+                    self.effects += self._catalog.left_by(FUNCTION, self._catalog.function(schema, name, count))
             elif refusal.rule != "unknown-function":
                 raise Refused(refusal, location)
             if count == 1 and self._functions.can_be_cast(schema, name):
@@ -242,6 +249,8 @@ class Judgement:
         refusal = self._functions.attribute(name)
         if refusal is not None:
             raise Refused(refusal, location, "" if location >= 0 else f"={name}")
+        if self._catalog is not None:
+            self.effects += self._catalog.left_by(FUNCTION, self._catalog.function("", name, 1))
         self._leaves(name)
         self._read.add(key)
 
@@ -295,6 +304,7 @@ class Judgement:
         taint = self._catalog.taint(RELATION, meant)
         if taint is not None:
             raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
+        self.effects += self._catalog.left_by(RELATION, meant)
         self._read.add(key)
 
     def _cast(self, _: str, node: Body, __: Scope) -> None:
@@ -350,9 +360,12 @@ class Judgement:
                 }
                 self._call("FuncCall", call, scope)
             return
-        refusal = self._functions.keyword(name or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value"), since)
+        name = name or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
+        refusal = self._functions.keyword(name, since)
         if refusal is not None:
             raise Refused(refusal, node.get("location", -1))
+        if self._catalog is not None:
+            self.effects += self._catalog.left_by(FUNCTION, self._catalog.functions.get(name, ()))
 
     def _sql_text(self, name: str, node: Body) -> None:
         self.constants_decide = True
@@ -402,9 +415,11 @@ class Judgement:
             why = f"The schema {given} has views that show what other clients left on the connection"
             raise Refused(refusals.function("other-clients", name, why), location)
         if self._catalog is not None:
-            taint = self._catalog.taint(RELATION, self._catalog.relations_of(given or ""))
+            relations = self._catalog.relations_of(given or "")
+            taint = self._catalog.taint(RELATION, relations)
             if taint is not None:
                 raise Refused(refusals.unproved("unproved-relation", taint), location)
+            self.effects += self._catalog.left_by(RELATION, relations)
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         """Judge SQL given as text to a function: it has to be one read."""
@@ -476,6 +491,8 @@ class Judgement:
             raise Refused(refusal, location)
         if resets:
             self.effects += settings.effect_of_reset(folded, local=local)
+            if not self._depth:
+                self.nulls.append((arguments[1]["A_Const"].get("location", 0), folded))
         else:
             self.effects += settings.effect_of_value(folded, local=local)
 

@@ -30,7 +30,16 @@ _PINS: Final[Mapping[Effect, str]] = {
 
 
 _LOOSEN: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL, Effect.RESET, Effect.CLOSE, Effect.UNLISTEN})
-_SETS: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL, Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
+_SETS: Final = frozenset(
+    {
+        Effect.SETTING,
+        Effect.SETTING_LOCAL,
+        Effect.SETTING_INSIDE,
+        Effect.RESET,
+        Effect.RESET_LOCAL,
+        Effect.DISCARD_ALL,
+    }
+)
 _ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor", "listen", "advisory_lock"})
 """Pins of which the server can say whether there is a reason for them: see snapshot.read_back."""
 _STAY_BEHIND: Final = {

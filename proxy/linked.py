@@ -33,8 +33,9 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
+from proxy.sent import NEVER, Groups, Sent
 from proxy.snapshot import Settings, read_back, replay, restore
-from proxy.statements import PREFIX, Context, Learned, Own, Prepared
+from proxy.statements import PREFIX, Context, Learned, Own, Prepared, Ticket
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
 
@@ -82,6 +83,8 @@ class Linked:
         "_blind",
         "_block",
         "_bound",
+        "_bound_before",
+        "_bound_in",
         "_cancelled",
         "_discards",
         "_end",
@@ -95,6 +98,7 @@ class Linked:
         "_inbox",
         "_lease_state",
         "_leased_at",
+        "_leaving",
         "_meter",
         "_need",
         "_notices",
@@ -103,14 +107,17 @@ class Linked:
         "_parting",
         "_paused",
         "_portals",
+        "_portals_sent",
         "_prefix",
         "_put_back",
+        "_put_off",
         "_repeated",
         "_replayed",
         "_seen",
         "_stalled",
         "_steered",
         "_swallowing",
+        "_token",
         "_unit",
         "_unnamed_told",
         "_upstream_full",
@@ -123,6 +130,7 @@ class Linked:
         "codec",
         "doing",
         "filter",
+        "groups",
         "ledger",
         "link",
         "pool",
@@ -157,8 +165,10 @@ class Linked:
         """ParameterStatus values that the client was last told; shared with other sessions until they differ."""
         self.codec = codec
         """The Python codec of the client's encoding."""
-        self.unnamed: Unnamed[Unparsed] = Unnamed()
-        self.prepared = Prepared()
+        self.groups = Groups()
+        """Counts what was sent to upstreams, and what of it has been answered."""
+        self.unnamed: Unnamed[Unparsed] = Unnamed(self.groups)
+        self.prepared = Prepared(self.groups)
         self.link: Upstream | None = None
         self.waiting = False
         self.closed = False
@@ -178,9 +188,11 @@ class Linked:
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
         self._stalled = False  # the message at the head of the inbox depends on replies that are owed
         self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
+        self._leaving = False  # it has said Terminate, and what is owed to it is still to come
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
+        self._put_off = False  # behind a DISCARD ALL of the group that is open they are not set again yet
         self._paused = False
         self._writable = True
         self._upstream_full = False
@@ -189,11 +201,17 @@ class Linked:
         self._outside = p.IDLE
         self._begin = _BEGIN
         self._seen = p.IDLE  # the transaction status that the client was last told
-        self._portals: dict[bytes, Verdict] = {}  # those whose statements leave something behind
+        # Those whose statements leave something behind: as far as the server has answered, and what is sent.
+        self._portals: dict[bytes, Verdict] = {}
+        self._portals_sent: Sent[bytes, Verdict | None] = Sent(self.groups)
         self._unnamed_told: tuple[bytes, bytes] | None = None  # its Parse, and what the client was told that it gives
-        self._own: dict[bytes, Own] = {}  # statements put on the link under their own names
+        self._own = Own(self.groups)  # statements put on the link under the client's own names
         self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
-        self._bound = False  # the unnamed portal is the client's: a Query has not taken it since it was bound
+        # The unnamed portal is the client's: a Query has not taken it since it was bound. In which group that was sent,
+        # and whether it was so when nothing was owed: then it still is, if the Bind has failed.
+        self._bound = self._bound_before = False
+        self._bound_in = NEVER
+        self._token = object()  # stands for this session where something outlives it
         self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
         self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease
         self._leased_at = 0.0
@@ -283,9 +301,10 @@ class Linked:
     def _attach(self, pooled: PooledUpstream, now: float) -> Upstream:
         link = cast(Upstream, pooled)  # the pool holds what the server opened for it
         self.link = link
-        self.unnamed.attach(link.unnamed_of is self)
+        self.unnamed.attach(link.unnamed_of is self._token)
         link.unnamed_of = None
         link.replies.listener = self
+        link.replies.groups = self.groups
         link.attach(self)
         if not self._writable:
             link.pause_reading()
@@ -338,7 +357,7 @@ class Linked:
         self.unnamed.other_sent()
         if self._outside == p.FAILED:
             self._prefix += p.REFUSED_EXECUTE + p.SYNC_MESSAGE
-            link.replies.owe(r.SKIP_ANYHOW)
+            link.replies.owe(r.SKIP_ANYHOW, Ticket())
             link.replies.owe(r.SKIP_SYNC)
         self._outside = p.IDLE
         self._begin = _BEGIN
@@ -396,8 +415,7 @@ class Linked:
             link.cancel(partial(self._cancel_ended, link))  # which could hit what is asked now
             return False
         if self._own:
-            self._close_all(link, self._own)  # what SQL was to see under the client's own names
-            self._own.clear()
+            self._close_all(link, self._own.all())  # what SQL was to see under the client's own names
             return False
         if ledger.touched or ledger.loosened:
             self._read_back(link)
@@ -407,7 +425,8 @@ class Linked:
             return False
         if self._blind and not self._put_back:
             self._put_back = True
-            link.replies.owed.extend((r.GUARDING, r.SKIP_SYNC))
+            link.replies.owe(r.GUARDING)
+            link.replies.owe(r.SKIP_SYNC)
             link.write(GUARD + p.SYNC_MESSAGE)
             return False
         self._release(link)
@@ -447,7 +466,7 @@ class Linked:
         if self.ledger.lost:
             link.settings = None
             self.ledger.lost.clear()
-        link.unnamed_of = self if self.unnamed.stays else None
+        link.unnamed_of = self._token if self.unnamed.stays else None
         self._unit = None
         self._repeated = self._cancelled = False
         link.detach()
@@ -498,12 +517,12 @@ class Linked:
             self._notices.clear()
         if link.replies.ready:
             self._ready(link)
-        elif self._stalled and not link.replies.groups:
+        elif self._stalled and not self.groups.unanswered:
             # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
-            self.prepared.settled()
-            self.unnamed.groups_settled()
             self._stalled = False
             self._go_on()
+        elif self._leaving and not link.replies.owed:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")  # behind an error no more is answered
 
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
@@ -512,23 +531,20 @@ class Linked:
         self.answered += 1
         if ready & _TO_CLIENT:
             self._seen = replies.status
-        if self._group_open and replies.owed and not replies.groups:
-            # Nothing else says so to those that come later in the group that is open: they would wait for ever.
-            self.prepared.settled()
-            if r.CLOSE_UNNAMED not in replies.owed:
-                self.unnamed.groups_settled()
         if not replies.owed:
-            self.unnamed.settled()
-            self.prepared.settled()
+            self._bound_before = self._bound
             self._cancelled = self._ending = False
             self._steered = 0
+            if self._leaving:
+                self._end(CloseReason.CLIENT_TERMINATE, "", "")
+                return
             if replies.status == p.IDLE:
                 self._portals.clear()
                 self.ledger.ended()
         if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
             self.ledger.not_read_back()
             self._pin(SETTING, "what could not be read back")
-        if self._stalled and not replies.groups:
+        if self._stalled and not self.groups.unanswered:
             self._stalled = False
             self._go_on()
         if self.link is link and self._let_go(link):
@@ -593,16 +609,18 @@ class Linked:
         elif status == p.FAILED:
             # Nobody expects an answer now: whatever comes next gets it.
             self._parting = UpstreamError(text, sqlstate, reason=reason)
+        if self._leaving:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            return
         if self._stalled:
             self._stalled = False
             self._go_on()
 
     def _forget_link(self) -> None:
         """Forget what was sent to a link that has gone, and what it held."""
-        self.unnamed.settled()
-        self.prepared.lost()
+        self.groups.lose()
         self._portals.clear()
-        self._own.clear()
+        self._own.all()
         self._prefix = b""
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
@@ -681,13 +699,17 @@ class Linked:
             link.close(CloseReason.DIRTY)
             self.pool.lost(link, self._house.now())
             return
-        discard = bool(ledger.pins or self._own) or self._blind
+        # What is under way is cancelled. Where that can hit a message of ours only DISCARD ALL knows what is left.
+        discard = bool(ledger.pins or self._own or link.replies.ours) or self._blind
         if link.replies.owed or link.replies.status != p.IDLE or self._group_open or discard:
             self.pool.recycle(link, discard=discard)
         else:
             self.pool.release(link, self._house.now())
 
     # Listener of the replies owed
+
+    def bind_failed(self) -> None:
+        self._bound = self._bound_before
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         link = self.link

@@ -50,7 +50,7 @@ from .functions import Functions, Patterns
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refused
-from .taints import NOWHERE, Finding, Place, spread
+from .taints import NOWHERE, Finding, Place, carried, spread
 from .verdict import Effect
 
 _CONSTRUCTORS = frozenset(
@@ -147,7 +147,10 @@ class _Court:
         self._anywhere = Functions(self._policy, recording, remember=False)
         self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
         self.objects: dict[Key, Finding] = {}
+        self._leaves: set[tuple[Effect, str]] = set()  # what the object that is judged leaves behind
         self._judge_all()
+        self._left = carried(self.objects)
+        self._spoil_what_nobody_sees()
         self.taints, self._through = spread(self.objects)
 
     def catalog(self) -> Catalog:
@@ -157,6 +160,7 @@ class _Court:
         return replace(
             self._names,
             taints=self.taints,
+            leaves={key: tuple(left) for key, left in self._left.items() if key not in self.taints},
             tainted_operators=frozenset(operators),
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next((self.taints[CAST, row.oid] for row in casts), None),
@@ -237,8 +241,9 @@ class _Court:
 
     def _judge_one(self, key: Key, found: Finding, judge: Function[[Any], None], subject: Any) -> None:
         self.objects[key] = found
-        if found.allowed or found.why:
+        if found.why:
             return
+        self._leaves = found.leaves
         self._recorder.uses = found.uses
         self._recorder.place = NOWHERE
         try:
@@ -248,6 +253,18 @@ class _Court:
             found.why, found.place, found.rule = spoiled.why, spoiled.place, spoiled.rule
         except Exception as error:  # whatever goes wrong, it is not called a read
             found.why = f"it could not be judged, which is a fault of SideCart ({type(error).__name__})"
+        if found.allowed:  # whatever it does, the operator calls it a read; what it leaves behind counts all the same
+            found.why, found.place, found.rule = "", NOWHERE, ""
+            found.carries.update(found.uses)
+            found.uses.clear()
+
+    def _spoil_what_nobody_sees(self) -> None:
+        """Call no read what leaves something behind where no name in a statement shows it."""
+        for key, left in self._left.items():
+            found = self.objects[key]
+            names = ", ".join(sorted({name for effect, name in left if effect is Effect.SETTING_INSIDE}))
+            if names and key[0] not in (FUNCTION, RELATION) and not found.why and not found.allowed:
+                found.why = f"it sets {names}, and no name in a statement shows that"
 
     def _announce(self, oid: int, subject: Any) -> None:
         """Tell of an object whose texts are about to be parsed; one that the parser ended at is not parsed again."""
@@ -282,6 +299,8 @@ class _Court:
             name, _, value = setting.partition("=")
             if settings.refuse_value(settings.fold(name), value, None, self._policy.deny_settings) is not None:
                 raise _Spoiled(f'it sets {name} to "{value}"')
+            if "." in name:
+                self._leaves.add((Effect.SETTING_INSIDE, settings.fold(name)))  # it reads '' afterwards, and not NULL
         # Arguments and results are coerced to their types: to a domain, by running its CHECKs.
         self._use(TYPE, row.arguments)
         self._use(TYPE, row.returns)
@@ -492,10 +511,13 @@ class _Court:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
         for effect, what in judgement.effects:
-            if effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL):
-                continue  # the transaction takes it away, and a SET LOCAL is a read, too
+            # The transaction takes a SET LOCAL away, and it is a read, too.
+            local = effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL)
+            left = Effect.SETTING_INSIDE if local else Effect.SETTING if effect is Effect.RESET else effect
+            self._leaves.add((left, what))
+            if local:
+                continue
             if effect is Effect.LIST_STATEMENTS:
-                # Only where a client's own text lists them are the others' taken off the connection before.
                 why = f"its {part} shows what other clients have prepared on the connection"
                 raise _Spoiled(why, self._recorder.place, "other-clients")
             does = (

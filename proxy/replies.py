@@ -49,6 +49,7 @@ from proxy.protocol import (
     read_header,
     row_values,
 )
+from proxy.sent import Groups
 from proxy.statements import PREFIX, Described, Learned, Run, Ticket
 from proxy.unnamed import Unnamed
 
@@ -60,34 +61,37 @@ SYNC: Final = 2  # ReadyForQuery; likewise
 FUNCTION: Final = 3  # FunctionCallResponse and ReadyForQuery
 REFUSED_QUERY: Final = 4  # the stand-in of a refused Query: its error is replaced
 REFUSED_CALL: Final = 5  # the same of a FunctionCall
-PARSE: Final = 6
-PARSE_UNNAMED: Final = 7
-PARSE_NAMED: Final = 8  # a Parse under a name of ours; ticket
-REPEAT_UNNAMED: Final = 9  # a Parse that we repeat: ParseComplete is skipped, an error answers the Bind behind it
-REPEAT_NAMED: Final = 10  # the same, with a ticket
-BIND: Final = 11
-DESCRIBE: Final = 12
-EXECUTE: Final = 13
-EXECUTE_RUN: Final = 14  # as EXECUTE, with the ticket of a Run
-CLOSE: Final = 15
-CLOSE_UNNAMED: Final = 16  # as CLOSE, for the unnamed statement
-CLOSE_NAMED: Final = 17  # as CLOSE, with a ticket
-REFUSED: Final = 18  # the stand-in of a refused extended message: its error is replaced
-REFUSED_UNNAMED: Final = 19  # as REFUSED, for a Parse of the unnamed statement
-DESCRIBE_UNNAMED: Final = 20  # as DESCRIBE, with the ticket of a Described
-STAND_IN: Final = 21  # a Close of nothing, for a message that is answered here: its CloseComplete is replaced
+PARSE_UNNAMED: Final = 6
+PARSE_NAMED: Final = 7  # a Parse under a name of ours, or the client's own; ticket
+REPEAT_UNNAMED: Final = 8  # a Parse that we repeat: ParseComplete is skipped, an error answers the Bind behind it
+REPEAT_NAMED: Final = 9  # the same, with a ticket
+BIND: Final = 10  # a Bind to the unnamed portal
+BIND_NAMED: Final = 11  # to another one
+BIND_NOTED: Final = 12  # as BIND, with a ticket
+BIND_NAMED_NOTED: Final = 13  # as BIND_NAMED, with a ticket
+DESCRIBE: Final = 14
+EXECUTE: Final = 15
+EXECUTE_RUN: Final = 16  # as EXECUTE, with the ticket of a Run
+CLOSE: Final = 17
+CLOSE_UNNAMED: Final = 18  # as CLOSE, for the unnamed statement
+CLOSE_NAMED: Final = 19  # as CLOSE, with a ticket
+REFUSED: Final = 20  # the stand-in of a refused extended message: its error is replaced
+REFUSED_UNNAMED: Final = 21  # as REFUSED, for a Parse of the unnamed statement
+DESCRIBE_UNNAMED: Final = 22  # as DESCRIBE, with the ticket of a Described
+STAND_IN: Final = 23  # a Close of nothing, for a message that is answered here: its CloseComplete is replaced
 # From here on what *we* ask, for ourselves: nothing of it reaches the client but the error that ends its group.
-SKIP: Final = 22  # one message of a group
-SKIP_TICKET: Final = 23  # the same, with a ticket
-SKIP_DESCRIBE: Final = 24  # the same, with the ticket of a Described
-SKIP_EXECUTE: Final = 25  # the same, with the ticket of a Learned
-SKIP_SET: Final = 26  # an Execute that sets settings again: what it reports is the client's to know
-SKIP_ANYHOW: Final = 27  # one message and its Sync: whether it fails does not matter
-SKIP_SYNC: Final = 28
-GUARDING: Final = 29  # the guard, as long as it is answered in one piece
-GUARDING_PART: Final = 30  # one message of it; an error ends the upstream
-SKIP_QUERY: Final = 31  # a Query
-SKIP_TRY: Final = 32  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
+SKIP: Final = 24  # one message of a group
+SKIP_TICKET: Final = 25  # the same, with a ticket
+SKIP_DESCRIBE: Final = 26  # the same, with the ticket of a Described
+SKIP_EXECUTE: Final = 27  # the same, with the ticket of a Learned
+SKIP_SET: Final = 28  # an Execute that sets settings again: what it reports is the client's to know
+SKIP_FIRM: Final = 29  # as SKIP_TICKET: if it fails, the Query behind it is ignored, and nobody could answer it
+SKIP_ANYHOW: Final = 30  # one message and its Sync, with a ticket: whether it fails does not matter
+GUARDING: Final = 31  # the guard, as long as it is answered in one piece
+GUARDING_PART: Final = 32  # one message of it; an error ends the upstream
+SKIP_SYNC: Final = 33
+SKIP_QUERY: Final = 34  # a Query
+SKIP_TRY: Final = 35  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
@@ -104,14 +108,19 @@ _TICKETED = frozenset(
         QUERY_RUN,
         PARSE_NAMED,
         REPEAT_NAMED,
+        BIND_NOTED,
+        BIND_NAMED_NOTED,
         EXECUTE_RUN,
         CLOSE_NAMED,
         DESCRIBE_UNNAMED,
         SKIP_TICKET,
         SKIP_DESCRIBE,
         SKIP_EXECUTE,
+        SKIP_FIRM,
+        SKIP_ANYHOW,
     )
 )
+_BINDS = frozenset((BIND, BIND_NOTED))
 _DESCRIBES = frozenset((DESCRIBE, DESCRIBE_UNNAMED, SKIP_DESCRIBE))
 _REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
 _QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
@@ -122,11 +131,11 @@ _EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET, GUARD
 _ANSWERS: Final = {
     PARSE_COMPLETE: frozenset(
         (
-            *(PARSE, PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED),
-            *(SKIP, SKIP_TICKET, SKIP_ANYHOW, GUARDING_PART),
+            *(PARSE_UNNAMED, PARSE_NAMED, REPEAT_UNNAMED, REPEAT_NAMED),
+            *(SKIP, SKIP_TICKET, SKIP_FIRM, SKIP_ANYHOW, GUARDING_PART),
         )
     ),
-    BIND_COMPLETE: frozenset((BIND, SKIP, GUARDING_PART)),
+    BIND_COMPLETE: frozenset((BIND, BIND_NAMED, BIND_NOTED, BIND_NAMED_NOTED, SKIP, GUARDING_PART)),
     CLOSE_COMPLETE: frozenset((CLOSE, CLOSE_UNNAMED, CLOSE_NAMED, STAND_IN, SKIP, SKIP_TICKET, GUARDING_PART)),
     NO_DATA: _DESCRIBES,
     ROW_DESCRIPTION: _DESCRIBES | _QUERIES,
@@ -141,7 +150,6 @@ _ANSWERS: Final = {
 # The replies that complete what is owed and nothing else happens: the general route costs 0.5 µs more for each.
 _DIRECT: Final = {
     BIND_COMPLETE: BIND,
-    PARSE_COMPLETE: PARSE,
     CLOSE_COMPLETE: CLOSE,
     NO_DATA: DESCRIBE,
     ROW_DESCRIPTION: DESCRIBE,
@@ -170,6 +178,9 @@ class Listener(Protocol):
 
     unnamed: Unnamed[Any]
     """Is told what becomes of the unnamed statement."""
+
+    def bind_failed(self) -> None:
+        """Note that a Bind to the unnamed portal has failed, or was ignored."""
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         """Note a ParameterStatus; return None to forward it, or what stands in its place (b"" for nothing)."""
@@ -208,6 +219,7 @@ class Replies:
         "_tickets",
         "copying",
         "fatal",
+        "groups",
         "halted",
         "listener",
         "observed",
@@ -220,6 +232,8 @@ class Replies:
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         """Whoever holds the upstream now: changes at lease and release."""
+        self.groups = Groups()
+        """Counts what is owed for the listener, and changes with it."""
         self.owed: deque[int] = deque()
         self._fakes: deque[bytes] = deque()
         self._tickets: deque[Ticket] = deque()
@@ -255,6 +269,8 @@ class Replies:
                 return
             self.skipping = False
         self.owed.append(code)
+        if code <= REFUSED_CALL or code >= SKIP_SYNC:
+            self.groups.sent += 1
         if ticket is not None:
             self._tickets.append(ticket)
 
@@ -263,6 +279,8 @@ class Replies:
         if not self.skipping:
             self.owed.append(code)
             self._fakes.append(fake)
+            if code <= REFUSED_CALL:
+                self.groups.sent += 1
 
     def abandon(self, error: bytes, status: int, *, group_open: bool) -> bytes:
         """Answer everything that is owed: each group with this ErrorResponse and its ReadyForQuery.
@@ -295,9 +313,9 @@ class Replies:
         return any(code < _OURS or code == SKIP_TRY for code in self.owed)
 
     @property
-    def groups(self) -> int:
-        """How many ReadyForQuery are owed: as many groups of messages have been sent whole."""
-        return sum(code in _ENDS_WITH_READY for code in self.owed)
+    def ours(self) -> bool:
+        """Whether anything is owed that we have asked ourselves: a cancel can leave it half done."""
+        return any(code >= _OURS for code in self.owed)
 
     @property
     def untouched(self) -> bool:
@@ -429,6 +447,7 @@ class Replies:
 
     def _ended(self, head: int) -> bytes | None:
         """Settle what ReadyForQuery has completed; return what stands in its place."""
+        self.groups.answered += 1
         self._discarded = self._restored = False
         owed = self.owed
         if head <= QUERY_RUN or head == REFUSED_QUERY:
@@ -541,8 +560,8 @@ class Replies:
             return b""
         if head == SKIP_TRY:
             return b""
-        if head == GUARDING_PART:
-            self.halted = body  # the group behind it is ignored by the server, and what comes behind that is not to be
+        if head in (GUARDING_PART, SKIP_FIRM):
+            self.halted = body  # the server ignores what is behind it, and what comes behind that is not to be run
             return b""
         if head in (SKIP_QUERY, SKIP_SYNC):
             if not self.listener.skipped_error(body):
@@ -565,12 +584,19 @@ class Replies:
             while owed and owed[0] not in _SYNCS:
                 self._settle(owed.popleft(), ran=False)
             self.skipping = not owed
+            if owed and owed[0] == SKIP_SYNC and head >= _OURS and head != SKIP_ANYHOW:
+                self.halted = body  # of a group that is all ours: nobody knows any more what the upstream holds
+                return b""
         if replacement is None and PREFIX in body:
             replacement = message(ERROR_RESPONSE, self.listener.in_its_words(body))
         return replacement
 
     def _settle(self, code: int, *, ran: bool) -> bytes | None:
         """Tell of a message that failed, or that the server ignored; return what stands for its error, if anything."""
+        if code in _ENDS_WITH_READY:
+            self.groups.answered += 1
+        if code in _BINDS:
+            self.listener.bind_failed()
         if code in _TICKETED:
             self._tickets.popleft().settle(False if ran else None)
         elif code in (PARSE_UNNAMED, REFUSED_UNNAMED):

@@ -16,7 +16,7 @@ from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.answering import STOP, Answering
-from proxy.carrying import HELPER, NAMEDATALEN, NAMING
+from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
     QUERY_CANCELED,
@@ -31,18 +31,9 @@ from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
 from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.pool import Pool
+from proxy.sent import UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN
-from proxy.statements import (
-    NO_NAME,
-    PREFIX,
-    Closed,
-    Context,
-    Described,
-    Learned,
-    Run,
-    Statement,
-    UnsettledError,
-)
+from proxy.statements import NO_NAME, PREFIX, Context, Described, Done, Dropped, Learned, Run, Statement
 from proxy.verdict import Action, Effect, Verdict
 
 STREAM_BIND_FROM: Final = 65_536
@@ -66,6 +57,8 @@ _BOUNDARY_ENDS: Final = tuple(
 """Bind, Describe, Execute and Sync of a statement without parameters, whatever the format of its results."""
 _PARSED_AND_BOUND = p.message(p.PARSE_COMPLETE) + p.message(p.BIND_COMPLETE)
 _NO_DATA = p.message(p.NO_DATA)
+_NOTHING: Final = Verdict(Action.ALLOW, "empty")
+"""Of a Bind to what does not exist: the server says so."""
 _ENDS: Final = frozenset(("commit", "rollback"))
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
@@ -158,6 +151,8 @@ class Session(Answering):
         """Take bytes from the client. Raises ClientProtocolError for what closes its connection."""
         self.activity += 1
         self._house.stats.client_bytes_received += len(data)
+        if self._leaving:
+            return
         if self._inbox or self.waiting:
             self._inbox.append(data)
             self._have += len(data)
@@ -251,7 +246,7 @@ class Session(Answering):
         if self._unit is not None and first >= 0:
             self._remember(data[first:pos] if first or pos < size else data)
         if ended:
-            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            self._leave()
         elif pos < size:
             self._keep(data[pos:], need)
 
@@ -267,6 +262,18 @@ class Session(Answering):
             return answer
         owed.insert(before, r.GUARDING)
         return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
+
+    def _leave(self) -> None:
+        """Act on Terminate: what was asked before it is answered first, as a server does that reads one by one."""
+        link = self.link
+        if link is None or not link.replies.awaited:
+            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            return
+        self._leaving = True
+        if self._group_open:
+            self._group_open = False
+            link.replies.owe(r.SKIP_SYNC)
+            link.write(p.SYNC_MESSAGE)
 
     def _remember(self, sent: bytes) -> None:
         """Keep what was sent, to send it again should the upstream be lost before it answers."""
@@ -335,7 +342,7 @@ class Session(Answering):
             data = self._flushed() + ahead + data
         self._group_open = False
         self._bound = True
-        self.prepared.group += 1
+        self.groups.sent += 1
         link.write(data)
         return True
 
@@ -380,7 +387,7 @@ class Session(Answering):
         if self._unit is not None:
             self._remember(data)
         self._bound = True
-        self.prepared.group += 1
+        self.groups.sent += 1
         out = p.rewritten(p.BIND, end + 1 - stop + len(server_name), b"\0" + server_name, data[stop:])
         link.write(self._flushed() + ahead + out if self._prefix or ahead else out)
         return True
@@ -420,6 +427,7 @@ class Session(Answering):
             return late
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=True)
+        failed = self.status == p.FAILED and verdict.kind == "multi" and not (self.running or self._group_open)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
@@ -427,18 +435,29 @@ class Session(Answering):
         effects: Effects = ()
         try:
             self._check_discarded()
-            if verdict.effects:
-                before = self._provide_own(link, verdict, alone=True)
             opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
+            if opens and self._group_open:
+                return self._refuse(verdict, simple=True, unnamed=True)
+            if self._put_off and self.groups.unanswered:
+                raise UnsettledError
+            before = self._set_after_discard(verdict)
+            if failed and self._ends_failed(verdict, verdict.text or text):
+                before += self._provide_in_failed(link, verdict)
+            elif verdict.effects:
+                before += self._provide_own(link, verdict, query=True)
         except UnsettledError:
             return self._stall()
         if self._block == OURS:
             before += self._help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
-        elif opens and self._group_open:
-            return self._refuse(verdict, simple=True, unnamed=True)
         replaced = self._let_through(link, verdict)
         if self._meter is not None and verdict.statements > 1 and not self._repeated:
             self._meter.charge_more(verdict.statements - 1)
+        if verdict.nulls:
+            replaced = self._with_startup(verdict, text)
+        if opens:
+            link.replies.owe(r.SKIP_QUERY)
+            before += p.query(observe.BEGIN)
+        self.unnamed.end_sent()
         if verdict.effects:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
@@ -448,8 +467,6 @@ class Session(Answering):
             self._keep_prepared(verdict)
             self._pin_for(effects)
         elif opens:
-            link.replies.owe(r.SKIP_QUERY)
-            before += p.query(observe.BEGIN)
             link.replies.owe(r.QUERY_RUN, Run([], lambda name: None, resets=False))
             behind = self._end_ours(link)
         else:
@@ -457,11 +474,8 @@ class Session(Answering):
         self._ending = verdict.kind in _ENDS
         if verdict.steers:
             self._steered = UNKNOWN
-        if self._group_open:
-            self._ended_within()
-        self._bound = False
-        self.prepared.group += 1
-        self.unnamed.end_sent()
+        self._ended_within()
+        self._bound = self._bound_before = False
         behind = behind or self._set_again(effects, group=False)
         if replaced is None and not before and not behind:
             return None
@@ -491,18 +505,26 @@ class Session(Answering):
         try:
             self._check_discarded()
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
-            before = self._provide_own(link, verdict, parse=True) if verdict.effects else b""
+            before = self._set_after_discard(verdict)
+            if verdict.effects:
+                before += self._provide_own(link, verdict, parse=True)
         except UnsettledError:
             return self._stall()
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True
+        if verdict.effects:
+            self._note_inside(verdict)
+        if verdict.nulls:
+            replaced = self._with_startup(verdict, text)
         if name:
             body = (text if replaced is None else replaced) + b"\0" + types
             if known is not None or name.startswith(PREFIX):
                 return before + self._parse_in_vain(link, name, body)
-            if PREPARED_STATEMENT in self.ledger.pins or self.prepared.full:
-                return before + self._parse_own(link, name, body)
+            if self.prepared.full:
+                return before + self._too_many()
+            if PREPARED_STATEMENT in self.ledger.pins:
+                return before + self._parse_own(link, name, body, verdict)
             return before + self._parse_named(link, name, body, verdict)
         message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
         link.replies.owe(r.PARSE_UNNAMED)
@@ -512,19 +534,19 @@ class Session(Answering):
             context = Learned(self.codec)
             behind = self._help(LEARN, r.SKIP_EXECUTE, context)
         self.unnamed.parse_sent((message, context, verdict, self.filter.functions))
-        self.unnamed.group = self.prepared.group
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
 
     def _parse_in_vain(self, link: Upstream, name: bytes, body: bytes) -> bytes:
         """Send a Parse whose name is taken under another: only if nothing else is wrong with it that is its error."""
+        ours = link.held.new_name()
         link.replies.owe(r.SKIP)
-        link.replies.owe(r.SKIP)
+        link.replies.owe(r.SKIP_TICKET, Dropped(link.held, ours))
         shown = name.decode(self.codec, "replace")
         text = f'prepared statement "{shown}" already exists'
         error = p.error_response("ERROR", DUPLICATE_PREPARED_STATEMENT, text, codec=self.codec)
-        trial = p.message(p.PARSE, HELPER + b"\0" + body) + p.target(p.CLOSE, b"S", HELPER)
+        trial = p.message(p.PARSE, ours + b"\0" + body) + p.target(p.CLOSE, b"S", ours)
         return trial + self._answer_error(error, simple=False)
 
     def _bind(self, data: bytes, pos: int, end: int) -> bytes | None:
@@ -545,19 +567,23 @@ class Session(Answering):
         if self._ignored():
             return b""
         p.check_execute(data, pos + 5, end)
-        if not self._bound and end - pos == 10:
-            return self._no_portal()
+        if end - pos == 10 and self._bound_in != self.groups.sent:
+            if self.groups.unanswered:
+                return self._stall()
+            if not self._bound and (self.link is None or self.status == p.FAILED):
+                return self._no_portal()
         if self._meter is not None and (late := self._limited(simple=False)) is not None:
             return late
-        verdict = self._portals.get(data[pos + 5 : end - 5]) if self._portals else None
-        if verdict is None:
+        if not self._portals and self._portals_sent.settled:
             return self._forward(r.EXECUTE)
-        if (late := self._outdated_by(verdict, simple=False)) is not None:
-            return late
-        link = self.link or self._lease()
-        if link is None:
-            return self._waited(simple=False)
+        link = self.link
+        portal = data[pos + 5 : end - 5]
         try:
+            verdict = self._portals_sent.find(portal, self._portals.get(portal))
+            if verdict is None or link is None:
+                return self._forward(r.EXECUTE)
+            if (late := self._outdated_by(verdict, simple=False)) is not None:
+                return late
             before = self._provide_own(link, verdict)
             if verdict.kind == "commit" and data[end : end + 1] != b"S":
                 before += self._before_end(link)
@@ -598,21 +624,29 @@ class Session(Answering):
             return b""
         if not statement:
             return self._forward(r.CLOSE)
+        try:
+            self._check_discarded()
+        except UnsettledError:
+            return self._stall()
         self._group_open = True
         if not name:
             self.unnamed.end_sent()
-            self.unnamed.group = self.prepared.group
             link.replies.owe(r.CLOSE_UNNAMED)
             return None
         # The server has it under this name only if SQL may know it; else this closes nothing, which is no error.
-        link.replies.owe(r.CLOSE_NAMED, Closed(self.prepared, name[: NAMEDATALEN - 1]))
-        self._own_closes_sent([name[: NAMEDATALEN - 1]])
+        key = name[: NAMEDATALEN - 1]
+        self.prepared.close_sent(key)
+        self._own.close_sent(key)
+        link.replies.owe(r.CLOSE_NAMED, Done(partial(self._closed, key)))
         self.ledger.loosened = bool(self.ledger.pins)
         return p.target(p.CLOSE, b"S", NO_NAME) if name.startswith(PREFIX) else None
 
+    def _closed(self, name: bytes) -> None:
+        self.prepared.forget(name)
+        self._own.forget(name)
+
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
         p.check_empty(pos + 5, end, "Sync")
-        self.prepared.group += 1
         if self._swallowing or self.link is None:
             self._swallowing = False
             self._seen = self.status
@@ -651,7 +685,6 @@ class Session(Answering):
         ended = self._help(observe.END) if self._block == OURS else b""
         link.replies.owe(r.FUNCTION)
         self._ended_within()
-        self.prepared.group += 1
         self._house.stats.statements[verdict.label] += 1
         return ended + data[pos:end] if ended else None
 
@@ -711,7 +744,6 @@ class Session(Answering):
                 before = b""  # a COMMIT that fails has ended the transaction all the same
             self._outside = p.IDLE
         self.unnamed.drop()
-        self.prepared.group += 1
         self._seen = self._outside
         self._house.stats.statements[verdict.label] += 1
         self._wire.write(before + answer + p.READY[self._outside])
@@ -768,14 +800,14 @@ class Session(Answering):
             if (late := self._outdated(name[: NAMEDATALEN - 1], simple=False)) is not None:
                 return late
             # The server may have it, by SQL; else its own error is the right one.
-            if self._portals:
-                self._portals.pop(portal or b"", None)
-            self._owe_use(self.link, portal)
+            self._owe_use(self.link, portal, Verdict(Action.ALLOW, "execute", effects=self._sql_effects))
             return None
         if (late := self._judge_again(statement, simple=False)) is not None:
             return late
         link = self.link
-        server_name = None if link is None else link.held.use(statement) or self.prepared.repeated(statement)
+        if statement.silent and portal is None:
+            return self._no_rows(statement)
+        server_name = None if link is None else self._name_on(link, statement, name)
         if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
             server_name = None  # an error that is on its way is to tell the other name
         if server_name is None and self.status != p.IDLE:
@@ -789,18 +821,17 @@ class Session(Answering):
             link = self._lease()
             if link is None:
                 return self._waited(simple=False)
-            server_name = link.held.use(statement) or self.prepared.repeated(statement)
-        effects = statement.verdict.effects
-        before = self._provide_own(link, statement.verdict) if effects else b""
-        if name in self._own and any(effect is Effect.LIST_STATEMENTS for effect, _ in effects):
-            server_name = name  # the others are closed
+            server_name = self._name_on(link, statement, name)
+        before = self._set_after_discard(statement.verdict)
+        if statement.verdict.effects:
+            before += self._provide_own(link, statement.verdict)
+            server_name = self._name_on(link, statement, name)  # those of ours may be closed now
         if server_name is None:
             server_name, parse = self._parse_again(link, statement)
             before += parse
         self.prepared.shown[server_name] = name
         self.doing = statement.verdict
-        self._note_portal(portal, statement.verdict)
-        self._owe_use(link, portal)
+        self._owe_use(link, portal, statement.verdict)
         start = b"S" if portal is None else portal + b"\0"
         length = end - pos - 5 - len(name) + len(server_name)
         kind = p.DESCRIBE if portal is None else p.BIND
@@ -829,14 +860,16 @@ class Session(Answering):
 
     def _outdated_by(self, verdict: Verdict, *, simple: bool) -> bytes | None:
         """Do the same for all statements that a text executes by SQL."""
-        for effect, text in verdict.effects:
-            if effect is not Effect.EXECUTE:
-                continue
-            name = text.encode(self.codec, "replace")
-            try:
-                statement = self.prepared.find(name)
-            except UnsettledError:
-                return self._stall()
+        try:
+            names = [
+                text.encode(self.codec, "replace")
+                for effect, text in self._effects(verdict)
+                if effect is Effect.EXECUTE
+            ]
+            found = [(name, self.prepared.find(name)) for name in names]
+        except UnsettledError:
+            return self._stall()
+        for name, statement in found:
             if statement is None:
                 late = self._outdated(name, simple=simple)
             else:
@@ -845,11 +878,13 @@ class Session(Answering):
                 return late
         return None
 
+    def _name_on(self, link: Upstream, statement: Statement, name: bytes) -> bytes | None:
+        """Return under which name the link has a statement of this name of the client's. Raises UnsettledError."""
+        key = name[: NAMEDATALEN - 1]
+        return key if self._own.find(key) else self.prepared.on_link(statement, link.held)
+
     def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int) -> bytes | None:
-        if self.link is not None and self.unnamed.unsettled(self.prepared.group) and self.link.replies.groups:
-            # An earlier group may fail and leave another statement, or somebody else's.
-            raise UnsettledError
-        unnamed: Unparsed | None = self.unnamed.coming
+        unnamed: Unparsed | None = self.unnamed.which()
         if self.link is None and unnamed is None:
             return self._no_statement(b"")
         if unnamed is not None and unnamed[3] is not self.filter.functions:
@@ -864,30 +899,34 @@ class Session(Answering):
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)
+        there = self.unnamed.there()
         before = b""
         if unnamed is not None:
             message, context, verdict, _ = unnamed
+            before = self._set_after_discard(verdict)
             if verdict.effects:
-                before = self._provide_own(link, verdict)
-            if not self.unnamed.synced:
+                before += self._provide_own(link, verdict)
+            if not there:
                 if isinstance(context, Learned):
                     context = context.context
                 before += self._in_context(link, context, partial(self._repeat_unnamed, link, message))
                 self._count_replay()
-            self._note_portal(portal, verdict)
             if portal is None:
                 link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_unnamed, message)))
                 self._group_open = True
                 return before + data[pos:end] if before else None
-        elif not self.unnamed.synced:
+            self._owe_use(link, portal, verdict)
+        elif there:
+            self._owe_use(link, portal, _NOTHING)
+        else:
             return self._no_statement(b"")
-        self._owe_use(link, portal)
         return before + data[pos : min(end, len(data))] if before else None
 
-    def _owe_use(self, link: Upstream, portal: bytes | None) -> None:
-        if portal == b"":
-            self._bound = True
-        link.replies.owe(r.DESCRIBE if portal is None else r.BIND)
+    def _owe_use(self, link: Upstream, portal: bytes | None, verdict: Verdict) -> None:
+        if portal is None:
+            link.replies.owe(r.DESCRIBE)
+        else:
+            self._bound_to(link, portal, verdict)
         self._group_open = True
         self._passes = True
 
@@ -900,6 +939,10 @@ class Session(Answering):
 
     def _forward(self, owed: int) -> bytes | None:
         """Forward an extended message as it is."""
+        try:
+            self._check_discarded()
+        except UnsettledError:
+            return self._stall()
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
@@ -79,7 +80,7 @@ def replay(current: Settings | None, wanted: Settings) -> bytes:
 
 def assign(pairs: Iterable[tuple[str, str]]) -> bytes:
     """Return the SELECT that sets these settings for the session, in plain ASCII."""
-    calls = (b"pg_catalog.set_config(" + _literal(n) + b"," + _literal(v) + b",false)" for n, v in pairs)
+    calls = (b"pg_catalog.set_config(" + literal(n) + b"," + literal(v) + b",false)" for n, v in pairs)
     return b"SELECT " + b",".join(calls)
 
 
@@ -90,7 +91,7 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
     only an empty value shows that it was reset.
     """
     rows = b",".join(
-        b"(" + _literal(name) + b"," + _literal(value) + (b",true)" if local else b",false)")
+        b"(" + literal(name) + b"," + literal(value) + (b",true)" if local else b",false)")
         for name, (value, local) in lost.items()
     )
     return (
@@ -102,13 +103,35 @@ def restore(lost: Mapping[str, Restore]) -> bytes:
     )
 
 
+def set_again(name: str, restored: Restore) -> bytes:
+    """Return the statement that sets this setting again right behind a RESET that has run, in plain ASCII.
+
+    It takes no snapshot, where that can be had: an isolation level may still be set behind it. A list of names keeps
+    its spelling only where SET would give it just that.
+    """
+    value, local = restored
+    if name in _NAME_LISTS:
+        words = value.split(", ")
+        if not all(map(_PLAIN_NAME.fullmatch, words)):
+            return restore({name: restored})
+    else:
+        words = [value]
+    scope = b"LOCAL " if local else b"SESSION "
+    return b"SET " + scope + _identifier(name) + b" TO " + b",".join(map(literal, words))
+
+
+_NAME_LISTS: Final = frozenset({"search_path", "temp_tablespaces"})
+"""Settings of which SET quotes each word by itself (GUC_LIST_QUOTE)."""
+_PLAIN_NAME: Final = re.compile("[a-z_][a-z0-9_]*")
+
+
 def read_back(names: Iterable[str], *, state: bool = False) -> bytes:
     """Return the SQL that tells which of these settings the session has set, and to what: rows of (name, value).
 
     `state`: tell as well what else the session holds, as rows of (`.` and the pin's reason, ``). The last row is empty:
     it says that those before it are all.
     """
-    rows = b",".join(b"(" + _literal(name) + b")" for name in sorted(names))
+    rows = b",".join(b"(" + literal(name) + b")" for name in sorted(names))
     settings = (
         b"SELECT w.n,pg_catalog.current_setting(w.n,true) FROM (VALUES " + rows + b") AS w(n)"
         b" WHERE (w.n OPERATOR(pg_catalog.~~) '%.%' AND pg_catalog.current_setting(w.n,true) IS NOT NULL)"
@@ -126,7 +149,7 @@ def wear(context: Settings) -> bytes:
     """
     worn = dict(context.items)
     rows = b",".join(
-        b"(" + _literal(name) + b"," + (_literal(worn[name]) if name in worn else b"NULL") + b")" for name in _WORN
+        b"(" + literal(name) + b"," + (literal(worn[name]) if name in worn else b"NULL") + b")" for name in _WORN
     )
     return (
         b"SELECT pg_catalog.set_config('sidecart.' OPERATOR(pg_catalog.||) w.n,pg_catalog.current_setting(w.n),true),"
@@ -157,7 +180,8 @@ _STATE: Final = (
 )
 
 
-def _literal(text: str) -> bytes:
+def literal(text: str) -> bytes:
+    """Return a string constant, in plain ASCII."""
     return _quote(text, "'")
 
 

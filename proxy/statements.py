@@ -4,9 +4,8 @@ A client's statement lives on upstreams under a name that SideCart gave, and is 
 lacks it. Literals are baked in at Parse, so its identity is its text, its parameter types and the settings that shaped
 them; what Describe says of it belongs to it as well: a table that was altered makes another statement of the same text.
 
-What was *sent* may fail, or be skipped behind an earlier error. So whatever is not answered yet counts only within its
-own group of messages (up to Sync), where everything before has succeeded if the server gets that far; a later group
-that asks for it has to wait for the answers (`UnsettledError`).
+What was *sent* may fail, or be skipped behind an earlier error: `sent` tells what a message finds that is sent now, and
+a method that asks it raises UnsettledError where that depends on what has not been answered.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
+from proxy.sent import Groups, Sent
 from proxy.snapshot import Settings
 from proxy.verdict import Verdict
 
@@ -28,19 +28,11 @@ MAX_KEPT: Final = 64 << 20
 """Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
 _OVERHEAD: Final = 512
 
+OF_ANOTHER: Final = frozenset({"execute", "fetch"})
+"""Kinds of statements that give the rows of another one, or of a cursor."""
+
 Context = Settings | None
 """The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
-
-
-Own = tuple[int, int]
-"""Of a statement that stands on the link under the client's own name: what of it, and the group that it came in.
-
-1: all of it; 0: its name alone; -1: nothing, unless the server has ignored the client's Close or DEALLOCATE.
-"""
-
-
-class UnsettledError(Exception):
-    """Say that the answer depends on messages of an earlier group that the server has not answered yet."""
 
 
 class Statement:
@@ -48,9 +40,10 @@ class Statement:
 
     `body` is its Parse message behind the name: text, NUL, parameter types. `described` is what Describe said of it,
     by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
+    `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
     """
 
-    __slots__ = ("__weakref__", "body", "context", "described", "judge", "verdict")
+    __slots__ = ("__weakref__", "body", "context", "described", "judge", "silent", "verdict")
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
     def __init__(self, body: bytes, context: Context, verdict: Verdict, judge: object) -> None:
@@ -59,6 +52,7 @@ class Statement:
         self.described: bytes | None = None if verdict.kind == "select" else b""
         self.verdict = verdict
         self.judge = judge
+        self.silent = False
 
     def __repr__(self) -> str:
         return f"<Statement of {len(self.body)} bytes, {self.verdict.kind}>"
@@ -84,6 +78,14 @@ class Statement:
         shown = name.decode(codec, "replace")
         return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
 
+    def note_rows(self, described: bytes) -> bool:
+        """Take what the server says of a statement that gives the rows of another one, if that is there at its Parse.
+
+        The server notes that once (UtilityTupleDescriptor(), tcop/utility.c); what is described empty gives none.
+        """
+        self.silent = described == self.types
+        return True
+
     def gives(self, described: bytes) -> bool:
         """Return whether this is what its clients were told."""
         return self.described in (None, described)
@@ -92,6 +94,8 @@ class Statement:
         """Return the one statement that all clients share which have this one."""
         if self.context is None or self.described is None:
             return self
+        if self.verdict.kind in OF_ANOTHER:
+            return self  # whether it is `silent` depends on what its client has
         return self._shared.setdefault((self.body, self.context, self.described), self)
 
 
@@ -146,7 +150,8 @@ class Held:
 
     def replace(self, statement: Statement, shared: Statement) -> None:
         """Note that a statement has turned out to be another one."""
-        self.keep(shared, self._forget(statement))
+        if statement in self.names:  # it may have been dropped meanwhile
+            self.keep(shared, self._forget(statement))
 
     def all(self) -> list[bytes]:
         """Forget everything; return the names to close."""
@@ -174,29 +179,21 @@ class Held:
 
 
 class Prepared:
-    """The named statements of one client.
+    """The named statements of one client."""
 
-    `group` numbers the messages between two Syncs; whoever sends a Sync or a Query raises it.
-    """
+    __slots__ = ("_before", "_names", "_repeated", "_sent", "shown", "size")
 
-    __slots__ = ("_all_gone", "_before", "_names", "_repeated", "_sent", "group", "shown", "size")
-
-    def __init__(self) -> None:
-        self.group = 0
+    def __init__(self, groups: Groups) -> None:
         self.size = 0
         self.shown: dict[bytes, bytes] = {}
         """By which name the client has used one of ours last, on the present link: errors of the server tell names."""
         self._names: dict[bytes, Statement] = {}  # as far as the server has answered
-        self._sent: dict[bytes, tuple[int, Statement | None]] = {}  # what is sent makes of a name, and in which group
-        self._repeated: dict[Statement, tuple[int, bytes]] = {}  # sent to the link, under which name
-        self._all_gone = -1  # the group that drops all of them, if it succeeds
+        self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
+        self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
         self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
 
     def __repr__(self) -> str:
-        return f"<Prepared {len(self._names)} statements, {len(self._sent)} sent>"
-
-    def __bool__(self) -> bool:
-        return bool(self._names or self._sent)
+        return f"<Prepared {len(self._names)} statements, {self._sent!r}>"
 
     @property
     def full(self) -> bool:
@@ -206,55 +203,41 @@ class Prepared:
 
     def known(self, name: bytes) -> Statement | None:
         """Return the client's statement of this name, if nothing that was sent can have changed that."""
-        return None if self._sent or self._all_gone >= 0 else self._names.get(name)
+        return self._names.get(name) if self._sent.settled else None
 
     def find(self, name: bytes) -> Statement | None:
-        """Return the client's statement of this name, as a message finds it that is sent now. Raises UnsettledError."""
-        sent = self._sent.get(name)
-        if self._all_gone >= 0:
-            if self._all_gone != self.group:
-                raise UnsettledError
-            return None if sent is None else sent[1]
-        if sent is None:
-            return self._names.get(name)
-        if sent[0] != self.group:
-            raise UnsettledError
-        return sent[1]
+        """Return the client's statement of this name, as a message finds it that is sent now."""
+        return self._sent.find(name, self._names.get(name))
 
     def all(self) -> dict[bytes, Statement]:
-        """Return all statements by name, as a message finds them that is sent now. Raises UnsettledError."""
-        return {name: found for name in {**self._names, **self._sent} if (found := self.find(name)) is not None}
+        """Return all statements by name, as a message finds them that is sent now."""
+        names = {*self._names, *self._sent.things}
+        return {name: found for name in sorted(names) if (found := self.find(name)) is not None}
 
     def parse_sent(self, name: bytes, statement: Statement) -> None:
-        self._sent[name] = (self.group, statement)
+        self._sent.put(name, statement)
 
     def close_sent(self, name: bytes) -> None:
-        if name in self._names or name in self._sent:
-            self._sent[name] = (self.group, None)
+        if name in self._names or not self._sent.settled:
+            self._sent.put(name, None)
 
     def all_closes_sent(self) -> None:
         """Note a statement that drops all: DEALLOCATE ALL, DISCARD ALL."""
-        self._all_gone = self.group
-        self._sent.clear()
+        self._sent.put_every(None)
+        self._repeated.put_every(None)
 
-    def repeated(self, statement: Statement) -> bytes | None:
-        """Return the name under which this group has sent a statement to the link, if it has. Raises UnsettledError."""
-        sent = self._repeated.get(statement)
-        if sent is None:
-            return None
-        if sent[0] != self.group:
-            raise UnsettledError
-        return sent[1]
+    def on_link(self, statement: Statement, held: Held) -> bytes | None:
+        """Return the name of ours under which a message finds a statement on the link, if it is there."""
+        return self._repeated.find(statement, held.use(statement))
 
     def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
-        self._repeated[statement] = (self.group, server_name)
+        self._repeated.put(statement, server_name)
 
-    def repeats(self) -> list[bytes]:
-        """Forget what this group has sent to the link; return its names there, to be closed. Raises UnsettledError."""
-        if any(group != self.group for group, _ in self._repeated.values()):
-            raise UnsettledError
-        names = [name for _, name in self._repeated.values()]
-        self._repeated.clear()
+    def drop_sent(self, held: Held) -> list[bytes]:
+        """Note that everything is closed which the link holds under names of ours; return these names."""
+        sent = [self._repeated.find(statement, None) for statement in self._repeated.things]
+        names = [*(name for name in sent if name is not None), *held.all()]
+        self._repeated.put_every(None)
         return names
 
     # --- answered -------------------------------------------------------------------------------------------------
@@ -269,11 +252,8 @@ class Prepared:
         """Note that a statement has turned out to be one that others have, too."""
         for name in [name for name, statement in self._names.items() if statement is mine]:
             self._names[name] = shared
-        for name, (group, statement) in self._sent.items():
-            if statement is mine:
-                self._sent[name] = (group, shared)
-        if mine in self._repeated:
-            self._repeated[shared] = self._repeated.pop(mine)
+        self._sent.swap(mine, shared)
+        self._repeated.rename(mine, shared)
 
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""
@@ -303,19 +283,51 @@ class Prepared:
                 self.keep(name, statement)
         self._before.clear()
 
-    def settled(self) -> None:
-        """Note that everything of earlier groups has been answered."""
-        if self._sent or self._repeated:
-            self._sent = {name: sent for name, sent in self._sent.items() if sent[0] == self.group}
-            self._repeated = {statement: sent for statement, sent in self._repeated.items() if sent[0] == self.group}
-        if self._all_gone != self.group:
-            self._all_gone = -1
 
-    def lost(self) -> None:
-        """Note that nothing will be answered any more."""
-        self._sent.clear()
-        self._repeated.clear()
-        self._all_gone = -1
+class Own:
+    """What stands on the link under a client's own names, where SQL finds it: PREPARE, EXECUTE, DEALLOCATE and lists.
+
+    Of each name it is told whether all of a statement is there (True), or its name alone.
+    """
+
+    __slots__ = ("_names", "_sent")
+
+    def __init__(self, groups: Groups) -> None:
+        self._names: dict[bytes, bool] = {}  # as far as the server has answered
+        self._sent: Sent[bytes, bool | None] = Sent(groups)
+
+    def __repr__(self) -> str:
+        return f"<Own {self._names} {self._sent!r}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def find(self, name: bytes) -> bool | None:
+        """Return what of a name a message finds there that is sent now; None: nothing."""
+        return self._sent.find(name, self._names.get(name))
+
+    def parse_sent(self, name: bytes, whole: bool) -> None:
+        self._sent.put(name, whole)
+
+    def close_sent(self, name: bytes) -> None:
+        self._sent.put(name, None)
+
+    def all_closes_sent(self) -> None:
+        self._sent.put_every(None)
+
+    def keep(self, name: bytes, whole: bool) -> None:
+        """Note that the server has it."""
+        self._names[name] = whole
+
+    def forget(self, name: bytes) -> None:
+        """Note that the server has dropped it."""
+        self._names.pop(name, None)
+
+    def all(self) -> list[bytes]:
+        """Forget everything; return the names."""
+        names = list(self._names)
+        self._names.clear()
+        return names
 
 
 class Ticket:
@@ -328,29 +340,29 @@ class Ticket:
 
 
 class Parsed(Ticket):
-    """A Parse of a statement under a name of ours; `name` is the client's, None where it was only parsed again."""
+    """A Parse of a client's statement, under a name of ours or its own; `statement` becomes what others share.
 
-    __slots__ = ("_held", "_name", "_prepared", "server_name", "statement")
+    `kept` is called with it when the server has it, and `replaced` with both when it turns out to be another one.
+    """
+
+    __slots__ = ("_kept", "_replaced", "server_name", "statement")
 
     def __init__(
-        self, prepared: Prepared, held: Held, name: bytes | None, statement: Statement, server_name: bytes
+        self,
+        statement: Statement,
+        server_name: bytes,
+        kept: Callable[[Statement], None],
+        replaced: Callable[[Statement, Statement], None],
     ) -> None:
-        self._prepared = prepared
-        self._held = held
-        self._name = name
         self.statement = statement
         self.server_name = server_name
-        prepared.repeat_sent(statement, server_name)
-        if name is not None:
-            prepared.parse_sent(name, statement)
+        self._kept = kept
+        self._replaced = replaced
 
     def settle(self, outcome: bool | None) -> None:
-        if not outcome:
-            return
-        if self._name is not None:
-            self._prepared.keep(self._name, self.statement)
-        self._held.keep(self.statement, self.server_name)
-        self._share()
+        if outcome:
+            self._kept(self.statement)
+            self._share()
 
     def described(self, answer: bytes) -> bool:
         """Take what the server says of it; return whether that is what it said before.
@@ -365,11 +377,9 @@ class Parsed(Ticket):
         return True
 
     def _share(self) -> None:
-        mine = self.statement
-        shared = mine.share()
-        if shared is not mine:
-            self._held.replace(mine, shared)
-            self._prepared.replace(mine, shared)
+        mine, self.statement = self.statement, self.statement.share()
+        if self.statement is not mine:
+            self._replaced(mine, self.statement)
 
 
 class Described(Ticket):
@@ -392,38 +402,17 @@ class Described(Ticket):
         return self._described(self._answer)
 
 
-class Owned(Ticket):
-    """A Parse of ours under a client's own name; `own` is where that is noted."""
+class Done(Ticket):
+    """A message of which only success matters."""
 
-    __slots__ = ("_again", "_group", "_name", "_own")
+    __slots__ = ("_then",)
 
-    def __init__(self, own: dict[bytes, Own], name: bytes, note: Own) -> None:
-        self._again = name in own  # a Close went ahead of it, which may be ignored as well
-        self._group = note[1]
-        own[name] = note
-        self._own = own
-        self._name = name
-
-    def settle(self, outcome: bool | None) -> None:
-        if not outcome and self._again:
-            self._own[self._name] = (-1, self._group)
-        elif not outcome:
-            self._own.pop(self._name, None)
-
-
-class Closed(Ticket):
-    """A client's Close of a named statement."""
-
-    __slots__ = ("_name", "_prepared")
-
-    def __init__(self, prepared: Prepared, name: bytes) -> None:
-        self._prepared = prepared
-        self._name = name
-        prepared.close_sent(name)
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
 
     def settle(self, outcome: bool | None) -> None:
         if outcome:
-            self._prepared.forget(self._name)
+            self._then()
 
 
 class Dropped(Ticket):

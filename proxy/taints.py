@@ -1,4 +1,4 @@
-"""Let taints spread: from what is no read by itself to everything that uses it.
+"""Let taints spread: from what is no read by itself to everything that uses it. What reads leave behind, too.
 
 An object is tainted when its own text is no read, or when anything that it uses is tainted. That is solved from the
 spoilers outwards, so a cycle without a spoiler in it is a read. It is the greatest fixed point, and the right one: "has
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Key, Taint
+from .verdict import Effect
 
 
 class Place(NamedTuple):
@@ -37,10 +38,31 @@ class Finding:
     place: Place = NOWHERE
     rule: str = ""
     allowed: bool = False
+    leaves: set[tuple[Effect, str]] = field(default_factory=set)
+    """What it leaves behind in the session by itself."""
+    carries: set[Key] = field(default_factory=set)
+    """What it uses, where nobody asks whether that is a read."""
 
 
 _RELATIVE = {"it": "which", "its": "whose"}
 _VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
+
+
+def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:
+    """Give what each object leaves behind, by itself or by what it uses, for those that leave anything."""
+    users: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key, found in objects.items():
+        for used in (*found.uses, *found.carries):
+            users[used].append(key)
+    leaves = {key: set(found.leaves) for key, found in objects.items() if found.leaves}
+    waiting = deque(leaves)
+    while waiting:
+        key = waiting.popleft()
+        for user in users[key]:
+            if not leaves[key] <= leaves.get(user, set()):
+                leaves[user] = leaves.get(user, set()) | leaves[key]
+                waiting.append(user)
+    return leaves
 
 
 def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key]]:

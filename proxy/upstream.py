@@ -95,6 +95,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_discard",
         "_dropped",
         "_failure",
+        "_groups",
         "_left",
         "_mail",
         "_owner",
@@ -127,11 +128,12 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: Pool, canceller: Canceller, stats: Stats, audit: Audit, tasks: Tasks) -> None:
         self.pool = pool
         self.replies = Replies(self)
+        self._groups = self.replies.groups
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
         self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
-        self.unnamed: Unnamed[object] = Unnamed()
+        self.unnamed: Unnamed[object] = Unnamed(self._groups)
         self.unnamed_of: object | None = None
         self.born = 0.0
         self.expires = 0.0
@@ -227,6 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
     def detach(self) -> None:
         self._owner = None
         self.replies.listener = self
+        self.replies.groups = self._groups
 
     def pause_reading(self) -> None:
         if self._transport is not None and not self._closed:
@@ -371,6 +374,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool.lost(self, asyncio.get_running_loop().time())
 
     # Listener of the replies owed, while nobody owns this upstream
+
+    def bind_failed(self) -> None:
+        pass
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         name, value = p.note_parameter(self.parameters, body)

@@ -24,6 +24,9 @@ class Effect(enum.Enum):
     """SET SESSION or set_config(…, false); the name is the setting's, case-folded."""
     SETTING_LOCAL = "setting_local"
     """SET LOCAL or set_config(…, true): gone with the transaction; the name is the setting's, case-folded."""
+    SETTING_INSIDE = "setting_inside"
+    """A function or a view that the statement uses sets it until the transaction ends, at any time from its Parse on;
+    the name is the setting's."""
     RESET = "reset"
     """RESET name, SET name TO DEFAULT, set_config(name, NULL, false); the name is the setting's, or `all`."""
     RESET_LOCAL = "reset_local"
@@ -79,6 +82,9 @@ class Verdict:
     prepares: tuple[tuple[str, bytes], ...] = ()
     statements: int = 1
     """How many statements the text holds."""
+    nulls: tuple[tuple[int, str], ...] = ()
+    """Where the text gives a NULL to set_config, in bytes of UTF-8, and for which setting: its answer is the value
+    that the client connected with."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)

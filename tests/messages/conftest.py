@@ -29,6 +29,13 @@ CREATE TABLE changing (id integer, name text);
 CREATE SCHEMA here; CREATE TABLE here.spot AS SELECT 'here' AS place;
 CREATE SCHEMA there; CREATE TABLE there.spot AS SELECT 'there' AS place, 7 AS more;
 CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.spot AS SELECT 'elsewhere' AS place;
+CREATE FUNCTION dmy() RETURNS text LANGUAGE sql AS $$ SELECT set_config('datestyle', 'ISO, DMY', true) $$;
+CREATE FUNCTION dmy_by_another() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN dmy(); END $$;
+CREATE FUNCTION tokyo() RETURNS text LANGUAGE sql AS $$ SELECT set_config('timezone', 'Asia/Tokyo', true) $$;
+CREATE FUNCTION tenant() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.inside', 'x', true) $$;
+CREATE FUNCTION worn() RETURNS text LANGUAGE sql SET app.worn TO 'x' AS $$ SELECT current_setting('app.worn') $$;
+CREATE VIEW dated AS SELECT dmy_by_another() AS style;
+GRANT SELECT ON dated TO PUBLIC;
 GRANT USAGE ON SCHEMA here, there, elsewhere TO PUBLIC;
 GRANT SELECT ON changing, here.spot, there.spot, elsewhere.spot TO PUBLIC;
 """

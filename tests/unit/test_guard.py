@@ -196,8 +196,8 @@ def test_before_14_what_fails_to_be_put_back_ends_the_upstream(town: Town) -> No
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 11, len(GUARDED) - 1, len(GUARDED), 1000])
 def test_answer_is_hidden_however_it_is_cut(size: int) -> None:
-    replies, _ = make(*(r.QUERY, r.GUARDING, r.QUERY, r.GUARDING, r.PARSE, r.SYNC))
-    first, second, third = SELECTED + READY_I, SELECTED + READY_I, PARSED + READY_I
+    replies, _ = make(*(r.QUERY, r.GUARDING, r.QUERY, r.GUARDING, r.CLOSE, r.SYNC))
+    first, second, third = SELECTED + READY_I, SELECTED + READY_I, p.message(p.CLOSE_COMPLETE) + READY_I
     assert feed_in(replies, first + GUARDED + second + GUARDED + third, size) == first + second + third
     assert not replies.owed
     assert replies.status == p.IDLE
@@ -228,8 +228,8 @@ def test_failure_ends_the_upstream_and_the_client_gets_it_for_the_group_behind(t
 
 
 def test_group_counts_as_settled_though_the_guard_behind_it_is_not() -> None:
-    replies, _ = make(r.QUERY, r.GUARDING, r.PARSE)
-    assert replies.groups == 1
+    replies, _ = make(r.QUERY, r.GUARDING, r.CLOSE)
+    assert replies.groups.unanswered == 1
     replies.feed(SELECTED + READY_I)
-    assert replies.groups == 0
+    assert not replies.groups.unanswered
     assert replies.awaited

@@ -49,6 +49,7 @@ FULL = Catalog(
     relations={"v": (Relation(2, "public", frozenset({"a", "b"})),)},
     types={"t": (Type(3, "public"),)},
     operators={"@@": (Operator(4, "public", "text", ""),)},
+    leaves={("function", 1): ((Effect.SETTING_INSIDE, "timezone"),)},
     taints={("function", 1): Taint("function public.f()", "it writes", "public.f", "extension-function")},
     tainted_operators=frozenset({"@@"}),
     tainted_types=True,

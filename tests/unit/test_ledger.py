@@ -187,6 +187,7 @@ def test_every_effect_either_pins_or_takes_away() -> None:
         reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
         takes_away = effect.name in (
             "SETTING",
+            "SETTING_INSIDE",
             "RESET",
             "RESET_LOCAL",
             "DEALLOCATE",
@@ -195,6 +196,16 @@ def test_every_effect_either_pins_or_takes_away() -> None:
             "UNLISTEN",
         )
         assert bool(reasons) is not takes_away, effect
+
+
+def test_what_a_function_sets_is_unsure_until_the_transaction_ends() -> None:
+    ledger = Ledger(NO_SETTINGS)
+    ledger.apply([(Effect.SETTING_INSIDE, "datestyle")])
+    assert (ledger.context, ledger.touched) == (None, set())
+    ledger.ended()
+    assert ledger.context is NO_SETTINGS.parsing
+    ledger.apply([(Effect.SETTING_INSIDE, "app.tenant")])
+    assert ledger.touched == {"app.tenant"}
 
 
 def test_several_effects_of_one_text_pin_once_each() -> None:

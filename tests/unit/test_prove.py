@@ -15,6 +15,7 @@ from proxy.catalog import (
     ANY_NUMBER,
     CAST_TO,
     FUNCTION,
+    OPERATOR,
     RELATION,
     TYPE,
     UNREADABLE,
@@ -31,7 +32,7 @@ from proxy.catalog import (
 from proxy.filter import Filter
 from proxy.policy import Policy
 from proxy.prove import Proof, explain, prove
-from proxy.verdict import Action
+from proxy.verdict import Action, Effect
 from tests.unit.test_plpgsql import SET_SLOTS, SLOTS
 
 CORPUS = Path(__file__).parent.parent / "data" / "corpus.jsonl"
@@ -376,6 +377,59 @@ def test_a_setting_that_no_client_may_change(setting: str, world: World) -> None
 @pytest.mark.parametrize("setting", ['search_path=public, "a ""b"', "work_mem=64MB", "Search_Path=pg_catalog, pg_temp"])
 def test_a_setting_that_any_client_may_change(setting: str, world: World) -> None:
     assert why(world, "public.f() returns int4", "select 1", "sql", settings=(setting,)) == ""
+
+
+# -- what reads leave behind -------------------------------------------------------------------------------------------
+
+
+def effects(world: World, sql: str, policy: Policy | None = None) -> set[tuple[Effect, str]]:
+    """Say what a statement leaves behind, which is let through."""
+    filter_ = Filter(policy or Policy(server_version=world.rows.version))
+    filter_.learn_catalog(world.prove(policy))
+    verdict = filter_.judge(sql.encode())
+    assert verdict.action is Action.ALLOW, verdict
+    return set(verdict.effects)
+
+
+DMY = {(Effect.SETTING_INSIDE, "datestyle")}
+
+
+def test_what_a_function_sets_for_its_transaction_is_an_effect_of_all_that_use_it(world: World) -> None:
+    world.sql("public.dmy() returns text", "select set_config('DateStyle', 'ISO, DMY', true)")
+    world.function("public.deep() returns text", "begin return dmy(); end")
+    world.sql("public.defaulted(a text) returns text", "select a", defaults="public.deep()", arguments=(OIDS["text"],))
+    world.view("dated", "SELECT public.deep() AS style")
+    world.view("again", "SELECT style FROM public.dated")
+    world.function("public.of_row(r public.t) returns text", "begin return dmy(); end")
+    for sql in ("select dmy()", "select * from again", "select public.defaulted('x')", "select t.of_row from t"):
+        assert effects(world, sql) == DMY, sql
+    assert effects(world, "select table_to_xml('again', true, true, '')") == DMY
+    assert effects(world, "select schema_to_xml('public', true, true, '')") == DMY
+    assert effects(world, "select reader()") == set()
+
+
+def test_a_custom_setting_of_a_function_reads_as_empty_behind_it(world: World) -> None:
+    world.sql("public.worn() returns int4", "select 1", settings=("App.Tenant=x", "datestyle=ISO"))
+    assert effects(world, "select worn()") == {(Effect.SETTING_INSIDE, "app.tenant")}
+
+
+def test_a_function_that_the_operator_allows_leaves_behind_what_its_body_does(world: World) -> None:
+    world.sql("public.dmy() returns text", "select set_config('datestyle', 'ISO, DMY', true)")
+    world.sql("public.sets() returns text", "select set_config('search_path', 'a', false)")
+    world.sql("public.calls() returns text", "select dmy()")
+    policy = Policy(allow_functions=("public.sets", "public.calls"), server_version=world.rows.version)
+    assert effects(world, "select sets()", policy) == {(Effect.SETTING, "search_path")}
+    assert effects(world, "select calls()", policy) == DMY
+
+
+def test_what_sets_something_where_no_name_shows_it_is_no_read(world: World) -> None:
+    dmy = world.sql("public.dmy(a int4, b text) returns text", "select set_config('datestyle', 'ISO, DMY', true)")
+    plus = world.operator("+", "int4", "text", dmy)
+    checked = world.type("checked", "d", check="(public.dmy(1, VALUE) <> '')")
+    reason = "it sets datestyle, and no name in a statement shows that"
+    assert (world.why((OPERATOR, plus)), world.why((TYPE, checked))) == (reason, reason)
+    assert world.refused("select 1 + 'x'::text") == "unproved-operator"
+    assert world.refused("select 'x'::checked") == "unproved-type"
 
 
 @pytest.mark.parametrize("language", ["internal", "c", "plpython3u", "plperl", "plv8"])

@@ -10,6 +10,7 @@ from proxy import protocol as p
 from proxy import replies as r
 from proxy.errors import UpstreamProtocolError
 from proxy.replies import Replies, TripwireError
+from proxy.sent import Groups
 from proxy.unnamed import Unnamed
 
 READY_I = p.READY[p.IDLE]
@@ -30,7 +31,7 @@ class Recorder(Unnamed):
     """Writes down what it is told."""
 
     def __init__(self, events: list[object]) -> None:
-        super().__init__()
+        super().__init__(Groups())
         self.events = events
 
     def ended(self) -> None:
@@ -48,6 +49,9 @@ class Listener:
         self.events: list[object] = []
         self.forward_parameters = True
         self.unnamed = Recorder(self.events)
+
+    def bind_failed(self) -> None:
+        self.events.append("bind failed")
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         self.events.append(p.parameter_parts(body))
@@ -87,7 +91,7 @@ def test_a_whole_answer_passes_as_the_same_object() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
 def test_answers_pass_unchanged_however_they_are_cut(size: int) -> None:
-    replies, _ = make(r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
     answer = PARSED + BOUND + ROWS + row(b"x" * 50) * 3 + SELECTED + READY_I + ROWS + row(b"y") + SELECTED + READY_I
     assert feed_in(replies, answer, size) == answer
     assert not replies.owed
@@ -137,14 +141,14 @@ def test_repeated_parse_is_skipped_but_its_error_answers_the_bind() -> None:
 
 
 def test_error_in_an_extended_message_skips_to_sync() -> None:
-    replies, _ = make(r.PARSE, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
     assert replies.feed(ERROR) == ERROR
     assert list(replies.owed) == [r.SYNC, r.QUERY]
     assert not replies.skipping
 
 
 def test_error_before_the_sync_is_sent_leaves_nothing_owed_until_then() -> None:
-    replies, _ = make(r.PARSE)
+    replies, _ = make(r.PARSE_UNNAMED)
     replies.feed(ERROR)
     assert replies.skipping
     replies.owe(r.BIND)
@@ -164,7 +168,7 @@ def test_error_in_a_simple_query_is_followed_by_its_own_ready() -> None:
 
 @pytest.mark.parametrize("size", [1, 6, 1000])
 def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
-    replies, _ = make(r.PARSE, r.BIND, r.EXECUTE)
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE)
     ours = p.error_response("ERROR", "25006", "cannot execute DELETE")
     replies.owe_refusal(ours)
     replies.owe(r.SYNC)
@@ -175,7 +179,7 @@ def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
 
 
 def test_refusal_behind_an_earlier_error_is_skipped_like_any_message() -> None:
-    replies, _ = make(r.PARSE)
+    replies, _ = make(r.PARSE_UNNAMED)
     replies.owe_refusal(b"first")
     replies.owe(r.SYNC)
     second = p.error_response("ERROR", "25006", "second")
@@ -248,7 +252,7 @@ def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> N
 @pytest.mark.parametrize("size", [1, 5, 64])
 @pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
 def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
-    for owed in (r.QUERY, r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
+    for owed in (r.QUERY, r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
         for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, r.MAX_CONTROL_MESSAGE) + 1):
             replies, _ = make(owed)
             with pytest.raises(UpstreamProtocolError, match=r"length|out of place"):
@@ -272,7 +276,13 @@ def test_longest_messages_of_their_kind_pass() -> None:
 
 
 def test_reply_to_the_wrong_message_ends_the_upstream() -> None:
-    for owed, data in ((r.BIND, PARSED), (r.PARSE, BOUND), (r.SYNC, SELECTED), (r.EXECUTE, READY_I), (r.PARSE, ROWS)):
+    for owed, data in (
+        (r.BIND, PARSED),
+        (r.PARSE_UNNAMED, BOUND),
+        (r.SYNC, SELECTED),
+        (r.EXECUTE, READY_I),
+        (r.PARSE_UNNAMED, ROWS),
+    ):
         replies, _ = make(owed)
         with pytest.raises(UpstreamProtocolError):
             replies.feed(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import gc
 import struct
 
 import pytest
@@ -11,7 +12,6 @@ from proxy import observe
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.access import LOOPBACK, Access, Origin
-from proxy.carrying import HELPER
 from proxy.catalog import FUNCTION, TYPE, Callable, Catalog, Taint, Type
 from proxy.client import Client, Phase
 from proxy.config import PoolLimits
@@ -25,7 +25,7 @@ from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import Session
 from proxy.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
-from proxy.statements import Held
+from proxy.statements import PREFIX, Held
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -117,7 +117,8 @@ class FakeUpstream:
         self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
-        self.unnamed: Unnamed[object] = Unnamed()
+        self.unnamed: Unnamed[object] = Unnamed(self.replies.groups)
+        self.groups = self.replies.groups
         self.held = Held("test", 200)
         self.unnamed_of: object | None = None
         self.born = 0.0
@@ -141,6 +142,7 @@ class FakeUpstream:
     def detach(self) -> None:
         self.owner = None
         self.replies.listener = self
+        self.replies.groups = self.groups
 
     def write(self, data: bytes) -> None:
         assert type(data) is bytes
@@ -195,7 +197,7 @@ class FakeUpstream:
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
-    def unnamed_parsed(self, outcome: bool | None) -> None: ...
+    def bind_failed(self) -> None: ...
 
 
 class Quiet:
@@ -599,6 +601,16 @@ def test_unnamed_statement_is_still_there_on_its_own_upstream(town: Town) -> Non
     session.client_data(bind() + EXECUTE + SYNC)
     assert town.link(session) is first
     assert first.take() == bind() + EXECUTE + SYNC
+
+
+def test_upstream_keeps_no_session_whose_client_has_gone(town: Town) -> None:
+    session, _ = town.client()
+    upstream = run_unnamed(town, session)
+    assert upstream.unnamed_of is not None
+    assert not isinstance(upstream.unnamed_of, Session)
+    assert not any(
+        isinstance(held, Session) for held in gc.get_referents(upstream, upstream.replies, upstream.unnamed_of)
+    )
 
 
 def test_unnamed_statement_is_repeated_on_another_upstream(town: Town) -> None:
@@ -1742,8 +1754,11 @@ def test_observed_parse_goes_upstream_and_never_takes_the_direct_path(lenient: T
         session.client_data(data)
         upstream = lenient.link(session)
         parse_bind_describe = data.removesuffix(EXECUTE + SYNC)
-        begin, run, close = p.run(HELPER, observe.BEGIN)
-        assert upstream.take() == parse_bind_describe + begin + run + close + EXECUTE + SYNC + p.query(observe.END)
+        sent = upstream.take()
+        name = sent[len(parse_bind_describe) + 5 :].partition(b"\0")[0]
+        assert name.startswith(PREFIX)
+        ours = b"".join(p.run(name, observe.BEGIN))
+        assert sent == parse_bind_describe + ours + EXECUTE + SYNC + p.query(observe.END)
         upstream.says(PARSED, BOUND, p.message(p.NO_DATA))
         upstream.says(PARSED, BOUND, BEGUN, CLOSED, CLOSED, SELECTED, READY_T, COMMITTED, READY_I)
         assert client.take() == PARSED + BOUND + p.message(p.NO_DATA) + SELECTED + READY_I
@@ -1879,7 +1894,7 @@ def test_client_that_breaks_the_protocol_is_closed_with_a_reason(town: Town, dat
     assert town.stats.bugs == 0
 
 
-@pytest.mark.parametrize("last", [p.TERMINATE_MESSAGE, b"\xff" * 5, struct.pack("!BI", p.QUERY, 3)])
+@pytest.mark.parametrize("last", [b"\xff" * 5, struct.pack("!BI", p.QUERY, 3)])
 def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes) -> None:
     # Its reply is owed: an upstream that never gets it would be waited for in vain, and lost.
     session, client = town.client()
@@ -1888,6 +1903,37 @@ def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes
     assert isinstance(upstream, FakeUpstream)
     assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
     assert list(upstream.replies.owed) == [r.QUERY, r.GUARDING, r.QUERY]
+    assert client.closed
+
+
+def test_terminate_ends_when_what_stands_before_it_is_answered(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + p.parse(b"", b"select 2") + p.TERMINATE_MESSAGE + p.query(b"select 3"))
+    session.client_data(p.query(b"select 4"))
+    upstream = town.link(session)
+    assert upstream.take() == p.query(b"select 1") + p.parse(b"", b"select 2") + SYNC
+    upstream.says(SELECTED, READY_I)
+    assert not client.closed
+    upstream.says(PARSED, READY_I)
+    assert client.closed
+    assert client.take() == SELECTED + READY_I + PARSED
+    assert upstream in town.pool.idle
+    assert town.stats.client_closes["client_terminate"] == 1
+
+
+def test_terminate_waits_for_no_query_that_is_ignored(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select nope") + p.query(b"select 1") + p.TERMINATE_MESSAGE)
+    town.link(session).says(p.error_response("ERROR", "42703", "no such column"))
+    assert client.closed
+
+
+def test_terminate_waits_for_an_upstream_that_is_lost_no_longer(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    session.client_data(p.query(b"select 1") + p.TERMINATE_MESSAGE)
+    session.upstream_lost()
     assert client.closed
 
 
@@ -2393,9 +2439,14 @@ def test_execute_without_a_bind_never_reaches_the_portal_that_a_failed_query_lef
     session.client_data(BEGIN)
     upstream = town.link(session)
     upstream.says(BEGUN, READY_T)
-    session.client_data(bind() + EXECUTE + SYNC + p.query(b"close c"))
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC + p.query(b"close c") + bind(b"no") + SYNC)
     upstream.take()
     session.client_data(EXECUTE + SYNC)
+    assert upstream.take() == b"", "waits"
+    upstream.says(PARSED, BOUND, SELECTED, READY_T, p.error_response("ERROR", "34000", "no such cursor"), READY_E)
+    upstream.says(p.error_response("ERROR", "26000", "no such statement"))
+    assert upstream.take() == b"", "waits"
+    upstream.says(READY_E)
     assert upstream.take() == p.REFUSED_EXECUTE + SYNC
 
 
@@ -2428,6 +2479,15 @@ def test_error_is_never_written_into_the_middle_of_a_row(town: Town) -> None:
     session.upstream_lost()
     assert client.take() == row[:40]
     assert client.closed
+
+
+def test_client_that_vanishes_while_we_ask_leaves_an_upstream_that_forgets_all(town: Town) -> None:
+    """What has a name of ours could stay there, and the next client would meet it."""
+    session, _ = town.client(TimeZone="Asia/Tokyo")
+    session.client_data(p.parse(b"", b"reset all") + bind() + EXECUTE)
+    upstream = town.link(session)
+    session.client_lost()
+    assert upstream.recycled is True
 
 
 def test_client_that_vanishes_in_mid_statement_leaves_the_upstream_to_be_cleaned(town: Town) -> None:

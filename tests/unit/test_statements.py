@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from proxy.statements import Own, Owned, Run
+import pytest
+
+from proxy.sent import Groups, UnsettledError
+from proxy.snapshot import NO_SETTINGS
+from proxy.statements import Held, Own, Run, Statement
+from proxy.verdict import Action, Verdict
 
 
-def test_name_that_stood_on_the_link_may_still_stand_there_when_its_next_parse_is_ignored() -> None:
-    own: dict[bytes, Own] = {}
-    Owned(own, b"s1", (0, 1)).settle(True)
-    assert own == {b"s1": (0, 1)}
-    for outcome in (None, False):
-        Owned(own, b"s1", (1, 2)).settle(outcome)
-        assert own == {b"s1": (-1, 2)}  # to be closed before it is parsed
+def test_name_of_the_clients_own_is_on_the_link_when_the_server_has_said_so() -> None:
+    groups = Groups()
+    own = Own(groups)
+    own.parse_sent(b"s1", False)
+    assert (own.find(b"s1"), bool(own)) == (False, False)
+    groups.sent += 1
+    with pytest.raises(UnsettledError):
+        own.find(b"s1")
+    groups.answered += 1
+    assert own.find(b"s1") is None  # it has failed
+    own.keep(b"s1", True)
+    assert (own.find(b"s1"), bool(own)) == (True, True)
+    own.all_closes_sent()
+    assert own.find(b"s1") is None
+    groups.lose()
+    assert (own.find(b"s1"), own.all(), bool(own)) == (True, [b"s1"], False)
 
 
-def test_name_that_was_never_there_is_forgotten_when_its_parse_fails() -> None:
-    own: dict[bytes, Own] = {}
-    for outcome in (None, False):
-        Owned(own, b"s1", (1, 2)).settle(outcome)
-        assert own == {}
+def test_statement_that_was_dropped_before_it_was_described_stays_dropped() -> None:
+    held = Held("test", 10)
+    statement = Statement(b"select 1\0\0\0", NO_SETTINGS, Verdict(Action.ALLOW, "select"), None)
+    held.keep(statement, b"sidecart:1")
+    held.all()
+    held.replace(statement, statement)
+    assert held.names == {}
 
 
 def test_position_is_counted_back_over_what_was_inserted_before_it() -> None:

@@ -4,114 +4,143 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.sent import Groups, UnsettledError
 from proxy.unnamed import Unnamed
 
 
 @pytest.fixture
-def unnamed() -> Unnamed:
+def groups() -> Groups:
+    return Groups()
+
+
+@pytest.fixture
+def unnamed(groups: Groups) -> Unnamed[bytes]:
     """Return one that the client has, and that its link holds."""
-    statement = Unnamed()
+    statement: Unnamed[bytes] = Unnamed(groups)
     statement.attach(False)
     statement.parse_sent(b"old")
     statement.parsed(True)
-    statement.settled()
+    end(groups)
     return statement
 
 
-def test_it_is_the_last_one_that_was_parsed(unnamed: Unnamed) -> None:
+def end(groups: Groups) -> None:
+    """Send a Sync, and have it answered."""
+    groups.sent += 1
+    groups.answered = groups.sent
+
+
+def test_it_is_the_last_one_that_was_parsed(unnamed: Unnamed[bytes]) -> None:
     unnamed.parse_sent(b"first")
     unnamed.parse_sent(b"second")
-    assert (unnamed.message, unnamed.coming, unnamed.synced) == (b"old", b"second", True)
+    assert (unnamed.message, unnamed.which(), unnamed.there()) == (b"old", b"second", True)
     unnamed.parsed(True)
     assert unnamed.message == b"first"
     unnamed.parsed(True)
     assert (unnamed.message, unnamed.stays) == (b"second", True)
 
 
-def test_parse_that_fails_takes_the_old_one_with_it(unnamed: Unnamed) -> None:
+def test_it_is_not_known_which_while_an_earlier_group_may_fail(unnamed: Unnamed[bytes], groups: Groups) -> None:
+    unnamed.parse_sent(b"new")
+    groups.sent += 1
+    for ask in (unnamed.which, unnamed.there):
+        with pytest.raises(UnsettledError):
+            ask()
+    unnamed.parsed(None)
+    groups.answered += 1
+    assert (unnamed.which(), unnamed.there()) == (b"old", True)
+
+
+def test_parse_that_fails_takes_the_old_one_with_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.parse_sent(b"bad")
     unnamed.parsed(False)
-    unnamed.settled()
-    assert (unnamed.message, unnamed.coming, unnamed.stays) == (None, None, False)
-    assert unnamed.synced  # both have none
+    end(groups)
+    assert (unnamed.message, unnamed.which(), unnamed.stays) == (None, None, False)
+    assert unnamed.there()  # both have none
 
 
-def test_parse_that_never_ran_leaves_the_old_one(unnamed: Unnamed) -> None:
+def test_parse_that_never_ran_leaves_the_old_one(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.parse_sent(b"skipped")
     unnamed.parsed(None)
-    unnamed.settled()
-    assert (unnamed.message, unnamed.coming, unnamed.synced, unnamed.stays) == (b"old", b"old", True, True)
+    end(groups)
+    assert (unnamed.message, unnamed.which(), unnamed.there(), unnamed.stays) == (b"old", b"old", True, True)
 
 
-def test_stand_in_of_a_refused_parse_takes_it_with_it(unnamed: Unnamed) -> None:
+def test_stand_in_of_a_refused_parse_takes_it_with_it(unnamed: Unnamed[bytes]) -> None:
     unnamed.parse_sent(None)
-    assert (unnamed.message, unnamed.coming) == (b"old", None)
+    assert (unnamed.message, unnamed.which()) == (b"old", None)
     unnamed.parsed(False)
     assert unnamed.message is None
 
 
-def test_simple_query_and_close_destroy_it(unnamed: Unnamed) -> None:
+def test_simple_query_and_close_destroy_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.end_sent()
-    assert (unnamed.coming, unnamed.synced) == (None, True)
+    assert (unnamed.which(), unnamed.there()) == (None, True)
     unnamed.ended()
-    assert (unnamed.message, unnamed.stays, unnamed.synced) == (None, False, True)
+    end(groups)
+    assert (unnamed.message, unnamed.stays, unnamed.there()) == (None, False, True)
 
 
-def test_parse_behind_a_query_in_one_chunk_survives_it(unnamed: Unnamed) -> None:
+def test_parse_behind_a_query_in_one_chunk_survives_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.end_sent()
+    groups.sent += 1
     unnamed.parse_sent(b"new")
+    assert unnamed.which() == b"new"
     unnamed.ended()
     unnamed.parsed(True)
-    unnamed.settled()
-    assert (unnamed.message, unnamed.coming, unnamed.stays) == (b"new", b"new", True)
+    end(groups)
+    assert (unnamed.message, unnamed.which(), unnamed.stays) == (b"new", b"new", True)
 
 
-def test_another_upstream_does_not_have_it_until_it_was_repeated(unnamed: Unnamed) -> None:
+def test_another_upstream_does_not_have_it_until_it_was_repeated(unnamed: Unnamed[bytes]) -> None:
     unnamed.attach(False)
-    assert (unnamed.coming, unnamed.synced, unnamed.stays) == (b"old", False, False)
+    assert (unnamed.which(), unnamed.there(), unnamed.stays) == (b"old", False, False)
     unnamed.repeat_sent()
-    assert unnamed.synced
+    assert unnamed.there()
     unnamed.repeated(True)
     assert unnamed.stays
 
 
 @pytest.mark.parametrize("outcome", [False, None])
-def test_repetition_that_failed_or_never_ran_is_repeated_again(unnamed: Unnamed, outcome: bool | None) -> None:
+def test_repetition_that_failed_or_never_ran_is_repeated_again(
+    unnamed: Unnamed[bytes], groups: Groups, outcome: bool | None
+) -> None:
     unnamed.attach(False)
     unnamed.repeat_sent()
     unnamed.repeated(outcome)
-    assert (unnamed.message, unnamed.synced, unnamed.stays) == (b"old", False, False)
+    end(groups)
+    assert (unnamed.message, unnamed.there(), unnamed.stays) == (b"old", False, False)
 
 
-def test_repetition_that_never_ran_changes_nothing_where_it_was_held(unnamed: Unnamed) -> None:
+def test_repetition_that_never_ran_changes_nothing_where_it_was_held(unnamed: Unnamed[bytes]) -> None:
     unnamed.repeated(None)
-    assert (unnamed.synced, unnamed.stays) == (True, True)
+    assert (unnamed.there(), unnamed.stays) == (True, True)
 
 
-def test_close_that_was_skipped_changes_nothing(unnamed: Unnamed) -> None:
+def test_close_that_was_skipped_changes_nothing(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.attach(False)
     unnamed.end_sent()
-    unnamed.settled()  # an earlier message failed: there was no answer
-    assert (unnamed.message, unnamed.coming, unnamed.synced) == (b"old", b"old", False)
+    end(groups)  # an earlier message failed: there was no answer
+    assert (unnamed.message, unnamed.which(), unnamed.there()) == (b"old", b"old", False)
 
 
-def test_query_of_ours_destroys_it_on_the_upstream_alone(unnamed: Unnamed) -> None:
+def test_query_of_ours_destroys_it_on_the_upstream_alone(unnamed: Unnamed[bytes]) -> None:
     unnamed.other_sent()
-    assert (unnamed.coming, unnamed.synced, unnamed.stays) == (b"old", False, False)
+    assert (unnamed.which(), unnamed.there(), unnamed.stays) == (b"old", False, False)
 
 
-def test_upstream_that_still_holds_it_needs_no_repetition(unnamed: Unnamed) -> None:
+def test_upstream_that_still_holds_it_needs_no_repetition(unnamed: Unnamed[bytes]) -> None:
     unnamed.attach(True)
-    assert unnamed.synced
+    assert unnamed.there()
 
 
-def test_upstream_cannot_hold_what_the_client_does_not_have(unnamed: Unnamed) -> None:
+def test_upstream_cannot_hold_what_the_client_does_not_have(unnamed: Unnamed[bytes]) -> None:
     unnamed.drop()
     unnamed.attach(True)
-    assert (unnamed.synced, unnamed.stays) == (False, False)
+    assert (unnamed.there(), unnamed.stays) == (False, False)
 
 
-def test_answer_to_a_parse_of_nobody_is_ignored() -> None:
-    unnamed = Unnamed()
+def test_answer_to_a_parse_of_nobody_is_ignored(groups: Groups) -> None:
+    unnamed: Unnamed[bytes] = Unnamed(groups)
     unnamed.parsed(True)
     assert unnamed.message is None
