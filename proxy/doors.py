@@ -55,12 +55,12 @@ class Doors:
         clients: set[Client],
         tasks: Tasks,
         login_timeout: float,
-        turns: Turns | None = None,
+        turns: Turns,
     ) -> None:
         self._config = config
         self._clients = clients
         self._tasks = tasks
-        self._turns = turns or Turns()
+        self._turns = turns
         self._login_timeout = login_timeout
         self._listeners: list[socket.socket] = []
         self._unix: UnixSocket | None = None

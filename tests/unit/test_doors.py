@@ -16,6 +16,7 @@ from proxy.doors import DAY, Doors
 from proxy.errors import ConfigError
 from proxy.house import House
 from proxy.tasks import Tasks
+from proxy.turns import Turns
 
 
 class Log:
@@ -36,7 +37,7 @@ def write(folder: Path, days: int, age: int = 0) -> Listen:
 
 def made(listen: Listen) -> tuple[Doors, Log]:
     log = Log()
-    return Doors(listen, cast(House, SimpleNamespace(audit=log)), set(), Tasks(), 15.0), log
+    return Doors(listen, cast(House, SimpleNamespace(audit=log)), set(), Tasks(), 15.0, cast(Turns, None)), log
 
 
 def test_certificate_that_ends_is_spoken_of_once_a_day(tmp_path: Path) -> None:
