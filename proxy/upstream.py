@@ -338,7 +338,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._dropped += len(data)
         if self.replies.halted is not None:
-            self._retire(CloseReason.DIRTY)
+            self._retire(CloseReason.UPSTREAM_LOST if self.replies.fatal else CloseReason.DIRTY)
         elif self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
             self._retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
         elif self._checking and not self.replies.owed:

@@ -41,20 +41,31 @@ def closes_on(sidecart: SideCart, data: bytes, *, login: bool) -> dict[str, str]
 
 @pytest.mark.usefixtures("bystander")
 @pytest.mark.parametrize(
+    "data",
+    [
+        b"\xde\xad\xbe\xef" * 16,
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        struct.pack("!I", 0x7FFFFFFF) + bytes(20),
+        struct.pack("!i", -1) + bytes(20),
+        struct.pack("!I", 20_000) + bytes(20_000),
+        p.TERMINATE_MESSAGE,
+    ],
+)
+def test_what_is_no_startup_packet_is_closed_without_a_word(sidecart: SideCart, data: bytes) -> None:
+    assert closes_on(sidecart, data, login=False) == {}
+
+
+@pytest.mark.usefixtures("bystander")
+@pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"\xde\xad\xbe\xef" * 16, "length"),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP"),
-        (struct.pack("!I", 0x7FFFFFFF) + bytes(20), "length"),
-        (struct.pack("!i", -1) + bytes(20), "length"),
         (struct.pack("!II", 8, 2 << 16), "protocol"),
         (struct.pack("!II", 9, 3 << 16) + b"x", "startup packet"),
-        (struct.pack("!I", 20_000) + bytes(20_000), "length"),
         (p.startup_message({"database": "shop"}), "user name"),
         (p.startup_message({"user": "a", "database": "shop", "replication": "database"}), "replication"),
     ],
 )
-def test_what_is_no_startup_packet(sidecart: SideCart, data: bytes, says: str) -> None:
+def test_startup_packet_that_asks_for_what_there_is_not(sidecart: SideCart, data: bytes, says: str) -> None:
     error = closes_on(sidecart, data, login=False)
     assert error["S"] == "FATAL"
     assert says in error["M"]

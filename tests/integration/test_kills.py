@@ -428,7 +428,7 @@ def test_pinned_client_outside_a_transaction_is_closed_with_57p01(
 def test_statement_runs_again_although_every_idle_upstream_was_lost_too(through: Upstream, relay: Relay) -> None:
     """Nobody has heard of their end when a second one is looked for: one of them would be lost in turn."""
     limits = {"SIDECART_POOL_MIN_POOL_SIZE": 10, "SIDECART_POOL_DEFAULT_POOL_SIZE": 10, "SIDECART_POOL_MAX_LOGINS": 10}
-    with SideCart(through, **limits) as own, Wire(own.port) as wire:
+    with SideCart(through, SIDECART_FILTER_CATALOG_REFRESH="0", **limits) as own, Wire(own.port) as wire:
         own.settled()
         for number in range(5):
             wait_until(lambda: own.metric('sidecart_servers{database="shop",state="idle"}') == 10, 10, "all upstreams")

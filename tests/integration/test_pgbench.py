@@ -52,6 +52,7 @@ def test_pgbench(
     transactions: int,
 ) -> None:
     pool = {"SIDECART_POOL_DEFAULT_POOL_SIZE": POOL_SIZE, "SIDECART_POOL_MIN_POOL_SIZE": 2}
+    pool["SIDECART_FILTER_CATALOG_REFRESH"] = 0  # its connection counts in no pool
     with SideCart(bench, **pool) as sidecart, psycopg.connect(postgres.dsn(), autocommit=True) as superuser:
         sidecart.settled()
         where = ["-h", "127.0.0.1", "-p", str(sidecart.port), "-U", "analyst"]

@@ -172,7 +172,7 @@ select 'é', nope from orders;
 select * from orders where total = 'x';
 select 日本 from orders;
 \\set VERBOSITY verbose
-select * from nope;
+select nope;
 select 1/0;
 \\errverbose
 \\set VERBOSITY sqlstate

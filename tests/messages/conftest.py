@@ -125,8 +125,8 @@ def fleet(reached: Upstream) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="session")
 def one(reached: Upstream) -> Iterator[SideCart]:
-    """Run a SideCart with one upstream, for tests that look at what it holds."""
-    with serve(reached, 1) as own:
+    """Run a SideCart with one upstream and no other connection, for tests that look at what it holds."""
+    with serve(reached, 1, SIDECART_FILTER_CATALOG_REFRESH=0) as own:
         yield own
         assert own.metric("sidecart_bugs_total") == 0, own.log[-8000:]
 
