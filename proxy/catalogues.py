@@ -38,6 +38,8 @@ LOOKS_SHARE: Final = 0.02
 """Part of the time that looks may take. One takes 25 ms where there are 3,000 tables, a load 0.35 s."""
 PATIENCE: Final = 5.0
 """Seconds that a statement waits for a newer catalogue at most."""
+LONGEST_INTERVAL: Final = PATIENCE - MIN_INTERVAL
+"""Seconds after which a load on demand begins in any case: a table that was just created is not told to be missing."""
 _ENDED: Final = "57P"
 """The SQLSTATEs with which a server ends a connection: a restart, idle_session_timeout."""
 RETRY: Final = 5.0
@@ -126,25 +128,21 @@ class Catalogues:
         line = kept.waiting
         if kept.loading:
             # It may have read the system catalogues before there was what is asked for: the next one will know.
-            if kept.loaded_at is not None and kept.began < now and kept.demanded + kept.interval <= now + MIN_INTERVAL:
+            if kept.loaded_at is not None and kept.began < now:
                 line = kept.later
-        elif not self._load_soon(kept):
-            return None
+        else:
+            self._load_soon(kept)
         question = Question(asker)
         line.append((now + PATIENCE, question))
         return question
 
-    def _load_soon(self, kept: _Kept) -> bool:
-        """Load on demand as soon as that may be; return whether it is worth waiting for."""
-        now = self._now()
+    def _load_soon(self, kept: _Kept) -> None:
+        """Load on demand as soon as that may be: within the patience of who waits."""
         at = kept.demanded + kept.interval
-        if at > now + MIN_INTERVAL:
-            return False
-        if at > now:
+        if at > self._now():
             kept.due = at if kept.due is None else min(kept.due, at)
         else:
             self._start_now(kept)
-        return True
 
     def ages(self) -> Mapping[str, float]:
         """Return for each database how many seconds ago its catalogue was loaded, or found unchanged."""
@@ -206,8 +204,8 @@ class Catalogues:
         kept.loading = False
         kept.tried.set()
         told, kept.waiting, kept.later = kept.waiting, kept.later, []
-        if kept.waiting and not self._load_soon(kept):
-            self._start_now(kept)
+        if kept.waiting:
+            self._load_soon(kept)
         for _, question in told:
             question.tell(None, self._audit)
 
@@ -235,7 +233,7 @@ class Catalogues:
                     break
         finally:
             seconds = self._now() - kept.began
-            kept.interval = max(MIN_INTERVAL, seconds / MAX_SHARE)
+            kept.interval = min(max(MIN_INTERVAL, seconds / MAX_SHARE), LONGEST_INTERVAL)
             kept.pause = max(LOOK, seconds / share)
         results = encode_results(fetched)
         del fetched[catalog_rows.STATE]

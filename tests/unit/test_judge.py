@@ -517,10 +517,30 @@ def test_loads_on_demand_take_a_tenth_of_the_time_at_most() -> None:
         library.now += 0.4
         await library.ends()
         library.now += 2.5
-        assert library.wants()[1] is None
+        asking, question = library.wants()
+        assert question is not None
+        library.catalogues.tick(library.now)
+        assert await library.under_way() == 0
         library.now += 1.2
-        assert library.wants()[1] is not None
+        library.catalogues.tick(library.now)
+        assert await library.under_way() == 1
         await library.ends()
+        assert asking.told == [None]
+
+    in_library(work)
+
+
+def test_table_that_was_just_created_is_waited_for_however_long_loads_take() -> None:
+    async def work(library: Library) -> None:
+        library.catalogues.serve("shop", library.filter)
+        library.now += 30.0
+        await library.ends()
+        asking, question = library.wants()
+        assert question is not None
+        library.catalogues.tick(library.now)
+        assert await library.under_way() == 1
+        await library.ends()
+        assert asking.told == [None]
 
     in_library(work)
 
