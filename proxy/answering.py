@@ -8,6 +8,7 @@ from proxy import protocol as p
 from proxy import replies as r
 from proxy.carrying import Carrying
 from proxy.errors import (
+    FEATURE_NOT_SUPPORTED,
     IN_FAILED_SQL_TRANSACTION,
     INVALID_CURSOR_NAME,
     INVALID_SQL_STATEMENT_NAME,
@@ -56,6 +57,26 @@ class Answering(Carrying):
             return None
         self._wait_error = self._too_fast(excess)
         return self._waited(simple=simple, unnamed=unnamed)
+
+    def _in_doubt(self, text: bytes, *, simple: bool, unnamed: bool) -> bytes | None:
+        """Hold a text up whose letters depend on a client_encoding that was sent and not answered; None: it goes on.
+
+        The server reads each message in the encoding that it has by then: judged in another one it means other names.
+        """
+        link = self.link
+        if link is None or not link.replies.owed or text.isascii():
+            return None
+        if self.groups.unanswered:
+            return self._stall()
+        error = p.error_response(
+            "ERROR",
+            FEATURE_NOT_SUPPORTED,
+            "cannot judge a statement in an encoding that is not known yet",
+            detail="Ahead of it in the same group of messages client_encoding may be changed.",
+            hint="Send Sync behind the change of client_encoding.",
+            codec=self.codec,
+        )
+        return self._answer_error(error, simple=simple, unnamed=unnamed)
 
     def _stall(self) -> bytes:
         """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""

@@ -18,6 +18,7 @@ from proxy.verdict import Effect
 PREPARED_STATEMENT: Final = "prepared_statement"
 
 SETTING: Final = "setting"
+ENCODING: Final = "client_encoding"
 
 # What of the effects stays on the upstream. RESET, DEALLOCATE and DISCARD only take state away.
 _PINS: Final[Mapping[Effect, str]] = {
@@ -68,6 +69,7 @@ class Ledger:
         "naming",
         "pins",
         "reading",
+        "recodes",
         "renewed",
         "scarred",
         "settings",
@@ -87,6 +89,8 @@ class Ledger:
         """What the session's settings are, as of the last time they were read back."""
         self.unsure = False
         """Whether a setting that shapes a Parse may be another one now."""
+        self.recodes = False
+        """Whether client_encoding may be another one when what was sent is answered."""
         self.reading = False
         """Whether the server is being asked at the moment what the session holds."""
         self.asked: frozenset[str] = frozenset()
@@ -157,7 +161,10 @@ class Ledger:
         for lost, (value, local) in self.lost_by(effect, name).items():
             # What the session has lost is not to be set again for its transaction alone.
             self.lost[lost] = (value, local and self.lost.get(lost, ("", True))[1])
-        if effect is Effect.DISCARD_ALL or name == "all":
+        everything = effect is Effect.DISCARD_ALL or name == "all"
+        recoded = self.settings.get(ENCODING) is not None or ENCODING in self.touched or ENCODING in self.asked
+        self.recodes = self.recodes or name == ENCODING or (everything and recoded)
+        if everything:
             self.touched |= self.asked.union(name for name, _ in self.settings.items)
             self.unsure = True
             return
@@ -169,6 +176,8 @@ class Ledger:
         """Note the end of a transaction: what was set for it alone is gone."""
         if self.unsure:
             self.unsure = not PARSING.isdisjoint(self.touched | self.asked)
+        if self.recodes:
+            self.recodes = ENCODING in self.touched or ENCODING in self.asked
 
     # --- reading back ---------------------------------------------------------------------------------------------
 

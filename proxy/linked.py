@@ -590,7 +590,8 @@ class Linked:
         if out:
             self._wire.write(out)
         ledger, replies = self.ledger, link.replies
-        gone = ledger.pins or ledger.reading or (ledger.touched and self._seen == p.IDLE)
+        # Of a client_encoding that its transaction has set nobody would know what it is now.
+        gone = ledger.pins or ledger.reading or ledger.recodes or (ledger.touched and self._seen == p.IDLE)
         if gone or self._flow or not replies.whole:
             whole = self._drop_link(reason)
             self._end(reason, ADMIN_SHUTDOWN if sqlstate == CONNECTION_FAILURE else sqlstate, text if whole else "")

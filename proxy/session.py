@@ -110,7 +110,14 @@ class Session(Answering):
     def _held_back(self) -> bool:
         """Whether something in the session keeps a group from being forwarded without a closer look."""
         return bool(
-            (self._swallowing or self._wait_error or self._parting or self._portals or self._meter)
+            (
+                self._swallowing
+                or self.ledger.recodes
+                or self._wait_error
+                or self._parting
+                or self._portals
+                or self._meter
+            )
             or self._discards is not None
             or self._block
         )
@@ -413,6 +420,8 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
             return late
         text = p.query_text(data, pos + 5, end)
+        if self.ledger.recodes and (late := self._in_doubt(text, simple=True, unnamed=True)) is not None:
+            return late
         verdict = self._verdict(text, extended=False)
         if verdict is None:
             return self._waited(simple=True, unnamed=True)
@@ -488,6 +497,8 @@ class Session(Answering):
             return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
         types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
+        if self.ledger.recodes and (late := self._in_doubt(text, simple=False, unnamed=not name)) is not None:
+            return late
         verdict = self._verdict(text, extended=True, types=types)
         if verdict is None:
             return self._waited(simple=False, unnamed=not name)

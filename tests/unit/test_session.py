@@ -527,6 +527,51 @@ def test_refusal_waits_its_turn_behind_an_earlier_reply(town: Town) -> None:
     assert session.link is None
 
 
+LATIN1 = p.parameter_status("client_encoding", "LATIN1")
+BEYOND_ASCII = 'select "é"'.encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "answers"),
+    [
+        (p.query(b"set client_encoding = latin1"), [SET]),
+        (p.query(b"set names 'latin1'"), [SET]),
+        (p.query(b"select set_config('client_encoding', 'latin1', false)"), [SELECTED]),
+        (p.parse(b"", b"set client_encoding = latin1") + bind() + EXECUTE + SYNC, [PARSED, BOUND, SET]),
+    ],
+    ids=["set", "names", "set_config", "extended"],
+)
+@pytest.mark.parametrize("extended", [False, True], ids=["query", "parse"])
+def test_attack_text_in_the_encoding_that_the_message_ahead_of_it_sets(
+    town: Town, change: bytes, answers: list[bytes], extended: bool
+) -> None:
+    session, client = town.client()
+    behind = p.parse(b"", BEYOND_ASCII) + bind() + EXECUTE + SYNC if extended else p.query(BEYOND_ASCII)
+    session.client_data(change + behind)
+    upstream = town.link(session)
+    assert upstream.take() == change
+    upstream.says(*answers, LATIN1, READY_I)
+    assert session.codec == "latin-1"
+    assert BEYOND_ASCII in upstream.take()
+    assert client.kinds().endswith("SZ")
+
+
+def test_attack_text_in_the_encoding_that_is_set_in_its_own_group(town: Town) -> None:
+    session, client = town.client()
+    change = p.parse(b"", b"set client_encoding = latin1") + bind() + EXECUTE
+    session.client_data(change + p.parse(b"", BEYOND_ASCII) + bind() + EXECUTE + SYNC)
+    upstream = town.link(session)
+    assert BEYOND_ASCII not in upstream.take()
+    upstream.says(PARSED, BOUND, SET, STAND_IN_FAILED, READY_I)
+    assert "".join(client.kinds()) == "12CEZ"
+
+
+def test_text_in_ascii_waits_for_no_encoding(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.query(b"set client_encoding = latin1") + p.query(b"select 1"))
+    assert town.link(session).take().endswith(p.query(b"select 1"))
+
+
 def test_refused_parse_swallows_up_to_sync(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.parse(b"", b"delete from t") + bind() + EXECUTE + p.query(b"select 1") + SYNC)
