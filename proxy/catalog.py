@@ -20,6 +20,7 @@ from .verdict import Effect
 
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
 CAST_TO = "cast to"
+FAMILY = "operator family"
 Key = tuple[str, int]
 """An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
 which a value's own type and its columns do not run."""
@@ -122,7 +123,7 @@ class TypeRow(NamedTuple):
     functions: tuple[int, ...]
     """Its input, output, receive, send, typmod, subscript and range functions outside the built-ins; what its
     expressions call; the functions of its default operator classes, which ORDER BY, GROUP BY and DISTINCT call without
-    naming them. A built-in type can have such a class (of json, for one), and then has them here, too."""
+    naming them."""
 
 
 class OperatorRow(NamedTuple):
@@ -135,7 +136,21 @@ class OperatorRow(NamedTuple):
     right: int
     function: int
     support: tuple[int, ...] = ()
-    """The functions of its commutator and its negator: the planner puts those in its place."""
+    """The functions of its commutator and its negator, which the planner puts in its place, and all of the operator
+    families of btree and hash that have it: sorting, merging and hashing call those, and not its own."""
+
+
+class FamilyRow(NamedTuple):
+    """One row of pg_opfamily that is used where nobody names anything of it.
+
+    It has operators of pg_catalog, or a class in it is the default of a built-in type that had none, as json.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    functions: tuple[int, ...]
+    """What was put into it: support functions, and the functions of operators that are not built in."""
 
 
 class CastRow(NamedTuple):
@@ -151,7 +166,7 @@ class CastRow(NamedTuple):
 
 
 class BuiltIn(NamedTuple):
-    """A built-in function that an aggregate, an operator or a cast of the user's calls: its verdict goes by its name.
+    """A built-in function that something of the user's calls without naming it: its verdict goes by its name.
 
     An aggregate over set_config or an operator over lo_unlink needs no superuser.
     """
@@ -176,6 +191,7 @@ class Rows:
     relations: tuple[RelationRow, ...] = ()
     types: tuple[TypeRow, ...] = ()
     operators: tuple[OperatorRow, ...] = ()
+    families: tuple[FamilyRow, ...] = ()
     casts: tuple[CastRow, ...] = ()
     built_ins: tuple[BuiltIn, ...] = ()
     strangers: frozenset[str] = frozenset()
@@ -255,7 +271,8 @@ class Catalog:
     tainted_types: bool = False
     """Whether any type, domain or cast is no read: without one, names of built-in types need not be looked at."""
     everything: Taint | None = None
-    """A taint that no name in a statement shows, such as an implicit cast between built-in types: it spoils all."""
+    """A taint that no name in a statement shows, such as a cast between built-in types, which a function of the
+    server's can look up for a value: it spoils all."""
     implicit_casts: bool = False
     """Whether the database has implicit casts of its own between built-in types: then types of operands do not say
     which operator is meant."""

@@ -18,6 +18,7 @@ from .catalog import (
     UNREADABLE,
     BuiltIn,
     CastRow,
+    FamilyRow,
     FunctionRow,
     OperatorRow,
     RelationRow,
@@ -83,7 +84,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
     read = [[[_text(value) for value in row] for row in rows] for rows in result_sets]
     server, _, functions, relations, expressions, references, unprinted, *more = read
-    inherits, columns, types, operators, casts, built_ins = more
+    inherits, columns, types, operators, families, casts, built_ins = more
     ((version, database, encoding, *_),) = server
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
@@ -145,8 +146,11 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
             for oid, schema, name, kind, relation, parts in types
         ),
         operators=tuple(
-            OperatorRow(int(oid), schema, name, int(left), int(right), int(function), _oids(support))
-            for oid, schema, name, left, right, function, support in operators
+            OperatorRow(int(oid), schema, name, int(left), int(right), int(function), tuple(sorted(codes["o" + oid])))
+            for oid, schema, name, left, right, function in operators
+        ),
+        families=tuple(
+            FamilyRow(int(oid), schema, name, tuple(sorted(codes["c" + oid]))) for oid, schema, name in families
         ),
         casts=tuple(
             CastRow(int(oid), int(source), int(target), int(function), context)
@@ -154,7 +158,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         ),
     )
     called = {cast.function for cast in rows.casts}
-    called.update(*codes.values(), *((operator.function, *operator.support) for operator in rows.operators))
+    called.update(*codes.values(), (operator.function for operator in rows.operators))
     named = [BuiltIn(int(oid), schema, name) for oid, schema, name in built_ins]
     return replace(
         rows,

@@ -76,12 +76,12 @@ class Judgement:
 
     def select(self, body: Body) -> None:
         """Judge a SelectStmt."""
-        if self._catalog is not None and self._catalog.everything is not None:
-            raise Refused(refusals.unproved("unproved-cast", self._catalog.everything))
         self.expressions("SelectStmt", body)
 
     def expressions(self, name: str, body: Body) -> None:
         """Judge everything in a statement of this name, but for statements inside it."""
+        if self._catalog is not None and self._catalog.everything is not None and name in _EVALUATES:
+            raise Refused(refusals.unproved("unproved-cast", self._catalog.everything))
         walked = walk(name, body, self._interesting)
         if walked.unknown:
             part = walked.unknown[0]
@@ -516,6 +516,8 @@ _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Scope], None]] = {
 }
 """What is asked of the nodes that `walk` reports."""
 
+_EVALUATES = frozenset({"SelectStmt", "CopyStmt", "ExecuteStmt"})
+"""Statements that can compute something; COPY of a table does by its policies."""
 _READS_NOTHING = frozenset({"ConstraintsSetStmt", "LockStmt"})
 """Statements with RangeVars that are not read: the first one's are names of constraints."""
 _READS_BY_NAME = rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS

@@ -25,6 +25,7 @@ from .catalog import (
     ANY_NUMBER,
     CAST,
     CAST_TO,
+    FAMILY,
     FIRST_NORMAL_OID,
     FUNCTION,
     OPERATOR,
@@ -35,6 +36,7 @@ from .catalog import (
     Callable,
     CastRow,
     Catalog,
+    FamilyRow,
     FunctionRow,
     Key,
     Operator,
@@ -156,16 +158,25 @@ class _Court:
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
         operators = {row.name for row in self._rows.operators if (OPERATOR, row.oid) in self.taints}
-        casts = (row for row in self._rows.casts if self._hidden(row) and (CAST, row.oid) in self.taints)
         return replace(
             self._names,
             taints=self.taints,
             leaves={key: tuple(left) for key, left in self._left.items() if key not in self.taints},
             tainted_operators=frozenset(operators),
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
-            everything=next((self.taints[CAST, row.oid] for row in casts), None),
+            everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
         )
+
+    def _nameless(self) -> Iterator[Taint]:
+        """Give the taints of what runs where no name in a statement shows it."""
+        for family in self._rows.families:
+            if (FAMILY, family.oid) in self.taints:
+                taint = self.taints[FAMILY, family.oid]
+                yield taint._replace(rule=taint.rule or "unproved-operator")
+        for cast in self._rows.casts:
+            if self._hidden(cast) and (CAST, cast.oid) in self.taints:
+                yield self.taints[CAST, cast.oid]
 
     def _tainted_code(self) -> Iterator[Taint]:
         """Give the taints of code that belongs to tables."""
@@ -221,12 +232,16 @@ class _Court:
             operands = ", ".join(self._type_name(oid) for oid in (operator.left, operator.right) if oid)
             what = f"operator {operator.schema}.{operator.name} ({operands})"
             self._judge(OPERATOR, operator, what, self._operator)
+        for family in self._rows.families:
+            what = f"operator family {family.schema}.{family.name}"
+            self._judge(FAMILY, family, what, lambda row: self._call(row.functions))
         self._casts()
+        self._collections()
 
     def _judge(
         self,
         kind: str,
-        row: FunctionRow | BuiltIn | RelationRow | TypeRow | OperatorRow,
+        row: FunctionRow | BuiltIn | RelationRow | TypeRow | OperatorRow | FamilyRow,
         what: str,
         judge: Function[[Any], None],
         *,
@@ -426,29 +441,47 @@ class _Court:
 
     def _casts(self) -> None:
         for row in self._rows.casts:
-            if not row.function:
-                continue
             source, target = self._types.get(row.source), self._types.get(row.target)
             what = f"the cast from {self._type_name(row.source)} to {self._type_name(row.target)}"
             function = self.objects.get((FUNCTION, row.function))
             found = Finding(what, "" if function is None else function.name)
-            self._judge_one((CAST, row.oid), found, self._call, (row.function,))
+            if row.function:
+                self._judge_one((CAST, row.oid), found, self._call, (row.function,))
+            else:
+                # A type without a default operator class takes that of another one that it is without a word:
+                # GetDefaultOpClass(), commands/indexcmds.c.
+                self._judge_one((CAST, row.oid), found, lambda target: self._use(TYPE, (target,)), row.target)
             if source is None or target is None or self._hidden(row):
                 continue  # the last one spoils everything
-            if _initial(target) and not _initial(source):
+            if not row.function or _initial(target):
                 users = [(TYPE, source)]  # what is cast is not named
             elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable
                 users = [(TYPE, type_) for type_ in (source, target) if not _initial(type_)]
             else:
-                users = [(TYPE if _initial(target) else CAST_TO, target)]
+                users = [(CAST_TO, target)]
             for user in (self.objects[kind, type_.oid] for kind, type_ in users):
                 if not user.allowed:
                     user.uses.setdefault((CAST, row.oid), NOWHERE)
 
     def _hidden(self, row: CastRow) -> bool:
-        """Tell whether a cast runs where no name shows it: not an explicit one, and between built-in types."""
-        types = (self._types.get(row.source), self._types.get(row.target))
-        return row.context != "e" and all(type_ is None or _initial(type_) for type_ in types)
+        """Tell whether a cast runs where no name shows it: between built-in types.
+
+        Explicit ones, too: `quote_literal(anyelement)` casts to text, JSON_EXISTS to jsonb, and a type of the database
+        that is made of built-in ones (a domain over int) is cast to by casting to those.
+        """
+        types = (self._types.get(row.source), self._types.get(row.target) if row.function else None)
+        return all(type_ is None or _initial(type_) for type_ in types)
+
+    def _collections(self) -> None:
+        """Let arrays and multiranges with casts or operator classes of their own count with what they are made of.
+
+        array_agg and range_agg make them where no name says so.
+        """
+        cast = {oid for row in self._rows.casts for oid in (row.source, row.target)}
+        for row in self._rows.types:
+            if row.kind in _COLLECTIONS and (row.functions or row.oid in cast):
+                for part in row.parts:
+                    self.objects[TYPE, part].uses.setdefault((TYPE, row.oid), NOWHERE)
 
     def _use(self, kind: str, oids: Iterable[int]) -> None:
         for oid in oids:
@@ -540,6 +573,8 @@ class _Court:
         return name if row.schema == "pg_catalog" else f"{row.schema}.{name}"
 
 
+_COLLECTIONS = frozenset("bm")
+"""typtype of arrays, which nothing but what they are made of sets apart from base types, and of multiranges."""
 _LISTED = "extension-function"
 _LABELS = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
 _FUNCTIONS = {"a": "aggregate", "p": "procedure"}

@@ -113,7 +113,8 @@ FROM pg_type
 WHERE typdefaultbin IS NOT NULL AND oid >= 16384
 ORDER BY 1, 2, 3;
 
--- references: (f)unctions, (r)elations and (t)ypes, and which functions and operators their definitions refer to.
+-- references: (f)unctions, (r)elations, (t)ypes, (o)perators and operator families (c), and which functions and operators
+-- their definitions refer to.
 -- Printed text hides calls: an implicit cast, the equality of CASE x WHEN, of NULLIF and of JOIN USING.
 -- Planning a read of a relation computes the constant parts of CHECK constraints, indexes, partition keys and extended
 -- statistics (eval_const_expressions() below get_relation_info(), plancat.c), and calls operator classes.
@@ -127,26 +128,48 @@ WITH code AS (
         AND 'internal'::regtype <> ALL (p.proargtypes)
 ),
 operator AS (
-    SELECT o.oid, o.oprcode::oid AS code
+    SELECT o.oid, o.oprcode::oid AS code, o.oprcom, o.oprnegate
     FROM pg_operator o
     JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
 ),
-opclass AS (
-    SELECT c.oid, c.opcintype, c.opcdefault, c.opcmethod, code.oid AS code
-    FROM pg_opclass c
-    JOIN pg_amproc p ON p.amprocfamily = c.opcfamily
-    JOIN code ON code.oid = p.amproc
-    UNION ALL
-    SELECT c.oid, c.opcintype, c.opcdefault, c.opcmethod, operator.code
-    FROM pg_opclass c
-    JOIN pg_amop a ON a.amopfamily = c.opcfamily
+-- What was put into an operator family: a built-in support function can be made one of a family that it is not meant for
+-- (CREATE OPERATOR CLASS looks at its result and the number of its arguments).
+family AS (
+    SELECT p.amprocfamily AS oid, p.amproc::oid AS code
+    FROM pg_amproc p
+    JOIN pg_proc f ON f.oid = p.amproc
+    WHERE p.oid >= 16384 AND 'internal'::regtype <> ALL (f.proargtypes)
+    UNION
+    SELECT a.amopfamily, operator.code
+    FROM pg_amop a
     JOIN operator ON operator.oid = a.amopopr
+),
+opclass AS (
+    SELECT c.oid, c.opcintype, c.opcdefault, c.opcmethod, family.code
+    FROM pg_opclass c
+    JOIN family ON family.oid = c.opcfamily
+),
+-- What can run in the place of an operator, or beside it: sorting, merging and hashing call the support functions of the
+-- families that have it (get_ordering_op_properties() and the like, lsyscache.c), and the planner puts the commutator,
+-- the negator or another member of such a family in its place.
+beside AS (
+    SELECT operator.oid, other.oprcode::oid AS code
+    FROM operator
+    JOIN pg_operator other ON other.oid IN (operator.oprcom, operator.oprnegate) AND other.oprcode <> 0
+    UNION
+    SELECT a.amopopr, family.code
+    FROM pg_amop a
+    JOIN operator ON operator.oid = a.amopopr
+    JOIN family ON family.oid = a.amopfamily
+    WHERE a.amopmethod IN (403, 405)
 ),
 referred (refclassid, refobjid, code, operator) AS (
     SELECT 'pg_proc'::regclass::oid, oid, oid, 0::oid FROM code
     UNION ALL
     SELECT 'pg_operator'::regclass, oid, code, oid FROM operator
+    UNION ALL
+    SELECT 'pg_operator'::regclass, oid, code, oid FROM beside
     UNION ALL
     SELECT 'pg_opclass'::regclass, oid, code, 0 FROM opclass
 ),
@@ -188,10 +211,17 @@ FROM pg_depend
 JOIN referred d USING (refclassid, refobjid)
 JOIN referring g USING (classid, objid)
 UNION
--- ORDER BY, GROUP BY and DISTINCT name no operator: they take the default operator class of btree or hash.
+-- ORDER BY, GROUP BY and DISTINCT name no operator: they take the default operator class of btree or hash. Those of
+-- built-in types are among the operator families below.
 SELECT 't', opcintype, code, 0
 FROM opclass
-WHERE opcdefault AND opcmethod IN (403, 405)
+WHERE opcdefault AND opcmethod IN (403, 405) AND opcintype >= 16384
+UNION
+SELECT 'o', oid, code, 0
+FROM beside
+UNION
+SELECT 'c', oid, code, 0
+FROM family
 UNION
 SELECT 'f', p.oid, part.code, 0
 FROM pg_proc p
@@ -275,15 +305,29 @@ LEFT JOIN (
 WHERE n.nspname !~ '^pg_(temp|toast)' OR t.typrelid = 0 AND t.typelem = 0
 ORDER BY t.oid;
 
--- operators; the planner may put the commutator or the negator of one in its place
-SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid,
-    concat_ws(' ', nullif(commutator.oprcode::oid, 0), nullif(negator.oprcode::oid, 0))
+-- operators
+SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid
 FROM pg_operator o
 JOIN pg_namespace n ON n.oid = o.oprnamespace
-LEFT JOIN pg_operator commutator ON commutator.oid = o.oprcom
-LEFT JOIN pg_operator negator ON negator.oid = o.oprnegate
 WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
 ORDER BY o.oid;
+
+-- operator families of btree and hash that nobody has to name: they have operators of pg_catalog, or a class in them is
+-- the default of a type of pg_catalog
+SELECT f.oid, n.nspname, f.opfname
+FROM pg_opfamily f
+JOIN pg_namespace n ON n.oid = f.opfnamespace
+WHERE f.opfmethod IN (403, 405)
+    AND (EXISTS (SELECT FROM pg_amop WHERE amopfamily = f.oid AND oid >= 16384)
+        OR EXISTS (SELECT FROM pg_amproc WHERE amprocfamily = f.oid AND oid >= 16384))
+    AND (EXISTS (
+            SELECT
+            FROM pg_amop a
+            JOIN pg_operator o ON o.oid = a.amopopr AND o.oid < 16384
+            WHERE a.amopfamily = f.oid
+        )
+        OR EXISTS (SELECT FROM pg_opclass WHERE opcfamily = f.oid AND opcdefault AND opcintype < 16384))
+ORDER BY f.oid;
 
 -- casts; one without a function runs nothing, but an implicit one has a say in which operator is meant
 SELECT oid, castsource, casttarget, castfunc, castcontext

@@ -39,7 +39,8 @@ CREATE FUNCTION hashes(int, bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
 CREATE VIEW writing AS SELECT writes() AS a, 2 AS b;
 CREATE TABLE keyed (x int) PARTITION BY RANGE ((x + lies(1)));
 CREATE TABLE keyed_part PARTITION OF keyed FOR VALUES FROM (0) TO (10);
-CREATE OPERATOR CLASS lying FOR TYPE int USING hash AS OPERATOR 1 =, FUNCTION 2 hashes(int, bigint);
+CREATE OPERATOR === (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int);
+CREATE OPERATOR CLASS lying FOR TYPE int USING hash AS OPERATOR 1 ===, FUNCTION 2 hashes(int, bigint);
 CREATE TABLE lying_hashed (x int) PARTITION BY HASH (x lying);
 CREATE TABLE indexed (x int);
 CREATE INDEX indexed_x ON indexed ((x + lies(2)));

@@ -322,7 +322,15 @@ def test_operator_has_its_types_and_its_negator(rows: Rows) -> None:
     row = operator(rows, "+")
     assert (row.left, row.right) == (23, 25)
     assert names(rows, (row.function,)) == {"vop"}
-    assert names(rows, operator(rows, "=").support) == {"ct_ne"}
+    assert "ct_ne" in names(rows, operator(rows, "=").support)
+
+
+def test_operator_has_what_its_families_run(rows: Rows) -> None:
+    assert names(rows, operator(rows, "<~").support) == {"ct_cmp", "ct_eq"}
+
+
+def test_operator_family_is_listed_where_nobody_names_it(rows: Rows) -> None:
+    assert "ct_ops" not in {row.name for row in rows.families}
 
 
 def test_cast_with_a_function(rows: Rows) -> None:

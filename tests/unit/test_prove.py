@@ -23,6 +23,7 @@ from proxy.catalog import (
     Callable,
     CastRow,
     Catalog,
+    FamilyRow,
     FunctionRow,
     OperatorRow,
     RelationRow,
@@ -130,6 +131,9 @@ class World:
 
     def cast(self, source: str, target: str, function: int, context: str = "e") -> int:
         return self._add("casts", CastRow(self._next, self.oid(source), self.oid(target), function, context))
+
+    def family(self, name: str, *functions: int) -> int:
+        return self._add("families", FamilyRow(self._next, "public", name, functions))
 
     def built_in(self, oid: int, name: str) -> int:
         self._add("built_ins", BuiltIn(oid, "pg_catalog", name))
@@ -720,8 +724,8 @@ def test_a_cast_away_from_a_row_type_taints_the_table(world: World) -> None:
     assert world.refused("select t::text from t") == "unproved-relation"
 
 
-@pytest.mark.parametrize("context", ["i", "a"])
-def test_a_hidden_cast_between_built_in_types_spoils_everything(context: str, world: World) -> None:
+@pytest.mark.parametrize("context", ["i", "a", "e"])
+def test_a_cast_between_built_in_types_spoils_everything(context: str, world: World) -> None:
     world.cast("int4", "text", world.function("public.castf(a int4) returns text", INSERT), context)
     everything = world.prove().everything
     assert everything is not None
@@ -731,11 +735,52 @@ def test_a_hidden_cast_between_built_in_types_spoils_everything(context: str, wo
     assert world.refused("select 1", Policy(allow_functions=("public.castf",))) == ""
 
 
-def test_an_explicit_cast_between_built_in_types_taints_its_target(world: World) -> None:
+def test_attack_copy_and_execute_where_a_cast_spoils_everything(world: World) -> None:
     world.cast("text", "uuid", world.function("public.castf(a text) returns uuid", INSERT))
+    for text in (
+        "copy t to stdout",
+        "execute p(quote_literal(1))",
+        "explain select 1",
+        "declare c cursor for select 1",
+    ):
+        assert world.refused(text) == "unproved-cast"
+    for text in ("begin", "set work_mem = '1MB'", "show work_mem", "lock table t in access share mode"):
+        assert world.refused(text) == ""
+
+
+def test_attack_type_that_is_another_one_without_a_word(world: World) -> None:
+    compare = world.function("public.compare(a int4, b int4) returns int4", INSERT)
+    world.type("ordered", "b", functions=(compare,))
+    source = world.type("other", "b")
+    world.cast("public.other", "public.ordered", 0, "i")
+    assert world.why((TYPE, source)).startswith("it has the cast from public.other to public.ordered, which leads to")
     assert world.prove().everything is None
-    assert world.refused("select 'x'::text::uuid") == "unproved-type"
-    assert world.refused("select 'x'::text") == ""
+    world.cast("json", "public.ordered", 0, "i")
+    assert world.refused("select '1'::json") == "unproved-cast"
+
+
+def test_attack_array_with_a_cast_or_an_operator_class_of_its_own(world: World) -> None:
+    shown = world.type("shown", "e")
+    world.cast("public.shown[]", "text", world.function("public.castf(a public.shown[]) returns text", INSERT))
+    table = world.relation("holder", parts=(shown,))
+    assert world.why((TYPE, shown)).startswith("it uses type public.shown[]")
+    assert world.why((RELATION, table)).startswith("it uses type public.shown, which leads to")
+
+
+def test_attack_operator_family_that_nobody_names(world: World) -> None:
+    compare = world.function("public.compare(a int4, b int4) returns int4", INSERT)
+    harmless = world.function("public.harmless(a int4, b int4) returns int4", "select 1", "sql")
+    world.family("harmless_ops", harmless, world.built_in(351, "btint4cmp"))
+    assert world.refused("select 1") == ""
+    world.family("ops", compare)
+    assert world.refused("select 1") == "unproved-operator"
+    assert world.refused("select 1", Policy(allow_functions=("public.compare",))) == ""
+    assert world.refused("select 1", Policy(allow_functions=("public.ops",))) == ""
+
+
+def test_attack_operator_family_with_a_built_in_function_that_writes(world: World) -> None:
+    world.family("ops", world.built_in(964, "lo_unlink"))
+    assert world.refused("select 1") == "unproved-operator"
 
 
 def test_a_cast_that_only_reads(world: World) -> None:
