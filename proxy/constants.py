@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+NAMEDATALEN = 64
+"""Names are cut off before so many bytes, in the server's own encoding (pg_config_manual.h)."""
+
 Body = dict[str, Any]
 _encode = msgspec.json.Encoder(order="sorted").encode
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from . import errors, rules
+from . import constants, errors, rules
 from .catalog import FUNCTION, OPERATOR, TYPE, Catalog, Taint, Type
 from .policy import Policy
 from .refusals import allow_line, dotted, unproved
@@ -151,6 +151,13 @@ class Functions:
             return schema, rules.EXTRACT_BEFORE
         # Nothing tells whether the client wrote the schema; without one, all functions of the name are looked at.
         unqualified = name in rules.UNQUALIFIED_BEFORE and self.before(rules.UNQUALIFIED_BEFORE[name])
+        return "" if unqualified else schema, name
+
+    def meant_type(self, names: list[dict[str, Any]]) -> tuple[str, str]:
+        """Give a type's schema and name as this server reads them."""
+        schema, name = constants.qualified(names)
+        # As with a call, the client may have written the schema.
+        unqualified = schema == "pg_catalog" and self.before(rules.UNQUALIFIED_TYPES_BEFORE.get(name, 0))
         return "" if unqualified else schema, name
 
     def _exists(self, since: int, until: int) -> bool:

@@ -315,7 +315,7 @@ class Judgement:
     def _type(self, _: str, node: Body, __: Scope) -> None:
         if "names" in node:
             literal = id(node) in self._literals
-            self._type_named(*constants.qualified(node["names"]), node.get("location", -1), literal=literal)
+            self._type_named(*self._functions.meant_type(node["names"]), node.get("location", -1), literal=literal)
 
     def _type_named(self, schema: str, name: str, location: int, *, literal: bool = False) -> None:
         catalog = self._catalog
@@ -403,14 +403,18 @@ class Judgement:
         location = node.get("location", 0)
         given = None
         if name not in rules.DATABASE_FUNCTIONS:  # their only text is the namespace of the document
-            given = constants.string(constants.arguments(node), 0, "regclass", "name")
+            cast = "regclass" if name in rules.RELATION_TEXT_FUNCTIONS else "name"
+            given = constants.string(constants.arguments(node), 0, cast)
         if name in rules.RELATION_TEXT_FUNCTIONS and given is not None:
-            self._inner_text(name, f"TABLE {given}", location)
+            self._inner_text(name, f"TABLE {self._as_sql(name, given, location)}", location)
             return
         if given is None and name not in rules.DATABASE_FUNCTIONS:
             what = "schema" if name in rules.SCHEMA_TEXT_FUNCTIONS else "relation"
             why = f"The name of the {what} that {name} reads has to be a string constant"
             raise Refused(refusals.function("sql-text-function", name, why), location)
+        if given is not None and len(given.encode()) >= constants.NAMEDATALEN:
+            # The server cuts it off, by the bytes of its own encoding.
+            raise Refused(refusals.function("sql-text-function", name, f"No name is as long as {given}"), location)
         if given == rules.SHARED_SCHEMA:
             why = f"The schema {given} has views that show what other clients left on the connection"
             raise Refused(refusals.function("other-clients", name, why), location)
@@ -420,6 +424,21 @@ class Judgement:
             if taint is not None:
                 raise Refused(refusals.unproved("unproved-relation", taint), location)
             self.effects += self._catalog.left_by(RELATION, relations)
+
+    @staticmethod
+    def _as_sql(function: str, given: str, location: int) -> str:
+        """Write a relation's name in SQL that is given as a text, where much is a letter that means something in SQL.
+
+        stringToQualifiedNameList(), utils/adt/regproc.c, takes what is not quoted up to the next dot or white space:
+        `ok*`, `ok--x`, `u&"ok"`.
+        """
+        if _NAME_AS_TEXT.fullmatch(given) is None:
+            why = f"The name of the relation that {function} reads has to be a plain or a quoted one"
+            raise Refused(refusals.function("sql-text-function", function, why), location)
+        parts = [part if part[0] == '"' else f'"{part.lower()}"' for part in _NAME_PART.findall(given)]
+        if any(len(part.encode()) - 2 >= constants.NAMEDATALEN for part in parts):
+            raise Refused(refusals.function("sql-text-function", function, f"No name is as long as {given}"), location)
+        return ".".join(parts)
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         """Judge SQL given as text to a function: it has to be one read."""
@@ -498,6 +517,9 @@ class Judgement:
 
 
 _TEXT_DEPTH = 3
+_PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
+_NAME_PART = re.compile(_PART)
+_NAME_AS_TEXT = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
 _NO_TEXTS = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "bool"})
 """Types that no built-in implicit cast makes a text of."""
 _TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")

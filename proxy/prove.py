@@ -641,6 +641,19 @@ def _voids(rows: Rows) -> frozenset[str]:
     return frozenset(operators.union(functions.values()))
 
 
+def _can_take(taken: list[str], low: int, built_in: Collection[str], *, variadic: bool) -> bool:
+    """Tell whether a call can give a function just the types that a built-in of its name takes.
+
+    Of two such functions the one earlier in the path is called, whether or not it is variadic or fills in defaults
+    (FuncnameGetCandidates(), catalog/namespace.c).
+    """
+    for types in (each.split(",") if each else [] for each in built_in):
+        spread = taken[:-1] + [taken[-1].removeprefix("_")] * (len(types) - len(taken) + 1) if variadic else taken
+        if len(types) >= low and types in (taken[: len(types)], spread[: len(types)]):
+            return True
+    return False
+
+
 def _names(rows: Rows) -> Catalog:
     """Sort the rows by name."""
     every = {type_.oid: type_.name for type_ in rows.types if _initial(type_)}
@@ -652,7 +665,8 @@ def _names(rows: Rows) -> Catalog:
             high = ANY_NUMBER if row.variadic else len(row.arguments)
             taken = [every.get(oid, "?") for oid in row.arguments]
             # Which polymorphic arguments a built-in takes is in no table: any of them can be its twin.
-            twin = ",".join(taken) in rules.CALLS.get(row.name, ("", ()))[1] or any(map(_is_polymorphic, taken))
+            twin = _can_take(taken, low, rules.CALLS.get(row.name, ("", ()))[1], variadic=row.variadic)
+            twin = twin or any(map(_is_polymorphic, taken))
             returns = known.get(row.returns[0], "")
             functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin),)
     relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)

@@ -247,6 +247,8 @@ KEYWORD_FUNCTIONS: dict[str, tuple[str, int]] = {
 UNQUALIFIED_BEFORE = {"json_object": 16}
 """Functions that this parser puts into pg_catalog by itself, and older servers look up in the path (parser/gram.y). The
 opposite, substring and overlay before PostgreSQL 14, needs nothing: every function of the name is looked at."""
+UNQUALIFIED_TYPES_BEFORE = {"json": 17}
+"""Types of which the same is true."""
 EXTRACT, EXTRACT_SINCE, EXTRACT_BEFORE = "extract", 14, "date_part"
 """EXTRACT(… FROM …) calls this function of pg_catalog since that version, and the other one before."""
 JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import rules
+from .constants import NAMEDATALEN
 from .errors import FEATURE_NOT_SUPPORTED, READ_ONLY_SQL_TRANSACTION
 from .rules import Refusal
 from .verdict import Effect
 
-_SPACE = " \t\n\r\f\v"  # scanner_isspace(), parser/scansup.c
-_NAMEDATALEN = 64
+_SPACE = " \t\n\r\f"  # scanner_isspace(), parser/scansup.c; from PostgreSQL 16 on it has \v, too
+_OPTION_SPACE = f"{_SPACE}\v"  # isspace(3)
 
 
 def fold(name: str) -> str:
@@ -50,7 +51,10 @@ def parse_bool(value: str) -> bool | None:
 
 
 def split_identifiers(value: str) -> list[str] | None:
-    """Split a list of names as SplitIdentifierString does (utils/adt/varlena.c); None when it is malformed."""
+    """Split a list of names as SplitIdentifierString does (utils/adt/varlena.c); None when it is malformed.
+
+    A \\v outside of quotes, which is a letter or white space as the server's version has it, counts as malformed.
+    """
     names: list[str] = []
     at, end = 0, len(value)
 
@@ -79,9 +83,9 @@ def split_identifiers(value: str) -> list[str] | None:
             while at < end and value[at] != "," and value[at] not in _SPACE:
                 at += 1
             name = fold(value[start:at])
-            if not name:
+            if not name or "\v" in name:
                 return None
-        names.append(name.encode()[: _NAMEDATALEN - 1].decode(errors="ignore"))
+        names.append(name.encode()[: NAMEDATALEN - 1].decode(errors="ignore"))
         at = skip(at)
         if at == end:
             return names
@@ -101,7 +105,7 @@ def split_options(value: str) -> list[tuple[str, str]] | None:
     at = 0
     while at < len(value):
         char = value[at]
-        if char in _SPACE:
+        if char in _OPTION_SPACE:
             if word is not None:
                 words.append(word)
             word = None

@@ -68,7 +68,7 @@ def _is_plain(kind: str, node: Body, functions: Functions, casts: set[int]) -> b
         casts.add(id(node["typeName"]))
         return bool(node["arg"].get("A_Const", {}).keys() & _LITERALS)
     if kind == "TypeName":
-        schema, name = constants.qualified(node["names"])
+        schema, name = functions.meant_type(node["names"])
         return id(node) in casts and functions.comes_first(schema) and functions.is_built_in_type(name)
     if kind == "ExecuteStmt":  # what is no literal is cast to the parameter's type
         return all(argument.get("A_Const", {}).keys() & _LITERALS for argument in node.get("params", ()))

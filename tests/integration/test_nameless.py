@@ -31,6 +31,7 @@ _INT_OPERATORS = "".join(
         (">", "gt", ""),
     )
 )
+_UNICODE = '"u&""ok"""'
 _MERGE = "SET enable_hashjoin = off; SET enable_nestloop = off;"
 _HASH = "SET enable_mergejoin = off; SET enable_nestloop = off;"
 
@@ -134,6 +135,21 @@ ATTACKS = {
         ],
         [],
     ),
+    "relation whose name is no SQL": (
+        f"""CREATE FUNCTION h.hostile() RETURNS int {_BODY};
+        CREATE VIEW h.ok AS SELECT 1; CREATE VIEW h."ok*" AS SELECT h.hostile();
+        CREATE VIEW h."ok--x" AS SELECT h.hostile(); CREATE VIEW h."ok;" AS SELECT h.hostile();
+        CREATE VIEW h."ok/**/" AS SELECT h.hostile(); CREATE VIEW h.{_UNICODE} AS SELECT h.hostile();
+        CREATE SCHEMA {"a" * 63}; CREATE VIEW {"a" * 63}.v AS SELECT h.hostile()""",
+        [
+            *(
+                f"SELECT table_to_xml('{name}', true, true, '')"
+                for name in ("h.ok*", "h.ok--x", "h.ok;", "h.ok/**/", 'h.u&"ok"', 'h."ok*"')
+            ),
+            f"SELECT schema_to_xml('{'a' * 64}', true, true, '')",
+        ],
+        ["SELECT table_to_xml('h.ok', true, true, '')", "SELECT table_to_xml('H.\"ok\"', true, true, '')"],
+    ),
     "cast of an array to text": (
         f"""CREATE TYPE h.mood AS ENUM ('well');
         CREATE FUNCTION h.shown(h.mood[]) RETURNS text {_BODY};
@@ -179,7 +195,7 @@ def test_attack_through_what_no_name_shows(server: EmbeddedServer, kind: str) ->
             *_, statement = script.split("; ")
             verdict = judge.judge(statement.encode())
             assert verdict.action is Action.REFUSE, statement
-            assert verdict.rule.startswith("unproved-"), (statement, verdict)
+            assert verdict.rule.startswith(("unproved-", "sql-text-")), (statement, verdict)
         for statement in reads:
             verdict = judge.judge(statement.encode())
             assert verdict.action is Action.ALLOW, (statement, verdict)

@@ -143,6 +143,13 @@ def judge(sql: str, **policy: object) -> Verdict:
         ("select table_to_xml('public.v2'::regclass, true, false, '')", "sql-text-function"),
         ("select table_to_xml('\"v2\"'::pg_catalog.regclass, true, false, '')", "sql-text-function"),
         ("select table_to_xml('u, v2', true, false, '')", "sql-text-function"),
+        *(
+            (f"select table_to_xml('{name}', true, false, '')", "sql-text-function")
+            for name in ("u*", "u--x", "u;", "u/**/", 'u&"u"', "u ", "public.u*", "public. u", "é", '"u', "-", "1", "")
+        ),
+        (f"select table_to_xml('public.{'u' * 64}', true, false, '')", "sql-text-function"),
+        (f"select schema_to_xml('{'u' * 64}', true, false, '')", "sql-text-function"),
+        (f"select schema_to_xml('{'u' * 64}'::name, true, false, '')", "sql-text-function"),
         ("select table_to_xml(oid, true, false, '') from pg_class", "sql-text-function"),
         ("select table_to_xml(90020, true, false, '')", "sql-text-function"),
         ("select schema_to_xml('public', true, false, '')", "unproved-relation"),
@@ -243,6 +250,7 @@ def test_disguise_is_refused(sql: str, rule: str) -> None:
         "select - a from t",
         "select '(1)'::ct, null::ct, cast('(1)' as public.ct), ct '(1)', date '2020-01-01', '2020-01-01'::date",
         "select table_to_xml('u', true, false, ''), table_to_xml('public.u'::regclass, true, false, '')",
+        "select table_to_xml('PUBLIC.U', true, false, ''), table_to_xml('\"u\"', true, false, '')",
         "select schema_to_xml('information_schema'::name, true, false, '')",
         "select table_to_xmlschema('v2', true, false, ''), schema_to_xmlschema('pg_catalog', true, false, '')",
         "table pg_prepared_statements",

@@ -783,6 +783,36 @@ def test_attack_operator_family_with_a_built_in_function_that_writes(world: Worl
     assert world.refused("select 1") == "unproved-operator"
 
 
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        ("public.lower(a text) returns text", {}),
+        ("public.lower(a text, b int4) returns text", {"defaults": 1}),
+        ("public.lower(a _text) returns text", {"variadic": True}),
+        ("public.lower(a text, b _int4) returns text", {"variadic": True, "defaults": 1}),
+        ("public.abs(a _int4) returns text", {"variadic": True}),
+    ],
+)
+def test_attack_function_that_hides_a_built_in_by_the_path(head: str, more: dict[str, Any], world: World) -> None:
+    defaults = "1" if "defaults" in more else ""
+    row = {key: value for key, value in more.items() if key != "defaults"}
+    world.function(head, INSERT, defaults=defaults)
+    world.rows = replace(
+        world.rows,
+        functions=tuple(
+            f._replace(defaults=more.get("defaults", 0), **row) if f.schema + "." + f.name in head else f
+            for f in world.rows.functions
+        ),
+    )
+    assert world.refused("select set_config('search_path', $1, true)") == "setting-value"
+
+
+def test_function_that_no_path_takes_for_a_built_in(world: World) -> None:
+    world.function("public.lower(a text, b int4) returns text", INSERT)
+    world.function("public.lower(a varchar) returns text", INSERT)
+    assert world.refused("select set_config('search_path', $1, true)") == ""
+
+
 def test_a_cast_that_only_reads(world: World) -> None:
     function = world.function("public.castf(a int4) returns text", "select $1::text", "sql")
     world.cast("int4", "text", function, "i")

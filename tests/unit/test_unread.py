@@ -149,6 +149,14 @@ def test_names_are_pg_catalog_s_only_where_it_comes_first(sql: str) -> None:
     assert judge.judge(b"select pg_catalog.lower('x'::pg_catalog.text)").action is Action.ALLOW
 
 
+def test_attack_json_is_an_ordinary_name_before_it_was_a_keyword() -> None:
+    judge = Filter(Policy(live=True, shadowed=True, server_version=160000))
+    for sql in (b"select '1'::json", b"select json '1'", b"select null::json"):
+        assert judge.judge(sql).rule == "no-catalogue"
+    judge.learn_version(170000)
+    assert judge.judge(b"select '1'::json").action is Action.ALLOW
+
+
 def test_type_or_function_of_a_newer_server_can_be_somebody_s(blind: Filter) -> None:
     assert blind.judge(b"select '{}'::int4multirange").action is Action.ALLOW
     blind.learn_version(130000)
