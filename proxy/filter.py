@@ -207,7 +207,7 @@ class Filter:
             )
         text = texts.decode(sql, encoding)
         try:
-            parsed = texts.parse(text)
+            parsed = texts.parse(text, foreign=self.catalog is not None and bool(self.catalog.spellings))
         except Refused as refused:
             return _refuse(refused.refusal, "unparsable", refused.location + 1)
         if not parsed:

@@ -444,7 +444,8 @@ class Judgement:
         """Judge SQL given as text to a function: it has to be one read."""
         self._depth += 1
         try:
-            statements = texts.parse(sql) if self._depth <= _TEXT_DEPTH else []
+            foreign = self._catalog is not None and bool(self._catalog.spellings)
+            statements = texts.parse(sql, foreign=foreign) if self._depth <= _TEXT_DEPTH else []
             one_select = len(statements) == 1 and "SelectStmt" in statements[0]["stmt"]
             if one_select:
                 self.select(statements[0]["stmt"]["SelectStmt"])

@@ -401,7 +401,7 @@ class _Court:
     def _sql_standard(self, row: FunctionRow) -> None:
         """Judge `BEGIN ATOMIC … END` or `RETURN …`: trees that stand in the CREATE FUNCTION itself."""
         try:
-            (raw,) = texts.parse(row.definition)
+            (raw,) = texts.parse(row.definition, foreign=bool(self._names.spellings))
             body = raw["stmt"]["CreateFunctionStmt"].get("sql_body", {"List": {}})
         except (Refused, ValueError, KeyError) as error:
             raise _Spoiled("its body cannot be parsed") from error
@@ -515,7 +515,7 @@ class _Court:
         if UNREADABLE in sql:  # the parser would stop there without a word
             raise _Spoiled(f"its {part} could not be printed by the server")
         try:
-            statements = texts.parse(sql)
+            statements = texts.parse(sql, foreign=bool(self._names.spellings))
         except Refused as refused:
             raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
         for raw in statements:

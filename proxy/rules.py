@@ -24,6 +24,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import NamedTuple
 
+from . import conversions
 from .errors import INSUFFICIENT_PRIVILEGE, READ_ONLY_SQL_TRANSACTION
 
 
@@ -456,8 +457,8 @@ ENCODINGS: dict[str, str] = {
     "utf8": "utf-8",
     "sqlascii": RAW,
     "muleinternal": RAW,
-    "eucjp": "euc_jp",
-    "eucjis2004": "euc_jis_2004",
+    "eucjp": conversions.EUC_JP,
+    "eucjis2004": conversions.EUC_JIS_2004,
     "euckr": "euc_kr",
     "euccn": "gb2312",
     "euctw": RAW,

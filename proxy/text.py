@@ -16,6 +16,7 @@ import msgspec
 from pglast.parser import ParseError, parse_sql_json, scan
 
 from . import errors, rules
+from .constants import NAMEDATALEN
 from .rules import Refusal, Refused
 
 MAX_DEPTH = 8000
@@ -63,9 +64,42 @@ def _check_operator_runs(text: str) -> None:
             raise Refused(_LONG_RUN, run.start())
 
 
-def parse(text: str) -> list[dict[str, Any]]:
-    """Parse a text into its RawStmt bodies. Raises Refused (42601, 54001) with a location in characters."""
+_LONG_NAME = Refusal(
+    "encoding",
+    "a name with letters beyond ASCII is too long to be read as the server reads it",
+    "A name is cut off by the bytes of the database's encoding, which is not UTF-8 (rule: encoding).",
+    "Write no more of it than 63 bytes of UTF-8, and without U&.",
+    errors.CHARACTER_NOT_IN_REPERTOIRE,
+)
+
+
+def _check_names(text: str) -> None:
+    """Refuse names that the parser, which counts bytes of UTF-8, may have cut off elsewhere than another server does.
+
+    truncate_identifier(), parser/scansup.c. What U&"" stands for is not worked out.
+    """
+    if text.isascii() and "u&" not in text.lower():
+        return
+    try:
+        tokens = scan(text)
+    except ParseError:
+        return  # it is no SQL
+    for token in tokens:
+        name = text[token.start : token.end + 1]
+        if token.name == "UIDENT" or (
+            token.name == "IDENT" and not name.isascii() and len(name.strip('"').encode()) >= NAMEDATALEN
+        ):
+            raise Refused(_LONG_NAME, token.start)
+
+
+def parse(text: str, *, foreign: bool = False) -> list[dict[str, Any]]:
+    """Parse a text into its RawStmt bodies. Raises Refused (42601, 54001) with a location in characters.
+
+    `foreign`: for a server in another encoding than UTF-8, which cuts long names off elsewhere; those are refused.
+    """
     _check_operator_runs(text)
+    if foreign:
+        _check_names(text)
     try:
         tree = parse_sql_json(text)
     except ParseError as error:

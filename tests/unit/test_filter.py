@@ -162,7 +162,7 @@ def test_a_refusal_names_the_whole_command(sql: str, command: str) -> None:
     assert judge(sql).message == f"cannot execute {command}: SideCart forwards reads only"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "euc_jp", "iso8859-15"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", rules.ENCODINGS["eucjp"], "iso8859-15"])
 @pytest.mark.parametrize(
     ("sql", "found"),
     [
@@ -622,7 +622,10 @@ def test_encoding_names() -> None:
     assert python_codec("UTF8") == python_codec("Unicode") == python_codec("'utf-8'") == "utf-8"
     assert python_codec("Latin1") == python_codec("ISO-8859-1") == "latin-1"
     assert python_codec("SQL_ASCII") == python_codec("EUC_TW") == rules.RAW
-    assert python_codec("EUC_JP") == "euc_jp" and python_codec("WIN1251") == python_codec("win") == "cp1251"
+    assert (
+        python_codec("EUC_JP") == rules.ENCODINGS["eucjp"]
+        and python_codec("WIN1251") == python_codec("win") == "cp1251"
+    )
 
 
 # -- the cache -----------------------------------------------------------------------------------------------------
@@ -874,7 +877,7 @@ def test_spliced_constants_of_the_corpus(sql: str, data: st.DataObject) -> None:
     assert judge(f"{sql[: token.start]}({call}){sql[token.end + 1 :]}").action is Action.REFUSE
 
 
-@given(st.binary(max_size=60), st.sampled_from(["utf-8", "latin-1", "euc_jp"]))
+@given(st.binary(max_size=60), st.sampled_from(["utf-8", "latin-1", rules.ENCODINGS["eucjp"]]))
 @settings(deadline=None, max_examples=300)
 def test_no_bytes_raise(data: bytes, encoding: str) -> None:
     verdict = FILTER.judge(data, encoding)
@@ -933,3 +936,15 @@ def test_what_does_more_with_its_arguments_than_look_at_them_is_asked_for_them()
             # Without a word in the table it is refused, unless labels of that extension are believed.
             believed = extension in rules.READING_EXTENSIONS and name not in rules.READING_EXTENSIONS[extension]
             assert verdict in ("block", "conditional") or not (verdict or believed), (extension, name)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bytes_", "name"), [("EUC_JP", b"f\xa1\xc1", "f\uff5e"), ("EUC_JIS_2004", b"f\xa1\xbd", "f\u2014")]
+)
+def test_attack_name_with_a_letter_that_python_takes_for_another_one(encoding: str, bytes_: bytes, name: str) -> None:
+    codec = python_codec(encoding)
+    assert codec is not None
+    assert text.decode(bytes_, codec) == name
+    assert name.encode(codec) == bytes_
+    begin = Filter().judge(b"begin read write; select '" + bytes_ + b"'", codec)
+    assert begin.text == b"BEGIN READ ONLY; select '" + bytes_ + b"'"

@@ -401,6 +401,25 @@ def test_bytes_that_the_server_may_read_as_another_name(server: str, encoding: s
     assert (judge.judge(b"select '" + sql + b"'", encoding).rule == "encoding") is refused
 
 
+@pytest.mark.parametrize("server", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_attack_name_that_a_server_in_another_encoding_cuts_off_elsewhere(server: str) -> None:
+    judge = Filter()
+    judge.learn_catalog(replace(CATALOG, spellings=server))
+    long, quoted = "a" + 32 * "é", '"a ' + 31 * "é" + '"'
+    for sql in (
+        f"select {long} from t",
+        f"with {long} as (select 1) select 1 from {long}",
+        f"select 1 as {quoted}",
+        f"select query_to_xml('select 1 as {long}', true, true, '')",
+        'select U&"\\00e9" from t',
+    ):
+        assert judge.judge(sql.encode()).action is Action.REFUSE, sql
+    for sql in (f"select '{long}'", f"select 1 as a{31 * 'é'}", f"select 1 as {64 * 'a'}, 'é'", "select U&'\\00e9'"):
+        assert judge.judge(sql.encode()).action is Action.ALLOW, sql
+    judge.learn_catalog(CATALOG)
+    assert judge.judge(f"select 1 as {long}".encode()).action is Action.ALLOW
+
+
 def test_session_state_is_noted_through_the_catalogue() -> None:
     assert [name for _, name in judge("select set_limit(0.1)").effects] == ["set_limit"]
 

@@ -1,0 +1,52 @@
+"""Characters as the filter reads them and as the server does, in every client encoding, against the server itself."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from proxy import rules
+from proxy import text as texts
+from proxy.commands.embedded import EmbeddedServer
+from proxy.rules import Refused
+
+NAMES = {"eucjp": "EUC_JP", "eucjis2004": "EUC_JIS_2004", "euckr": "EUC_KR", "euccn": "EUC_CN"}
+"""Where the key is not the server's name, too."""
+CONVERTED = sorted(key for key, codec in rules.ENCODINGS.items() if codec not in ("utf-8", rules.RAW))
+ASK = """
+CREATE FUNCTION pg_temp.read(bytea) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN RETURN encode(convert_to(convert_from($1, '{encoding}'), 'UTF8'), 'hex');
+EXCEPTION WHEN OTHERS THEN RETURN ''; END $$;
+SELECT encode(bytes, 'hex') || ' ' || pg_temp.read(bytes) FROM unnest('{{{bytes}}}'::bytea[]) bytes;
+"""
+
+
+def characters(encoding: str) -> list[bytes]:
+    """Return whatever bytes could be one character beyond ASCII."""
+    if not encoding.startswith("euc"):
+        return [bytes([byte]) for byte in range(0x80, 0x100)]
+    high = range(0xA1, 0xFF)
+    found = [bytes(pair) for pair in product((0x8E, *high), high)]
+    return found + ([bytes((0x8F, *pair)) for pair in product(high, high)] if "j" in encoding else [])
+
+
+@pytest.mark.parametrize("encoding", CONVERTED)
+def test_attack_character_that_the_server_takes_for_another_one(postgres: EmbeddedServer, encoding: str) -> None:
+    codec = rules.ENCODINGS[encoding]
+    read = {}
+    for bytes_ in characters(encoding):
+        try:
+            read[bytes_] = texts.decode(bytes_, codec)
+        except Refused:
+            continue
+    listed = ",".join(f'"\\\\x{bytes_.hex()}"' for bytes_ in read)
+    answer = postgres.sql(ASK.format(encoding=NAMES.get(encoding, encoding), bytes=listed))
+    told = dict(line.split(" ") for line in answer.splitlines() if line and not line.startswith("CREATE"))
+    assert len(told) == len(read)
+    wrong = {
+        bytes_.hex(): (text, bytes.fromhex(told[bytes_.hex()]).decode())
+        for bytes_, text in read.items()
+        if told[bytes_.hex()] not in ("", text.encode().hex())
+    }
+    assert wrong == {}
