@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable as Function
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 from . import plpgsql, refusals, rules, settings
@@ -475,13 +476,19 @@ class _Court:
     def _collections(self) -> None:
         """Let arrays and multiranges with casts or operator classes of their own count with what they are made of.
 
-        array_agg and range_agg make them where no name says so.
+        array_agg and range_agg make them where no name says so, and `x::mood[]` names mood alone.
         """
-        cast = {oid for row in self._rows.casts for oid in (row.source, row.target)}
-        for row in self._rows.types:
-            if row.kind in _COLLECTIONS and (row.functions or row.oid in cast):
-                for part in row.parts:
-                    self.objects[TYPE, part].uses.setdefault((TYPE, row.oid), NOWHERE)
+        waiting = [row.oid for row in self._rows.types if row.functions]
+        waiting += [oid for row in self._rows.casts for oid in (row.source, row.target)]
+        seen: set[int] = set()
+        while waiting:
+            row = self._types.get(waiting.pop())
+            if row is None or row.oid in seen or row.kind not in _COLLECTIONS:
+                continue
+            seen.add(row.oid)
+            waiting += row.parts
+            for kind, part in product((TYPE, CAST_TO), row.parts):
+                self.objects[kind, part].uses.setdefault((kind, row.oid), NOWHERE)
 
     def _use(self, kind: str, oids: Iterable[int]) -> None:
         for oid in oids:

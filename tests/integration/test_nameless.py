@@ -135,6 +135,20 @@ ATTACKS = {
         ],
         [],
     ),
+    "cast to an array": (
+        f"""CREATE TYPE h.mood AS ENUM ('well');
+        CREATE FUNCTION h.moods(text) RETURNS h.mood[] {_BODY};
+        CREATE CAST (text AS h.mood[]) WITH FUNCTION h.moods(text);
+        CREATE TABLE t (mood h.mood, id int)""",
+        ["SELECT version()::h.mood[]", "SELECT CAST(version() AS h._mood)"],
+        ["SELECT '{well}'::h.mood[]", "SELECT mood FROM t"],
+    ),
+    "cast of an array of rows": (
+        f"""CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE TABLE other (id int);
+        CREATE FUNCTION h.shown(t[]) RETURNS text {_BODY}; CREATE CAST (t[] AS text) WITH FUNCTION h.shown(t[])""",
+        ["SELECT array_agg(t)::text FROM t", "SELECT quote_literal(ARRAY(SELECT t FROM t))"],
+        ["SELECT array_agg(other)::text FROM other"],
+    ),
     "relation whose name is no SQL": (
         f"""CREATE FUNCTION h.hostile() RETURNS int {_BODY};
         CREATE VIEW h.ok AS SELECT 1; CREATE VIEW h."ok*" AS SELECT h.hostile();

@@ -767,6 +767,13 @@ def test_attack_array_with_a_cast_or_an_operator_class_of_its_own(world: World) 
     assert world.why((RELATION, table)).startswith("it uses type public.shown, which leads to")
 
 
+def test_attack_array_of_multiranges_with_a_cast_of_its_own(world: World) -> None:
+    spread = world.type("spread", "r")
+    world.type("spreads", "m", parts=(spread,))
+    world.cast("public.spreads[]", "text", world.function("public.castf(a public.spreads[]) returns text", INSERT))
+    assert world.why((TYPE, spread)).startswith("it uses type public.spreads, which leads to")
+
+
 def test_attack_operator_family_that_nobody_names(world: World) -> None:
     compare = world.function("public.compare(a int4, b int4) returns int4", INSERT)
     harmless = world.function("public.harmless(a int4, b int4) returns int4", "select 1", "sql")
