@@ -193,7 +193,7 @@ def runs(server: EmbeddedServer, sql: str, dbname: str) -> bool:
     try:
         server.sql(f"BEGIN READ ONLY; {sql}", dbname)
     except EmbeddedError as error:
-        return HOSTILE in str(error) or "large object" in str(error)
+        return any(words in str(error) for words in (HOSTILE, "large object", "lo_unlink"))
     return False
 
 
