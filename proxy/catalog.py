@@ -136,8 +136,11 @@ class OperatorRow(NamedTuple):
     right: int
     function: int
     support: tuple[int, ...] = ()
-    """The functions of its commutator and its negator, which the planner puts in its place, and all of the operator
-    families of btree and hash that have it: sorting, merging and hashing call those, and not its own."""
+    """The functions of its commutator and its negator, and of theirs, which the planner puts in its place, and all of
+    the operator families of btree and hash that have one of them: sorting, merging and hashing call those."""
+    replaces: bool = False
+    """Whether it is the commutator or negator of an operator of pg_catalog's, so that the planner puts it in the place
+    of that one."""
 
 
 class FamilyRow(NamedTuple):

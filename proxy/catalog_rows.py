@@ -146,8 +146,17 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
             for oid, schema, name, kind, relation, parts in types
         ),
         operators=tuple(
-            OperatorRow(int(oid), schema, name, int(left), int(right), int(function), tuple(sorted(codes["o" + oid])))
-            for oid, schema, name, left, right, function in operators
+            OperatorRow(
+                oid=int(oid),
+                schema=schema,
+                name=name,
+                left=int(left),
+                right=int(right),
+                function=int(function),
+                support=tuple(sorted(codes["o" + oid])),
+                replaces=replaces == "t",
+            )
+            for oid, schema, name, left, right, function, replaces in operators
         ),
         families=tuple(
             FamilyRow(int(oid), schema, name, tuple(sorted(codes["c" + oid]))) for oid, schema, name in families

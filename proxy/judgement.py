@@ -462,7 +462,7 @@ class Judgement:
     def _input_type(self, name: str, node: Body) -> None:
         self.constants_decide = True
         given = constants.string(constants.arguments(node), 1)
-        base = "" if given is None else _TYPE_SUFFIX.sub("", given.strip()).lower()
+        base = "" if given is None or not given.isascii() else _TYPE_SUFFIX.sub("", given.strip(_SPACE)).lower()
         if base.startswith("pg_catalog.") or self._functions.comes_first(""):
             base = base.removeprefix("pg_catalog.")
         else:
@@ -523,7 +523,10 @@ _NAME_PART = re.compile(_PART)
 _NAME_AS_TEXT = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
 _NO_TEXTS = frozenset({"int2", "int4", "int8", "float4", "float8", "numeric", "bool"})
 """Types that no built-in implicit cast makes a text of."""
-_TYPE_SUFFIX = re.compile(r"\s*(\(\s*\d+\s*(,\s*-?\d+\s*)?\))?\s*(\[\s*\d*\s*\]\s*)*\Z")
+_SPACE = " \t\n\r\f"
+"""White space between words of SQL (parser/scan.l); from PostgreSQL 16 on \v is, too."""
+_S = f"[{_SPACE}]*"
+_TYPE_SUFFIX = re.compile(rf"{_S}(\({_S}\d+{_S}(,{_S}-?\d+{_S})?\))?{_S}(\[{_S}\d*{_S}\]{_S})*\Z", re.ASCII)
 
 _EXPRESSIONS: dict[str, Callable[[Judgement, str, Body, Scope], None]] = {
     "FuncCall": Judgement._call,

@@ -175,6 +175,10 @@ class _Court:
             if (FAMILY, family.oid) in self.taints:
                 taint = self.taints[FAMILY, family.oid]
                 yield taint._replace(rule=taint.rule or "unproved-operator")
+        for operator in self._rows.operators:
+            if operator.replaces and (OPERATOR, operator.oid) in self.taints:
+                taint = self.taints[OPERATOR, operator.oid]
+                yield taint._replace(rule=taint.rule or "unproved-operator")
         for cast in self._rows.casts:
             if self._hidden(cast) and (CAST, cast.oid) in self.taints:
                 yield self.taints[CAST, cast.oid]

@@ -120,7 +120,7 @@ ORDER BY 1, 2, 3;
 -- statistics (eval_const_expressions() below get_relation_info(), plancat.c), and calls operator classes.
 -- Functions that take `internal` are left out: only C can, they are the inner works of a type or an extension, and
 -- their labels say little (PostGIS leaves its estimators volatile). Those of aggregates are kept.
-WITH code AS (
+WITH RECURSIVE code AS (
     SELECT p.oid
     FROM pg_proc p
     JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -128,7 +128,7 @@ WITH code AS (
         AND 'internal'::regtype <> ALL (p.proargtypes)
 ),
 operator AS (
-    SELECT o.oid, o.oprcode::oid AS code, o.oprcom, o.oprnegate
+    SELECT o.oid, o.oprcode::oid AS code
     FROM pg_operator o
     JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
@@ -150,19 +150,36 @@ opclass AS (
     FROM pg_opclass c
     JOIN family ON family.oid = c.opcfamily
 ),
--- What can run in the place of an operator, or beside it: sorting, merging and hashing call the support functions of the
--- families that have it (get_ordering_op_properties() and the like, lsyscache.c), and the planner puts the commutator,
--- the negator or another member of such a family in its place.
-beside AS (
-    SELECT operator.oid, other.oprcode::oid AS code
-    FROM operator
-    JOIN pg_operator other ON other.oid IN (operator.oprcom, operator.oprnegate) AND other.oprcode <> 0
+-- What can run in the place of an operator, or beside it: the planner puts the commutator, the negator or another member
+-- of one of its families in its place (negate_clause(), CommuteOpExpr(), get_opfamily_member()), one after the other;
+-- sorting, merging and hashing call the support functions of the families (get_ordering_op_properties(), lsyscache.c).
+linked AS (
+    SELECT o.oid, other.oid AS other
+    FROM pg_operator o
+    CROSS JOIN LATERAL unnest(ARRAY[o.oprcom, o.oprnegate]) other (oid)
+    WHERE other.oid <> 0
     UNION
-    SELECT a.amopopr, family.code
+    SELECT a.amopopr, other.amopopr
     FROM pg_amop a
-    JOIN operator ON operator.oid = a.amopopr
+    JOIN pg_amop other USING (amopfamily)
+    WHERE a.amopmethod IN (403, 405) AND (a.oid >= 16384 OR other.oid >= 16384)
+),
+reached AS (
+    SELECT oid, oid AS other FROM operator
+    UNION
+    SELECT reached.oid, linked.other
+    FROM reached
+    JOIN linked ON linked.oid = reached.other
+),
+beside AS (
+    SELECT reached.oid, o.oprcode::oid AS code
+    FROM reached
+    JOIN pg_operator o ON o.oid = reached.other AND o.oprcode <> 0 AND o.oid <> reached.oid
+    UNION
+    SELECT reached.oid, family.code
+    FROM reached
+    JOIN pg_amop a ON a.amopopr = reached.other AND a.amopmethod IN (403, 405)
     JOIN family ON family.oid = a.amopfamily
-    WHERE a.amopmethod IN (403, 405)
 ),
 referred (refclassid, refobjid, code, operator) AS (
     SELECT 'pg_proc'::regclass::oid, oid, oid, 0::oid FROM code
@@ -305,8 +322,9 @@ LEFT JOIN (
 WHERE n.nspname !~ '^pg_(temp|toast)' OR t.typrelid = 0 AND t.typelem = 0
 ORDER BY t.oid;
 
--- operators
-SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid
+-- operators, and whether one of pg_catalog's has it as its commutator or negator
+SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid,
+    o.oid IN (SELECT unnest(ARRAY[oprcom, oprnegate]) FROM pg_operator WHERE oid < 16384)
 FROM pg_operator o
 JOIN pg_namespace n ON n.oid = o.oprnamespace
 WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0

@@ -51,6 +51,19 @@ ATTACKS = {
         ],
         ["SELECT * FROM t ORDER BY id", "SELECT DISTINCT id FROM t"],
     ),
+    "commutator of a negator": (
+        f"""CREATE FUNCTION h.equal(int, int) RETURNS bool {_BODY};
+        CREATE OPERATOR h.=== (FUNCTION = h.equal, LEFTARG = int, RIGHTARG = int, HASHES, MERGES);
+        CREATE OPERATOR h.== (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int, HASHES, MERGES,
+            COMMUTATOR = OPERATOR(h.===));
+        CREATE OPERATOR h.<>> (FUNCTION = int4ne, LEFTARG = int, RIGHTARG = int, NEGATOR = OPERATOR(h.==));
+        CREATE OPERATOR CLASS h.ops FOR TYPE int USING hash AS OPERATOR 1 h.==, FUNCTION 1 hashint4(int);
+        CREATE OPERATOR CLASS h.more FOR TYPE int USING hash AS OPERATOR 1 h.===, FUNCTION 1 hashint4(int);
+        CREATE TABLE few AS SELECT g AS id FROM generate_series(1, 5) g;
+        CREATE TABLE many AS SELECT g AS id FROM generate_series(1, 5000) g; ANALYZE""",
+        [f"{_HASH} SELECT count(*) FROM few a JOIN many b ON NOT a.id OPERATOR(h.<>>) b.id"],
+        ["SELECT * FROM few ORDER BY id"],
+    ),
     "hash class, not the default one": (
         f"""{_INT_OPERATORS}
         CREATE FUNCTION h.hash(int) RETURNS int {_BODY};

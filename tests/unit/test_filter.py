@@ -93,6 +93,18 @@ REFUSALS = [
     ("SELECT lo_open(1, 131072)", "large-object-write", "42501", "lo_open", "select"),
     ("SELECT array_in('{x}', 'd'::regtype, -1)", "input-function", "42501", "array_in", "select"),
     ("SELECT pg_input_is_valid('x', 'd')", "input-type", "42501", "pg_input_is_valid", "select"),
+    *(
+        (f"SELECT pg_input_is_valid('x', '{name}')", "input-type", "42501", "pg_input_is_valid", "select")
+        for name in (
+            "int4\u00a0",
+            "\u3000text",
+            "int4\v",
+            "int4\x1f",
+            "numeric(\u0663)",
+            "numeric(1)\u2003",
+            "\u212aint4",
+        )
+    ),
     ("SELECT 'é', set_config($1, $2, false)", "setting-name", "42501", "set_config", "select"),
     ("SELECT set_config('role', 'x', false)", "setting-value", "42501", "set_config", "select"),
     ("SET log_statement = 'none'", "setting", "42501", "SET", "set"),

@@ -774,6 +774,14 @@ def test_attack_array_of_multiranges_with_a_cast_of_its_own(world: World) -> Non
     assert world.why((TYPE, spread)).startswith("it uses type public.spreads, which leads to")
 
 
+def test_attack_operator_that_the_planner_puts_in_the_place_of_a_built_in(world: World) -> None:
+    function = world.function("public.turned(a text, b text) returns bool", INSERT)
+    world.operator("^^^", "text", "text", function)
+    assert world.refused("select 1") == ""
+    world.rows = replace(world.rows, operators=tuple(row._replace(replaces=True) for row in world.rows.operators))
+    assert world.refused("select 1") == "unproved-operator"
+
+
 def test_attack_operator_family_that_nobody_names(world: World) -> None:
     compare = world.function("public.compare(a int4, b int4) returns int4", INSERT)
     harmless = world.function("public.harmless(a int4, b int4) returns int4", "select 1", "sql")
