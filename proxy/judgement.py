@@ -412,6 +412,7 @@ class Judgement:
             what = "schema" if name in rules.SCHEMA_TEXT_FUNCTIONS else "relation"
             why = f"The name of the {what} that {name} reads has to be a string constant"
             raise Refused(refusals.function("sql-text-function", name, why), location)
+        self._check_spelling(name, given or "", location)
         if given is not None and len(given.encode()) >= constants.NAMEDATALEN:
             # The server cuts it off, by the bytes of its own encoding.
             raise Refused(refusals.function("sql-text-function", name, f"No name is as long as {given}"), location)
@@ -424,6 +425,16 @@ class Judgement:
             if taint is not None:
                 raise Refused(refusals.unproved("unproved-relation", taint), location)
             self.effects += self._catalog.left_by(RELATION, relations)
+
+    def _is_foreign(self) -> bool:
+        """Tell whether names beyond ASCII may be other ones to the server: its encoding is not UTF-8."""
+        return self._catalog is not None and bool(self._catalog.spellings)
+
+    def _check_spelling(self, function: str, given: str, location: int) -> None:
+        """Refuse a text that names things to a function, where E'\\xc3\\xa9' is not the letter that it was read as."""
+        if self._is_foreign() and not given.isascii():
+            why = f"What {function} is given may have letters of ASCII alone, as the database's encoding is not UTF-8"
+            raise Refused(refusals.function("sql-text-function", function, why), location)
 
     @staticmethod
     def _as_sql(function: str, given: str, location: int) -> str:
@@ -442,10 +453,10 @@ class Judgement:
 
     def _inner_text(self, name: str, sql: str, location: int) -> None:
         """Judge SQL given as text to a function: it has to be one read."""
+        self._check_spelling(name, sql, location)
         self._depth += 1
         try:
-            foreign = self._catalog is not None and bool(self._catalog.spellings)
-            statements = texts.parse(sql, foreign=foreign) if self._depth <= _TEXT_DEPTH else []
+            statements = texts.parse(sql, foreign=self._is_foreign()) if self._depth <= _TEXT_DEPTH else []
             one_select = len(statements) == 1 and "SelectStmt" in statements[0]["stmt"]
             if one_select:
                 self.select(statements[0]["stmt"]["SelectStmt"])

@@ -64,19 +64,21 @@ def _check_operator_runs(text: str) -> None:
             raise Refused(_LONG_RUN, run.start())
 
 
-_LONG_NAME = Refusal(
+_FOREIGN_NAME = Refusal(
     "encoding",
-    "a name with letters beyond ASCII is too long to be read as the server reads it",
-    "A name is cut off by the bytes of the database's encoding, which is not UTF-8 (rule: encoding).",
-    "Write no more of it than 63 bytes of UTF-8, and without U&.",
+    "a name with letters beyond ASCII may be another one to the server",
+    "A name is cut off, and lowered where it is not quoted, by the bytes of the database's encoding, which is not UTF-8"
+    " (rule: encoding).",
+    "Quote the name, write no more of it than 63 bytes of UTF-8, and without U&.",
     errors.CHARACTER_NOT_IN_REPERTOIRE,
 )
 
 
 def _check_names(text: str) -> None:
-    """Refuse names that the parser, which counts bytes of UTF-8, may have cut off elsewhere than another server does.
+    """Refuse names that the parser may read otherwise than a server whose encoding is not UTF-8.
 
-    truncate_identifier(), parser/scansup.c. What U&"" stands for is not worked out.
+    It cuts them off by the bytes of its encoding, and lowers letters beyond ASCII where each is one byte
+    (truncate_identifier() and downcase_identifier(), parser/scansup.c). What U&"" stands for is not worked out.
     """
     if text.isascii() and "u&" not in text.lower():
         return
@@ -86,16 +88,19 @@ def _check_names(text: str) -> None:
         return  # it is no SQL
     for token in tokens:
         name = text[token.start : token.end + 1]
-        if token.name == "UIDENT" or (
-            token.name == "IDENT" and not name.isascii() and len(name.strip('"').encode()) >= NAMEDATALEN
-        ):
-            raise Refused(_LONG_NAME, token.start)
+        if token.name == "UIDENT" or (token.name == "IDENT" and not name.isascii() and _is_foreign(name)):
+            raise Refused(_FOREIGN_NAME, token.start)
+
+
+def _is_foreign(name: str) -> bool:
+    lowered = not name.startswith('"') and any(not letter.isascii() and letter != letter.lower() for letter in name)
+    return lowered or len(name.strip('"').encode()) >= NAMEDATALEN
 
 
 def parse(text: str, *, foreign: bool = False) -> list[dict[str, Any]]:
     """Parse a text into its RawStmt bodies. Raises Refused (42601, 54001) with a location in characters.
 
-    `foreign`: for a server in another encoding than UTF-8, which cuts long names off elsewhere; those are refused.
+    `foreign`: for a server in another encoding than UTF-8; names that it may read otherwise are refused.
     """
     _check_operator_runs(text)
     if foreign:

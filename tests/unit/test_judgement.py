@@ -412,9 +412,19 @@ def test_attack_name_that_a_server_in_another_encoding_cuts_off_elsewhere(server
         f"select 1 as {quoted}",
         f"select query_to_xml('select 1 as {long}', true, true, '')",
         'select U&"\\00e9" from t',
+        "select 1 as Éa",
+        "select query_to_xml(E'select 1 as \"\\xc3\\xa9\"', true, true, '')",
+        "select table_to_xml(E'\"\\303\\251\"', true, true, '')",
+        "select schema_to_xml(E'\\xc3\\xa9', true, true, '')",
     ):
         assert judge.judge(sql.encode()).action is Action.REFUSE, sql
-    for sql in (f"select '{long}'", f"select 1 as a{31 * 'é'}", f"select 1 as {64 * 'a'}, 'é'", "select U&'\\00e9'"):
+    for sql in (
+        f"select '{long}'",
+        f"select 1 as a{31 * 'é'}",
+        f"select 1 as {64 * 'a'}, 'é'",
+        "select 1 as éa, 'É' as \"É\"",
+        "select U&'\\00e9'",
+    ):
         assert judge.judge(sql.encode()).action is Action.ALLOW, sql
     judge.learn_catalog(CATALOG)
     assert judge.judge(f"select 1 as {long}".encode()).action is Action.ALLOW
