@@ -266,6 +266,7 @@ class Client:
         self._place = (who.peer, who.user)
         house.clients += 1
         pool.clients += 1
+        self._wire.let_in()
         self._pool = pool
         self.phase = Phase.LOGIN
         self._since = 0.0  # who waits for an upstream has its time from now on

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
-from proxy import certificates, client_hello, tls
+from proxy import certificates, tls
 from proxy import protocol as p
 from proxy.access import LOCAL_PEER, Origin, origin_of
 from proxy.client import Client
+from proxy.client_hello import NO_APPLICATION_PROTOCOL, ClientHello
 from proxy.config import Listen
-from proxy.errors import CloseReason
+from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason
 from proxy.house import House
+from proxy.lobby import Guest, Lobby
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
 from proxy.turns import Intake, Turns
@@ -64,8 +65,8 @@ class Doors:
         self._login_timeout = login_timeout
         self._listeners: list[socket.socket] = []
         self._unix: UnixSocket | None = None
+        self._lobby = Lobby()
         self._knocking: set[Door] = set()
-        self._handshakes = 0
         self._idents = 0
         self.house = house
         self.certificate_ends = 0.0
@@ -171,18 +172,19 @@ class Doors:
                 return
             stats = self.house.stats
             stats.clients_accepted += 1
-            present = len(self._knocking) + self._handshakes + len(self._clients)
-            if present >= self.house.max_client_conn + MARGIN:
+            name = address[0] if sock.family in (socket.AF_INET, socket.AF_INET6) else ""
+            present = len(self._lobby) + self.house.clients
+            if present >= self.house.max_client_conn + MARGIN and not self._lobby.make_room(name, loop.time()):
                 stats.client_closes[CloseReason.TOO_MANY_CLIENTS.value] += 1
                 sock.close()
                 continue
             sock.setblocking(False)
-            if sock.family != getattr(socket, "AF_UNIX", None):
+            if name:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                self._knocking.add(Door(self, sock, address[0], loop.time()))
-            else:
-                self._knocking.add(Door(self, sock, "", loop.time()))
+            door = Door(self, self._lobby.enter(name, loop.time()))
+            self._knocking.add(door)
+            self._tasks.start(self._open_door(door, sock), "door")
 
     def _listen_again(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
@@ -194,40 +196,42 @@ class Doors:
         """Forget a door: its connection has come in, or has closed."""
         self._knocking.discard(door)
 
-    def admit(self, connection: ClientConnection, sock: socket.socket, *, with_tls: bool) -> None:
-        """Give a connection whose encryption is settled to a session of its own."""
+    def connection(self, guest: Guest, *, direct: bool = False) -> ClientConnection:
+        """Return the transport of a client whose encryption is settled."""
         self._idents += 1
-        connection.ident = self._idents
-        self._tasks.start(self._admit(connection, sock, with_tls), "client")
+        return ClientConnection(self, guest, self._idents, direct=direct)
+
+    def shake_hands(self, layer: TlsLayer, connection: ClientConnection) -> None:
+        """Wait for the end of a handshake that has begun."""
+        self._tasks.start(self._shake_hands(layer, connection), "handshake")
 
     def enter(self, client: Client) -> None:
         """Keep a client that has a transport."""
         self._clients.add(client)
 
-    async def _admit(self, connection: ClientConnection, sock: socket.socket, with_tls: bool) -> None:
-        loop = asyncio.get_running_loop()
-        self._handshakes += 1
+    async def _open_door(self, door: Door, sock: socket.socket) -> None:
         try:
-            if not with_tls or self.tls is None:
-                await loop.connect_accepted_socket(lambda: Intake(self._turns, connection), sock)
-                return
-            connection.binding = self.binding
-            layer = TlsLayer(self.tls, connection, server_side=True)
-            async with asyncio.timeout_at(connection.arrived + self._login_timeout):
-                await loop.connect_accepted_socket(lambda: Intake(self._turns, layer), sock)
-                try:
-                    await layer.ready
-                except BaseException:
-                    layer.close()
-                    raise
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Intake(self._turns, door), sock)
+        except OSError:
+            door.connection_lost(None)
+
+    async def _shake_hands(self, layer: TlsLayer, connection: ClientConnection) -> None:
+        guest = connection.guest
+        try:
+            async with asyncio.timeout_at(guest.since + self._login_timeout):
+                await layer.ready
         except ssl.SSLError as error:
             connection.tls_failed(_why(error))
             await asyncio.sleep(ALERT_LINGER)  # still counted: it holds a file descriptor
-            layer.abort()
         except (OSError, TimeoutError) as error:
             connection.tls_failed(_why(error))
-        finally:
-            self._handshakes -= 1
+        except BaseException:
+            layer.abort()
+            raise
+        else:
+            return
+        layer.abort()
+        guest.leave()
 
 
 def _why(error: Exception) -> str:
@@ -237,79 +241,65 @@ def _why(error: Exception) -> str:
     return getattr(error, "reason", None) or type(error).__name__
 
 
-class Door:
+class Door(asyncio.Protocol):
     """A connection before its encryption is settled.
 
-    It peeks at the first bytes, and takes from the socket exactly the 8 of SSLRequest or GSSENCRequest: whatever a
-    client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214). A handshake
-    that is meant for another protocol is told so: `no_application_protocol`, as PostgreSQL 17 tells it (alpn_cb() in
-    libpq/be-secure-openssl.c).
+    It takes of what comes exactly the 8 bytes of SSLRequest or GSSENCRequest, and hands over all that is behind them:
+    whatever a client sent ahead of its TLS handshake becomes part of that handshake and fails there (CVE-2021-23214). A
+    handshake that is meant for another protocol is told so: `no_application_protocol`, as PostgreSQL 17 tells it
+    (alpn_cb() in libpq/be-secure-openssl.c).
     """
 
-    __slots__ = ("_address", "_doors", "_retry", "_shaking", "_since", "_sock", "_tries")
+    __slots__ = ("_doors", "_ended", "_guest", "_head", "_hello", "_intake", "_tries")
 
-    def __init__(self, doors: Doors, sock: socket.socket, address: str, now: float) -> None:
+    def __init__(self, doors: Doors, guest: Guest) -> None:
         self._doors = doors
-        self._sock = sock
-        self._address = address
-        self._since = now
+        self._guest = guest
+        self._head = b""
+        """What has come and is not used yet."""
+        self._hello: ClientHello | None = None
+        """What is read of the handshake, once TLS is agreed upon."""
+        self._intake: Intake | None = None
         self._tries = 0
-        self._shaking = False  # TLS was agreed upon
-        self._retry: asyncio.TimerHandle | None = None
-        asyncio.get_running_loop().add_reader(sock, self._readable)
+        self._ended = False
+        guest.turn_out = self._turn_out
 
-    def _readable(self) -> None:
-        try:
-            head = self._sock.recv(client_hello.LONGEST if self._shaking else 8, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._end(CloseReason.CLIENT_LOST)
-            return
-        if not head:
-            self._end(CloseReason.CLIENT_LOST)
-        elif self._shaking:
-            self._look_at_hello(head)
-        elif head[:4] == p.SSL_REQUEST[: len(head)] and len(head) < 8:
-            self._wait_for_more()
-        elif head in (p.SSL_REQUEST, p.GSSENC_REQUEST):
-            self._negotiate(head)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._intake = cast(Intake, transport)
+        if self._ended:
+            self._intake.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._head += data
+        while not self._ended and self._hello is None and self._ask(self._head):
+            data = self._head
+        if not self._ended and self._hello is not None and data:
+            self._look_at_hello(self._hello, data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(CloseReason.CLIENT_LOST)
+
+    def _ask(self, head: bytes) -> bool:
+        """Look at what a client begins with; return whether that was a request, or the beginning of TLS."""
+        if len(head) < 8 and head[:4] == p.SSL_REQUEST[: len(head[:4])]:
+            return False  # a request of 8 bytes, or less of anything else than can be told
+        if head[:8] in (p.SSL_REQUEST, p.GSSENC_REQUEST):
+            self._head = head[8:]
+            self._negotiate(head[:8])
         elif head[0] == _HANDSHAKE and self._tls_is_spoken:
             if self._tries:  # after a request it would be no direct TLS
                 self._end(CloseReason.CLIENT_PROTOCOL)
-            else:
-                self._shaking = True
-                self._readable()
+            self._hello = ClientHello()
         else:
-            self._hand_over(with_tls=False)
-
-    def _wait_for_more(self) -> None:
-        """Wait for the rest of what came in pieces: the socket stays readable, and nobody shall spin on it."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._sock)
-        self._retry = loop.call_later(0.02, self._resume)
-
-    def _look_at_hello(self, head: bytes) -> None:
-        protocols = client_hello.offered(head)
-        if protocols is None:
-            self._wait_for_more()
-        elif protocols and tls.ALPN.encode() not in protocols:
-            with contextlib.suppress(OSError):
-                self._sock.recv(client_hello.LONGEST)  # what is left unread would be answered with a reset
-                self._sock.send(client_hello.NO_APPLICATION_PROTOCOL)
-            why = "the client offers other protocols than postgresql (ALPN)"
-            self._doors.house.audit.event("client tls failed", level="warning", peer=self._address, why=why)
-            self._end(CloseReason.CLIENT_TLS)
-        else:
-            self._hand_over(with_tls=True, direct=not self._tries)
+            self._hand_over(self._doors.connection(self._guest))
+        return True
 
     @property
     def _tls_is_spoken(self) -> bool:
-        return self._doors.tls is not None and self._address != ""
-
-    def _resume(self) -> None:
-        self._retry = None
-        asyncio.get_running_loop().add_reader(self._sock, self._readable)
+        return self._doors.tls is not None and self._guest.address != ""
 
     def _negotiate(self, request: bytes) -> None:
         self._tries += 1
@@ -317,65 +307,90 @@ class Door:
             self._end(CloseReason.CLIENT_PROTOCOL)
             return
         with_tls = request == p.SSL_REQUEST and self._tls_is_spoken
+        if self._intake is not None:
+            self._intake.write(b"S" if with_tls else b"N")
+        if with_tls:
+            self._hello = ClientHello()
+
+    def _look_at_hello(self, hello: ClientHello, data: bytes) -> None:
         try:
-            self._sock.recv(8)
-            self._sock.send(b"S" if with_tls else b"N")
-        except OSError:
-            self._end(CloseReason.CLIENT_LOST)
+            protocols = hello.feed(data)
+        except ValueError as error:
+            self._fail(str(error))
             return
-        self._shaking = with_tls
+        if protocols is None:
+            return
+        if protocols and tls.ALPN.encode() not in protocols:
+            if self._intake is not None:
+                self._intake.write(NO_APPLICATION_PROTOCOL)
+            self._fail("the client offers other protocols than postgresql (ALPN)")
+        elif self._doors.tls is not None:
+            connection = self._doors.connection(self._guest, direct=not self._tries)
+            connection.binding = self._doors.binding
+            layer = TlsLayer(self._doors.tls, connection, server_side=True)
+            self._guest.turn_out = layer.abort
+            self._hand_over(layer)
+            self._doors.shake_hands(layer, connection)
 
-    def _hand_over(self, *, with_tls: bool, direct: bool = False) -> None:
-        self._detach()
-        connection = ClientConnection(self._doors, self._address, self._since, direct=direct)
-        self._doors.admit(connection, self._sock, with_tls=with_tls)
-
-    def _detach(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        else:
-            asyncio.get_running_loop().remove_reader(self._sock)
+    def _hand_over(self, protocol: asyncio.Protocol) -> None:
+        self._ended = True
         self._doors.left(self)
+        if self._intake is not None:
+            self._intake.hand_over(protocol, self._head)
+        self._head = b""
+
+    def _fail(self, why: str) -> None:
+        self._doors.house.audit.event("client tls failed", level="warning", peer=self._guest.address, why=why)
+        self._end(CloseReason.CLIENT_TLS)
 
     def _end(self, reason: CloseReason) -> None:
-        self._detach()
-        self._sock.close()
+        if self._ended:
+            return
+        self._ended = True
+        self._head = b""
+        self._doors.left(self)
+        self._guest.leave()
+        if self._intake is not None:
+            self._intake.close()
         house = self._doors.house
         if reason is not CloseReason.CLIENT_LOST:
-            house.audit.event("close", level="warning", peer=self._address or LOCAL_PEER, reason=reason.value)
+            peer = self._guest.address or LOCAL_PEER
+            house.audit.event("close", level="warning", peer=peer, reason=reason.value)
         house.stats.client_closes[reason.value] += 1
+
+    def _turn_out(self) -> None:
+        self._end(CloseReason.TOO_MANY_CLIENTS)
 
     def close(self) -> None:
         self._end(CloseReason.DRAIN)
 
     def sweep(self, now: float, timeout: float) -> None:
         """Close a client that stays silent."""
-        if timeout and now - self._since >= timeout:
+        if timeout and now - self._guest.since >= timeout:
             self._end(CloseReason.CLIENT_LOGIN_TIMEOUT)
 
 
 class ClientConnection(asyncio.Protocol):
     """The transport of one client. `direct`: its TLS began with the first byte, so ALPN has to say for what."""
 
-    __slots__ = ("_address", "_client", "_direct", "_doors", "_transport", "arrived", "binding", "ident", "write")
+    __slots__ = ("_client", "_direct", "_doors", "_ident", "_transport", "binding", "guest", "write")
 
     write: Callable[[bytes], None]
 
-    def __init__(self, doors: Doors, address: str, arrived: float, *, direct: bool) -> None:
+    def __init__(self, doors: Doors, guest: Guest, ident: int, *, direct: bool) -> None:
         self._doors = doors
-        self._address = address
+        self._ident = ident
         self._direct = direct
         self._client: Client | None = None
         self._transport: asyncio.Transport | None = None
-        self.arrived = arrived
+        self.guest = guest
         self.binding = b""
-        self.ident = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
         self.write = transport.write  # the port's method is the transport's own: no call in between
         shaken: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        origin = Origin(origin_of(self._address))
+        origin = Origin(origin_of(self.guest.address))
         if shaken is not None:
             if self._direct and shaken.selected_alpn_protocol() != tls.ALPN:
                 # As PostgreSQL does: a handshake that was meant for another protocol must not end up here (ALPACA).
@@ -385,14 +400,15 @@ class ClientConnection(asyncio.Protocol):
             name = tls.common_name(shaken.getpeercert(binary_form=True))
             origin = Origin(origin.address, shaken.version() or "TLS", self.binding, name)
         house = self._doors.house
-        self._client = Client(house, self, origin, self.ident, self.arrived)
+        self.guest.turn_out = self._turn_out
+        self._client = Client(house, self, origin, self._ident, self.guest.since)
         self._doors.enter(self._client)
 
     def tls_failed(self, why: str) -> None:
         """Count and log a handshake that led to nothing."""
         house = self._doors.house
         house.stats.client_closes[CloseReason.CLIENT_TLS.value] += 1
-        house.audit.event("client tls failed", level="warning", peer=self._address, why=why)
+        house.audit.event("client tls failed", level="warning", peer=self.guest.address, why=why)
 
     def data_received(self, data: bytes) -> None:
         client = self._client
@@ -418,6 +434,7 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.guest.leave()
         client, self._client = self._client, None
         if client is not None:
             client.client_lost()
@@ -437,6 +454,14 @@ class ClientConnection(asyncio.Protocol):
     def resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def let_in(self) -> None:
+        self.guest.leave()
+
+    def _turn_out(self) -> None:
+        if self._client is not None:
+            reason = CloseReason.TOO_MANY_CLIENTS
+            self._client.end(reason, TOO_MANY_CONNECTIONS, "sorry, too many clients already")
 
     def close(self) -> None:
         transport = self._transport

@@ -48,6 +48,9 @@ class Wire(Protocol):
     def hung_up(self) -> bool:
         """Whether the client has closed its side, though nothing is read from it now."""
 
+    def let_in(self) -> None:
+        """Learn that the client has proved who it is."""
+
     def close(self) -> None:
         """Send what is written, then close."""
 

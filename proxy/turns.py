@@ -175,6 +175,13 @@ class Intake(asyncio.Protocol):
 
     # --- transport of the inner protocol --------------------------------------------------------------------------
 
+    def hand_over(self, inner: asyncio.Protocol, data: bytes) -> None:
+        """Pass on to another protocol from now on, first what the one before has got and not used."""
+        self._inner = inner
+        inner.connection_made(cast(asyncio.BaseTransport, self))
+        if data and not self.is_closing():
+            inner.data_received(data)
+
     def pause_reading(self) -> None:
         self._held = True
         self._read(False)

@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -408,6 +409,45 @@ def test_handshake_that_comes_byte_by_byte(door: SideCart, direct: bool) -> None
                     sock.sendall(bytes([byte]))
                 incoming.write(sock.recv(10_000))
     assert shaking.selected_alpn_protocol() == "postgresql"
+
+
+EMPTY_RECORDS = b"\x16\x03\x01\0\0" * 3276
+HALF_A_HELLO = b"\x16\x03\x01\0\x01\x01" + b"\x16\x03\x01\0\x01\0" * 2700
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_attack_empty_tls_records(door: SideCart, direct: bool) -> None:
+    """Thirty that sent 16 kB of them and fell silent had it parsed fifty times a second, and stalled everybody."""
+    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as sock:
+        if not direct:
+            sock.sendall(p.SSL_REQUEST)
+            assert sock.recv(1) == b"S"
+        sock.sendall(EMPTY_RECORDS)
+        assert ends(sock)
+    wait_until(lambda: "an empty TLS record" in door.log, 10, "the log")
+
+
+@pytest.mark.parametrize("begin", [p.SSL_REQUEST[:4], p.SSL_REQUEST[:7], HALF_A_HELLO, p.SSL_REQUEST + HALF_A_HELLO])
+def test_attack_silent_half_of_a_beginning_costs_nothing_more(door: SideCart, begin: bytes) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", door.port), timeout=20))
+            sock.sendall(begin)
+        with psycopg.connect(f"{door.dsn} sslmode=disable", autocommit=True) as connection:
+            connection.execute("SELECT 1")
+        before = cpu_seconds(door)
+        time.sleep(1)
+        assert cpu_seconds(door) - before < 0.3  # it was all of it
+        sock.shutdown(socket.SHUT_WR)  # … and its end is seen
+        sock.settimeout(5)
+        while sock.recv(10):
+            pass
+
+
+def cpu_seconds(door: SideCart) -> float:
+    """Return the time that the process itself has had, without the helper processes."""
+    fields = Path(f"/proc/{door.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_direct_tls_then_another_request_is_closed(door: SideCart) -> None:

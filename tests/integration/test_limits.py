@@ -16,6 +16,7 @@ import pytest
 from proxy import protocol as p
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
+from proxy.lobby import PATIENCE
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 
@@ -59,6 +60,46 @@ def test_clients_beyond_the_limit_of_open_files_do_not_stop_the_others(upstream:
         with Wire(own.port) as later:
             assert later.ask("SELECT 1") == "TDCZ"
         assert own.log.count("accept failed") < 10  # it pauses, it does not spin
+
+
+def silent(own: SideCart, source: str, begin: bytes) -> socket.socket:
+    """Connect from this address, begin, and wait until that has been seen."""
+    sock = socket.create_connection(("127.0.0.1", own.port), timeout=20, source_address=(source, 0))
+    sock.sendall(begin)
+    return sock
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"",
+        p.startup_message({"user": "analyst", "database": "shop"})[:9],
+        p.startup_message({"user": "someone", "database": "shop"}),
+    ],
+)
+def test_attack_silent_connections_of_one_address_fill_the_house(upstream: Upstream, begin: bytes) -> None:
+    """Before they have said who they are, after half of that, and where they have to prove it."""
+    rules = "[{from: loopback, user: analyst, method: trust}, {from: loopback, method: scram-sha-256}]"
+    environment = {"SIDECART_CLIENT_MAX_CLIENT_CONN": 20, "SIDECART_AUTH_RULES": rules}
+    with SideCart(upstream, **environment) as own, contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(silent(own, "127.0.0.2", begin)) for _ in range(200)]
+        for _ in range(15):
+            honest = stack.enter_context(Wire(own.port))
+            assert honest.ask("SELECT 1") == "TDCZ"
+        closes = 'sidecart_client_closes_total{reason="too_many_clients"}'
+        wait_until(lambda: own.metric(closes) > 52, 10, "the crowd beyond the margin is closed")
+        assert own.metric("sidecart_bugs_total") == 0
+        assert honest.ask("SELECT 1") == "TDCZ"
+        # Nor does an address that is its own neighbour wait for long.
+        time.sleep(PATIENCE)
+        with socket.create_connection(("127.0.0.1", own.port), timeout=20, source_address=("127.0.0.2", 0)) as sock:
+            sock.sendall(p.startup_message({"user": "analyst", "database": "shop"}))
+            assert sock.recv(1) == b"R"
+        for sock in crowd:
+            sock.close()
+        with Wire(own.port) as later:
+            assert later.ask("SELECT 1") == "TDCZ"
 
 
 def drink(wire: Wire) -> int:

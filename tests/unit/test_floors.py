@@ -18,7 +18,7 @@ PURE = (
     "guard",
     "replies functions scope role_probe users auth own_answer",
     "unread findings access",
-    "judgement",
+    "judgement lobby",
     "diagnosis",
     "conditions",
     "filter plpgsql",

@@ -78,6 +78,8 @@ class FakeWire:
     def resume_reading(self) -> None:
         self.reading = True
 
+    def let_in(self) -> None: ...
+
     def close(self) -> None:
         self.closed = True
 
