@@ -379,10 +379,7 @@ class Client:
             if login and quiet >= login:
                 self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
         elif slow_reader and session.unread and quiet >= slow_reader:
-            # The server cannot be heard of its end, nor can the client: rows stand before it (secure_write(),
-            # libpq/be-secure.c, heeds no cancel). What is left of the answer goes with the connection.
-            text = "canceling statement due to client.slow_reader_timeout"
-            self.end(CloseReason.SLOW_READER_TIMEOUT, QUERY_CANCELED, text)
+            self.end_unread()
         elif session.waiting or session.judging or session.running:
             return
         elif not session.resting:
@@ -391,6 +388,20 @@ class Client:
                 self.end(CloseReason.IDLE_TRANSACTION_TIMEOUT, IDLE_IN_TRANSACTION_SESSION_TIMEOUT, text)
         elif idle and quiet >= idle:
             self.end(CloseReason.CLIENT_IDLE_TIMEOUT, IDLE_SESSION_TIMEOUT, "client_idle_timeout")
+
+    def unread_for(self, pool: Pool, now: float) -> float:
+        """Return for how many seconds it has read nothing of an answer that an upstream of this pool has for it."""
+        session = self.session
+        if session is None or self._pool is not pool or not session.unread:
+            return 0.0
+        return now - self._since if self._since and session.activity == self._seen else 0.0
+
+    def end_unread(self) -> None:
+        """End this client because it reads nothing of its answer."""
+        # The server cannot be heard of its end, nor can the client: rows stand before it (secure_write(),
+        # libpq/be-secure.c, heeds no cancel). What is left of the answer goes with the connection.
+        text = "canceling statement due to client.slow_reader_timeout"
+        self.end(CloseReason.SLOW_READER_TIMEOUT, QUERY_CANCELED, text)
 
     def _time_query(self, session: Session, now: float, limit: float) -> None:
         """Cancel a statement that has run, or been judged, for `limit` seconds, however many rows it has sent."""

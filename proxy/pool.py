@@ -302,6 +302,13 @@ class Pool:
             upstream.close(CloseReason.DRAIN)
         self.idle.clear()
 
+    def late(self, now: float) -> int:
+        """Return how many have waited for half of `query_wait_timeout` while clients hold all that there may be."""
+        timeout = self.limits.query_wait_timeout
+        if not timeout or len(self.leased) < self.limits.default_pool_size:
+            return 0
+        return sum(now - wait.since >= timeout / 2 for wait in self.waiting.values())
+
     def depart(self, stays: Callable[[str], bool], now: float) -> None:
         """Leave the addresses that do not stay: close what is idle there, and the rest as soon as it is free."""
         for upstream in (*self.idle, *self.leased, *self.cleaning):

@@ -25,6 +25,7 @@ from proxy.errors import ConfigError
 from proxy.findings import Severity
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
+from proxy.pool import Pool
 from proxy.quotas import Quotas
 from proxy.role_watch import RoleWatch, summary
 from proxy.stats import Stats
@@ -44,6 +45,8 @@ LAG_TICKS: Final = 240
 """Ticks, a minute of them, of which /healthz tells the one that came latest."""
 LOOK_TICKS: Final = 4
 """Ticks between two looks at the files that are read again when they change."""
+UNREAD: Final = 5.0
+"""Seconds that a client may read nothing of an answer while others are about to have waited for an upstream in vain."""
 FILE_MARGIN: Final = 256
 """File descriptors beside those of clients: upstreams, cancels, the metrics page, the log."""
 
@@ -362,6 +365,17 @@ class Server:
                 slow_reader=limits.slow_reader_timeout,
             )
         self._doors.sweep(now)
+        if limits.slow_reader_timeout:
+            for pool in self.backends.pools.values():
+                if late := pool.late(now):
+                    self._take_back(pool, late, now)
+
+    def _take_back(self, pool: Pool, wanted: int, now: float) -> None:
+        """Take so many upstreams from clients that read nothing: those that have done so for longest."""
+        slow = [(seconds, client) for client in self.clients if (seconds := client.unread_for(pool, now)) >= UNREAD]
+        slow.sort(key=lambda each: -each[0])
+        for _, client in slow[:wanted]:
+            client.end_unread()
 
     # --- monitoring -----------------------------------------------------------------------------------------------
 

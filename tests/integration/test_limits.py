@@ -147,6 +147,19 @@ def test_reader_that_stops_reading_loses_its_statement(upstream: Upstream) -> No
                 pass
 
 
+def test_attack_clients_that_read_nothing_hold_the_whole_pool(upstream: Upstream) -> None:
+    """They are closed as soon as others would wait in vain for what they hold, and not before."""
+    limits = {"SIDECART_POOL_DEFAULT_POOL_SIZE": 2, "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "14s"}
+    with SideCart(upstream, **limits) as own, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(Wire(own.port)) for _ in range(3)]
+        for wire in slow:
+            wire.send(p.query(b"SELECT g, repeat('x', 100) FROM generate_series(1, 5000000) g"))
+        for _ in range(2):
+            assert stack.enter_context(Wire(own.port)).ask("SELECT 1").removeprefix("N") == "TDCZ"  # told of its wait
+        closes = own.metric('sidecart_client_closes_total{reason="slow_reader_timeout"}')
+        assert 1 <= closes <= 3
+
+
 def test_reader_that_reads_slowly_keeps_its_statement(upstream: Upstream) -> None:
     with SideCart(upstream, SIDECART_CLIENT_SLOW_READER_TIMEOUT="2s") as own, Wire(own.port) as slow:
         slow.send(p.query(b"SELECT g, repeat('x', 100) FROM generate_series(1, 500000) g"))

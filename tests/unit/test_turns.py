@@ -255,7 +255,7 @@ def test_bytes_arrive_in_order_whatever_happens(sizes: list[int], doing: list[st
     intake, inner, raw = stage.stream()
     chunks = [bytes([number]) * size for number, size in enumerate(sizes)]
     left = list(chunks)
-    for act in (*doing, "resume", *["iterate"] * 60):
+    for act in (*doing, "resume", *["iterate"] * 600):
         if raw.reading and left:
             intake.data_received(left.pop(0))
         if act == "iterate":
