@@ -75,23 +75,27 @@ class Doors:
         self.tls: tls.ClientSide | None = None
         self.binding = b""
         if config.tls != "off":
-            self.load_certificate()
+            self.use_certificate(self.read_certificate())
 
-    def load_certificate(self) -> None:
-        """Read the certificate, its key, the clients' CAs and the revoked ones; those who come from now on see them.
+    def read_certificate(self) -> tls.ClientSide:
+        """Read the certificate, its key, the clients' CAs and the revoked ones.
 
-        Raises ConfigError, and leaves everything as it was, for files that cannot be used.
+        Raises ConfigError for files that cannot be used.
         """
         config = self._config
-        self.tls = tls.client_side(
+        return tls.client_side(
             config.tls_cert_file,
             config.tls_key_file,
             config.tls_ca_file,
             config.tls_crl_file,
             demand_certificate=config.tls == "verify",
         )
-        self.binding = tls.end_point(self.tls.certificate) or b""
-        shown = certificates.read(self.tls.certificate)
+
+    def use_certificate(self, side: tls.ClientSide) -> None:
+        """Show this certificate to those who come from now on."""
+        self.tls = side
+        self.binding = tls.end_point(side.certificate) or b""
+        shown = certificates.read(side.certificate)
         self.certificate_ends = shown.ends.timestamp() if shown is not None else 0.0
         self._say_again = 0.0
 

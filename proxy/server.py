@@ -10,7 +10,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from proxy import activity, files, metrics, web
 from proxy.access import Access
@@ -28,6 +29,7 @@ from proxy.judge import Prover, Texts
 from proxy.pool import Pool
 from proxy.quotas import Quotas
 from proxy.role_watch import RoleWatch, summary
+from proxy.scram import Verifier
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.turns import Turns
@@ -82,7 +84,7 @@ class Server:
         self._keys: dict[int, tuple[bytes, Member]] = {}
         self._ticks = 0
         self._tasks = Tasks()
-        self._watched: list[Watched] = []
+        self._watched: list[Watched[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
         self._lags: deque[float] = deque(maxlen=LAG_TICKS)
@@ -155,7 +157,8 @@ class Server:
             config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter, turns=turns
         )
         self._users = Users(config.auth.users, has_file=bool(config.auth.users_file), own=self._own_login)
-        self._read_users_file()
+        if config.auth.users_file:
+            self._users.listed(_read_users(config.auth.users_file))
         self._texts = Texts(self.stats, self.audit, self._tasks)
         self._prover = Prover(self.stats, self.audit)
         self._catalogues = Catalogues(
@@ -202,8 +205,13 @@ class Server:
         listen, users_file = config.listen, config.auth.users_file
         if listen.tls != "off":
             names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
-            self._watched.append(Watched("TLS certificate", names, self._doors.load_certificate, self.audit))
-        self._watched.append(Watched("auth.users_file", (users_file,), self._read_users_file, self.audit))
+            read, use = self._doors.read_certificate, self._doors.use_certificate
+            self._watched.append(Watched("TLS certificate", names, read, use, self.audit, self._tasks.start))
+        if users_file:
+            read_users, listed = partial(_read_users, users_file), self._users.listed
+            self._watched.append(
+                Watched("auth.users_file", (users_file,), read_users, listed, self.audit, self._tasks.start)
+            )
 
     def _reload(self) -> None:
         """Open and read files again, on SIGHUP, without dropping anybody."""
@@ -226,19 +234,6 @@ class Server:
         if keys:
             why = "they count from the next start on"
             self.audit.event("configuration not reloaded", level="warning", keys=", ".join(keys), why=why)
-
-    def _read_users_file(self) -> None:
-        """Read auth.users_file. Raises ConfigError; the users that were there before then stay."""
-        name = self.config.auth.users_file
-        if not name:
-            return
-        try:
-            text = files.read(name, private=True).decode("utf-8")
-        except files.FileError as error:
-            raise ConfigError(f"auth.users_file {name!r} {error}.") from error
-        except UnicodeDecodeError:
-            raise ConfigError(f"auth.users_file {name!r} is not UTF-8 text.") from None
-        self._users.listed(read_users_file(text, name))
 
     async def _drain(self, kill: asyncio.Event) -> None:
         """Let running statements finish; take nothing new. A second signal or the deadline ends it."""
@@ -455,6 +450,17 @@ class Server:
             for name, found in self._roles.found().items()
         }
         return well, {"draining": draining, "stuck": not self._turns(), "failing": failing, "roles": roles}
+
+
+def _read_users(name: str) -> dict[str, Verifier]:
+    """Read auth.users_file. Raises ConfigError."""
+    try:
+        text = files.read(name, private=True).decode("utf-8")
+    except files.FileError as error:
+        raise ConfigError(f"auth.users_file {name!r} {error}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"auth.users_file {name!r} is not UTF-8 text.") from None
+    return read_users_file(text, name)
 
 
 def _jitter() -> float:

@@ -15,18 +15,24 @@ from typing import Final
 from proxy.errors import ConfigError
 from proxy.scram import Mocks, Verifier, make_verifier
 
+MAX_PROBLEMS: Final = 20
+"""Wrong lines of a users file that are named."""
 _LINE: Final = re.compile(r'\s*"((?:[^"]|"")*)"\s+"((?:[^"]|"")*)"\s*')
 
 
-def read_users_file(text: str, name: str) -> dict[str, str]:
+def read_users_file(text: str, name: str) -> dict[str, Verifier]:
     """Read PgBouncer's userlist.txt: `"name" "verifier"`, a line each, quotes doubled; `;` and `#` begin comments.
 
-    Raises ConfigError with a sentence for each wrong line, by its number: what stands in it may be a password.
+    Raises ConfigError with a sentence for each wrong line, up to MAX_PROBLEMS, by its number: what stands in it may be
+    a password.
     """
-    users: dict[str, str] = {}
+    users: dict[str, Verifier] = {}
     lines: dict[str, int] = {}
-    problems = []
+    problems: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
+        if len(problems) == MAX_PROBLEMS:
+            problems.append("and perhaps more")
+            break
         where = f"{name}, line {number}"
         if not line.strip() or line.lstrip()[0] in ";#":
             continue
@@ -39,11 +45,10 @@ def read_users_file(text: str, name: str) -> dict[str, str]:
             problems.append(f"{where}: the user stands in line {lines[user]} already")
             continue
         try:
-            Verifier.of(verifier)
+            users[user] = Verifier.of(verifier)
         except ValueError as error:
             problems.append(f"{where}: the second part must be {error}")
             continue
-        users[user] = verifier
         lines[user] = number
     if problems:
         raise ConfigError("\n".join(problems))
@@ -99,9 +104,9 @@ class Users:
         """Whether the read-only role is the one user that there is."""
         return not self._configured and not self._has_file
 
-    def listed(self, users: Mapping[str, str]) -> None:
+    def listed(self, users: Mapping[str, Verifier]) -> None:
         """Take the users of the file, in the place of those that it had before."""
-        self._listed = {name: Verifier.of(verifier) for name, verifier in users.items()} | self._configured
+        self._listed = {**users, **self._configured}
         shapes = Counter((each.iterations, len(each.salt)) for each in self._listed.values())
         if shapes:
             self._mocks.model = shapes.most_common(1)[0][0]

@@ -125,7 +125,7 @@ def test_tls_is_required_of_the_network_and_not_of_the_unix_socket(mode: str) ->
 
 def test_configured_users_beat_those_of_the_file() -> None:
     users = Users([("alice", ONE.text)], has_file=True)
-    users.listed({"alice": TWO.text, "bob": TWO.text})
+    users.listed({"alice": TWO, "bob": TWO})
     assert users.find("alice", "shop") == (ONE, True, "")
     assert users.find("bob", "shop") == (TWO, True, "")
     users.listed({})
@@ -187,13 +187,13 @@ def test_own_password_is_not_shown() -> None:
 
 def test_users_file() -> None:
     text = f'; comment\n\n"alice" "{ONE.text}"\n# comment\n  "b""ob"\t"{TWO.text}"  \n'
-    assert read_users_file(text, "users.txt") == {"alice": ONE.text, 'b"ob': TWO.text}
+    assert read_users_file(text, "users.txt") == {"alice": ONE, 'b"ob': TWO}
     assert read_users_file("", "users.txt") == {}
 
 
 def test_line_that_is_written_can_be_read() -> None:
     line = users_file_line('a "quoted" name', ONE)
-    assert read_users_file(line, "users.txt") == {'a "quoted" name': ONE.text}
+    assert read_users_file(line, "users.txt") == {'a "quoted" name': ONE}
 
 
 @pytest.mark.parametrize(

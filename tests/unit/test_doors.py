@@ -60,13 +60,13 @@ def test_certificate_that_had_ended_before_the_start_is_named_and_a_new_one_ends
     doors.look_at_certificate(time.time())
     assert log.said == [("TLS certificate has ended", "error", -5)]
     write(tmp_path, 100)
-    doors.load_certificate()
+    doors.use_certificate(doors.read_certificate())
     doors.look_at_certificate(time.time())
     assert len(log.said) == 1
     before = doors.certificate_ends
     (tmp_path / "key.pem").chmod(0o644)
     with pytest.raises(ConfigError, match="must belong"):
-        doors.load_certificate()
+        doors.use_certificate(doors.read_certificate())
     assert doors.certificate_ends == before
 
 

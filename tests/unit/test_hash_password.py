@@ -41,7 +41,7 @@ def test_line_of_a_users_file() -> None:
     done = run("wonderland\n", 'al"ice')
     [(name, verifier)] = read_users_file(done.stdout, "users.txt").items()
     assert name == 'al"ice'
-    assert fits(verifier, "wonderland")
+    assert fits(verifier.text, "wonderland")
 
 
 def test_each_has_a_salt_of_its_own() -> None:
