@@ -164,7 +164,11 @@ READ_TAGS: Final = frozenset(
 )
 
 MAX_CONTROL_MESSAGE: Final = 8 << 20
-"""Longest backend message that is held whole. RowDescription, errors and notices stay far below; rows stream."""
+"""Longest backend message that is held whole. RowDescription and errors stay far below; rows stream."""
+LONG_NOTICE: Final = 65_536
+"""Length of a notice that is no longer held whole, but streams, once its first fields are known."""
+_NOTICE_HEAD: Final = 5 + 256
+"""Bytes of a notice in which its SQLSTATE stands."""
 MAX_OWN_ANSWER: Final = 4 << 20
 """Bytes that are kept of one answer to a question of ours: settings, and what Describe says of a statement."""
 
@@ -390,6 +394,12 @@ class Replies:
                 raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
             if end > size:
                 need = end - pos
+                if kind == NOTICE_RESPONSE and length > LONG_NOTICE and owed and not skip:
+                    if size - pos < _NOTICE_HEAD:
+                        need = _NOTICE_HEAD
+                    elif not _LAST_WORDS.search(chunk, pos + 5, pos + _NOTICE_HEAD):
+                        self._passing = end - size
+                        pos = size
                 break
             if owed and _DIRECT.get(kind) == owed[0]:
                 owed.popleft()
@@ -475,7 +485,7 @@ class Replies:
         if kind == ERROR_RESPONSE:
             return self._error(chunk[start:end])
         if kind == NOTICE_RESPONSE:
-            if _LAST_WORDS.search(chunk, start, min(end, start + 256)):
+            if _LAST_WORDS.search(chunk, start, min(end, start - 5 + _NOTICE_HEAD)):
                 self.halted, self.fatal = chunk[start:end], True
                 return b""
             return b"" if head >= _OURS else None

@@ -259,6 +259,35 @@ def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> 
                 feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
 
 
+@pytest.mark.parametrize("size", [1, 4, 5, 100, 261, 70_000, 1 << 20])
+def test_attack_long_notices_are_not_held(size: int) -> None:
+    notice = p.notice_response("NOTICE", "00000", "x" * 300_000)
+    replies, _ = make(r.QUERY)
+    given = 0
+    passed = b""
+    for at in range(0, len(notice), size):
+        given += len(piece := notice[at : at + size])
+        passed += replies.feed(piece)
+        assert given - len(passed) < 261
+        assert replies.whole == (not passed or passed == notice)
+    assert passed == notice
+    assert feed_in(replies, notice + SELECTED + READY_I, size) == notice + SELECTED + READY_I
+
+
+@pytest.mark.parametrize("size", [1, 5, 300, 1 << 20])
+def test_last_words_are_heard_in_a_long_notice(size: int) -> None:
+    replies, _ = make(r.QUERY)
+    last = p.notice_response("WARNING", "57P02", "x" * 100_000)
+    assert feed_in(replies, last, size) == b""
+    assert replies.fatal
+
+
+def test_long_notice_of_a_query_of_ours_reaches_nobody() -> None:
+    replies, _ = make(r.SKIP_QUERY, r.QUERY)
+    notice = p.notice_response("NOTICE", "00000", "x" * 100_000)
+    assert feed_in(replies, notice + SELECTED + READY_I, 1000) == b""
+
+
 @pytest.mark.parametrize("tag", [b"SELECT 1", b"SELECT 1\0\0", b"\0SELECT 1\0", b"", b"SHOW\0x", b"SELECT 1\0x\0"])
 def test_attack_tag_that_does_not_end(tag: bytes) -> None:
     replies, _ = make(r.QUERY)
