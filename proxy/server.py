@@ -132,6 +132,7 @@ class Server:
             if hasattr(signal, "SIGHUP") and not callable(signal.getsignal(signal.SIGHUP)):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
             port = self._doors.open()
+            self._beat = loop.time()  # /healthz may be asked before the first tick
             if config.metrics.enabled:
                 site.start()
             self.backends.start(self._catalogues, self._roles)

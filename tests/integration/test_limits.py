@@ -282,9 +282,22 @@ def test_second_sigterm_ends_what_runs(upstream: Upstream) -> None:
         assert busy.error["C"] == "57P01"
 
 
+def test_health_page_says_well_from_the_first_moment_on(upstream: Upstream) -> None:
+    with SideCart(upstream) as own:
+        while True:
+            with contextlib.suppress(ConnectionError):
+                assert "200" in page(own, "/healthz")
+                break
+
+
 def ready(own: SideCart) -> str:
+    return page(own, "/readyz")
+
+
+def page(own: SideCart, path: str) -> str:
+    """Return the first line of the answer."""
     with socket.create_connection(("127.0.0.1", own.metrics_port), timeout=5) as sock:
-        sock.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         return sock.makefile().readline()
 
 
