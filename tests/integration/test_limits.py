@@ -314,7 +314,7 @@ def test_ready_follows_the_upstream_and_clients_survive_its_restart(shop: object
         )
         with SideCart(upstream, SIDECART_POOL_QUERY_WAIT_TIMEOUT="20s") as own, Wire(own.port, "postgres") as client:
             assert client.ask("SELECT 1") == "TDCZ"
-            assert "200" in ready(own)
+            wait_until(lambda: "200" in ready(own), 15, "the first catalogue")
             server.halt()
             wait_until(lambda: "503" in ready(own), 15, "readyz says no")
             client.send(p.query(b"SELECT 2"))
