@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings, strategies
 
-from proxy.turns import PIECE, TURN, Intake, Turns
+from proxy.turns import LEAST_PIECE, PIECE, TURN, Intake, Turns
 
 
 class Loop:
@@ -255,7 +255,8 @@ def test_bytes_arrive_in_order_whatever_happens(sizes: list[int], doing: list[st
     intake, inner, raw = stage.stream()
     chunks = [bytes([number]) * size for number, size in enumerate(sizes)]
     left = list(chunks)
-    for act in (*doing, "resume", *["iterate"] * 600):
+    turns = sum(sizes) // LEAST_PIECE + 10 * len(sizes)  # of the smallest pieces, and those in which one is read
+    for act in (*doing, "resume", *["iterate"] * turns):
         if raw.reading and left:
             intake.data_received(left.pop(0))
         if act == "iterate":
