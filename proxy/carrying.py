@@ -82,6 +82,7 @@ class Carrying(Linked):
 
     def _drop(self, link: Upstream, names: list[bytes]) -> bytes:
         """Close statements of ours."""
+        self.prepared.closes_sent(names)
         for name in names:
             link.replies.owe(r.SKIP_TICKET, Dropped(link.held, name))
         return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
@@ -90,7 +91,7 @@ class Carrying(Linked):
         """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
         statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
         out = self._drop(link, link.held.surplus(1))
-        parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1])
+        parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=True)
         link.replies.owe(r.PARSE_NAMED, parsed)
         out += self._parse_and_describe(link, parsed)
         # Those who have its twin get the new one, unless Describe says that it is none of theirs any more.
@@ -106,7 +107,7 @@ class Carrying(Linked):
             self.prepared.keep(key, parsed)
             self._own.keep(key, True)
 
-        parsed = Parsed(statement, name, kept, self.prepared.replace)
+        parsed = Parsed(statement, name, kept, partial(self.prepared.replace, key))
         self.prepared.parse_sent(key, statement)
         self._own.parse_sent(key, True)
         link.replies.owe(r.PARSE_NAMED, parsed)
@@ -118,29 +119,29 @@ class Carrying(Linked):
             return b""
         return self._help(LEARN, r.SKIP_EXECUTE, Learned(self.codec, statement))
 
-    def _parsed(self, link: Upstream, statement: Statement, client: bytes = b"") -> Parsed:
-        """Follow a Parse under a new name of ours: of the client's statement of this name, or of one parsed before."""
+    def _parsed(self, link: Upstream, statement: Statement, client: bytes, *, new: bool) -> Parsed:
+        """Follow a Parse under a name of ours of the client's statement of that name: a `new` one, or parsed before."""
         held = link.held
         name = held.new_name()
 
         def kept(parsed: Statement) -> None:
-            if client:
+            if new:
                 self.prepared.keep(client, parsed)
             held.keep(parsed, name)
 
         def replaced(mine: Statement, shared: Statement) -> None:
             held.replace(mine, shared)
-            self.prepared.replace(mine, shared)
+            self.prepared.replace(client, mine, shared)
 
         self.prepared.repeat_sent(statement, name)
-        if client:
+        if new:
             self.prepared.parse_sent(client, statement)
         return Parsed(statement, name, kept, replaced)
 
-    def _parse_again(self, link: Upstream, statement: Statement) -> tuple[bytes, bytes]:
-        """Put a statement on a link that lacks it; return its name there, and what to send."""
+    def _parse_again(self, link: Upstream, statement: Statement, name: bytes) -> tuple[bytes, bytes]:
+        """Put the client's statement of this name on a link that lacks it; return its name there, and what to send."""
         out = self._drop(link, link.held.surplus(1))
-        parsed = self._parsed(link, statement)
+        parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=False)
         self._count_replay()
 
         def parse() -> bytes:

@@ -113,11 +113,11 @@ class Sent(Generic[K, V]):
             self._changes = {thing: change for thing, change in self._changes.items() if change[0] >= answered}
             self._room = max(ROOM, 2 * len(self._changes))
 
-    def swap(self, old: V, new: V) -> None:
-        """Put one value in the place of another that means the same."""
-        for thing, (number, value) in self._changes.items():
-            if value is old:
-                self._changes[thing] = (number, new)
+    def swap(self, thing: K, old: V, new: V) -> None:
+        """Put one value of a thing in the place of another that means the same."""
+        change = self._changes.get(thing)
+        if change is not None and change[1] is old:
+            self._changes[thing] = (change[0], new)
 
     def rename(self, old: K, new: K) -> None:
         """Note that a thing has turned out to be another one."""

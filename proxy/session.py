@@ -838,7 +838,7 @@ class Session(Answering):
             before += self._provide_own(link, statement.verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
         if server_name is None:
-            server_name, parse = self._parse_again(link, statement)
+            server_name, parse = self._parse_again(link, statement, name)
             before += parse
         self.prepared.shown[server_name] = name
         self.doing = statement.verdict

@@ -102,16 +102,17 @@ class Statement:
 class Held:
     """What one upstream holds under names of ours: at most `limit` statements, the least used ones go first."""
 
-    __slots__ = ("_count", "_texts", "_token", "limit", "names", "stale")
+    __slots__ = ("_by_name", "_count", "_texts", "_token", "limit", "names", "stale")
 
     def __init__(self, token: str, limit: int) -> None:
         self._token = token.encode()
         self._count = 0
         self._texts: dict[tuple[bytes, Context], Statement] = {}
+        self._by_name: dict[bytes, Statement] = {}
         self.limit = limit
         self.names: dict[Statement, bytes] = {}
         """As far as the server has answered; the one that was used last stands last."""
-        self.stale: list[bytes] = []
+        self.stale: dict[bytes, None] = {}
         """Names that nothing leads to any more: to be closed."""
 
     def new_name(self) -> bytes:
@@ -134,7 +135,8 @@ class Held:
 
     def surplus(self, room: int = 0) -> list[bytes]:
         """Forget what is too much, with `room` for more; return the names to close."""
-        names, self.stale = self.stale, []
+        names = list(self.stale)
+        self.stale.clear()
         while self.names and len(self.names) + room > self.limit:
             names.append(self._forget(next(iter(self.names))))
         return names
@@ -143,8 +145,9 @@ class Held:
         """Note that the server holds a statement under this name; it may have held it under another."""
         older = self._forget(statement) if statement in self.names else name
         if older != name:
-            self.stale.append(older)
+            self.stale[older] = None
         self.names[statement] = name
+        self._by_name[name] = statement
         if statement.context is not None:
             self._texts[statement.body, statement.context] = statement
 
@@ -161,27 +164,35 @@ class Held:
 
     def closed(self, name: bytes) -> None:
         """Note that the server has dropped a statement."""
-        if name in self.stale:
-            self.stale.remove(name)
-        for statement in [statement for statement, held in self.names.items() if held == name]:
+        self.stale.pop(name, None)
+        statement = self._by_name.get(name)
+        if statement is not None:
             self._forget(statement)
+
+    def left(self, name: bytes) -> None:
+        """Note that the server may have a statement of this name, whatever it is."""
+        if name not in self._by_name:
+            self.stale[name] = None
 
     def clear(self) -> None:
         """Note that the server has dropped all prepared statements."""
         self.names.clear()
         self._texts.clear()
+        self._by_name.clear()
         self.stale.clear()
 
     def _forget(self, statement: Statement) -> bytes:
         if self._texts.get(key := (statement.body, statement.context)) is statement:
             del self._texts[key]
-        return self.names.pop(statement)
+        name = self.names.pop(statement)
+        del self._by_name[name]
+        return name
 
 
 class Prepared:
     """The named statements of one client."""
 
-    __slots__ = ("_before", "_names", "_repeated", "_sent", "shown", "size")
+    __slots__ = ("_before", "_closed", "_names", "_repeated", "_sent", "shown", "size")
 
     def __init__(self, groups: Groups) -> None:
         self.size = 0
@@ -190,6 +201,7 @@ class Prepared:
         self._names: dict[bytes, Statement] = {}  # as far as the server has answered
         self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
         self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
+        self._closed: Sent[bytes, bool] = Sent(groups)  # names of ours on the link that a Close goes to
         self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
 
     def __repr__(self) -> str:
@@ -228,7 +240,13 @@ class Prepared:
 
     def on_link(self, statement: Statement, held: Held) -> bytes | None:
         """Return the name of ours under which a message finds a statement on the link, if it is there."""
-        return self._repeated.find(statement, held.use(statement))
+        name = self._repeated.find(statement, held.use(statement))
+        return None if name is not None and self._closed.find(name, known=False) else name
+
+    def closes_sent(self, server_names: Iterable[bytes]) -> None:
+        """Note that names of ours are closed on the link: whatever was sent under them is gone."""
+        for name in server_names:
+            self._closed.put(name, value=True)
 
     def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
         self._repeated.put(statement, server_name)
@@ -248,11 +266,11 @@ class Prepared:
         self._names[name] = statement
         self.size += len(statement.body) + _OVERHEAD
 
-    def replace(self, mine: Statement, shared: Statement) -> None:
-        """Note that a statement has turned out to be one that others have, too."""
-        for name in [name for name, statement in self._names.items() if statement is mine]:
+    def replace(self, name: bytes, mine: Statement, shared: Statement) -> None:
+        """Note that the statement of this name has turned out to be one that others have, too."""
+        if self._names.get(name) is mine:
             self._names[name] = shared
-        self._sent.swap(mine, shared)
+        self._sent.swap(name, mine, shared)
         self._repeated.rename(mine, shared)
 
     def forget(self, name: bytes) -> None:
@@ -427,8 +445,8 @@ class Dropped(Ticket):
     def settle(self, outcome: bool | None) -> None:
         if outcome:
             self._held.closed(self._name)
-        elif self._name not in self._held.names.values():
-            self._held.stale.append(self._name)
+        else:
+            self._held.left(self._name)
 
 
 class Learned(Ticket):

@@ -97,6 +97,9 @@ FOUND = {
     "DISCARD ALL by a statement with a name, of a client with a start-up setting": """
         A [DateStyle=German]: Q 'prepare t as select 21' | P s 'discard all', B "" s, E "", S
     """,
+    "a statement that is closed as its twin in its own group": """
+        A: P s 'select 1', H | P t 'select 1', H | B "" s, E "", H | P u 'select 1', H | B "" s, E "", B "" t, E "", B "" u, E "", S
+    """,  # noqa: E501
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,

@@ -128,5 +128,6 @@ def test_value_that_turns_out_to_be_another_is_found_as_that() -> None:
     old, new = object(), object()
     sent.put("a", old)
     sent.put("b", None)
-    sent.swap(old, new)
+    for thing in ("a", "b", "c"):
+        sent.swap(thing, old, new)
     assert (sent.find("a", None), sent.find("b", new)) == (new, None)

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.sent import Groups, UnsettledError
 from proxy.snapshot import NO_SETTINGS
-from proxy.statements import Held, Own, Run, Statement
+from proxy.statements import Described, Dropped, Held, Own, Parsed, Prepared, Run, Statement, Ticket
 from proxy.verdict import Action, Verdict
 
 
@@ -35,6 +35,44 @@ def test_statement_that_was_dropped_before_it_was_described_stays_dropped() -> N
     held.all()
     held.replace(statement, statement)
     assert held.names == {}
+
+
+def test_pipeline_of_more_statements_than_fit_is_answered_after_some_were_closed() -> None:
+    """Each is closed to make room, or with its twin, while what Describe says of it is still to come: a KeyError."""
+    groups = Groups()
+    held, prepared = Held("test", 2), Prepared(groups)
+    tickets: list[Ticket] = []
+    for number in range(8):
+        name = b"s%d" % number
+        statement = Statement(b"select 1\0\0\0", NO_SETTINGS, Verdict(Action.ALLOW, "select"), None)
+
+        def kept(parsed: Statement, name: bytes = name) -> None:
+            prepared.keep(name, parsed)
+            held.keep(parsed, b"sidecart:" + name)
+
+        def replaced(mine: Statement, shared: Statement, name: bytes = name) -> None:
+            held.replace(mine, shared)
+            prepared.replace(name, mine, shared)
+
+        parsed = Parsed(statement, name, kept, replaced)
+        parsed.settle(True)
+        tickets.extend(Dropped(held, closed) for closed in held.surplus(1) + held.twins(statement))
+        described = Described(parsed.described)
+        described.add(b"n")
+        tickets.append(described)
+    for ticket in tickets:
+        assert not isinstance(ticket, Described) or ticket.matches()
+        ticket.settle(True)
+    assert len({id(statement) for statement in prepared.all().values()}) == 1
+    assert len(held.names) <= 1 and not held.stale
+
+
+def test_name_that_is_left_over_is_closed_once() -> None:
+    held = Held("test", 10)
+    for _ in range(2):
+        Dropped(held, b"sidecart:1").settle(None)
+    assert held.surplus() == [b"sidecart:1"]
+    assert held.surplus() == []
 
 
 def test_position_is_counted_back_over_what_was_inserted_before_it() -> None:
