@@ -14,6 +14,7 @@ from proxy.errors import (
     INVALID_SQL_STATEMENT_NAME,
     PROGRAM_LIMIT_EXCEEDED,
     PROTOCOL_VIOLATION,
+    STATEMENT_TOO_COMPLEX,
 )
 from proxy.house import Upstream
 from proxy.sent import UnsettledError
@@ -24,6 +25,16 @@ OBSERVED: Final = "observed"
 """The pin of a client that sent what filter.mode observe has let through."""
 _WITH_ROWS: Final = frozenset(("select", "show", "explain", "fetch", "execute"))
 """Kinds of statements that may give rows (UtilityReturnsTuples(), tcop/utility.c)."""
+RUNS_ITSELF: Final = Verdict(
+    Action.REFUSE,
+    "execute",
+    rule="execute-itself",
+    sqlstate=STATEMENT_TOO_COMPLEX,
+    message="a prepared EXECUTE leads back to itself, or to too many others",
+    detail="PostgreSQL can end with all its sessions when such a statement is explained or described"
+    " (rule: execute-itself).",
+    hint="Prepare the statement itself in the place of an EXECUTE.",
+)
 STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""
 

@@ -22,6 +22,7 @@ from proxy.rules import Refused
 from proxy.sent import UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
+    MAX_EXECUTES,
     OF_ANOTHER,
     Context,
     Described,
@@ -320,6 +321,32 @@ class Carrying(Linked):
         for name, text in verdict.prepares:
             first = PREPARED_STATEMENT not in self.ledger.pins
             self._judging.keep(name.encode(self.codec, "replace"), text, self.codec, first=first)
+
+    def _runs_itself(self, name: bytes, verdict: Verdict) -> bool:
+        """Whether an EXECUTE that is prepared under this name would lead back to it, or to more than is safe.
+
+        No other kind of statement can, and no name gets another one while it has one: what is refused here never
+        comes to be. PostgreSQL has no check_stack_depth() in ExplainExecuteQuery() (commands/prepare.c) nor in
+        FetchStatementTargetList() (tcop/pquery.c). Raises UnsettledError.
+        """
+        if self.prepared.find(name) is not None:
+            return False  # the name is taken
+        if self.prepared.executes >= MAX_EXECUTES:
+            return True
+        passed = {name}
+        while verdict.kind == "execute":
+            target = next((text for effect, text in verdict.effects if effect is Effect.EXECUTE), None)
+            if target is None:
+                return True  # filter.mode observe lets it through, whatever it is
+            name = target.encode(self.codec, "replace")
+            if name in passed:
+                return True
+            passed.add(name)
+            statement = self.prepared.find(name)
+            if statement is None:
+                break
+            verdict = statement.verdict
+        return False
 
     def _expand(self, effects: Effects, into: list[tuple[Effect, str]], seen: set[bytes]) -> None:
         """Add these effects, and those of what they execute, which may be an EXECUTE again."""

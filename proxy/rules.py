@@ -65,6 +65,7 @@ RULES: dict[str, str] = {
     "operator-run": "A query text holds no endless run of operator characters: the lexer takes very long to read them.",
     "syntax": "A query text is one that PostgreSQL's own grammar accepts.",
     "several-statements": "A prepared statement holds one statement.",
+    "execute-itself": "A prepared EXECUTE does not lead back to itself, and a session keeps no more than 256 of them.",
     "unknown-statement": "A statement is of a kind that the filter knows to be a read.",
     "unknown-node": "An expression consists of parts that the filter knows.",
     "unknown-field": "A part of a statement has only those properties that the filter knows.",

@@ -15,7 +15,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.answering import STOP, Answering
+from proxy.answering import RUNS_ITSELF, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
@@ -508,6 +508,12 @@ class Session(Answering):
             return self._no_statement(foreign)
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=False, unnamed=not name)
+        if name and verdict.kind == "execute":
+            try:
+                if self._runs_itself(name[: NAMEDATALEN - 1], verdict):
+                    return self._refuse(RUNS_ITSELF, simple=False)
+            except UnsettledError:
+                return self._stall()
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False, unnamed=not name)

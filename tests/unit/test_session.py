@@ -25,7 +25,7 @@ from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import Session
 from proxy.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
-from proxy.statements import PREFIX, Held
+from proxy.statements import MAX_EXECUTES, PREFIX, Held
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -2495,6 +2495,39 @@ def test_execute_without_a_bind_never_reaches_the_portal_that_a_failed_query_lef
     assert upstream.take() == b"", "waits"
     upstream.says(READY_E)
     assert upstream.take() == p.REFUSED_EXECUTE + SYNC
+
+
+@pytest.mark.parametrize(
+    ("before", "last"),
+    [
+        ([], (b"s", b"execute s")),
+        ([(b"s", b"execute t")], (b"t", b"execute s")),
+        ([(b"s", b"execute t"), (b"t", b"execute u(1)")], (b"u", b"execute s")),
+        ([(b"s%d" % number, b"execute t(%d)" % number) for number in range(MAX_EXECUTES)], (b"s", b"execute t")),
+    ],
+)
+def test_execute_that_leads_back_to_itself_is_never_prepared(
+    town: Town, before: list[tuple[bytes, bytes]], last: tuple[bytes, bytes]
+) -> None:
+    """EXPLAIN EXECUTE of it ended PostgreSQL 15.20 with SIGSEGV, with all sessions; a Describe of it does so, too."""
+    session, client = town.client()
+    for name, text in before:
+        session.client_data(p.parse(name, text) + SYNC)
+        upstream = town.link(session)
+        upstream.held.limit = 1000
+        upstream.says(PARSED, p.message(p.PARAMETER_DESCRIPTION, b"\0\0"), p.message(p.NO_DATA), READY_I)
+    client.take()
+    session.client_data(p.parse(*last) + SYNC)
+    assert client.error()["C"] == "54001"
+    assert session.link is None
+    session.client_data(p.parse(*last) + SYNC + p.parse(b"one", b"execute one") + SYNC)
+    assert client.kinds() == "EZEZ"
+
+
+def test_executes_of_one_group_are_counted_before_they_are_answered(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(b"".join(p.parse(b"s%d" % number, b"execute t") for number in range(MAX_EXECUTES + 1)) + SYNC)
+    assert town.link(session).take().endswith(p.REFUSED_EXECUTE + SYNC)
 
 
 def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
