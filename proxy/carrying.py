@@ -269,8 +269,8 @@ class Carrying(Linked):
             for name, (statement, whole) in ordered
             if (there := self._own.find(name)) is None or there < whole
         ]
-        if query and (missing or lists) and self.groups.unanswered and not ended:
-            raise UnsettledError  # in a transaction that fails only now, ours would be one error more
+        if (parse or query) and (missing or lists) and self.groups.unanswered and not ended:
+            raise UnsettledError  # in a transaction that fails only now, ours would fail in the place of the client's
         alone = query and not self._group_open
         out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
         code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET

@@ -534,13 +534,14 @@ class Linked:
         if not replies.owed:
             self._bound_before = self._bound
             self._cancelled = self._ending = False
-            self._steered = 0
             if self._leaving:
                 self._end(CloseReason.CLIENT_TERMINATE, "", "")
                 return
-            if replies.status == p.IDLE:
-                self._portals.clear()
-                self.ledger.ended()
+            if not self._group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
+                self._steered = 0
+                if replies.status == p.IDLE:
+                    self._portals.clear()
+                    self.ledger.ended()
         if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
             self.ledger.not_read_back()
             self._pin(SETTING, "what could not be read back")

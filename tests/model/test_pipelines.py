@@ -100,6 +100,12 @@ FOUND = {
     "a statement that is closed as its twin in its own group": """
         A: P s 'select 1', H | P t 'select 1', H | B "" s, E "", H | P u 'select 1', H | B "" s, E "", B "" t, E "", B "" u, E "", S
     """,  # noqa: E501
+    "a guard behind a START TRANSACTION that is answered with the end of another group": """
+        A: Q 'select 1', P "" 'start transaction', B "" "", E "", P "" 'fetch 2 from c', B "" "", E "" | S, Q 'fetch 2 from c' | Q 'rollback'
+    """,  # noqa: E501
+    "an unnamed EXECUTE that is parsed in a transaction which fails only now": """
+        A: P s 'select 1', P "" 'select $1::int', S | Q 'begin' | Q 'select 1/0', P "" 'execute s', S | B "" "", S | Q 'rollback'
+    """,  # noqa: E501
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,

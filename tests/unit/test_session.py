@@ -2530,6 +2530,35 @@ def test_executes_of_one_group_are_counted_before_they_are_answered(town: Town) 
     assert town.link(session).take().endswith(p.REFUSED_EXECUTE + SYNC)
 
 
+def test_guard_is_not_sent_into_a_transaction_whose_beginning_came_in_one_chunk_with_an_end(town: Town) -> None:
+    """Its COMMIT would end it: the ReadyForQuery is of the group before."""
+    session, _ = town.client()
+    begin = p.parse(b"", b"start transaction isolation level serializable") + bind() + EXECUTE
+    session.client_data(p.query(b"select 1") + begin)
+    upstream = town.link(session)
+    started = p.message(p.COMMAND_COMPLETE, b"START TRANSACTION\0")
+    session.upstream_data(SELECTED + READY_I + GUARDED + PARSED + BOUND + started)
+    upstream.take()
+    session.client_data(SYNC + p.query(b"select 2"))
+    assert upstream.take() == SYNC, "waits"
+    upstream.says(READY_T)
+    assert upstream.take() == p.query(b"select 2")
+
+
+def test_unnamed_portal_of_a_set_is_followed_behind_a_chunk_that_holds_its_bind_and_an_end(town: Town) -> None:
+    session, _ = town.client()
+    begin = p.parse(b"", b"start transaction isolation level serializable") + bind() + EXECUTE
+    session.client_data(p.query(b"select 1") + begin + p.parse(b"", b"set search_path to elsewhere") + bind())
+    upstream = town.link(session)
+    started = p.message(p.COMMAND_COMPLETE, b"START TRANSACTION\0")
+    session.upstream_data(SELECTED + READY_I + GUARDED + PARSED + BOUND + started + PARSED + BOUND)
+    session.client_data(SYNC)
+    upstream.says(READY_T)
+    session.client_data(EXECUTE + SYNC)
+    upstream.says(SET, READY_T)
+    assert session.ledger.touched == {"search_path"}
+
+
 def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
     session, client = town.client()
     upstream = prepare(town, session, b"s1")
