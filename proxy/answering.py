@@ -192,11 +192,10 @@ class Answering(Carrying):
         and exec_bind_message(), tcop/postgres.c).
         Raises UnsettledError where it is not known yet whether the transaction has failed.
         """
-        link = self.link
         if not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
             return None
-        if self._group_open and not (link is not None and link.replies.untouched):
-            return None
+        if self._steered:
+            return None  # what is under way may end it
         if self.groups.unanswered:
             raise UnsettledError
         if self.status != p.FAILED:
@@ -204,11 +203,11 @@ class Answering(Carrying):
         if wrong:
             error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
             return self._answer_error(error, simple=False)
-        return self._no_rows(statement)
+        return self._no_rows(statement.types)
 
-    def _no_rows(self, statement: Statement) -> bytes:
-        """Answer a Describe of a statement, not a query, that gives none."""
-        answer = p.message(p.PARAMETER_DESCRIPTION, statement.types) + p.message(p.NO_DATA)
+    def _no_rows(self, types: bytes) -> bytes:
+        """Answer a Describe of a statement, not a query, that gives none. `types` are those of its Parse."""
+        answer = p.message(p.PARAMETER_DESCRIPTION, types) + p.message(p.NO_DATA)
         if self.link is None:
             self._wire.write(answer)
             return b""

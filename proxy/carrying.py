@@ -165,11 +165,24 @@ class Carrying(Linked):
         link.replies.owe(r.SKIP_DESCRIBE, Described(parsed.described))
         return p.target(p.DESCRIBE, b"S", parsed.server_name)
 
-    def _repeat_unnamed(self, link: Upstream, message: bytes) -> bytes:
+    def _describe_unnamed(self, link: Upstream, message: bytes) -> bytes:
+        """Ask what the server has noted of a Parse that gives the rows of another statement, or of a cursor."""
+        link.replies.owe(r.SKIP_DESCRIBE, Described(partial(self._tell_unnamed, message)))
+        return p.target(p.DESCRIBE, b"S", b"")
+
+    def _silent_unnamed(self, message: bytes, verdict: Verdict) -> bytes | None:
+        """Return the parameter types of such a statement if it was noted that it gives no rows: see `Statement`."""
+        told = self._unnamed_told
+        if verdict.kind not in OF_ANOTHER or told is None or told[0] is not message:
+            return None
+        types = message[message.index(0, 6) + 1 :]
+        return types if told[1] == types else None
+
+    def _repeat_unnamed(self, link: Upstream, message: bytes, verdict: Verdict) -> bytes:
         link.replies.owe(r.REPEAT_UNNAMED)
         self.unnamed.repeat_sent()
         told = self._unnamed_told
-        if told is None or told[0] is not message:
+        if told is None or told[0] is not message or verdict.kind in OF_ANOTHER:
             return message  # the client has to ask what it gives, in a group that it does not know yet
         link.replies.owe(r.SKIP_DESCRIBE, Described(told[1].__eq__))
         return message + p.target(p.DESCRIBE, b"S", b"")
@@ -261,9 +274,10 @@ class Carrying(Linked):
             elif effect is Effect.LIST_STATEMENTS:
                 wanted |= {name: (statement, True) for name, statement in self.prepared.all().items()}
                 lists = True
-        # What executes another one is noted by the server as what that is: the other one comes first.
+        # What executes another one is noted by the server as what that is: the other one comes first, or it does not.
         ordered = list(wanted.items())[::-1]
         ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
+        ordered.sort(key=lambda item: not item[1][0].silent)
         missing = [
             (name, statement, whole, there)
             for name, (statement, whole) in ordered

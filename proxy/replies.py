@@ -322,11 +322,6 @@ class Replies:
         return any(code >= _OURS for code in self.owed)
 
     @property
-    def untouched(self) -> bool:
-        """Whether nothing of the group that is open can have changed the status: it is all answered here."""
-        return bool(self.owed) and all(code == STAND_IN for code in self.owed)
-
-    @property
     def helping(self) -> bool:
         """Whether what runs is a statement of ours inside a group of the client's."""
         return bool(self.owed) and self.owed[0] == SKIP

@@ -33,7 +33,7 @@ from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.pool import Pool
 from proxy.sent import UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN
-from proxy.statements import NO_NAME, PREFIX, Context, Described, Done, Dropped, Learned, Run, Statement
+from proxy.statements import NO_NAME, OF_ANOTHER, PREFIX, Context, Described, Done, Dropped, Learned, Run, Statement
 from proxy.verdict import Action, Effect, Verdict
 
 STREAM_BIND_FROM: Final = 65_536
@@ -550,6 +550,8 @@ class Session(Answering):
         if context is None:
             context = Learned(self.codec)
             behind = self._help(LEARN, r.SKIP_EXECUTE, context)
+        elif verdict.kind in OF_ANOTHER:
+            behind = self._describe_unnamed(link, message)
         self.unnamed.parse_sent((message, context, verdict, self.filter.functions))
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
@@ -823,7 +825,7 @@ class Session(Answering):
             return late
         link = self.link
         if statement.silent and portal is None:
-            return self._no_rows(statement)
+            return self._no_rows(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
         if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
             server_name = None  # an error that is on its way is to tell the other name
@@ -920,13 +922,15 @@ class Session(Answering):
         before = b""
         if unnamed is not None:
             message, context, verdict, _ = unnamed
+            if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
+                return self._no_rows(types)
             before = self._set_after_discard(verdict)
             if verdict.effects:
                 before += self._provide_own(link, verdict)
             if not there:
                 if isinstance(context, Learned):
                     context = context.context
-                before += self._in_context(link, context, partial(self._repeat_unnamed, link, message))
+                before += self._in_context(link, context, partial(self._repeat_unnamed, link, message, verdict))
                 self._count_replay()
             if portal is None:
                 link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_unnamed, message)))

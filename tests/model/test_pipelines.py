@@ -106,6 +106,15 @@ FOUND = {
     "an unnamed EXECUTE that is parsed in a transaction which fails only now": """
         A: P s 'select 1', P "" 'select $1::int', S | Q 'begin' | Q 'select 1/0', P "" 'execute s', S | B "" "", S | Q 'rollback'
     """,  # noqa: E501
+    "an unnamed EXECUTE that was described before its statement": """
+        A: P "" 'execute t', D S "", P t 'select public.paris_local()', S | B "" "", D S "", E "", S
+    """,
+    "an EXECUTE that was parsed before its statement, by SQL": """
+        A: P s 'execute t(4)' | P t 'select name, statement, from_sql from pg_prepared_statements order by name', S | Q 'execute s'
+    """,  # noqa: E501
+    "too few values behind a Close in a failed transaction": """
+        A: P s 'select 1/$1::int', S | Q 'select name from pg_prepared_statements' | Q 'begin' | Q 'select nope' | C S t, B "" s, S
+    """,  # noqa: E501
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,

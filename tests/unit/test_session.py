@@ -1673,7 +1673,9 @@ def test_attack_statement_prepared_by_sql_calls_a_function_that_was_replaced(tow
     sent = town.link(session).take()
     assert not sent or p.REFUSED_EXECUTE in sent
     if sent:
-        messages = [PARSED, BOUND, p.message(p.NO_DATA)] if sent[:1] == b"P" else []
+        no_data = p.message(p.NO_DATA)
+        described = [p.message(p.PARAMETER_DESCRIPTION, b"\0\0"), no_data]
+        messages = [PARSED, *described, BOUND, no_data] if sent[:1] == b"P" else []
         town.link(session).says(*messages, p.error_response("ERROR", "34000", "no"), READY_I)
     assert client.error()["D"].endswith("(rule: unproved-function).")
 
