@@ -88,9 +88,8 @@ class Carrying(Linked):
             link.replies.owe(r.SKIP_TICKET, Dropped(link.held, name))
         return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
 
-    def _parse_named(self, link: Upstream, name: bytes, body: bytes, verdict: Verdict) -> bytes:
+    def _parse_named(self, link: Upstream, name: bytes, statement: Statement) -> bytes:
         """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
-        statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
         out = self._drop(link, link.held.surplus(1))
         parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=True)
         link.replies.owe(r.PARSE_NAMED, parsed)
@@ -99,9 +98,8 @@ class Carrying(Linked):
         out += self._drop(link, link.held.twins(statement))
         return out + self._learn(statement)
 
-    def _parse_own(self, link: Upstream, name: bytes, body: bytes, verdict: Verdict) -> bytes:
+    def _parse_own(self, link: Upstream, name: bytes, statement: Statement) -> bytes:
         """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
-        statement = Statement(body, self._context(verdict), verdict, self.filter.functions)
         key = name[: NAMEDATALEN - 1]
 
         def kept(parsed: Statement) -> None:
@@ -272,7 +270,9 @@ class Carrying(Linked):
                     _, whole = wanted.get(name, (statement, False))
                     wanted[name] = (statement, whole or effect is Effect.EXECUTE)
             elif effect is Effect.LIST_STATEMENTS:
-                wanted |= {name: (statement, True) for name, statement in self.prepared.all().items()}
+                for name, statement in self.prepared.all().items():
+                    _, whole = wanted.get(name, (statement, False))
+                    wanted[name] = (statement, whole or statement.original is None)
                 lists = True
         # What executes another one is noted by the server as what that is: the other one comes first, or it does not.
         ordered = list(wanted.items())[::-1]
@@ -281,7 +281,9 @@ class Carrying(Linked):
         missing = [
             (name, statement, whole, there)
             for name, (statement, whole) in ordered
-            if (there := self._own.find(name)) is None or there < whole
+            if (there := self._own.find(name)) is None
+            or there < whole
+            or (lists and not whole)  # under its original text, which is never run
         ]
         if (parse or query) and (missing or lists) and self.groups.unanswered and not ended:
             raise UnsettledError  # in a transaction that fails only now, ours would fail in the place of the client's
@@ -298,7 +300,8 @@ class Carrying(Linked):
                 out += self._in_context(link, statement.context, parse_it)
             else:
                 self._owe_own(link, name, whole, code)
-                out += p.parse(name, b"")
+                shown = statement.original if lists else None
+                out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
         if out and alone:
             # A Query behind a failed message would be ignored; on its own it gets the server's answer. Inside a group
             # that is the client's to end it has to be ignored where what stands before it has failed.

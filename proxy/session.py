@@ -535,14 +535,22 @@ class Session(Answering):
         if verdict.nulls:
             replaced = self._with_startup(verdict, text)
         if name:
-            body = (text if replaced is None else replaced) + b"\0" + types
+            original = text + b"\0" + types
+            body = original if replaced is None else replaced + b"\0" + types
             if known is not None or name.startswith(PREFIX):
                 return before + self._parse_in_vain(link, name, body)
             if self.prepared.full:
                 return before + self._too_many()
+            statement = Statement(
+                body,
+                self._context(verdict),
+                verdict,
+                self.filter.functions,
+                original if verdict.nulls and replaced is not None else None,
+            )
             if PREPARED_STATEMENT in self.ledger.pins:
-                return before + self._parse_own(link, name, body, verdict)
-            return before + self._parse_named(link, name, body, verdict)
+                return before + self._parse_own(link, name, statement)
+            return before + self._parse_named(link, name, statement)
         message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
         link.replies.owe(r.PARSE_UNNAMED)
         context: Context | Learned = self._context(verdict)

@@ -42,14 +42,18 @@ class Statement:
 
     `body` is its Parse message behind the name: text, NUL, parameter types. `described` is what Describe said of it,
     by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
+    `original` is the body that the client sent, if another one goes out: lists of statements show it.
     `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
     """
 
-    __slots__ = ("__weakref__", "body", "context", "described", "judge", "silent", "verdict")
+    __slots__ = ("__weakref__", "body", "context", "described", "judge", "original", "silent", "verdict")
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
-    def __init__(self, body: bytes, context: Context, verdict: Verdict, judge: object) -> None:
+    def __init__(
+        self, body: bytes, context: Context, verdict: Verdict, judge: object, original: bytes | None = None
+    ) -> None:
         self.body = body
+        self.original = original
         self.context = context
         self.described: bytes | None = None if verdict.kind == "select" else b""
         self.verdict = verdict
@@ -96,6 +100,8 @@ class Statement:
         """Return the one statement that all clients share which have this one."""
         if self.context is None or self.described is None:
             return self
+        if self.original is not None:
+            return self  # what it is shown as is its client's
         if self.verdict.kind in OF_ANOTHER:
             return self  # whether it is `silent` depends on what its client has
         return self._shared.setdefault((self.body, self.context, self.described), self)

@@ -115,6 +115,10 @@ FOUND = {
     "too few values behind a Close in a failed transaction": """
         A: P s 'select 1/$1::int', S | Q 'select name from pg_prepared_statements' | Q 'begin' | Q 'select nope' | C S t, B "" s, S
     """,  # noqa: E501
+    "the text of a set_config with NULL, of a client with a start-up setting": """
+        A [TimeZone=Asia/Tokyo]: P t 'select set_config(''timezone'', null, false)', P l 'select statement from pg_prepared_statements order by name', S | Q 'execute l' | Q 'execute t' | Q 'execute l' | B "" t, E "", S | Q 'show timezone' | Q 'prepare z as select 1' | P u 'select set_config(''timezone'', null, false)', S | Q 'execute l', Q 'execute u', Q 'execute l' | B "" u, E "", S | Q 'deallocate t', Q 'execute l'
+        B: Q 'show timezone'
+    """,  # noqa: E501
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,
@@ -144,12 +148,15 @@ def test_what_is_refused(judge_of: JudgeOf) -> None:
     assert judge_of(1).refused == {"select public.refused()", "select public.refused(), 1/0"}
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("upstreams", (1, 2))
+@pytest.mark.parametrize("upstreams", (1, pytest.param(2, marks=pytest.mark.deep)))
 @pytest.mark.parametrize("text", FOUND.values(), ids=FOUND)
 def test_what_was_found_once(text: str, upstreams: int, judge_of: JudgeOf) -> None:
     what = judge_of(upstreams).look(sketch(text))
     assert what is None, f"\n{what}"
+
+
+def test_a_few_pipelines(judge_of: JudgeOf) -> None:
+    perform(judge_of(1), range(60))
 
 
 @pytest.mark.deep
