@@ -42,7 +42,8 @@ _LOOK = (
     "BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL lock_timeout = '3s'; SET LOCAL jit = off; $state; COMMIT"
 )
 STATE = 1
-"""Which of the result sets of `load_query` is the state: it alone differs where the rows are the same."""
+"""Which of the result sets of `load_query` is the state: it alone differs where the rows are the same, and `decode`
+does without it."""
 _BUILT_IN_SCHEMAS = ("pg_catalog", "information_schema")
 _PRINTED_LANGUAGES = ("sql", "plpgsql")
 _TRIGGERS = (2279, 3838)  # the types trigger and event_trigger

@@ -120,7 +120,7 @@ class Catalogues:
             kept.hang_up()
 
     def refresh_for(self, database: str, asker: Asker) -> Question | None:
-        """Ask for a catalogue that is newer than now; None where it has to be done without."""
+        """Ask for a catalogue that is newer than now; None for a database that is not kept."""
         kept = self._kept.get(database)
         if kept is None:
             return None
@@ -235,9 +235,9 @@ class Catalogues:
             seconds = self._now() - kept.began
             kept.interval = min(max(MIN_INTERVAL, seconds / MAX_SHARE), LONGEST_INTERVAL)
             kept.pause = max(LOOK, seconds / share)
+        fetched[catalog_rows.STATE] = []
         results = encode_results(fetched)
-        del fetched[catalog_rows.STATE]
-        digest = hashlib.sha256(encode_results(fetched)).digest()
+        digest = hashlib.sha256(results).digest()
         if known and digest == kept.digest and policy == kept.policy:
             kept.state = state
             return "unchanged"

@@ -24,7 +24,6 @@ BUNDLE: Final = "https://truststore.pki.rds.amazonaws.com/global/global-bundle.p
 # OpenSSL's numbers for why a certificate is refused (x509_vfy.h, X509_V_ERR_*): verify_code of Python's exception.
 NOT_YET_VALID: Final = 9
 EXPIRED: Final = 10
-SELF_SIGNED: Final = 18
 WRONG_NAME: Final = frozenset({62, 64})
 
 

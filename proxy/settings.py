@@ -220,7 +220,9 @@ def refuse_value(
             "In this encoding a byte of a character can be a quote or a backslash, or it is unknown (rule: encoding).",
             "Use UTF8, or any other client encoding but SJIS, SHIFT_JIS_2004, BIG5, GBK, UHC, GB18030 and JOHAB.",
         )
-    return _refuse_path(name, value, split_identifiers(value) if elements is None else elements)
+    if group == rules.PATH_VALUE:
+        return _refuse_path(name, value, split_identifiers(value) if elements is None else elements)
+    return _not_allowed(name)
 
 
 def _refuse_path(name: str, value: str, path: Sequence[str] | None) -> Refusal | None:

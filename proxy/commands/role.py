@@ -18,8 +18,6 @@ from proxy.findings import Severity
 from proxy.loading import load
 from proxy.policy import Policy
 
-ADMINISTRATOR = ("DB_ADMIN_USERNAME", "DB_ADMIN_PASSWORD")
-"""Variables that say who makes the role."""
 FAILED = 1
 """Exit code when the role could not be made, or can still write."""
 

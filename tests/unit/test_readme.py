@@ -16,7 +16,6 @@ import pytest
 from proxy import errors
 from proxy.answering import OBSERVED
 from proxy.cli import VERBS
-from proxy.commands import role
 from proxy.config import ENVIRONMENT_NAMES, SECTIONS
 from proxy.loading import load
 from proxy.verdict import Effect
@@ -142,7 +141,8 @@ def test_keys_in_the_text_exist(page: Path) -> None:
         assert f"{section}.{name}" in KEYS or name == "py", f"{section}.{name}"
     for variable in re.findall(r"\b(?:SIDECART|DB)_[A-Z_]+\b", text):
         known = {*ENVIRONMENT_NAMES, *(f"SIDECART_{key.replace('.', '_')}".upper() for key in KEYS)}
-        known |= {"SIDECART_CONFIG", "SIDECART_DATABASES", "SIDECART_TEST_ROOTFS", *role.ADMINISTRATOR}
+        known |= {"SIDECART_CONFIG", "SIDECART_DATABASES", "SIDECART_TEST_ROOTFS"}
+        known |= {"DB_ADMIN_USERNAME", "DB_ADMIN_PASSWORD"}
         assert variable in known, variable
 
 
