@@ -25,6 +25,7 @@ from .refusals import allow_line, dotted, unproved
 from .rules import Refusal
 
 _BUILT_IN = ("", "pg_catalog")
+_ASSIGNED = "pg_current_xact_id_if_assigned() tells the transaction's id where it has one, and gives it none."
 _VIEWS = ("", "pg_catalog", "information_schema")
 _REFUSED = frozenset(name for name, function in rules.FUNCTIONS.items() if function.verdict != "allow")
 _SQL_SYNTAX = "COERCE_SQL_SYNTAX"
@@ -99,7 +100,7 @@ class Functions:
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
         cast_like = rules.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
         special = rules.SQL_TEXT_FUNCTIONS.keys() | rules.ADVISORY_LOCKS.keys() | rules.SESSION_STATE_FUNCTIONS
-        special |= {rules.STATEMENTS_FUNCTION}
+        special |= {rules.STATEMENTS_FUNCTION} | rules.TRANSACTION_ID_FUNCTIONS
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         special |= rules.CODE_FUNCTIONS
         self.plain = frozenset(
@@ -233,6 +234,7 @@ class Functions:
                 "denied-function",
                 shown,
                 f"The operator lists {shown} in filter.deny_functions (rule: denied-function).",
+                _ASSIGNED if name in rules.TRANSACTION_ID_FUNCTIONS else "",
             )
         if schema in _BUILT_IN and ("function", name) in self._callers:
             return self._denied_caller("function", name, shown)

@@ -200,6 +200,8 @@ class Judgement:
     def _leaves(self, function: str) -> None:
         if function in rules.SESSION_STATE_FUNCTIONS:
             self.effects.append((Effect.SESSION_STATE, function))
+        elif function in rules.TRANSACTION_ID_FUNCTIONS:
+            self.effects.append((Effect.TRANSACTION_ID, function))
         elif rules.ADVISORY_LOCKS.get(function):
             self.effects.append((Effect.ADVISORY_LOCK, function))
         elif function == rules.STATEMENTS_FUNCTION:

@@ -555,11 +555,11 @@ class _Court:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
         for effect, what in judgement.effects:
-            # The transaction takes a SET LOCAL away, and it is a read, too.
+            # The transaction takes a SET LOCAL away, and it is a read, too; what takes an id has left all there is.
             local = effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL)
             left = Effect.SETTING_INSIDE if local else Effect.SETTING if effect is Effect.RESET else effect
             self._leaves.add((left, what))
-            if local:
+            if local or effect is Effect.TRANSACTION_ID:
                 continue
             if effect is Effect.LIST_STATEMENTS:
                 why = f"its {part} shows what other clients have prepared on the connection"

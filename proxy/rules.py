@@ -408,6 +408,8 @@ VOID_FUNCTIONS = frozenset(
 """pg_catalog's functions that return void, of those that can be called and may be."""
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""
+TRANSACTION_ID_FUNCTIONS = frozenset(name for name, function in FUNCTIONS.items() if function.group == "transaction_id")
+"""Functions that give their transaction an id where it has none: the one trace that a read may leave."""
 
 STATEMENTS_VIEW, STATEMENTS_FUNCTION = "pg_prepared_statements", "pg_prepared_statement"
 """What shows the prepared statements of the session (system view): those of other clients are taken away before."""

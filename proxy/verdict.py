@@ -51,6 +51,9 @@ class Effect(enum.Enum):
     """A session-level advisory lock, where policy allows it."""
     SESSION_STATE = "session_state"
     """A function that keeps state no statement can clear (setseed, set_limit …); the name is the function's."""
+    TRANSACTION_ID = "transaction_id"
+    """A function that gives its transaction an id, which is used up then: nothing of the session's; the name is the
+    function's."""
     DISCARD_ALL = "discard_all"
     """DISCARD ALL: everything above is gone, apart from SESSION_STATE."""
 

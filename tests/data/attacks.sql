@@ -114,7 +114,7 @@ select pg_input_is_valid('x','public.evildom')
 select pg_input_is_valid('x',$1)
 select pg_input_error_info('x','evildom[]')
 select json(lo_create(0))
-select pg_switch_wal(), pg_current_xact_id()
+select pg_current_xact_id(), pg_switch_wal()
 lock table t in row share mode
 lock t
 fetch 1 from c; delete from t

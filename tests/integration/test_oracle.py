@@ -205,6 +205,8 @@ class Oracle:
             after = self.outside()  # before the session ends, with which its locks would go
         traces |= {what: (before[what], after[what]) for what in after if before[what] != after[what]}
         traces |= {what: seen for what in end if (seen := left(what, start[what], end[what], verdict))}
+        if verdict is not None and any(effect is Effect.TRANSACTION_ID for effect, _ in verdict.effects):
+            traces = {what: seen for what, seen in traces.items() if what not in OF_A_TRANSACTION_ID}
         return Ran(error, traces)
 
     def run_twice(self, text: str, verdict: Verdict) -> Ran:
@@ -240,6 +242,7 @@ def needs(text: str) -> tuple[list[str], list[str]]:
     return [need for need in found if need[0] == "P"], [need for need in found if need[0] != "P"]
 
 
+OF_A_TRANSACTION_ID = {"transaction id", "next transaction id", "WAL"}
 ANNOUNCED = {"prepared statements": Effect.PREPARE, "cursors": Effect.HOLD_CURSOR, "channels": Effect.LISTEN}
 
 

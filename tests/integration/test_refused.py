@@ -70,7 +70,6 @@ REFUSED = [
     "SELECT pg_advisory_lock(1)",
     "SELECT pg_terminate_backend(0)",
     "SELECT pg_logical_emit_message(true, 'a', 'b')",
-    "SELECT txid_current()",
     "SELECT query_to_xml('select lo_create(0)', true, true, '')",
     "RESET transaction_read_only",
     "SET transaction_read_only TO DEFAULT",

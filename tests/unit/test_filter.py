@@ -401,6 +401,8 @@ def test_every_kind_of_boundary_stays_apart_from_what_shares_its_kind() -> None:
         ("select set_config('a.b', 'x', 'f')", [(Effect.SETTING, "a.b")]),
         ("select query_to_xml('select set_config(''a.b'',''x'',false)',true,true,'')", [(Effect.SETTING, "a.b")]),
         ("select setseed(0.1)", [(Effect.SESSION_STATE, "setseed")]),
+        ("select txid_current()", [(Effect.TRANSACTION_ID, "txid_current")]),
+        ("select * from pg_catalog.pg_current_xact_id() x", [(Effect.TRANSACTION_ID, "pg_current_xact_id")]),
         ("select (0.1::float8).setseed", [(Effect.SESSION_STATE, "setseed")]),
         ("set seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
         ("set local seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
@@ -462,6 +464,12 @@ def test_allow_and_deny_patterns() -> None:
         assert judge(f"select {sql}", policy).action is Action.REFUSE, sql
     for sql in ("app.evil(1)", "evil(1)", "lower('x')", "pg_catalog.lower('x')", "postgis.st_bad(1)", "(x).lower"):
         assert judge(f"select {sql}", policy).rule == "denied-function", sql
+
+
+def test_transaction_ids_can_be_denied() -> None:
+    verdict = judge("select txid_current()", Policy(deny_functions=("txid_current",)))
+    assert verdict.rule == "denied-function"
+    assert "pg_current_xact_id_if_assigned()" in verdict.hint
 
 
 def test_a_wildcard_does_not_allow_what_is_known_to_write() -> None:
@@ -846,7 +854,7 @@ SLOTS = [
 ]  # fmt: skip
 CALLS = [
     "lo_create(0)", "pg_catalog.lo_creat(-1)", "(0::oid).lo_create", "x.nextval", "no_such_function(1)",
-    "public.f(1)", "pg_notify(chr(1), chr(2))", "set_config($1, $2, false)", "txid_current()", "pg_read_file(chr(1))",
+    "public.f(1)", "pg_notify(chr(1), chr(2))", "set_config($1, $2, false)", "pg_switch_wal()", "pg_read_file(chr(1))",
     "ts_stat($1)", "lo_open(1, 131072)", "1 operator(public.+) 2", "(with d as (delete from t) select 1)",
     "(select 1 from t for update)", "pg_terminate_backend(1)", "dblink_exec(chr(1))",
 ]  # fmt: skip

@@ -412,6 +412,12 @@ def test_what_a_function_sets_for_its_transaction_is_an_effect_of_all_that_use_i
     assert effects(world, "select reader()") == set()
 
 
+def test_a_function_that_takes_a_transaction_id_is_a_read_that_says_so(world: World) -> None:
+    world.sql("public.mine() returns text", "select pg_current_xact_id()::text")
+    world.view("numbered", "SELECT public.mine() AS id")
+    assert effects(world, "select id from numbered") == {(Effect.TRANSACTION_ID, "pg_current_xact_id")}
+
+
 def test_a_custom_setting_of_a_function_reads_as_empty_behind_it(world: World) -> None:
     world.sql("public.worn() returns int4", "select 1", settings=("App.Tenant=x", "datestyle=ISO"))
     assert effects(world, "select worn()") == {(Effect.SETTING_INSIDE, "app.tenant")}
