@@ -38,7 +38,7 @@ def _harmless(judgement: Judgement, name: str, body: Body) -> None:
 
 def _inner(judgement: Judgement, body: Body, allowed: frozenset[str], command: str) -> None:
     """Judge the statement inside EXPLAIN, PREPARE, DECLARE or COPY; the outer statement's kind stays."""
-    kind = judgement.kind
+    kind, bound = judgement.kind, judgement.bound
     ((name, inner),) = body["query"].items()
     if name not in allowed:
         refused = refusals.statement(name, inner) if name not in _HANDLERS else None
@@ -53,10 +53,11 @@ def _inner(judgement: Judgement, body: Body, allowed: frozenset[str], command: s
                 )
             )
         raise refused
+    judgement.bound = False
     try:
         judge(judgement, {name: inner})
     finally:
-        judgement.kind = kind
+        judgement.kind, judgement.bound = kind, bound
 
 
 def _explain(judgement: Judgement, name: str, body: Body) -> None:

@@ -50,6 +50,32 @@ def string(arguments: list[Body] | None, at: int, *casts: str) -> str | None:
 _TEXT_TYPES = (["text"], ["pg_catalog", "text"], ["pg_catalog", "varchar"])
 
 
+def parameter(argument: Body) -> int | None:
+    """Give the number of a bare parameter, from 1 on; None where the argument is none."""
+    body = argument.get("ParamRef")
+    return None if body is None else body.get("number")
+
+
+def parameters(tree: Any) -> list[int]:
+    """Give the numbers of all parameters in a tree, as often as they stand there."""
+    if isinstance(tree, list):
+        return [number for each in tree for number in parameters(each)]
+    if not isinstance(tree, dict):
+        return []
+    number = parameter(tree)
+    return [number] if number is not None else [number for each in tree.values() for number in parameters(each)]
+
+
+def is_null(argument: Body) -> bool:
+    """Tell whether an argument is NULL, without a type."""
+    return "isnull" in argument.get("A_Const", {})
+
+
+def is_true(argument: Body) -> bool:
+    """Tell whether an argument is the word TRUE."""
+    return argument.get("A_Const", {}).get("boolval", {}).get("boolval", False) is True
+
+
 def integer(arguments: list[Body] | None, at: int) -> int | None:
     """Give the argument's value when it is an integer constant."""
     if arguments is None or at >= len(arguments):

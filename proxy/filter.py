@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import conditions, errors, refusals, rules, settings, unread
+from . import bound, conditions, errors, refusals, rules, settings, unread
 from . import text as texts
 from .cache import VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
@@ -166,7 +166,7 @@ class Filter:
 
     def _judge(self, sql: bytes, encoding: str, extended: int) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it."""
-        judgement = Judgement(self.functions, self.policy, void=extended == VOID_PARSE)
+        judgement = Judgement(self.functions, self.policy, void=extended == VOID_PARSE, bound=bool(extended))
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:
@@ -267,9 +267,17 @@ class Filter:
                 detail=f'The statement reads "{judgement.flagged}" (rule: secret-catalogue).',
                 effects=effects,
                 prepares=tuple(prepares),
+                at_bind=tuple(judgement.at_bind),
             )
         if effects:
-            return Verdict(Action.ALLOW, kind, effects=effects, prepares=tuple(prepares), nulls=tuple(judgement.nulls))
+            return Verdict(
+                Action.ALLOW,
+                kind,
+                effects=effects,
+                prepares=tuple(prepares),
+                nulls=tuple(judgement.nulls),
+                at_bind=tuple(judgement.at_bind),
+            )
         return _LONE[boundary] if boundary else _ALLOWED[kind]
 
     def _replace(
@@ -311,12 +319,17 @@ class Filter:
             boundary=boundary,
         )
 
-    def judge_types(self, oids: Sequence[int]) -> Verdict | None:
+    def judge_types(self, verdict: Verdict, oids: Sequence[int]) -> Verdict | None:
         """Judge the parameter types that a Parse message gives by OID; None where no objection is.
 
-        A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it.
+        A parameter of a domain's type runs the domain's CHECK in Bind, and no name in the text shows it. `verdict` is
+        the one on the text.
         """
         catalog = self.functions.catalog
+        try:
+            bound.check_types(verdict.at_bind, oids)
+        except Refused as refused:
+            return _refuse(refused.refusal, verdict.kind)
         for oid in oids:
             taint = None if catalog is None else catalog.taints.get((TYPE, oid))
             if taint is not None:
@@ -326,6 +339,17 @@ class Filter:
                 refusal = unread.needed(self.policy.trouble) if blind else refusals.unknown_type_oid(oid)
                 return _refuse(refusal, "unparsable")
         return None
+
+    def judge_bind(
+        self, verdict: Verdict, oids: Sequence[int], values: Sequence[bytes | None], encoding: str
+    ) -> Verdict:
+        """Judge the values of a Bind to a statement whose verdict is `at_bind`; `oids` are those of its Parse."""
+        try:
+            effects = bound.effects(verdict.at_bind, oids, values, encoding, self.policy.deny_settings)
+        except Refused as refused:
+            return _refuse(refused.refusal, verdict.kind)
+        kept = [each for each in verdict.effects if each[0] is not Effect.AT_BIND]
+        return replace(verdict, effects=(*kept, *effects), at_bind=())
 
     def _known_types(self) -> frozenset[int]:
         if self._types is None:

@@ -16,7 +16,7 @@ from .functions import Functions
 from .policy import Policy
 from .rules import Refused
 from .scope import Scope, Table
-from .verdict import Effect
+from .verdict import AtBind, Effect
 from .walk import INTERESTING, Body, walk
 
 
@@ -31,6 +31,8 @@ class Judgement:
         "_literals",
         "_polymorphic",
         "_read",
+        "at_bind",
+        "bound",
         "boundary",
         "constants_decide",
         "effects",
@@ -42,8 +44,17 @@ class Judgement:
         "void",
     )
 
-    def __init__(self, functions: Functions, policy: Policy, *, void: bool = False, polymorphic: bool = False) -> None:
-        """Begin. `void`: parameters can be of type void for a reason that the text does not show.
+    def __init__(
+        self,
+        functions: Functions,
+        policy: Policy,
+        *,
+        void: bool = False,
+        polymorphic: bool = False,
+        bound: bool = False,
+    ) -> None:
+        """Begin. `void`: parameters can be of type void for a reason that the text does not show. `bound`: a Bind gives
+        them their values before anything runs.
 
         `polymorphic`: it is the body of a function in SQL with polymorphic arguments, which are parameters, are called
         by name, too, and can be of any type.
@@ -64,7 +75,9 @@ class Judgement:
         self.effects: list[tuple[Effect, str]] = []
         """What the statements so far leave behind, as in Verdict."""
         self.nulls: list[tuple[int, str]] = []
-        """As in Verdict."""
+        self.at_bind: list[AtBind] = []
+        """These two as in Verdict."""
+        self.bound = bound
         self.flagged = ""
         """A relation with secrets that is read."""
         self.kind = ""
@@ -495,6 +508,10 @@ class Judgement:
         arguments = constants.arguments(node)
         location = node.get("location", 0)
         name = constants.string(arguments, 0)
+        if (at_bind := self._at_bind(arguments, statement)) is not None:
+            self.at_bind.append(at_bind)
+            self.effects.append((Effect.AT_BIND, ""))
+            return
         if name is None or arguments is None or len(arguments) != 3:
             if constants.bare(statement) in _pg_dump_trees():
                 self.effects += settings.effect_of_value("restrict_nonsystem_relation_kind")
@@ -504,11 +521,10 @@ class Judgement:
                 location,
             )
         folded = settings.fold(name)
-        constant = arguments[2].get("A_Const", {})
-        local = "boolval" in constant and constant["boolval"].get("boolval", False) is True
+        local = constants.is_true(arguments[2])
         value = constants.string(arguments, 1)
         denied = self.policy.deny_settings
-        resets = "isnull" in arguments[1].get("A_Const", {})  # set_config_by_name(), utils/misc/guc_funcs.c
+        resets = constants.is_null(arguments[1])  # set_config_by_name(), utils/misc/guc_funcs.c
         if resets:
             refusal = settings.refuse_reset(folded, denied)
         elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
@@ -528,6 +544,26 @@ class Judgement:
                 self.nulls.append((arguments[1]["A_Const"].get("location", 0), folded))
         else:
             self.effects += settings.effect_of_value(folded, local=local)
+
+    def _at_bind(self, arguments: list[Body] | None, statement: Body) -> AtBind | None:
+        """Give what a call of set_config leaves to the values of a Bind; None where it leaves nothing to them.
+
+        A parameter that stands there and nowhere else is of the type that the Parse gives it, or text.
+        """
+        if not self.bound or self._depth or arguments is None or len(arguments) != 3:
+            return None
+        numbers = constants.parameters(statement)
+        given = [constants.parameter(argument) for argument in arguments[:2]]
+        if not any(given) or any(number and numbers.count(number) != 1 for number in given):
+            return None
+        name = given[0] or constants.string(arguments, 0)
+        if not name or (
+            isinstance(name, str)
+            and settings.refuse_value(settings.fold(name), None, None, self.policy.deny_settings) is None
+        ):
+            return None  # without a name, or whatever the value is
+        value = given[1] or constants.string(arguments, 1)
+        return AtBind(name, value, constants.is_null(arguments[1]), constants.is_true(arguments[2]))
 
 
 _TEXT_DEPTH = 3

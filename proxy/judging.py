@@ -87,7 +87,7 @@ class Judging:
         else:
             verdict = self.filter.judge(text, codec, extended=extended)
         if oids and verdict is not None and verdict.action is not Action.REFUSE:
-            verdict = self.filter.judge_types(oids) or verdict
+            verdict = self.filter.judge_types(verdict, oids) or verdict
         if verdict is not None and verdict.unresolved and not self._refreshed:
             self._question = self._house.catalogues.refresh_for(self._database, self._asker)
             self._refreshed = self._question is not None

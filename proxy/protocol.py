@@ -174,6 +174,33 @@ def bind_names(data: bytes, start: int, end: int) -> tuple[bytes, bytes, int]:
     return data[start : statement - 1], data[statement : rest - 1], rest
 
 
+def bind_values(data: bytes, start: int, end: int) -> list[bytes | None]:
+    """Return the values, None for NULL, of the Bind that goes on at `start`, behind its names.
+
+    The formats of values and results are passed over. Raises ClientProtocolError.
+    """
+    try:
+        (formats,) = struct.unpack_from("!H", data, start)
+        at = start + 2 + 2 * formats
+        (given,) = struct.unpack_from("!H", data, at)
+        at += 2
+        values: list[bytes | None] = []
+        for _ in range(given):
+            (length,) = struct.unpack_from("!i", data, at)
+            at += 4
+            if length < 0:
+                values.append(None)
+                continue
+            values.append(data[at : at + length])
+            at += length
+        (results,) = struct.unpack_from("!H", data, at)
+    except struct.error as error:
+        raise ClientProtocolError("invalid Bind message") from error
+    if at + 2 + 2 * results != end:
+        raise ClientProtocolError("invalid message format: Bind has trailing or missing bytes")
+    return values
+
+
 def target_parts(data: bytes, start: int, end: int, what: str) -> tuple[int, bytes]:
     """Return (kind, name) of the Describe or Close in data[start:end]: `S` a statement, `P` a portal."""
     if end - start < 2 or data[start] not in b"SP" or _cstring(data, start + 1, end, what) != end:

@@ -88,7 +88,7 @@ RULES: dict[str, str] = {
     "reset-read-only": "transaction_read_only can be reset to a writable state on PostgreSQL 15 and older.",
     "setting": "Only settings that concern the session's own reading can be changed.",
     "setting-value": "Some settings can be changed only to values that keep the session readable and read-only.",
-    "setting-name": "set_config takes the setting's name as a string constant.",
+    "setting-name": "set_config takes the setting's name as a string constant, or as a parameter of a Bind.",
     "other-clients": "What shows the statements that other clients left on a shared connection is refused.",
     "side-effect-function": "Functions that do more than read are refused, however they are called.",
     "file-function": "Functions that read the server's files are refused.",

@@ -19,6 +19,7 @@ from proxy.answering import RUNS_ITSELF, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
+    PROGRAM_LIMIT_EXCEEDED,
     QUERY_CANCELED,
     ClientProtocolError,
     CloseReason,
@@ -59,6 +60,16 @@ _PARSED_AND_BOUND = p.message(p.PARSE_COMPLETE) + p.message(p.BIND_COMPLETE)
 _NO_DATA = p.message(p.NO_DATA)
 _NOTHING: Final = Verdict(Action.ALLOW, "empty")
 """Of a Bind to what does not exist: the server says so."""
+_BY_BIND_ALONE: Final = Verdict(
+    Action.REFUSE,
+    "execute",
+    rule="setting-name",
+    sqlstate=rules.FUNCTION_SQLSTATE,
+    message="permission denied for function set_config: SideCart forwards reads only",
+    detail="What it sets are the values of a Bind message, and EXECUTE has none (rule: setting-name).",
+    hint="Execute it by the protocol, or give set_config constants.",
+)
+"""Of an EXECUTE of what was prepared by the protocol."""
 _ENDS: Final = frozenset(("commit", "rollback"))
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
@@ -582,6 +593,25 @@ class Session(Answering):
         portal, statement, rest = p.bind_names(data, pos + 5, min(end, len(data)))
         return self._use(statement, portal, data, pos, end, rest)
 
+    def _given(self, verdict: Verdict, types: bytes, data: bytes, rest: int, end: int) -> Verdict | bytes:
+        """Judge a Bind's values where its statement gives them to set_config; return the verdict, or the answer."""
+        if end > len(data):
+            self._passes = False
+            error = p.error_response(
+                "ERROR",
+                PROGRAM_LIMIT_EXCEEDED,
+                f"the values of a statement with set_config are longer than {STREAM_BIND_FROM} bytes",
+                hint="Set it in a statement of its own.",
+                codec=self.codec,
+            )
+            return self._answer_error(error, simple=False)
+        values = p.bind_values(data, rest, end)
+        told = b"".join(value for value in values if value is not None)
+        if self.ledger.recodes and (late := self._in_doubt(told, simple=False, unnamed=False)) is not None:
+            return late
+        given = self.filter.judge_bind(verdict, p.parameter_types(types), values, self.codec)
+        return self._refuse(given, simple=False) if given.action is Action.REFUSE else given
+
     def _describe(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
@@ -814,7 +844,7 @@ class Session(Answering):
             return (
                 self._use_named(name, portal, data, pos, end, rest)
                 if name
-                else self._use_unnamed(portal, data, pos, end)
+                else self._use_unnamed(portal, data, pos, end, rest)
             )
         except UnsettledError:
             return self._stall()
@@ -832,6 +862,12 @@ class Session(Answering):
         if (late := self._judge_again(statement, simple=False)) is not None:
             return late
         link = self.link
+        verdict = statement.verdict
+        if verdict.at_bind and portal is not None:
+            given = self._given(verdict, statement.types, data, rest, end)
+            if isinstance(given, bytes):
+                return given
+            verdict = given
         if statement.silent and portal is None:
             return self._no_rows(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
@@ -849,16 +885,16 @@ class Session(Answering):
             if link is None:
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
-        before = self._set_after_discard(statement.verdict)
-        if statement.verdict.effects:
-            before += self._provide_own(link, statement.verdict)
+        before = self._set_after_discard(verdict)
+        if verdict.effects:
+            before += self._provide_own(link, verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
         if server_name is None:
             server_name, parse = self._parse_again(link, statement, name)
             before += parse
         self.prepared.shown[server_name] = name
-        self.doing = statement.verdict
-        self._owe_use(link, portal, statement.verdict)
+        self.doing = verdict
+        self._owe_use(link, portal, verdict)
         start = b"S" if portal is None else portal + b"\0"
         length = end - pos - 5 - len(name) + len(server_name)
         kind = p.DESCRIBE if portal is None else p.BIND
@@ -897,10 +933,13 @@ class Session(Answering):
         except UnsettledError:
             return self._stall()
         for name, statement in found:
+            late: bytes | None
             if statement is None:
                 late = self._outdated(name, simple=simple)
             else:
                 late = self._judge_again(statement, simple=simple)
+                if late is None and statement.verdict.at_bind:
+                    late = self._refuse(_BY_BIND_ALONE, simple=simple, unnamed=simple)
             if late is not None:
                 return late
         return None
@@ -910,7 +949,7 @@ class Session(Answering):
         key = name[: NAMEDATALEN - 1]
         return key if self._own.find(key) else self.prepared.on_link(statement, link.held)
 
-    def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int) -> bytes | None:
+    def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
         unnamed: Unparsed | None = self.unnamed.which()
         if self.link is None and unnamed is None:
             return self._no_statement(b"")
@@ -930,6 +969,11 @@ class Session(Answering):
         before = b""
         if unnamed is not None:
             message, context, verdict, _ = unnamed
+            if verdict.at_bind and portal is not None:
+                given = self._given(verdict, message[message.index(0, 6) + 1 :], data, rest, end)
+                if isinstance(given, bytes):
+                    return given
+                verdict = given
             if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
                 return self._no_rows(types)
             before = self._set_after_discard(verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 class Action(enum.Enum):
@@ -54,8 +55,20 @@ class Effect(enum.Enum):
     TRANSACTION_ID = "transaction_id"
     """A function that gives its transaction an id, which is used up then: nothing of the session's; the name is the
     function's."""
+    AT_BIND = "at_bind"
+    """set_config with parameters: the values of a Bind say what it sets; see `Verdict.at_bind`. It has no name."""
     DISCARD_ALL = "discard_all"
     """DISCARD ALL: everything above is gone, apart from SESSION_STATE."""
+
+
+class AtBind(NamedTuple):
+    """Say what a call of set_config is given. A number is that of a parameter, from 1 on."""
+
+    name: str | int
+    value: str | int | None
+    """None: SQL computes it, or it is NULL where the call `resets`."""
+    resets: bool
+    local: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,8 @@ class Verdict:
     nulls: tuple[tuple[int, str], ...] = ()
     """Where the text gives a NULL to set_config, in bytes of UTF-8, and for which setting: its answer is the value
     that the client connected with."""
+    at_bind: tuple[AtBind, ...] = ()
+    """What is judged by the values of each Bind; no SQL may execute such a statement."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)

@@ -121,7 +121,7 @@ def test_cancel_while_a_big_text_is_judged(roomy: SideCart) -> None:
 
 def test_client_that_leaves_while_its_text_is_judged(roomy: SideCart) -> None:
     with Wire(roomy.port) as client:
-        client.send(p.query(("SELECT " + "2," * 200_000 + "2").encode()))
+        client.send(p.query(("SELECT " + "2," * 60_000 + "2").encode()))
         wait_until(lambda: roomy.metric('sidecart_clients{state="judging"}') == 1, 10, "the state judging")
     wait_until(lambda: not roomy.metric('sidecart_clients{state="judging"}'), 20, "nobody to be judging")
     with Wire(roomy.port) as client:

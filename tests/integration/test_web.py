@@ -268,7 +268,7 @@ def test_attack_slow_connections_keep_no_health_check_out(serve: Callable[..., W
 
 
 def test_attack_connections_that_read_no_answer_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
-    rows = [{"user": "x" * 1000}] * 20_000  # more than the kernel takes
+    rows = [{"user": "x" * 1_000_000}] * 20  # more than the kernel takes
     site = serve(sessions=lambda: rows, sessions_key=KEY)
     with contextlib.ExitStack() as held:
         for _ in range(2 * web.MAX_REQUESTS):

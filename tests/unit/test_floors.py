@@ -16,7 +16,7 @@ PURE = (
     "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
     " scram quotas",
     "guard",
-    "replies functions scope role_probe users auth own_answer",
+    "replies functions scope role_probe users auth own_answer bound",
     "unread findings access",
     "judgement lobby",
     "diagnosis",

@@ -160,3 +160,18 @@ def test_error_response_speaks_the_clients_encoding() -> None:
 
 def test_error_response_cannot_be_cut_by_a_nul() -> None:
     assert p.error_fields(p.error_response("ERROR", "42601", "a\0b")[5:])["M"] == "a?b"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\0", b"\0\0", b"\0\0\0\1", b"\0\0\0\1\0\0\0\2x", b"\0\0\0\0", b"\0\0\0\0\0\0x"]
+)
+def test_values_of_a_bind_that_is_cut_off(body: bytes) -> None:
+    with pytest.raises(ClientProtocolError):
+        p.bind_values(body, 0, len(body))
+
+
+def test_values_of_a_bind() -> None:
+    body = b"\0\1\0\1" + b"\0\3" + b"\0\0\0\2ab" + b"\xff\xff\xff\xff" + b"\0\0\0\0" + b"\0\1\0\0"
+    assert p.bind_values(b"??" + body, 2, 2 + len(body)) == [b"ab", None, b""]
+    with pytest.raises(ClientProtocolError):
+        p.bind_values(b"??" + body, 2, 1 + len(body))

@@ -164,8 +164,8 @@ def test_type_or_function_of_a_newer_server_can_be_somebody_s(blind: Filter) -> 
 
 
 def test_parameter_of_a_type_that_initdb_did_not_make_needs_the_catalogue(blind: Filter) -> None:
-    assert blind.judge_types([23, 0, 25]) is None
-    verdict = blind.judge_types([23, 16385])
+    assert blind.judge_types(blind.judge(b"select $1"), [23, 0, 25]) is None
+    verdict = blind.judge_types(blind.judge(b"select $1"), [23, 16385])
     assert verdict is not None
     assert verdict.rule == "no-catalogue"
 
