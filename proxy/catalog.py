@@ -280,7 +280,8 @@ class Catalog:
     """Whether the database has implicit casts of its own between built-in types: then types of operands do not say
     which operator is meant."""
     voids: frozenset[str] = frozenset()
-    """Names of functions and operators with a result of type void: beside one a parameter can be of that type."""
+    """Names of functions and operators with a result or an argument of type void: a parameter beside it or in it can be
+    of that type."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     code: Taint | None = None

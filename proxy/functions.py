@@ -118,7 +118,7 @@ class Functions:
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
         voids = {name for name in rules.VOID_FUNCTIONS if self._built_in(name, rules.FUNCTIONS[name]) is None}
         self.voids = voids.union({rules.VOID}, () if catalog is None else catalog.voids)
-        """Names of functions, operators and types that can give a value of type void, and are themselves allowed."""
+        """Names of functions, operators and types that can make a parameter one of type void, and are allowed."""
         self._refused_attributes = self._find_refused_attributes()
         known |= catalog.strangers if catalog is not None else set()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known

@@ -644,9 +644,13 @@ def _is_polymorphic(name: str) -> bool:
 
 
 def _voids(rows: Rows) -> frozenset[str]:
-    """Give the names of functions and operators with a result, or a column of it, of type void."""
+    """Give the names of functions and operators with a result, a column of it, or an argument of type void."""
     void = {type_.oid for type_ in rows.types if _initial(type_) and type_.name == rules.VOID}
-    functions = {row.oid: row.name for row in rows.functions if row.kind != "p" and void.intersection(row.returns)}
+    functions = {
+        row.oid: row.name
+        for row in rows.functions
+        if row.kind != "p" and void.intersection((*row.returns, *row.arguments))
+    }
     functions |= {row.oid: row.name for row in rows.built_ins if row.name in rules.VOID_FUNCTIONS}
     operators = {row.name for row in rows.operators if row.function in functions}
     return frozenset(operators.union(functions.values()))

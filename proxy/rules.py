@@ -404,8 +404,9 @@ VOID_FUNCTIONS = frozenset(
     {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_stat_clear_snapshot", "pg_stat_force_next_flush"}
     | {"setseed", "shell_in", "void_in", "pg_advisory_unlock_all"}
     | {"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock", "pg_advisory_xact_lock_shared"}
+    | {"shell_out", "void_out", "void_send"}
 )
-"""pg_catalog's functions that return void, of those that can be called and may be."""
+"""pg_catalog's functions that return or take void, of those that can be called and may be."""
 SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 """Functions that leave state in the session that no statement can read back."""
 TRANSACTION_ID_FUNCTIONS = frozenset(name for name, function in FUNCTIONS.items() if function.group == "transaction_id")

@@ -243,14 +243,15 @@ def test_functions_that_run_sql_are_marked_if_they_take_one_argument(server: Emb
     assert all(rules.FUNCTIONS[name].one_argument for name in running)
 
 
-def test_functions_that_return_void_are_known(server: EmbeddedServer) -> None:
+def test_functions_that_return_or_take_void_are_known(server: EmbeddedServer) -> None:
     # Those that take `internal` cannot be called by SQL, and those that are refused need no second look.
-    void = functions(server, "prorettype = 'void'::regtype AND 'internal'::regtype <> ALL (proargtypes)")
+    is_void = "'void'::regtype = ANY (proargtypes::oid[] || prorettype || proallargtypes)"
+    void = functions(server, f"{is_void} AND 'internal'::regtype <> ALL (proargtypes)")
     refused = {name for name, row in rules.FUNCTIONS.items() if row.verdict == "block"}
     assert sorted(void & rules.FUNCTIONS.keys() - refused - rules.VOID_FUNCTIONS) == []
     assert functions(server, "proname IN ('pg_sleep', 'pg_notify') AND prorettype = 'void'::regtype")
     assert asked(server, "SELECT 'void'::regtype::oid") == {str(rules.VOID_OID)}
-    mixed = functions(server, "prorettype <> 'void'::regtype") & rules.VOID_FUNCTIONS
+    mixed = functions(server, f"NOT {is_void}") & rules.VOID_FUNCTIONS
     assert not mixed
 
 

@@ -681,6 +681,10 @@ VOID.learn_catalog(OVERLOADS)
         "coalesce(void_in('x'), $2)",
         "coalesce(setseed(0.5), $2)",
         "lag(pg_stat_clear_snapshot(), 1, $2) over ()",
+        "void_out($2)",
+        "pg_catalog.void_send($2)",
+        "shell_out($2)",
+        "(select 1 from void_out($2))",
     ],
 )
 @pytest.mark.parametrize(

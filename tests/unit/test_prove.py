@@ -1217,7 +1217,8 @@ def test_what_gives_a_value_of_type_void_is_known_by_name(world: World) -> None:
     noted = world.sql("public.noted(a int4, b int4) returns void", "select 1")
     world.sql("public.columns(a int4) returns record", "select 1, 2", returns=(world.oid("record"), world.oid("void")))
     world.function("public.moved(a int4) returns void", "begin commit; end", kind="p")
+    world.sql("public.taken(a void, b int4) returns int4", "select 1", arguments=(OIDS["void"], OIDS["int4"]))
     world.operator("####", "int4", "int4", noted)
     world.operator("###", "int4", "int4", world.function("public.other() returns int4", "begin return 1; end"))
     world.operator("##", "", "float8", world.built_in(2626, "pg_sleep"))
-    assert world.prove().voids == {"noted", "columns", "####", "##", "pg_sleep"}
+    assert world.prove().voids == {"noted", "columns", "taken", "####", "##", "pg_sleep"}
