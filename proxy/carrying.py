@@ -20,7 +20,7 @@ from proxy.ledger import PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
 from proxy.sent import UnsettledError
-from proxy.snapshot import ANY_SETTINGS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
+from proxy.snapshot import ANY_SETTINGS, DISCARD_PLANS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
     MAX_EXECUTES,
     OF_ANOTHER,
@@ -40,6 +40,8 @@ NAMEDATALEN: Final = 64
 """Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
+_PLANNED: Final = frozenset({"select", "explain", "execute", "copy", "declare", "fetch", "multi"})
+"""Kinds of texts that can call a function."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -335,9 +337,10 @@ class Carrying(Linked):
 
     def _keep_prepared(self, verdict: Verdict) -> None:
         """Note what the server is about to prepare by SQL."""
+        first = PREPARED_STATEMENT not in self.ledger.pins
         for name, text in verdict.prepares:
-            first = PREPARED_STATEMENT not in self.ledger.pins
             self._judging.keep(name.encode(self.codec, "replace"), text, self.codec, first=first)
+            first = False
 
     def _runs_itself(self, name: bytes, verdict: Verdict) -> bool:
         """Whether an EXECUTE that is prepared under this name would lead back to it, or to more than is safe.
@@ -420,6 +423,23 @@ class Carrying(Linked):
         if self._discards != self.groups.sent or not self.ledger.lost:
             return b""
         return self._help(restore(self.ledger.lost), r.SKIP_SET)
+
+    def _replan(self, link: Upstream, verdict: Verdict, *, query: bool = False) -> bytes:
+        """Have functions plan anew behind a setting that was changed in this lease: their plans are of other clients.
+
+        Raises UnsettledError while it is not known whether the transaction has failed.
+        """
+        if not (self._replans and self.filter.caches) or verdict.kind not in _PLANNED or (query and self._group_open):
+            return b""
+        if self.groups.unanswered:
+            raise UnsettledError
+        if link.replies.status == p.FAILED:
+            return b""
+        self._replans = False
+        if not query:
+            return self._help(DISCARD_PLANS)
+        link.replies.owe(r.SKIP_QUERY)
+        return p.query(DISCARD_PLANS)
 
     def _check_discarded(self) -> None:
         """Have start-up settings there for a group behind one with a DISCARD ALL. Raises UnsettledError.

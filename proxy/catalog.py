@@ -282,6 +282,10 @@ class Catalog:
     voids: frozenset[str] = frozenset()
     """Names of functions and operators with a result or an argument of type void: a parameter beside it or in it can be
     of that type."""
+    folds: bool = False
+    """Whether a function may return what a setting says and is labelled IMMUTABLE: plans have its value in them."""
+    caches: bool = False
+    """Whether functions keep plans of their own in the session: those in PL/pgSQL, and since 18 in SQL."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     code: Taint | None = None

@@ -380,7 +380,7 @@ class Client:
                 self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
         elif slow_reader and session.unread and quiet >= slow_reader:
             self.end_unread()
-        elif session.waiting or session.judging or session.running:
+        elif (session.waiting or session.judging or session.running) and not session.unfinished:
             return
         elif not session.resting:
             if idle_transaction and quiet >= idle_transaction:

@@ -45,6 +45,8 @@ class Filter:
         "_scope",
         "_types",
         "cache",
+        "caches",
+        "folds",
         "functions",
         "hits",
         "misses",
@@ -59,6 +61,8 @@ class Filter:
         self.cache = VerdictCache() if cache is None else cache
         self._entries = self.cache.entries
         self._scope = self.cache.new_scope()
+        self.folds = self.caches = False
+        """As in Catalog."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
         self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
@@ -104,6 +108,7 @@ class Filter:
         self.functions = Functions(self.policy, catalog)
         self._scope = self.cache.new_scope()
         self._types = None
+        self.folds, self.caches = (False, False) if catalog is None else (catalog.folds, catalog.caches)
         self.plain_parses.clear()
 
     def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: int = False) -> Verdict:

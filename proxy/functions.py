@@ -420,6 +420,10 @@ class Functions:
 
     def keyword(self, name: str, since: int) -> Refusal | None:
         """Say why a keyword that PostgreSQL has since `since` may not be used on this server; None when it may."""
+        if self.denies:
+            for called in rules.KEYWORD_CALLS.get(name, ()):
+                if self._is_denied_built_in(called):
+                    return self._judge("pg_catalog", called, 1)
         if self._version == 0 or self._version >= since or self._allow.match("", name):
             return None
         if self.catalog is not None and self.catalog.functions.get(name):

@@ -12,6 +12,7 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Quotas
 from proxy.replies import Replies
+from proxy.snapshot import Settings
 from proxy.statements import Held
 from proxy.stats import Stats
 from proxy.verdict import Verdict
@@ -64,6 +65,8 @@ class Upstream(PooledUpstream, Protocol):
     parameters: dict[str, str]
     customs: set[str]
     """Custom settings that were ever set on it."""
+    plans: Settings | None
+    """Under which settings functions have made the plans that they keep in its session; None: under several."""
     held: Held
     """The statements that it holds under names of ours."""
     unnamed_of: object | None

@@ -120,6 +120,11 @@ class Ledger:
         return None if self.unsure else self.settings.parsing
 
     @property
+    def special(self) -> bool:
+        """Whether a setting may differ from other clients' that is none of those which shape what a statement means."""
+        return self.settings.others or bool(self.touched) or bool(self.asked)
+
+    @property
     def tainted(self) -> bool:
         """Whether the upstream may hold a custom setting that nobody knows of: it would read '' and not NULL."""
         return any("." in name for name in (*self.touched, *self.asked))

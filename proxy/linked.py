@@ -34,7 +34,7 @@ from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
 from proxy.sent import NEVER, Groups, Sent
-from proxy.snapshot import Settings, read_back, replay, restore
+from proxy.snapshot import DISCARD_PLANS, Settings, read_back, replay, restore
 from proxy.statements import PREFIX, Context, Learned, Own, Prepared, Ticket
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
@@ -91,6 +91,7 @@ class Linked:
         "_ending",
         "_flow",
         "_flow_drop",
+        "_flushes",
         "_greeted",
         "_group_open",
         "_have",
@@ -112,6 +113,7 @@ class Linked:
         "_put_back",
         "_put_off",
         "_repeated",
+        "_replans",
         "_replayed",
         "_seen",
         "_stalled",
@@ -215,6 +217,8 @@ class Linked:
         self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
         self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease
         self._leased_at = 0.0
+        self._replans = False  # this lease has changed what functions have plans for
+        self._flushes = False  # the last message of the open group that was served asks the server for its answers
         self._replayed = False  # this lease has needed something set or parsed again
         self._repeated = False  # the unit has been sent again already
         self._cancelled = False
@@ -310,7 +314,7 @@ class Linked:
             link.pause_reading()
         self._unit = b""
         self.prepared.mark()
-        self._replayed = self._put_back = False
+        self._replayed = self._put_back = self._replans = False
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         if link.settings is not self.ledger.settings:
@@ -318,6 +322,12 @@ class Linked:
             link.settings = self.ledger.settings
             link.customs |= self.ledger.settings.customs
             self._count_replay()
+        shaping = self.ledger.settings if self.filter.folds else self.ledger.settings.parsing
+        if link.plans is not shaping:
+            link.plans = None
+            if self.filter.caches:
+                self._ask_first(DISCARD_PLANS)
+                link.plans = shaping
         self._lease_state = (self._outside, self._begin)
         if self._outside != p.IDLE:
             self._make_real(link)
@@ -475,6 +485,9 @@ class Linked:
     def _pin_for(self, effects: Effects) -> None:
         for reason in self.ledger.apply(effects):
             self._pinned(reason)
+        if self.link is not None and (self.ledger.unsure or (self.filter.folds and self.ledger.touched)):
+            self.link.plans = None
+            self._replans = True
 
     def _pin(self, reason: str, name: str) -> None:
         if self.ledger.pin(reason, name):

@@ -656,6 +656,22 @@ def _voids(rows: Rows) -> frozenset[str]:
     return frozenset(operators.union(functions.values()))
 
 
+_READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
+_COMPILED = ("c", "internal")
+
+
+def _folds(rows: Rows) -> bool:
+    """Tell whether a plan can hold what a setting says, by a function that is wrongly labelled IMMUTABLE.
+
+    In C, an extension's are trusted to have the right label.
+    """
+    written = [row for row in rows.functions if row.language not in _COMPILED or not row.extension]
+    immutable = [row for row in written if row.volatility == "i"]
+    if any(row.language not in ("sql", "plpgsql") for row in immutable):
+        return True
+    return bool(immutable) and any(_READS_SETTINGS.search(row.source + row.definition) for row in written)
+
+
 def _can_take(taken: list[str], low: int, built_in: Collection[str], *, variadic: bool) -> bool:
     """Tell whether a call can give a function just the types that a built-in of its name takes.
 
@@ -701,6 +717,11 @@ def _names(rows: Rows) -> Catalog:
         dict(types),
         dict(operators),
         voids=_voids(rows),
+        folds=_folds(rows),
+        caches=any(
+            row.language not in _COMPILED and (row.language != "sql" or rows.version >= 180000)
+            for row in rows.functions
+        ),
         implicit_casts=any(
             cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
         ),

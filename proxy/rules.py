@@ -246,6 +246,15 @@ KEYWORD_FUNCTIONS: dict[str, tuple[str, int]] = {
     "JsonFuncExpr": ("", 17),  # its `op` says which
 }
 """Keywords of this parser that were names of ordinary functions before the given major version of PostgreSQL."""
+KEYWORD_CALLS: dict[str, tuple[str, ...]] = {
+    "json_objectagg": tuple(
+        f"{json}_object_agg{form}"
+        for json in ("json", "jsonb")
+        for form in ("", "_strict", "_unique", "_unique_strict")
+    ),
+    "json_arrayagg": ("json_agg", "json_agg_strict", "jsonb_agg", "jsonb_agg_strict"),
+}
+"""The aggregates that such a keyword stands for (transformJsonObjectAgg(), parser/parse_expr.c), with their rights."""
 UNQUALIFIED_BEFORE = {"json_object": 16}
 """Functions that this parser puts into pg_catalog by itself, and older servers look up in the path (parser/gram.y). The
 opposite, substring and overlay before PostgreSQL 14, needs nothing: every function of the name is looked at."""

@@ -48,6 +48,8 @@ _BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
 _BEGINNING = re.compile(rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*(begin|start)\b", re.IGNORECASE)
+_MOVING: Final = re.compile(rb"\b(?:now|today|tomorrow|yesterday)\b[^'()$]*['$]", re.IGNORECASE)
+"""A constant that means another time at each Parse: a client's own one counts, not that of others."""
 _MAX_BOUNDARY: Final = 256
 _DESCRIBE_PORTAL = p.message(p.DESCRIBE, b"P\0")
 _BOUNDARY_ENDS: Final = tuple(
@@ -113,6 +115,11 @@ class Session(Answering):
         return not (self._held_up or self.running or self.status != p.IDLE or self._group_open)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether an upstream waits for the rest of a message, or of a group whose answers nothing has asked for."""
+        return self.link is not None and (bool(self._flow) or (self._group_open and not self._flushes))
+
+    @property
     def unread(self) -> bool:
         """Whether an upstream waits for the client to read."""
         return self.link is not None and not self._writable
@@ -128,6 +135,7 @@ class Session(Answering):
                 or self._parting
                 or self._portals
                 or self._meter
+                or self._replans
             )
             or self._discards is not None
             or self._block
@@ -241,6 +249,7 @@ class Session(Answering):
                     answer = self._begin_group(self.link, kind, data, pos, end)
                 if answer is STOP:
                     break
+                self._flushes = kind == p.FLUSH
                 if self._meter is not None:
                     self._meter.paid = False  # the next one is another statement
                 if first < 0 and self.link is not None:
@@ -377,7 +386,7 @@ class Session(Answering):
         statement = self.prepared.known(data[6:stop])
         if statement is None or statement.judge is not self.filter.functions:
             return False
-        if statement.verdict.effects or statement.verdict.steers:
+        if statement.verdict.effects or statement.verdict.steers or not self._at_home(statement):
             return False
         held = link = self.link
         if link is None:
@@ -460,7 +469,7 @@ class Session(Answering):
                 return self._refuse(verdict, simple=True, unnamed=True)
             if self._put_off and self.groups.unanswered:
                 raise UnsettledError
-            before = self._set_after_discard(verdict)
+            before = self._set_after_discard(verdict) + self._replan(link, verdict, query=True)
             if failed and self._ends_failed(verdict, verdict.text or text):
                 before += self._provide_in_failed(link, verdict)
             elif verdict.effects:
@@ -559,6 +568,7 @@ class Session(Answering):
                 self.filter.functions,
                 original if verdict.nulls and replaced is not None else None,
             )
+            statement.apart = _MOVING.search(text) is not None
             if PREPARED_STATEMENT in self.ledger.pins:
                 return before + self._parse_own(link, name, statement)
             return before + self._parse_named(link, name, statement)
@@ -863,6 +873,11 @@ class Session(Answering):
             return late
         link = self.link
         verdict = statement.verdict
+        if portal is not None and not self._at_home(statement):
+            if statement.context is None:
+                statement.apart = True  # nobody else has it yet
+            else:
+                statement = self.prepared.part(name[: NAMEDATALEN - 1], statement)
         if verdict.at_bind and portal is not None:
             given = self._given(verdict, statement.types, data, rest, end)
             if isinstance(given, bytes):
@@ -886,6 +901,8 @@ class Session(Answering):
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
         before = self._set_after_discard(verdict)
+        if portal is not None:
+            before += self._replan(link, verdict)
         if verdict.effects:
             before += self._provide_own(link, verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
@@ -899,6 +916,19 @@ class Session(Answering):
         length = end - pos - 5 - len(name) + len(server_name)
         kind = p.DESCRIBE if portal is None else p.BIND
         return before + p.rewritten(kind, length, start + server_name + b"\0", data[rest : min(end, len(data))])
+
+    def _at_home(self, statement: Statement) -> bool:
+        """Whether a statement is used under the settings that shaped it, if others may use it, too.
+
+        The plan is made then, or made anew, with the literals, and with what functions labelled IMMUTABLE return.
+        """
+        context = statement.context
+        if context is ANY_SETTINGS or statement.apart:
+            return True
+        ledger = self.ledger
+        if context is not ledger.settings.parsing or ledger.unsure:
+            return False
+        return not (self.filter.folds and ledger.special)
 
     def _judge_again(self, statement: Statement, *, simple: bool) -> bytes | None:
         """Answer where a statement is no read by the catalogue as it is now, or has to wait; None: it may run."""
@@ -977,6 +1007,8 @@ class Session(Answering):
             if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
                 return self._no_rows(types)
             before = self._set_after_discard(verdict)
+            if portal is not None:
+                before += self._replan(link, verdict)
             if verdict.effects:
                 before += self._provide_own(link, verdict)
             if not there:

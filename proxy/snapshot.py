@@ -15,10 +15,13 @@ PARSING: Final = frozenset(
     (
         *("search_path", "datestyle", "timezone", "intervalstyle", "timezone_abbreviations", "client_encoding"),
         *("transform_null_equals", "array_nulls", "xmloption", "backslash_quote"),
-        *("lc_monetary", "lc_numeric", "lc_time"),
+        *("lc_monetary", "lc_numeric", "lc_time", "default_text_search_config"),
+        *("bytea_output", "extra_float_digits", "quote_all_identifiers"),
     )
 )
-"""Settings that decide what the text of a Parse means: literals become values there, and names become objects."""
+"""Settings that decide what a statement means: at its Parse literals become values and names become objects, and in its
+plan calls of functions that are labelled IMMUTABLE become what they return."""
+_NO_MEANING: Final = "application_name"
 
 
 class Settings:
@@ -27,7 +30,7 @@ class Settings:
     Make one with `Settings.of`. Names are case-folded; values are as the client gave them.
     """
 
-    __slots__ = ("__weakref__", "customs", "items", "parsing")
+    __slots__ = ("__weakref__", "customs", "items", "others", "parsing")
     _interned: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
@@ -36,7 +39,9 @@ class Settings:
         """Names with a dot: once set, such a setting reads '' instead of NULL until the socket closes."""
         parsing = tuple(pair for pair in items if pair[0] in PARSING)
         self.parsing: Settings = self if len(parsing) == len(items) else Settings.of(parsing)
-        """Those of them that shape what a Parse means."""
+        """Those of them that shape what a statement means."""
+        self.others = any(name not in PARSING and name != _NO_MEANING for name, _ in items)
+        """Whether there are others, which a function can read."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:
@@ -58,6 +63,10 @@ class Settings:
 NO_SETTINGS: Final = Settings.of(())
 ANY_SETTINGS: Final = Settings(())
 """What shapes a text that no setting shapes. It is like no other snapshot."""
+
+
+DISCARD_PLANS: Final = b"DISCARD PLANS"
+"""Has every plan of the session made anew, and before that every statement analysed (ResetPlanCache(), plancache.c)."""
 
 
 def replay(current: Settings | None, wanted: Settings) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
@@ -44,9 +45,10 @@ class Statement:
     by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
     `original` is the body that the client sent, if another one goes out: lists of statements show it.
     `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
+    `apart`: it is used under other settings than those that shaped it, and shared with nobody: its plan has them.
     """
 
-    __slots__ = ("__weakref__", "body", "context", "described", "judge", "original", "silent", "verdict")
+    __slots__ = ("__weakref__", "apart", "body", "context", "described", "judge", "original", "silent", "verdict")
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
     def __init__(
@@ -59,6 +61,7 @@ class Statement:
         self.verdict = verdict
         self.judge = judge
         self.silent = False
+        self.apart = False
 
     def __repr__(self) -> str:
         return f"<Statement of {len(self.body)} bytes, {self.verdict.kind}>"
@@ -96,9 +99,15 @@ class Statement:
         """Return whether this is what its clients were told."""
         return self.described in (None, described)
 
+    def part(self) -> Statement:
+        """Return the same statement for one client alone."""
+        own = copy(self)
+        own.apart = True
+        return own
+
     def share(self) -> Statement:
         """Return the one statement that all clients share which have this one."""
-        if self.context is None or self.described is None:
+        if self.context is None or self.described is None or self.apart:
             return self
         if self.original is not None:
             return self  # what it is shown as is its client's
@@ -156,7 +165,7 @@ class Held:
             self.stale[older] = None
         self.names[statement] = name
         self._by_name[name] = statement
-        if statement.context is not None:
+        if statement.context is not None and not statement.apart:
             self._texts[statement.body, statement.context] = statement
 
     def replace(self, statement: Statement, shared: Statement) -> None:
@@ -294,6 +303,14 @@ class Prepared:
             self._names[name] = shared
         self._sent.swap(name, mine, shared)
         self._repeated.rename(mine, shared)
+
+    def part(self, name: bytes, statement: Statement) -> Statement:
+        """Make the statement of this name one that no other client uses; return it."""
+        own = statement.part()
+        if self._names.get(name) is statement:
+            self._names[name] = own
+        self._sent.swap(name, statement, own)
+        return own
 
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""

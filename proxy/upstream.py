@@ -115,6 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
         "parameters",
         "path",
         "pid",
+        "plans",
         "pool",
         "replies",
         "secret",
@@ -131,6 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._groups = self.replies.groups
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
+        self.plans: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
         self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
         self.unnamed: Unnamed[object] = Unnamed(self._groups)
@@ -361,7 +363,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._ask(_ROLLBACK, r.SKIP_QUERY)
         elif self._discard:
             self._discard = False
-            self.settings = NO_SETTINGS  # DISCARD ALL includes RESET ALL and DEALLOCATE ALL
+            self.settings = self.plans = NO_SETTINGS  # DISCARD ALL includes RESET ALL, DEALLOCATE ALL, DISCARD PLANS
             self.held.clear()
             self._ask(_DISCARD_ALL, r.SKIP_QUERY)
         else:

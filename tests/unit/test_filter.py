@@ -466,6 +466,14 @@ def test_allow_and_deny_patterns() -> None:
         assert judge(f"select {sql}", policy).rule == "denied-function", sql
 
 
+@pytest.mark.parametrize("name", ["json_object_agg", "jsonb_object_agg", "pg_catalog.json_object_agg_unique_strict"])
+def test_attack_keyword_that_stands_for_a_denied_aggregate(name: str) -> None:
+    for version in (0, 150000, 160000, 180000):
+        policy = Policy(deny_functions=(name,), server_version=version)
+        assert judge("select json_objectagg(a: b) from t", policy).action is Action.REFUSE
+        assert judge("select json_arrayagg(a) from t", Policy(deny_functions=("*agg",))).action is Action.REFUSE
+
+
 def test_transaction_ids_can_be_denied() -> None:
     verdict = judge("select txid_current()", Policy(deny_functions=("txid_current",)))
     assert verdict.rule == "denied-function"

@@ -183,6 +183,8 @@ def test_every_effect_either_pins_or_takes_away() -> None:
         Effect.SETTING_LOCAL,
         Effect.EXECUTE,
         Effect.LIST_STATEMENTS,
+        Effect.TRANSACTION_ID,
+        Effect.AT_BIND,
     }:  # they leave nothing behind
         reasons = Ledger(NO_SETTINGS).apply([(effect, "x.y")])
         takes_away = effect.name in (

@@ -118,6 +118,7 @@ class FakeUpstream:
         self.parameters = dict(PARAMETERS)
         self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
+        self.plans: Settings | None = NO_SETTINGS
         self.customs: set[str] = set()
         self.unnamed: Unnamed[object] = Unnamed(self.replies.groups)
         self.groups = self.replies.groups
@@ -1398,6 +1399,25 @@ def test_drain_and_time_limits_leave_a_client_alone_whose_text_is_judged(town: T
     town.link(session).says(SELECTED, READY_I)
     session.drain()
     assert client.error()["C"] == "57P01"
+
+
+@pytest.mark.parametrize("half", [b"", p.message(p.BIND, b"\0" * 9)[:3], p.message(p.BIND, bytes(200_000))[:100_000]])
+def test_attack_client_that_stops_in_the_middle_of_a_group(town: Town, half: bytes) -> None:
+    """The server answers nothing before a Sync or Flush: a reply is owed for ever, and the upstream taken."""
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1"))
+    session.client_data(half)
+    for moment in (1.0, 6.1):
+        session.sweep(moment, idle=0.0, idle_transaction=5.0, query=0.0, login=0.0)
+    assert client.error()["C"] == "25P03"
+
+
+def test_statement_that_runs_behind_a_flush_is_left_alone(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + p.message(p.BIND, bytes(8)) + p.execute(b"") + p.message(p.FLUSH))
+    for moment in (1.0, 50.0, 99.0):
+        session.sweep(moment, idle=1.0, idle_transaction=5.0, query=0.0, login=0.0)
+    assert not client.closed
 
 
 def test_query_timeout_counts_the_time_of_judging(town: Town) -> None:
