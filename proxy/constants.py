@@ -56,16 +56,6 @@ def parameter(argument: Body) -> int | None:
     return None if body is None else body.get("number")
 
 
-def parameters(tree: Any) -> list[int]:
-    """Give the numbers of all parameters in a tree, as often as they stand there."""
-    if isinstance(tree, list):
-        return [number for each in tree for number in parameters(each)]
-    if not isinstance(tree, dict):
-        return []
-    number = parameter(tree)
-    return [number] if number is not None else [number for each in tree.values() for number in parameters(each)]
-
-
 def is_null(argument: Body) -> bool:
     """Tell whether an argument is NULL, without a type."""
     return "isnull" in argument.get("A_Const", {})

@@ -68,13 +68,14 @@ class Greeter:
     def leased(self, upstream: PooledUpstream) -> None:
         link = self._link = cast(Upstream, upstream)
         link.unnamed_of = None
-        if link.settings is self.settings:
+        if link.settings is self.settings and not self._pool.reloaded:
             self._done(link)
             return
         link.attach(self)
         link.replies.listener = self
         link.replies.owe(r.SKIP_QUERY)
-        link.write(p.query(replay(link.settings, self.settings)))
+        # A server whose configuration was reloaded reports that when something runs there.
+        link.write(p.query(replay(link.settings, self.settings) or b"SELECT 1"))
         link.settings = self.settings
         link.customs |= self.settings.customs  # even if the server refuses them
 

@@ -149,7 +149,7 @@ class Judgement:
         if name in rules.SQL_TEXT_FUNCTIONS:
             self._sql_text(name, node)
         elif name == "set_config":
-            self._set_config(node, scope.walked.visited[0][1])
+            self._set_config(node, scope)
         elif name == "lo_open":
             self._lo_open(name, node)
         elif name in rules.INPUT_TYPE_FUNCTIONS:
@@ -503,17 +503,17 @@ class Judgement:
                 node.get("location", 0),
             )
 
-    def _set_config(self, node: Body, statement: Body) -> None:
+    def _set_config(self, node: Body, scope: Scope) -> None:
         self.constants_decide = True
         arguments = constants.arguments(node)
         location = node.get("location", 0)
         name = constants.string(arguments, 0)
-        if (at_bind := self._at_bind(arguments, statement)) is not None:
+        if (at_bind := self._at_bind(arguments, scope)) is not None:
             self.at_bind.append(at_bind)
             self.effects.append((Effect.AT_BIND, ""))
             return
         if name is None or arguments is None or len(arguments) != 3:
-            if constants.bare(statement) in _pg_dump_trees():
+            if constants.bare(scope.walked.visited[0][1]) in _pg_dump_trees():
                 self.effects += settings.effect_of_value("restrict_nonsystem_relation_kind")
                 return
             raise Refused(
@@ -545,14 +545,14 @@ class Judgement:
         else:
             self.effects += settings.effect_of_value(folded, local=local)
 
-    def _at_bind(self, arguments: list[Body] | None, statement: Body) -> AtBind | None:
+    def _at_bind(self, arguments: list[Body] | None, scope: Scope) -> AtBind | None:
         """Give what a call of set_config leaves to the values of a Bind; None where it leaves nothing to them.
 
         A parameter that stands there and nowhere else is of the type that the Parse gives it, or text.
         """
         if not self.bound or self._depth or arguments is None or len(arguments) != 3:
             return None
-        numbers = constants.parameters(statement)
+        numbers = [node.get("number") for kind, node in scope.walked.visited if kind == "ParamRef"]
         given = [constants.parameter(argument) for argument in arguments[:2]]
         if not any(given) or any(number and numbers.count(number) != 1 for number in given):
             return None

@@ -34,7 +34,7 @@ from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
 from proxy.sent import NEVER, Groups, Sent
-from proxy.snapshot import DISCARD_PLANS, Settings, read_back, replay, restore
+from proxy.snapshot import DISCARD_PLANS, NO_SETTINGS, Settings, read_back, replay, restore
 from proxy.statements import PREFIX, Context, Learned, Own, Prepared, Ticket
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
@@ -86,12 +86,14 @@ class Linked:
         "_bound_before",
         "_bound_in",
         "_cancelled",
+        "_defaults",
         "_discards",
         "_end",
         "_ending",
         "_flow",
         "_flow_drop",
         "_flushes",
+        "_former",
         "_greeted",
         "_group_open",
         "_have",
@@ -213,6 +215,8 @@ class Linked:
         # and whether it was so when nothing was owed: then it still is, if the Bind has failed.
         self._bound = self._bound_before = False
         self._bound_in = NEVER
+        self._former: Settings | None = None  # what held on the link when it was leased
+        self._defaults = NO_SETTINGS  # what a server reported that the client has been told
         self._token = object()  # stands for this session where something outlives it
         self._unit: bytes | None = None  # what was sent since the lease, as long as nothing was answered
         self._lease_state = (p.IDLE, _BEGIN)  # as it was before the lease
@@ -317,6 +321,9 @@ class Linked:
         self._replayed = self._put_back = self._replans = False
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
+        self._former = link.settings
+        if self._defaults is not link.defaults:
+            self._tell_defaults(link)
         if link.settings is not self.ledger.settings:
             self._ask_first(replay(link.settings, self.ledger.settings))
             link.settings = self.ledger.settings
@@ -729,8 +736,13 @@ class Linked:
     def parameter_reported(self, body: bytes) -> bytes | None:
         link = self.link
         name, value = p.note_parameter(link.parameters if link is not None else {}, body)
-        if name in OF_THE_SERVER:
-            self.pool.greetings.clear()  # it was promoted
+        if link is not None and (name in OF_THE_SERVER or not self._sets(link, name)):
+            self.pool.reported(link, name, value)  # it was promoted, or reloaded
+        return self._tell(name, value)
+
+    def _tell(self, name: str, value: str) -> bytes:
+        """Return the ParameterStatus that tells the client a value, if it has been told another one."""
+        link = self.link
         if (name == READ_ONLY and value == "off") or (name == "standard_conforming_strings" and value != "on"):
             raise TripwireError(f"the upstream reports {name} = {value}")
         if link is not None:
@@ -752,6 +764,23 @@ class Linked:
             return b""
         self.reported = {**self.reported, name: value}
         return p.parameter_status(name, value)
+
+    def _sets(self, link: Upstream, name: str) -> bool:
+        """Whether a parameter may have its value from this client, or from what puts its settings on."""
+        ledger, former, key = self.ledger, self._former, name.lower()
+        if former is None or ledger.unsure or link.replies.helping or link.replies.resetting:
+            return True
+        if key in ledger.touched or key in ledger.asked:
+            return True
+        return ledger.settings.get(key) is not None or former.get(key) is not None
+
+    def _tell_defaults(self, link: Upstream) -> None:
+        """Tell the client what the server reports by now, where it was told something else."""
+        if link.settings is None:
+            return  # some may be another client's
+        self._defaults = link.defaults
+        own = {name for settings in (link.settings, self.ledger.settings) for name, _ in settings.items}
+        self._wire.write(b"".join(self._tell(*each) for each in link.parameters.items() if each[0].lower() not in own))
 
     def in_its_words(self, body: bytes) -> bytes:
         """Put the client's name of a statement in the place of ours."""

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from proxy.config import PoolLimits
 from proxy.errors import CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
-from proxy.snapshot import Settings
+from proxy.snapshot import NO_SETTINGS, Settings
 from proxy.stats import Stats
 
 NOT_REACHED: Final = "the upstream has not been reached yet"
@@ -47,6 +47,8 @@ class Upstream(Protocol):
     """When it has last shown that it lives, while nobody leased it, in the pool's time."""
     parameters: dict[str, str]
     """What its server has reported by ParameterStatus."""
+    defaults: Settings
+    """What of that it reports to a client without settings of its own."""
 
     @property
     def cancelling(self) -> bool:
@@ -144,7 +146,9 @@ class Pool:
         self.waiting: dict[Waiter, _Wait] = {}
         self.greetings: dict[Settings, dict[str, str]] = {}
         """The ParameterStatus values that a client with these settings is greeted with."""
-        self._reported: dict[str, str] = {}  # what the last login has reported
+        self.reloaded = False
+        """Whether some upstreams may report something else as soon as something runs there."""
+        self._defaults = NO_SETTINGS  # what the server has reported last to a client without settings of its own
         self.last_error: UpstreamError | None = None
         """Why the last login failed; None if it succeeded, or none has ended yet."""
         self._heard = -math.inf  # when the server has last answered anything
@@ -222,9 +226,8 @@ class Pool:
 
     def opened(self, upstream: Upstream, now: float) -> None:
         """Take in a new upstream. Where its server reports what no other has, it was replaced, or promoted."""
-        if upstream.parameters != self._reported:
-            self._reported = dict(upstream.parameters)
-            self.greetings.clear()
+        upstream.defaults = Settings.of(upstream.parameters.items())
+        self._reports(upstream.defaults)
         self.opening -= 1
         self._failures = 0
         self.last_error = None
@@ -279,6 +282,17 @@ class Pool:
         self.leased.pop(upstream, None)
         self.cleaning.discard(upstream)
         self._grow(now)
+
+    def reported(self, upstream: Upstream, name: str, value: str) -> None:
+        """Learn what a server reports, though no client has set it: its configuration was reloaded."""
+        self.reloaded = True
+        upstream.defaults = Settings.of((*upstream.defaults.items, (name, value)))
+        self._reports(upstream.defaults)
+
+    def _reports(self, defaults: Settings) -> None:
+        if defaults is not self._defaults:
+            self._defaults = defaults
+            self.greetings.clear()
 
     def waits_since(self, who: Waiter) -> float:
         """Return when this one has come to stand in line; 0 if it does not."""

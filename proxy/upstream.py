@@ -107,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
         "auth",
         "born",
         "customs",
+        "defaults",
         "expires",
         "heard",
         "held",
@@ -133,6 +134,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
+        self.defaults = NO_SETTINGS
         self.customs: set[str] = set()
         self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
         self.unnamed: Unnamed[object] = Unnamed(self._groups)
@@ -386,7 +388,7 @@ class UpstreamConnection(asyncio.Protocol):
         if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
             raise r.TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
-            self.pool.greetings.clear()  # the server was reloaded: what clients are greeted with may have changed
+            self.pool.reported(self, name, value)
         return b""
 
     def skipped_row(self, body: bytes) -> None:

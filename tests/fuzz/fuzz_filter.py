@@ -249,7 +249,8 @@ class Contract:
             return verdict, f"slow: {spent:.1f} s"
         if remembered != [verdict, verdict]:
             return verdict, f"another verdict from the filter that remembers: {remembered}"
-        if parsed != verdict and not (parsed.rule == "several-statements" and verdict.kind in ("multi", "unparsable")):
+        several = parsed.rule == "several-statements" and verdict.kind in ("multi", "unparsable")
+        if parsed != verdict and not several and not parsed.at_bind:
             return verdict, f"another verdict for Parse: {parsed}"
         wrong = breach(self._cold, text, encoding, verdict)
         if not wrong and live.action is not verdict.action:

@@ -55,6 +55,10 @@ OPEN = Policy(
 )
 
 
+OFF = [b"default_transaction_read_only", b"off"]
+"""The values of a Bind."""
+
+
 @pytest.fixture(scope="module")
 def filter_() -> Filter:
     return Filter()
@@ -64,6 +68,8 @@ def filter_() -> Filter:
 @pytest.mark.parametrize("extended", [False, True], ids=["Query", "Parse"])
 def test_sql(filter_: Filter, case: dict[str, Any], extended: bool) -> None:
     verdict = filter_.judge(case["sql"].encode(), extended=extended)
+    if verdict.at_bind:  # what cannot be refused at its Parse is refused at each Bind with such values
+        verdict = filter_.judge_bind(verdict, (), OFF, "utf-8")
     assert verdict.rule != "internal", case["sql"]
     if case["id"] in NEED_CATALOGUE or case.get("policy_knob"):
         return
@@ -187,6 +193,8 @@ TEXTS = [
 @pytest.mark.parametrize(("case", "texts"), TEXTS, ids=[case["id"] for case, _ in TEXTS])
 def test_texts_of_messages(case: dict[str, Any], texts: list[tuple[str, bytes]]) -> None:
     verdicts = [Filter().judge(text, extended=kind == "P") for kind, text in texts]
+    values = [[value.encode() for value in item["params"]] for item in case["messages"] if item.get("params")]
+    verdicts += [Filter().judge_bind(verdict, (), *values, "utf-8") for verdict in verdicts if verdict.at_bind]
     allowed = all(verdict.action is Action.ALLOW for verdict in verdicts)
     assert allowed is (case["verdict"] == "allow"), [(v.rule, v.message) for v in verdicts]
 

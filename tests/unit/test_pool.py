@@ -32,6 +32,7 @@ class FakeUpstream:
     idle_since: float = 0.0
     heard: float = 0.0
     parameters: dict[str, str] = field(default_factory=dict)
+    defaults: Settings = NO_SETTINGS
     checks: int = 0
     outlived: CloseReason = CloseReason.SERVER_LIFETIME
     address: str = "10.0.0.1"

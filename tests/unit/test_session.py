@@ -119,6 +119,7 @@ class FakeUpstream:
         self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
+        self.defaults = NO_SETTINGS
         self.customs: set[str] = set()
         self.unnamed: Unnamed[object] = Unnamed(self.replies.groups)
         self.groups = self.replies.groups
