@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from proxy.house import Audit
 from proxy.judge import Results
 from proxy.policy import Policy
 from proxy.pool import NOT_REACHED, Pool
+from proxy.poolers import Poolers
 from proxy.role_watch import RoleWatch
 from proxy.settings import shadows
 from proxy.stats import Stats
@@ -69,6 +71,9 @@ class Backends:
         self._connectors: dict[Upstream, Connector] = {}
         self._catalogues: Catalogues
         self._roles: RoleWatch
+        self.poolers = Poolers(
+            self.reader, self._may_share, self.refuse, audit, tasks, asyncio.get_running_loop().time, jitter
+        )
         for upstream in self._upstreams():
             self._connector(upstream)
 
@@ -133,13 +138,18 @@ class Backends:
             raise self._unknown(name)
         return await self._connector(found.upstream).reader(found.upstream.dbname)
 
+    def _may_share(self, name: str) -> bool:
+        """Tell whether a database is served although a pooler shares the server's sessions."""
+        found = self._config.database(name)
+        return found is not None and found.upstream.allow_shared_sessions
+
     def wants_readonly_role(self, name: str) -> bool:
         """Tell whether a database is served by a role that only reads, and by no other."""
         found = self._config.database(name)
         return found is not None and found.upstream.require_readonly_role == "refuse"
 
-    def refuse_role(self, name: str, error: UpstreamError) -> None:
-        """Serve nobody in a database any more, until a login finds that its role was mended."""
+    def refuse(self, name: str, error: UpstreamError) -> None:
+        """Serve nobody in a database any more, until a login finds that what was wrong with it was mended."""
         pool = self.pools.get(name)
         if pool is not None:
             pool.refuse(error)
@@ -157,6 +167,8 @@ class Backends:
                 del self.pools[name], self.filters[name]  # else every name that somebody tries would stay
                 self._catalogues.forget(name)
                 self._roles.forget(name)
+                self.poolers.forget(name)
+        self.poolers.tick(now)
         for connector in self._connectors.values():
             if connector.addresses.due() and any(pool.size for pool in self._pools_of(connector)):
                 self._tasks.start(self._look_up(connector), "look up")
@@ -260,6 +272,9 @@ class Backends:
         found = re.match(r"(\d+)", upstream.parameters.get("server_version", ""))
         if found is not None:
             judge.learn_version(int(found[1]) * 10000)
+        own = upstream.pool
+        others = (*own.idle, *own.leased, *own.cleaning)
+        await self.poolers.admit(name, upstream.pid, others, pooled=upstream.pooled)
         pools = [pool for other, pool in self.pools.items() if self.filters[other] is judge]
         paths = {each.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {upstream.path}
         judge.learn_path(shadowed=any(map(shadows, paths)))

@@ -114,6 +114,7 @@ class Upstream:
     require_auth: tuple[str, ...] = _key(values.auth_methods, ("scram-sha-256", "none"))
     application_name: str = _key(values.application_name, "")
     require_readonly_role: str = _key(values.choice("warn", "refuse"), "warn")
+    allow_shared_sessions: bool = _key(values.boolean, False)
     dns_max_ttl: float = _key(values.duration(zero=False), 5.0)
     connect_timeout: float = _key(values.duration(zero=False), 10.0)
     tcp_user_timeout: float = _key(values.duration(zero=True), 30.0)

@@ -300,7 +300,29 @@ def certificate_notes(certificate: Certificate | None, upstream: Upstream, now: 
 
 # --- login ------------------------------------------------------------------------------------------------------------
 
-_NO_POOLER: Final = "Connect SideCart to PostgreSQL itself: a pooler in between (PgBouncer, RDS Proxy) cannot be used."
+UNSUPPORTED: Final = (
+    "in pgbouncer.ini set track_extra_parameters = IntervalStyle, default_transaction_read_only (before PgBouncer 1.20"
+    " ignore_startup_parameters = default_transaction_read_only), and at the server ALTER ROLE … SET"
+    " default_transaction_read_only = on"
+)
+"""What to do where a pooler refuses the start-up parameters."""
+LOST: Final = (
+    "at the server give the role its own (ALTER ROLE … SET default_transaction_read_only = on, as sql/readonly_role.sql"
+    " does; the others likewise), and let the pooler connect anew (RECONNECT in PgBouncer)"
+)
+"""What to do where a pooler drops them, or a RESET behind it would."""
+SHARED: Final = (
+    "in pgbouncer.ini set pool_mode = session and server_reset_query = DISCARD ALL, or connect SideCart to PostgreSQL"
+    " itself; upstream.allow_shared_sessions: true serves all the same"
+)
+"""What to do where a pooler shares the server's sessions among its clients."""
+SHARING: Final = (
+    "What one client of the pooler sets (search_path, read-only or not) holds for another's statements: let nobody but"
+    " SideCart use this pool."
+)
+"""What is good to know where that is allowed."""
+MORE: Final = "the pooler has to take pool.default_pool_size connections, and four more"
+"""What to do where it takes too few to be looked at."""
 _SQLSTATE: Final = re.compile(r"\(SQLSTATE (\w{5})\)")
 
 
@@ -370,13 +392,35 @@ def _login_without_code(text: str, upstream: Upstream) -> Advice:
         ),
         ("in cleartext", "Set the role's method in pg_hba.conf to scram-sha-256."),
         ("MD5", "Set password_encryption = scram-sha-256 and the role's password anew; or accept md5 in require_auth."),
-        ("did not keep", _NO_POOLER),
-        ("startup parameter", _NO_POOLER),
+        ("did not keep", _sentence(LOST)),
+        ("startup parameter", _sentence(UNSUPPORTED)),
         ("prove", "Look at who answers there: it does not know the role's password."),
         ("did not answer", "See the server's load and its log; DB_CONNECT_TIMEOUT sets the limit."),
     )
     fix = next((fix for word, fix in fixes if word in text), f"See the log of the server at {upstream.host}.")
+    for advice in (LOST, UNSUPPORTED):
+        text = text.removesuffix(f"; {advice}")
     return Advice(_sentence(text), fix)
+
+
+# --- pooler -----------------------------------------------------------------------------------------------------------
+
+
+def shared_sessions() -> Advice:
+    """Explain that a pooler stands in between that does not keep sessions apart."""
+    return Advice(
+        "A pooler in between shares the server's sessions among its clients: transaction or statement mode, or session"
+        " mode without a reset.",
+        _sentence(SHARED),
+    )
+
+
+def unwatched(why: str) -> Advice:
+    """Explain that there is a pooler, and that it could not be found out what it does with sessions."""
+    return Advice(
+        _sentence(f"what the pooler in between does with sessions could not be found out: {why}"),
+        f"{_sentence(MORE)} {_sentence(SHARED)}",
+    )
 
 
 # --- version ----------------------------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ class CloseReason(enum.Enum):
     """An idle upstream gave no sign of life when it was asked for one."""
     ROLE_REFUSED = "role_refused"
     """The role can do more than read, and upstream.require_readonly_role is refuse."""
+    POOLER_REFUSED = "pooler_refused"
+    """A pooler in between shares the server's sessions, and upstream.allow_shared_sessions is off."""
     REPLACED = "replaced"
     """The upstream gave way to a new one, for a client that it did not suit: see `Pool._pick`."""
     DIRTY = "dirty"

@@ -59,8 +59,6 @@ class Wire(Protocol):
 class Upstream(PooledUpstream, Protocol):
     """A leased upstream."""
 
-    pid: int
-    """The server's process, as pg_stat_activity names it."""
     replies: Replies
     parameters: dict[str, str]
     customs: set[str]

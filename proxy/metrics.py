@@ -58,6 +58,8 @@ class Gauges:
     """Database to the count of objects that could not be printed because of locks."""
     role_findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, severity) to the count of what the role may do beside reading: info, warning, critical."""
+    poolers: Mapping[str, str] = field(default_factory=dict)
+    """Database to what the pooler before it does with the server's sessions: session, shared."""
     certificate_ends: float = 0.0
     """Unix time at which the certificate that clients are shown ends; 0: there is none."""
     draining: bool = False
@@ -99,6 +101,12 @@ class StatsCollector(Collector):
         yield from _verdict_cache(gauges)
         yield from _catalogues(stats, gauges)
         yield from _roles(stats, gauges)
+        yield _gauge(
+            "sidecart_pooler",
+            "What a pooler in front of a database does with sessions (session, shared); the value is always 1.",
+            ("database", "pooling"),
+            [((database, pooling), 1) for database, pooling in dict(gauges.poolers).items()],
+        )
         yield _counter(
             "sidecart_bugs_total", "Unexpected exceptions and tripwires; each ended its session.", stats.bugs
         )

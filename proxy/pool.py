@@ -28,6 +28,8 @@ PATIENCE: Final = 1.0
 class Upstream(Protocol):
     """One logged-in connection to the server, as the pool sees it."""
 
+    pid: int
+    """The server's process, as pg_stat_activity names it."""
     settings: Settings | None
     """The clients' settings that hold on it now; None: unknown."""
     customs: set[str]

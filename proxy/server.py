@@ -176,7 +176,7 @@ class Server:
             config.filter.catalog_refresh,
             self.backends.fetch,
             self.backends.wants_readonly_role,
-            self.backends.refuse_role,
+            self.backends.refuse,
             self.stats,
             self.audit,
             self._tasks,
@@ -418,6 +418,7 @@ class Server:
                 for database, found in self._roles.found().items()
                 for severity, count in summary(found).items()
             },
+            poolers=self.backends.poolers.found(),
             certificate_ends=self._doors.certificate_ends,
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
@@ -450,7 +451,14 @@ class Server:
             name: {**summary(found), "kinds": sorted({each.kind for each in found if each.severity > Severity.INFO})}
             for name, found in self._roles.found().items()
         }
-        return well, {"draining": draining, "stuck": not self._turns(), "failing": failing, "roles": roles}
+        poolers = self.backends.poolers.found()
+        return well, {
+            "draining": draining,
+            "stuck": not self._turns(),
+            "failing": failing,
+            "roles": roles,
+            "poolers": poolers,
+        }
 
 
 def _read_users(name: str) -> dict[str, Verifier]:

@@ -10,6 +10,7 @@ from typing import Final, Protocol, cast
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.auth import AUTH_SASL_CONTINUE, UpstreamLogin
+from proxy.diagnosis import LOST, UNSUPPORTED
 from proxy.errors import (
     CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
@@ -45,9 +46,15 @@ _READ_BACK: Final = (
     b"SELECT pg_catalog.current_setting('default_transaction_read_only'),"
     b"pg_catalog.current_setting('standard_conforming_strings'),"
     b"pg_catalog.current_setting('client_encoding'),"
-    b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex')"
+    b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex'),"
+    b"pg_catalog.pg_backend_pid()"
 )
 """In hexadecimal digits what may hold any bytes."""
+_RETURNED_TO: Final = b"SELECT " + b",".join(
+    b"(SELECT reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) '%b')" % name.encode()
+    for name in READ_ONLY_PARAMETERS
+)
+"""What RESET and DISCARD ALL return to: a pooler may have put a SET in the place of the start-up value."""
 CANCEL_AGAIN: Final = 0.5
 """Seconds after which what an abandoned connection still runs is cancelled once more."""
 CHECK_TIMEOUT: Final = 5.0
@@ -112,14 +119,15 @@ class UpstreamConnection(asyncio.Protocol):
         "heard",
         "held",
         "idle_since",
+        "key",
         "outlived",
         "parameters",
         "path",
         "pid",
         "plans",
         "pool",
+        "pooled",
         "replies",
-        "secret",
         "settings",
         "tls_version",
         "unnamed",
@@ -149,7 +157,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.heard = 0.0
         self.pid = 0
-        self.secret = b""
+        self.key = (0, b"")
+        """What a CancelRequest names: process and secret, the pooler's where there is one."""
+        self.pooled = False
+        """Whether a pooler stands in between: the server's process is not the one that BackendKeyData names."""
         self.tls_version = ""
         self._canceller = canceller
         self._stats = stats
@@ -266,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def _cancel(self) -> None:
         outcome = "failed"
         try:
-            outcome = await self._canceller.cancel(self.pid, self.secret, self.address, with_tls=bool(self.tls_version))
+            outcome = await self._canceller.cancel(*self.key, self.address, with_tls=bool(self.tls_version))
         finally:
             self._cancels -= 1
             self._stats.cancels[outcome] += 1
@@ -431,7 +442,7 @@ class UpstreamConnection(asyncio.Protocol):
             if kind == p.PARAMETER_STATUS:
                 p.note_parameter(self.parameters, body)
             elif kind == p.BACKEND_KEY_DATA:
-                self.pid, self.secret = int.from_bytes(body[:4], "big"), body[4:]
+                self.key = int.from_bytes(body[:4], "big"), body[4:]
             elif kind == p.READY_FOR_QUERY:
                 break
             elif kind != p.NOTICE_RESPONSE:
@@ -445,7 +456,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _read_back(self) -> None:
         """Believe no parameter that was not read back: a pooler in between may have dropped it."""
-        self.write(p.query(_READ_BACK))
+        *kept, path, pid = await self._row(_READ_BACK, len(READ_ONLY_PARAMETERS) + 2)
+        _demand(kept)
+        try:
+            self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
+            self.pid = int(pid)
+        except ValueError:
+            raise UpstreamProtocolError("the session's own settings are no answer") from None
+        self.pooled = self.pid != self.key[0]
+        if self.pooled:
+            _demand(await self._row(_RETURNED_TO, len(READ_ONLY_PARAMETERS)))
+
+    async def _row(self, query: bytes, columns: int) -> list[str]:
+        """Return the one row of a Query of the login. Raises UpstreamError, UpstreamProtocolError."""
+        self.write(p.query(query))
         row: list[bytes | None] = []
         while True:
             kind, body = await self._message()
@@ -457,15 +481,9 @@ class UpstreamConnection(asyncio.Protocol):
                 p.note_parameter(self.parameters, body)
             elif kind == p.READY_FOR_QUERY:
                 break
-        *kept, path = [(value or b"").decode("ascii", "replace") for value in row] or [""]
-        if kept != list(READ_ONLY_PARAMETERS.values()):
-            raise UpstreamError(
-                "the upstream did not keep default_transaction_read_only, standard_conforming_strings and "
-                "client_encoding as they were sent; connect SideCart to PostgreSQL itself, not to a pooler",
-                reason=CloseReason.UPSTREAM_LOGIN,
-                transient=False,
-            )
-        self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
+        if len(row) != columns:
+            raise UpstreamProtocolError("the session's own settings are no answer")
+        return [(value or b"").decode("ascii", "replace") for value in row]
 
     async def fetch(self, query: bytes, limit: int) -> list[list[list[bytes | None]]]:
         """Run one Query on an idle upstream that is closed afterwards; return the rows of each of its results.
@@ -534,6 +552,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._mail.set_result(None)
 
 
+def _demand(found: list[str]) -> None:
+    """Raise UpstreamError where a setting is not as it was sent, or RESET would make it another one."""
+    sent = READ_ONLY_PARAMETERS.items()
+    lost = [name for (name, value), kept in zip(sent, found, strict=True) if kept != value]
+    if lost:
+        raise UpstreamError(
+            f"the upstream did not keep {' and '.join(lost)} as sent",
+            reason=CloseReason.UPSTREAM_LOGIN,
+            transient=False,
+            cause=f"a pooler in between drops it, or a RESET would; {LOST}",
+        )
+
+
 def _login_error(fields: dict[str, str], database: str) -> UpstreamError:
     """Translate the server's refusal. What it says of our own role is for the operator, not for a client to read.
 
@@ -553,6 +584,8 @@ def _login_error(fields: dict[str, str], database: str) -> UpstreamError:
     if sqlstate in (TOO_MANY_CONNECTIONS, CANNOT_CONNECT_NOW):
         return UpstreamError(said or "the upstream is busy", sqlstate, reason=CloseReason.UPSTREAM_LOGIN)
     text = f"the upstream refused SideCart's own login (SQLSTATE {sqlstate or 'unknown'})"
+    if "startup parameter" in said:  # PgBouncer's words
+        return UpstreamError(text, reason=CloseReason.UPSTREAM_LOGIN, transient=False, cause=f"{cause}; {UNSUPPORTED}")
     if sqlstate == INVALID_PASSWORD:
         cause += "; the password is wrong, or it has expired (VALID UNTIL)"
         return PasswordRefusedError(text, reason=CloseReason.UPSTREAM_LOGIN, transient=False, cause=cause.lstrip("; "))

@@ -95,7 +95,7 @@ class Flooding:
     def _answer(self, text: bytes) -> None:
         says = self._talk.say
         if text.startswith(b"SELECT pg_catalog.current_setting('default_transaction_read_only')"):
-            read_only = p.message(p.DATA_ROW, row(b"on", b"on", b"UTF8"))
+            read_only = p.message(p.DATA_ROW, row(b"on", b"on", b"UTF8", b"", b"1"))
             says(_DESCRIPTION + read_only + p.message(p.COMMAND_COMPLETE, b"SELECT 1\0") + p.READY[p.IDLE])
             if self._phase == "idle":
                 self.flood()

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from proxy import certificates, diagnosis
+from proxy import certificates, diagnosis, poolers
 from proxy.commands import catalogue, examining, pieces, reaching
 from proxy.commands.examining import ExaminationError
 from proxy.commands.pieces import Fine, SkippedError, Step, TroubleError
@@ -20,6 +20,7 @@ from proxy.credentials import Credentials, Secret
 from proxy.errors import UpstreamError
 from proxy.findings import Severity
 from proxy.policy import Policy
+from proxy.poolers import Pooling
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.tls import ALPN
@@ -53,6 +54,7 @@ class Inspection:
             Step(p.ROUTE, (p.DNS,), self.route),
             Step(p.TLS, (p.ROUTE,), self.tls),
             Step(p.LOGIN, (p.TLS, p.SECRET, p.IAM_TOKEN), self.login),
+            Step(p.POOLER, (p.LOGIN,), self.pooler),
             Step(p.VERSION, (p.LOGIN,), self.version),
             Step(p.ROLE, (p.VERSION,), self.role),
         ]
@@ -208,6 +210,27 @@ class Inspection:
         milliseconds = (time.monotonic() - began) * 1000
         self._version = int(number or b"0"), (text or b"").decode("utf-8", "replace")
         return Fine(f"{self._secret.user} logs in to {upstream.dbname} within {max(1, round(milliseconds))} ms")
+
+    async def pooler(self) -> Fine:
+        if not self._version[0]:
+            raise SkippedError("nobody has logged in")
+        upstream = self._upstream
+        try:
+            async with catalogue.visiting(upstream) as connector:
+                first = await connector.reader(upstream.dbname)
+                first.close()
+                if not first.upstream.pooled:
+                    return Fine("none: the server itself answers")
+                found = await poolers.look(lambda: connector.reader(upstream.dbname))
+        except UpstreamError as error:
+            raise TroubleError(diagnosis.unwatched(error.for_operator)) from error
+        if found is Pooling.SESSION:
+            return Fine("one that keeps a session of the server's for each connection")
+        if found is None:
+            raise TroubleError(diagnosis.unwatched("they change hands too fast to tell"))
+        if not upstream.allow_shared_sessions:
+            raise TroubleError(diagnosis.shared_sessions())
+        return Fine("one that shares sessions, as upstream.allow_shared_sessions allows", [diagnosis.SHARING])
 
     async def version(self) -> Fine:
         number, text = self._version

@@ -32,7 +32,7 @@ from tests.integration.clinic import Clinic, clinic
 from tests.relay import Relay
 from tests.running import SideCart, free_port, wait_until
 
-PIECES = ["configuration", "secret", "iam-token", "dns", "route", "tls", "login", "version", "role"]
+PIECES = ["configuration", "secret", "iam-token", "dns", "route", "tls", "login", "pooler", "version", "role"]
 OWN = ["sidecart", "metrics"]
 EARLIER = {"secret": PIECES[2:6], "iam-token": PIECES[3:6]}
 """Pieces behind one that do not need it."""
@@ -138,7 +138,7 @@ def showing(server: EmbeddedServer, certificate: ServerCertificate) -> Iterator[
 def test_everything_is_right_before_the_deployment(deployed: Deployment) -> None:
     found = deployed.look()
     assert found.code == 0, found.text
-    assert found.states(*PIECES) == ["ok", "ok", "skipped", "ok", "ok", "ok", "ok", "ok", "ok"]
+    assert found.states(*PIECES) == ["ok", "ok", "skipped", "ok", "ok", "ok", "ok", "ok", "ok", "ok"]
     assert found.not_deployed
     assert "verified" in found.results["tls"]["says"]
     assert found.results["role"]["says"] == f"{deployed.clinic.reader.user} can write nothing"
@@ -418,7 +418,7 @@ def test_direct_tls_where_the_server_is_too_old_for_it(deployed: Deployment) -> 
 def test_host_that_is_a_url(deployed: Deployment) -> None:
     for host in ("postgresql://reader:Zq7xw9@db.example.com/app", "db.example.com:5432"):
         found = deployed.look(DB_HOST=host)
-        assert found.states(*PIECES, *OWN) == ["failed", *["skipped"] * 10]
+        assert found.states(*PIECES, *OWN) == ["failed", *["skipped"] * 11]
         assert "the host name alone" in found.results["configuration"]["fix"]
         assert "Zq7" not in found.text
 

@@ -361,7 +361,7 @@ def test_cancel_goes_to_the_server_of_its_statement(server: EmbeddedServer, rota
         upstream: Any = stage.pool.idle[0]
         where[:] = ["192.0.2.1"]  # nobody's: a connection there would end in a timeout
         cancel = stage.connector.cancel
-        assert await cancel(upstream.pid, upstream.secret, upstream.address, with_tls=True) == "sent"
+        assert await cancel(*upstream.key, upstream.address, with_tls=True) == "sent"
         await stage.end()
 
     asyncio.run(work())

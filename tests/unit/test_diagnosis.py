@@ -266,11 +266,17 @@ def test_wrong_password_names_what_is_odd_about_it() -> None:
         ("42501", 'permission denied for database "app"', "GRANT CONNECT ON DATABASE app TO reader"),
         ("53300", "sorry, too many clients already", "max_connections"),
         ("57P03", "the database system is starting up", "Wait"),
-        ("08P01", "unsupported startup parameter: default_transaction_read_only", "pooler"),
+        ("08P01", "unsupported startup parameter: default_transaction_read_only", "ignore_startup_parameters"),
     ],
 )
 def test_other_refusals(code: str, said: str, fix: str) -> None:
     assert fix in login(code, said)
+
+
+@pytest.mark.parametrize("advice", [diagnosis.LOST, diagnosis.UNSUPPORTED])
+def test_what_the_log_advises_is_not_said_twice(advice: str) -> None:
+    text = f"the upstream did not keep x as sent, or has refused a startup parameter; {advice}"
+    assert both(diagnosis.login("08006", text, UPSTREAM, "", encrypted=True)).count("ALTER ROLE") == 1
 
 
 def test_database_that_does_not_exist() -> None:
@@ -283,7 +289,7 @@ def test_database_that_does_not_exist() -> None:
     [
         ("The upstream asks for a password and none is configured.", "DB_READONLY_PASSWORD"),
         ("The upstream asks for the password in cleartext, which is not allowed here", "scram-sha-256"),
-        ("the upstream did not keep default_transaction_read_only=on", "pooler"),
+        (f"the upstream did not keep client_encoding as sent: a pooler drops it; {diagnosis.LOST}", "ALTER ROLE"),
         ("the upstream did not answer within 10 s", "DB_CONNECT_TIMEOUT"),
         ("something that nobody has thought of", "log of the server at db.example.com"),
     ],

@@ -35,7 +35,7 @@ WITH_IO = (
     "files",
     "audit metrics console web tls tls_layer tasks turns watch unix_socket",
     "judge upstream aws addresses",
-    "catalogues credentials role_watch doors",
+    "catalogues credentials role_watch poolers doors",
     "connector",
     "backends",
     "server",

@@ -190,7 +190,7 @@ def test_without_a_configuration_nothing_else_is_looked_at(monkeypatch: pytest.M
     assert done.exit_code == 1
     first, *others = done.stdout.split("\n\n")[0].splitlines()
     assert first.startswith("failed   configuration  There is no configuration")
-    assert sum(line.endswith("configuration failed") for line in others) == 10
+    assert sum(line.endswith("configuration failed") for line in others) == 11
 
 
 def test_file_that_is_not_there_is_a_result(tmp_path: object) -> None:
