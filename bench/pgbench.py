@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -16,7 +15,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +24,8 @@ import click
 
 from bench import bystander
 from proxy.commands.embedded import EmbeddedServer, find_tool
+from tests import pgbouncer
+from tests.pgbouncer import Bouncer
 
 DATABASE = "bench"
 ROLE = "bench_reader"
@@ -202,55 +202,36 @@ def _sidecart(postgres: EmbeddedServer) -> Iterator[Target]:
         yield Target("sidecart", dsn, "")
 
 
-@dataclass(frozen=True, slots=True)
-class Bouncer:
-    program: Path
-    version: tuple[int, int]
-
-
 def _pgbouncer(install: bool) -> Bouncer | None:
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
-    if program is None and install and os.geteuid() == 0 and shutil.which("apt-get"):
+    bouncer = pgbouncer.find()
+    if bouncer is None and install and os.geteuid() == 0 and shutil.which("apt-get"):
         click.echo("Installing PgBouncer …")
         for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "pgbouncer"]):
             # The package starts a service of its own; the bench wants none.
             subprocess.run(command, capture_output=True, env=os.environ | {"RUNLEVEL": "1"})
-        program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
+        bouncer = pgbouncer.find()
+    if bouncer is None:
         click.echo("PgBouncer was not found: its columns are missing. Install it with `apt-get install pgbouncer`.")
         return None
-    text = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    found = re.search(r"PgBouncer (\d+)\.(\d+)", text)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
-    click.echo(f"PgBouncer {version[0]}.{version[1]}")
-    return Bouncer(Path(program), version)
+    click.echo(f"PgBouncer {bouncer.version[0]}.{bouncer.version[1]}")
+    return bouncer
 
 
 @contextlib.contextmanager
 def _running_pgbouncer(bouncer: Bouncer, postgres: EmbeddedServer, mode: str) -> Iterator[Target]:
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="sidecart-bench-") as name:
-        folder = Path(name)
-        ca = folder / "ca.pem"
-        ca.write_bytes(postgres.ca_file.read_bytes())
-        server = f"host=localhost port={postgres.port} dbname={DATABASE} user={ROLE} password={PASSWORD}"
-        (folder / "pgbouncer.ini").write_text(
-            f"[databases]\n{DATABASE} = {server}\n"
-            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = {mode}\ndefault_pool_size = {UPSTREAMS}\nmin_pool_size = {UPSTREAMS}\nmax_client_conn = 200\n"
-            f"server_tls_sslmode = verify-full\nserver_tls_ca_file = {ca}\n"
-            "log_connections = 0\nlog_disconnections = 0\n"
-            f"logfile = {folder / 'log'}\n" + ("max_prepared_statements = 200\n" if bouncer.version >= (1, 21) else "")
-        )
-        options: dict[str, object] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        with _process([str(bouncer.program), str(folder / "pgbouncer.ini")], port, "PgBouncer", **options):
-            yield Target(
-                f"pgbouncer {mode}", f"host=127.0.0.1 port={port} dbname={DATABASE} user=bench sslmode=disable", ""
-            )
+    settings: dict[str, object] = {
+        "pool_mode": mode,
+        "default_pool_size": UPSTREAMS,
+        "min_pool_size": UPSTREAMS,
+        "max_client_conn": 200,
+        "log_connections": 0,
+        "log_disconnections": 0,
+    }
+    if bouncer.version >= (1, 21):
+        settings["max_prepared_statements"] = 200
+    with pgbouncer.running(bouncer, postgres, DATABASE, ROLE, PASSWORD, **settings) as running:  # type: ignore[arg-type]
+        dsn = f"host=127.0.0.1 port={running.port} dbname={DATABASE} user=bench sslmode=disable"
+        yield Target(f"pgbouncer {mode}", dsn, "")
 
 
 if __name__ == "__main__":
