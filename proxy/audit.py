@@ -12,15 +12,14 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Final, TextIO, TypeAlias
 
 from proxy import files
 from proxy.errors import ConfigError
-
-Value: TypeAlias = str | int | float | bool | None
+from proxy.repeats import Repeats, Value
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -34,11 +33,16 @@ the memory of the process, nor its time."""
 BATCH: Final = 64
 """Lines a write: one system call for many lines in a flood, and still a short turn of the GIL."""
 
+LOOK_SECONDS: Final = 1.0
+"""How long the writer waits for an event before it looks whether a second with repeated ones has ended."""
+
 CLOSE_SECONDS: Final = 5.0
 """How long `close` waits for a stream that does not take what is written."""
 
 BLANKED: Final = frozenset({"sql", "statement", "query", "text", "parameters", "password", "secret", "token"})
 """Names of fields whose value is never written: a guard against a slip in a call, not a feature to rely on."""
+
+_DROPPED: Final = "audit records dropped"
 
 _Record: TypeAlias = tuple[float, str, str, Mapping[str, Value]]
 
@@ -47,18 +51,22 @@ class Audit:
     """Take events from any thread and write them as JSON lines.
 
     `path` names the file that they go to, at its end, made with mode 0600; without one it is `stream`, or standard
-    error. `level` is the lowest that is written: debug, info, warning or error. Raises ConfigError for a file that
-    cannot be opened, or is no safe place (`files.append`).
+    error. `level` is the lowest that is written: debug, info, warning or error. What repeats itself too often is
+    counted instead (`repeats`). Raises ConfigError for a file that cannot be opened, or is no safe place
+    (`files.append`).
     The writer is a daemon thread, and threads do not survive a fork: make one Audit in each process, after forking.
     """
 
     __slots__ = (
+        "_clock",
         "_closed",
         "_dropped",
+        "_lock",
         "_max_queue",
         "_path",
         "_queue",
         "_reopen",
+        "_repeats",
         "_reported",
         "_stream",
         "_threshold",
@@ -66,7 +74,13 @@ class Audit:
     )
 
     def __init__(
-        self, stream: TextIO | None = None, level: str = "info", *, path: str = "", max_queue: int = MAX_QUEUE
+        self,
+        stream: TextIO | None = None,
+        level: str = "info",
+        *,
+        path: str = "",
+        max_queue: int = MAX_QUEUE,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"log level {level!r} is unknown; use one of {', '.join(LEVELS)}")
@@ -81,7 +95,9 @@ class Audit:
                 raise ConfigError(f"log.file {path!r} {error}.") from error
         self._threshold = LEVELS[level]
         self._max_queue = max_queue
-        # SimpleQueue: put() is one C call without a Python-level lock, so it may also be called in a signal handler.
+        self._clock = clock
+        self._lock = threading.Lock()  # of what is counted
+        self._repeats = Repeats()
         self._queue: SimpleQueue[_Record | None] = SimpleQueue()
         self._dropped = 0
         self._reported = 0
@@ -103,35 +119,58 @@ class Audit:
 
         `fields` are short facts: names, numbers, SQLSTATE, rule, reason. There is no field for the text of a statement
         or of an error that quotes one, and there must not be: who may read the log may not read the data. Texts are cut
-        at 1 kB; `ts`, `level` and `event` are ours and cannot be given.
+        at 1 kB; `ts`, `level`, `event` and `repeated` are ours and cannot be given.
         """
         if LEVELS.get(level, 40) < self._threshold:
-            return
-        if self._closed or self._queue.qsize() >= self._max_queue:
-            self._dropped += 1
             return
         for name, value in fields.items():
             # Cut here already, roughly, since the bound of the queue's memory is count times size.
             if isinstance(value, str) and len(value) > MAX_VALUE_BYTES:
                 fields[name] = value[: MAX_VALUE_BYTES + 1]
-        self._queue.put((time.time(), level, event, fields))
+            elif not isinstance(value, str | int | float | None):
+                fields[name] = _clean(value)
+        now = self._clock()
+        with self._lock:
+            self._tell_repeats(now)
+            if not self._closed and not self._repeats.write(now, level, event, fields):
+                return
+            if self._closed or self._full:
+                self._dropped += 1
+            else:
+                self._queue.put((now, level, event, fields))
 
     def reopen(self) -> None:
         """Go on in a new file where the old one has been moved away (logrotate). Does nothing without a file."""
         if self._path and not self._closed:
             self._reopen = True
-            self._queue.put((time.time(), "info", "log file opened again", {}))
+            self._queue.put((self._clock(), "info", "log file opened again", {}))
 
     def close(self) -> None:
         """Write what waits, then end the writer. A second call does nothing; later events are dropped and counted.
 
         Gives up after a few seconds if the stream takes nothing, so that a full pipe cannot hold the process.
         """
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._put_repeats()
         self._queue.put(None)
         self._writer.join(CLOSE_SECONDS)
+
+    @property
+    def _full(self) -> bool:
+        return self._queue.qsize() >= self._max_queue
+
+    def _tell_repeats(self, now: float) -> None:
+        """Have it written what was counted, if its second is over. Where there is no room, the count goes on."""
+        if self._repeats.ended(now) and not self._full:
+            self._put_repeats()
+
+    def _put_repeats(self) -> None:
+        now = self._clock()
+        for level, event, fields in self._repeats.tell():
+            self._queue.put((now, level, event, fields))
 
     # --- the writer's thread --------------------------------------------------------------------------------------
 
@@ -139,7 +178,13 @@ class Audit:
         going = True
         while going:
             batch: list[_Record] = []
-            record = self._queue.get()
+            try:
+                # Whoever begins a second has put the event that did: then this waits for no longer than that.
+                record = self._queue.get(timeout=LOOK_SECONDS if self._repeats else None)
+            except Empty:
+                with self._lock:
+                    self._tell_repeats(self._clock())
+                continue
             while record is not None:
                 batch.append(record)
                 if len(batch) == BATCH:
@@ -152,7 +197,7 @@ class Audit:
             dropped = self._dropped
             if dropped != self._reported:
                 lost: Mapping[str, Value] = {"dropped_total": dropped}
-                batch.append((time.time(), "warning", "audit records dropped", lost))
+                batch.append((self._clock(), "warning", _DROPPED, lost))
             if self._reopen:
                 self._reopen = False
                 self._change_file()
@@ -168,7 +213,7 @@ class Audit:
         except files.FileError as error:
             # The old one takes lines yet, and the reason is one of them.
             why: Mapping[str, Value] = {"why": str(error)}
-            self._write([(time.time(), "error", "log file not opened again", why)])
+            self._write([(self._clock(), "error", "log file not opened again", why)])
             return
         with contextlib.suppress(OSError):
             self._stream.close()
@@ -181,9 +226,17 @@ class Audit:
         except Exception:
             # A broken pipe, a full disk, a closed stream: there is nowhere to say so but the counter, and the writer
             # has to live on, since a stream may recover (a log agent that restarts).
-            self._dropped += len(batch)
+            self._dropped += sum(_stands_for(event, fields) for _, _, event, fields in batch)
             return False
         return True
+
+
+def _stands_for(event: str, fields: Mapping[str, Value]) -> int:
+    """Return how many events a line tells of."""
+    if event == _DROPPED:
+        return 0
+    repeated = fields.get("repeated", 1)
+    return repeated if isinstance(repeated, int) else 1
 
 
 def _opened(path: str) -> TextIO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import itertools
 import json
 import threading
 from datetime import datetime
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import audit
+from proxy import audit, repeats
 from proxy.audit import Audit, format_line
 
 
@@ -74,7 +75,7 @@ def test_time_is_iso_8601_in_utc_with_milliseconds() -> None:
 
 def test_close_writes_more_than_one_batch() -> None:
     stream = io.StringIO()
-    log = Audit(stream)
+    log = Audit(stream, clock=itertools.count().__next__)
     for number in range(10 * audit.BATCH + 3):
         log.event("x", number=number)
     log.close()
@@ -149,6 +150,99 @@ def test_broken_pipe_is_counted_and_the_writer_lives_on() -> None:
     assert [r["event"] for r in records if r["event"] in ("kept", "lost")] == ["kept"]
 
 
+class Clock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_attack_refusals_that_fill_the_log() -> None:
+    stream = io.StringIO()
+    log = Audit(stream, clock=Clock())
+    for session in range(50_000):
+        log.event("refused", session=session, user="ada", rule="ddl")
+    log.close()
+    records = written(stream)
+    assert [record["session"] for record in records[:-1]] == list(range(repeats.LINES))
+    assert {**records[-1], "ts": ""} == {
+        "ts": "",
+        "level": "info",
+        "event": "refused",
+        "user": "ada",
+        "rule": "ddl",
+        "repeated": 50_000 - repeats.LINES,
+    }
+    assert log.dropped == 0
+
+
+def test_what_was_counted_is_written_before_the_first_event_of_another_second() -> None:
+    stream, clock = io.StringIO(), Clock()
+    log = Audit(stream, clock=clock)
+    for _ in range(25):
+        log.event("refused", rule="ddl")
+    clock.now += 1
+    log.event("close")
+    log.event("refused", rule="ddl")
+    log.close()
+    assert [(record["event"], record.get("repeated")) for record in written(stream)[repeats.LINES :]] == [
+        ("refused", 15),
+        ("close", None),
+        ("refused", None),
+    ]
+
+
+def test_what_was_counted_is_written_when_nothing_more_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "LOOK_SECONDS", 0.001)
+    told = threading.Event()
+
+    class Watched(io.StringIO):
+        def write(self, text: str) -> int:
+            if "repeated" in text:
+                told.set()
+            return super().write(text)
+
+    stream, clock = Watched(), Clock()
+    log = Audit(stream, clock=clock)
+    for _ in range(25):
+        log.event("refused", rule="ddl")
+    clock.now += 1
+    assert told.wait(10)
+    log.close()
+    assert [record["repeated"] for record in written(stream) if "repeated" in record] == [15]
+
+
+def test_count_goes_on_while_the_queue_is_full() -> None:
+    stream, clock = StuckStream(), Clock()
+    log = Audit(stream, clock=clock, max_queue=repeats.LINES)
+    log.event("first")
+    assert stream.entered.wait(10)
+    for _ in range(5):
+        for _ in range(100):
+            log.event("refused", rule="ddl")
+        clock.now += 1
+    stream.released.set()
+    log.close()
+    records = written(stream)
+    assert sum(record.get("repeated", 1) for record in records if record["event"] == "refused") == 500
+    assert log.dropped == 0
+
+
+def test_lost_line_counts_for_all_that_it_stands_for() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    log = Audit(Broken(), clock=Clock())
+    for _ in range(500):
+        log.event("refused", rule="ddl")
+    log.close()
+    assert log.dropped == 500
+
+
 @pytest.mark.parametrize("attack", ['x\n{"event":"forged"}', "x\r\n", "\x1b[2J", "\x9b2J", "\x7f", "\u2028", "\ud800"])
 def test_attack_value_that_forges_a_line_or_moves_the_cursor(attack: str) -> None:
     line = format_line(0.0, "info", "login", {"application": attack})
@@ -190,7 +284,7 @@ def test_there_is_no_parameter_for_a_statement_and_such_fields_are_blanked() -> 
 
 
 def test_fields_cannot_replace_ts_level_and_event() -> None:
-    fields: dict[str, audit.Value] = {"ts": "never", "event": "forged", "user": "bi"}
+    fields: dict[str, repeats.Value] = {"ts": "never", "event": "forged", "user": "bi"}
     record = json.loads(format_line(0.0, "info", "login", fields))
     assert record == {"ts": "1970-01-01T00:00:00.000Z", "level": "info", "event": "login", "user": "bi"}
 
@@ -212,7 +306,7 @@ def test_numbers_that_json_does_not_have() -> None:
 
 def test_events_of_many_threads_are_all_there() -> None:
     stream = io.StringIO()
-    log = Audit(stream)
+    log = Audit(stream, clock=itertools.count().__next__)
 
     def work(thread: int) -> None:
         for number in range(200):
@@ -237,7 +331,7 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @given(st.text(max_size=3000), st.dictionaries(st.text(max_size=5), st.text(max_size=3000) | st.floats(), max_size=3))
-def test_any_text_is_one_line_of_json(event: str, fields: dict[str, audit.Value]) -> None:
+def test_any_text_is_one_line_of_json(event: str, fields: dict[str, repeats.Value]) -> None:
     line = format_line(0.0, "info", event, fields)
     assert line.count("\n") == 1
     assert isinstance(json.loads(line), dict)
