@@ -147,16 +147,15 @@ class Answering(Carrying):
 
     def _too_long(self, *, simple: bool, unnamed: bool) -> bytes:
         self._passes = False
-        limit = self._house.max_query_length
-        error = p.error_response(
-            "ERROR",
-            PROGRAM_LIMIT_EXCEEDED,
-            f"the statement is longer than {limit} bytes",
+        verdict = Verdict(
+            Action.REFUSE,
+            "unparsable",
+            rule="too-long",
+            sqlstate=PROGRAM_LIMIT_EXCEEDED,
+            message=f"the statement is longer than {self._house.max_query_length} bytes",
             hint="Send a shorter statement, or ask the operator to raise client.max_query_length.",
         )
-        self._house.stats.statements[("refuse", "unparsable")] += 1
-        self._house.stats.refused["too-long"] += 1
-        return self._answer_error(error, simple=simple, unnamed=unnamed)
+        return self._refuse(verdict, simple=simple, unnamed=unnamed)
 
     def _no_statement(self, name: bytes, *, simple: bool = False) -> bytes:
         shown = name.decode(self.codec, "replace")
@@ -252,10 +251,12 @@ class Answering(Carrying):
         self._house.audit.event(
             event,
             session=self.who.ident,
+            peer=self.who.peer,
             user=self.who.user,
             database=self.pool.database,
             application=self.who.application,
             kind=verdict.kind,
             rule=verdict.rule,
             sqlstate=verdict.sqlstate,
+            **({"object": verdict.object} if verdict.object else {}),
         )

@@ -49,6 +49,8 @@ class VerdictCache:
 
 
 def _size(key: Key, verdict: Verdict) -> int:
-    more = len(verdict.message) + len(verdict.detail) + len(verdict.hint) + len(verdict.text or b"")
+    more = (
+        len(verdict.message) + len(verdict.detail) + len(verdict.hint) + len(verdict.object) + len(verdict.text or b"")
+    )
     more += sum(len(text) for _, text in verdict.prepares)
     return ENTRY_BYTES + len(key[0]) + more + 120 * len(verdict.effects)

@@ -191,11 +191,12 @@ class Client:
 
     def _find_room(self) -> None:
         if self._house.clients >= self._house.max_client_conn:
-            raise self._full("no more connections allowed (max_client_conn)")
+            raise self._full("no more connections allowed (max_client_conn)", "client.max_client_conn")
 
-    def _full(self, text: str) -> LoginRefusedError:
+    def _full(self, text: str, key: str) -> LoginRefusedError:
         self._house.stats.limited["max_client_conn"] += 1
-        error = LoginRefusedError(TOO_MANY_CONNECTIONS, text, why="the limit max_client_conn")
+        hint = f"Close connections that are not needed, or ask the operator of SideCart to raise {key}."
+        error = LoginRefusedError(TOO_MANY_CONNECTIONS, text, hint=hint, why="the limit max_client_conn")
         error.reason = CloseReason.CLIENT_LIMIT
         return error
 
@@ -260,7 +261,8 @@ class Client:
         settings = login.vet(self._parameters, house.filter_for(self._database))
         self._find_room()
         if pool.max_client_conn and pool.clients >= pool.max_client_conn:
-            raise self._full(f'no more connections allowed to database "{self._database}" (max_client_conn)')
+            text = f'no more connections allowed to database "{self._database}" (max_client_conn)'
+            raise self._full(text, f"databases.{self._database}.max_client_conn")
         if excess := house.quotas.enter(who.user, house.now()):
             raise _too_many(excess)
         self._place = (who.peer, who.user)
@@ -410,7 +412,7 @@ class Client:
             self._answered = session.answered
             self._busy_since = now if busy else 0.0
         elif now - self._busy_since >= limit:
-            session.cancel()
+            session.cancel(cause="client.query_timeout")
             self._busy_since = now
 
     def look_in_line(self) -> None:

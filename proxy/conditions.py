@@ -98,6 +98,7 @@ def _copy(judgement: Judgement, name: str, body: Body) -> None:
                 f"{detail} (rule: {rule}).",
                 right,
                 rules.STATEMENT_SQLSTATE,
+                refusals.relation(body),
             ),
             word={"copy-from": "FROM", "copy-program": "PROGRAM", "copy-file": "TO"}[rule],
         )
@@ -218,13 +219,14 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
         value = ", ".join(known) if complete else None
         refusal = settings.refuse_value(setting, value, known if complete else None, denied)
         if refusal is not None:
-            raise Refused(refusal, constants.argument_location(body) if refusal.rule != "setting" else -1)
+            at = constants.argument_location(body) if refusal.rule != "setting" else -1
+            raise Refused(refusal._replace(object=setting), at)
         judgement.effects += settings.effect_of_value(setting, local=local)
     elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         judgement.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
         refusal = settings.refuse_reset(setting, denied)
         if refusal is not None:
-            raise Refused(refusal)
+            raise Refused(refusal._replace(object=setting))
         judgement.effects += settings.effect_of_reset(setting, local=local)
     else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
         raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))

@@ -392,6 +392,7 @@ def _refuse(refusal: Refusal, kind: str, position: int = 0) -> Verdict:
         message=refusal.message,
         detail=refusal.detail,
         hint=refusal.hint,
+        object=refusal.object,
         position=position,
     )
 

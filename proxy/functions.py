@@ -21,7 +21,7 @@ from typing import Any
 from . import constants, errors, rules
 from .catalog import FUNCTION, OPERATOR, TYPE, Catalog, Taint, Type
 from .policy import Policy
-from .refusals import allow_line, dotted, unproved
+from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
 
 _BUILT_IN = ("", "pg_catalog")
@@ -260,6 +260,7 @@ class Functions:
             f" {arguments} {plural} (rule: unknown-function).",
             f"If it was created a moment ago, try again. {allow_line(shown)}",
             errors.UNDEFINED_FUNCTION,
+            shown,
         )
 
     def _denied_caller(self, kind: str, name: str, shown: str) -> Refusal:
@@ -268,6 +269,7 @@ class Functions:
             "denied-function",
             f"permission denied for {kind} {shown}: SideCart forwards reads only",
             f"{detail} filter.deny_functions (rule: denied-function).",
+            object=shown,
         )
 
     def _is_stranger(self, schema: str, name: str) -> bool:
@@ -292,7 +294,8 @@ class Functions:
         for called in calls & _REFUSED:
             refusal = self._built_in(called, rules.FUNCTIONS[called])
             if refusal is not None:
-                return refusal._replace(message=f"permission denied for view {name}: SideCart forwards reads only")
+                text = f"permission denied for view {name}: SideCart forwards reads only"
+                return refusal._replace(message=text, object=name)
         return None
 
     def _tainted(self, schema: str, name: str, arguments: int) -> Refusal | None:
@@ -409,8 +412,11 @@ class Functions:
         """Say why a FunctionCall message may not call this OID; None when it reads a large object."""
         name = rules.FASTPATH_READS.get(oid)
         if name is None:
-            detail = f"The function with OID {oid} is not one of those that read large objects (rule: fastpath)."
-            return _refusal("fastpath", f"with OID {oid}", detail, "Call functions by SQL.")
+            name = rules.FASTPATH_WRITES.get(oid, "")
+            which = name or f"with OID {oid}"
+            detail = f"The function {which} is not one of those that read large objects (rule: fastpath)."
+            hint = ELSEWHERE if name else "Call functions by SQL."
+            return _refusal("fastpath", which, detail, hint)._replace(object=name)
         if not allowed or self._deny.match("pg_catalog", name):
             return _refusal("fastpath", name, "The operator has switched off reading large objects (rule: fastpath).")
         if oid == rules.LO_OPEN and not _opens_for_reading(formats, arguments):
@@ -465,7 +471,8 @@ class Functions:
 
 
 def _refusal(rule: str, shown: str, detail: str, hint: str = "") -> Refusal:
-    return Refusal(rule, f"permission denied for function {shown}: SideCart forwards reads only", detail, hint)
+    text = f"permission denied for function {shown}: SideCart forwards reads only"
+    return Refusal(rule, text, detail, hint, object=shown)
 
 
 def _stranger(name: str) -> Refusal:

@@ -243,9 +243,17 @@ class _Lane:
         self._served = 0.0
 
     async def _judge(self, question: _Text) -> Verdict | None:
-        """Return the verdict; None: the slower lane has the question."""
+        """Return the verdict; None: the slower lane has the question.
+
+        A text whose helper was lost is judged once more by another: the kernel may have ended it, or the operator.
+        """
         try:
-            return await self._ask_helper(question)
+            try:
+                return await self._ask_helper(question)
+            except HelperLostError:
+                return await self._ask_helper(question)
+        except HelperLostError:
+            return NOT_JUDGED
         except OSError as error:
             self._audit.event("helper not started", level="error", helper=self._name, why=type(error).__name__)
         except Exception as error:
@@ -270,7 +278,9 @@ class _Lane:
             verdict = answer.verdict
         except HelperLostError as error:
             self._audit.event("helper lost", level="error", helper=self._name, why=str(error), bytes=len(question.sql))
-            if error.late and self._slower is not None:
+            if not error.late:
+                raise
+            if self._slower is not None:
                 if question.asker is not None:
                     self._slower.ask(question)
                 return None
@@ -320,11 +330,12 @@ class Prover:
         self._turn = asyncio.Lock()
 
     async def prove(self, results: bytes, policy: Policy) -> Catalog:
-        """Return the catalogue that follows from `encode_results(…)`; an object that kills the helper is no read.
+        """Return the catalogue that follows from `encode_results(…)`; an object that kills the helper twice is no read.
 
-        Raises ProofError.
+        The first time it may have been the kernel's doing, or somebody's. Raises ProofError.
         """
         skip: frozenset[int] = frozenset()
+        suspect: set[int | None] = set()
         async with self._turn:
             while True:
                 try:
@@ -333,6 +344,9 @@ class Prover:
                     answer = await self._helper.ask(_encode(Proof(results, policy, skip)), pieces)
                 except HelperLostError as error:
                     self._audit.event("helper lost", level="error", helper="proofs", why=str(error), oid=error.step)
+                    if error.step not in suspect and not error.late:
+                        suspect.add(error.step)
+                        continue
                     if error.step is None or error.step in skip or len(skip) >= MAX_CULPRITS:
                         raise ProofError("the helper process that judges functions was lost") from error
                     skip |= {error.step}

@@ -56,6 +56,7 @@ class Judging:
         "_question",
         "_refreshed",
         "_size",
+        "counted",
         "filter",
     )
 
@@ -71,6 +72,8 @@ class Judging:
         self._size = 0
         self._forgotten = False  # there were too many of these
         self._refreshed = False  # the message has waited for a newer catalogue already
+        self.counted = False
+        """The text that comes next has been asked for before: its message has waited. The cache's counts have it."""
 
     @property
     def awaited(self) -> bool:
@@ -79,6 +82,13 @@ class Judging:
 
     def verdict(self, text: bytes, codec: str, *, extended: int = False, types: bytes = b"") -> Verdict | None:
         """Return the verdict on a text; None: it is awaited. `types` are those of a Parse, as it carries them."""
+        if self.counted:
+            self.counted = False
+            judge = self.filter
+            counts = judge.hits, judge.shape_hits, judge.misses
+            found = self.verdict(text, codec, extended=extended, types=types)
+            judge.hits, judge.shape_hits, judge.misses = counts
+            return found
         oids = p.parameter_types(types) if len(types) > 2 else ()
         if rules.VOID_OID in oids:
             extended = VOID_PARSE

@@ -5,6 +5,7 @@ What a client sends, and what becomes of it, is the other side's: `session.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,7 @@ MAX_UNIT: Final = 65_536
 
 INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
 
+_MESSAGE: Final = re.compile(rb"\0M[^\0]*")
 _UPSTREAM_GONE = "terminating connection because the connection to the server was lost"
 _BEGIN: Final = p.query(b"BEGIN")
 _TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
@@ -85,6 +87,7 @@ class Linked:
         "_bound",
         "_bound_before",
         "_bound_in",
+        "_cancel_cause",
         "_cancelled",
         "_defaults",
         "_discards",
@@ -226,6 +229,7 @@ class Linked:
         self._replayed = False  # this lease has needed something set or parsed again
         self._repeated = False  # the unit has been sent again already
         self._cancelled = False
+        self._cancel_cause = ""  # the limit of ours that has cancelled it, until the server says that it is done
         self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
         self._steered = 0  # the status when all that was sent is answered, or UNKNOWN; 0: as ReadyForQuery has said
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
@@ -398,7 +402,17 @@ class Linked:
     def lease_failed(self, error: UpstreamError) -> None:
         """Answer what waited with the error."""
         self.waiting = False
-        self._house.audit.event("lease failed", session=self.who.ident, user=self.who.user, reason=error.reason.value)
+        who = self.who
+        self._house.audit.event(
+            "lease failed",
+            session=who.ident,
+            peer=who.peer,
+            user=who.user,
+            database=self.pool.database,
+            reason=error.reason.value,
+            why=str(error),
+            **({"holders": error.detail} if error.detail else {}),
+        )
         self._wait_error = error
         self._go_on()
 
@@ -554,6 +568,7 @@ class Linked:
         if not replies.owed:
             self._bound_before = self._bound
             self._cancelled = self._ending = False
+            self._cancel_cause = ""
             if self._leaving:
                 self._end(CloseReason.CLIENT_TERMINATE, "", "")
                 return
@@ -646,6 +661,7 @@ class Linked:
         self._prefix = b""
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
+        self._cancel_cause = ""
         self._steered = self._block = 0
         self.ledger.touched.clear()
         self.ledger.lost.clear()
@@ -783,8 +799,13 @@ class Linked:
         self._wire.write(b"".join(self._tell(*each) for each in link.parameters.items() if each[0].lower() not in own))
 
     def in_its_words(self, body: bytes) -> bytes:
-        """Put the client's name of a statement in the place of ours."""
-        start = body.index(PREFIX)
+        """Put the client's name of a statement in the place of ours, and our limit in that of the user's wish."""
+        if self._cancel_cause and r.CANCELED in body:
+            cause, self._cancel_cause = self._cancel_cause, ""
+            return _MESSAGE.sub(f"\0Mcanceling statement due to {cause}".encode(), body, count=1)
+        start = body.find(PREFIX)
+        if start < 0:
+            return body
         stop = start
         while stop < len(body) and body[stop] not in b'"\0':
             stop += 1

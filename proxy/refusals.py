@@ -21,6 +21,7 @@ def function(rule: str, name: str, why: str, hint: str = "") -> Refusal:
         f"permission denied for function {name}: SideCart forwards reads only",
         f"{why} (rule: {rule}).",
         hint,
+        object=name,
     )
 
 
@@ -46,6 +47,7 @@ def _not_there(rule: str, sqlstate: str, what: str, shown: str) -> Refusal:
         f"The catalogue of this database, as it was last read, has no {what} {shown} (rule: {rule}).",
         "If it was created a moment ago, try again.",
         sqlstate,
+        shown,
     )
 
 
@@ -65,6 +67,7 @@ def unknown_relation(database: str, schema: str, name: str, ours: str) -> Refusa
             f"permission denied for schema {schema}",
             "TOAST tables and other sessions' temporary tables are in no catalogue of SideCart's"
             f" (rule: {refusal.rule}).",
+            object=refusal.object,
         )
     return refusal
 
@@ -80,7 +83,7 @@ def unknown_type(schema: str, name: str) -> Refusal:
 def unknown_type_oid(oid: int) -> Refusal:
     """Refuse the type of a parameter, given by its OID, that the catalogue does not hold."""
     refusal = _not_there("unknown-type", errors.UNDEFINED_OBJECT, "type", f"with OID {oid}")
-    return refusal._replace(message=f"type with OID {oid} does not exist")
+    return refusal._replace(message=f"type with OID {oid} does not exist", object="")
 
 
 def unknown_operator(schema: str, name: str) -> Refusal:
@@ -92,6 +95,7 @@ def unknown_operator(schema: str, name: str) -> Refusal:
         f"The operator {shown} is not built in, and nothing says that its function only reads"
         " (rule: unknown-operator).",
         allow_line(shown),
+        object=shown,
     )
 
 
@@ -108,17 +112,23 @@ def unproved(rule: str, taint: Taint) -> Refusal:
         f"permission denied for {taint.what}: SideCart forwards reads only",
         f"Nothing proves that {taint.what} only reads: {taint.why} (rule: {rule}).",
         allow_line(taint.allow),
+        object=taint.allow,
     )
 
 
+def relation(body: Body) -> str:
+    """Give the name of the table that a statement is about; empty where it is about none, or many."""
+    found = body.get("relation")
+    if not isinstance(found, dict):
+        return ""
+    found = found.get("RangeVar", found)
+    return dotted(found.get("schemaname", ""), found.get("relname", ""))
+
+
 def table(body: Body) -> str:
-    """Give the table that a statement is about, quoted, for a DETAIL."""
-    relation = body.get("relation")
-    if not isinstance(relation, dict):
-        return "of the query"
-    relation = relation.get("RangeVar", relation)
-    name = relation.get("relname", "")
-    return f'"{relation["schemaname"]}.{name}"' if "schemaname" in relation else f'"{name}"'
+    """Give the same quoted, for a DETAIL."""
+    name = relation(body)
+    return f'"{name}"' if name else "of the query"
 
 
 def statement(name: str, body: Body, within: str = "") -> Refused:
@@ -140,6 +150,7 @@ def statement(name: str, body: Body, within: str = "") -> Refused:
             f"{detail} (rule: {known.rule}{within}).",
             _HINTS.get(known.rule, ""),
             rules.STATEMENT_SQLSTATE,
+            relation(body),
         ),
         location,
         word,
@@ -163,16 +174,18 @@ def unknown(visited: Sequence[tuple[str, Body]], kind: str, field: str, rule: st
                 within = f', in WITH "{body["ctename"]}"'
         return statement(kind, found, within)
     if rule == "select-into":
-        relation = found.get("rel", {})
+        into = found.get("rel", {})
+        name = into.get("relname", "")
         return Refused(
             Refusal(
                 rule,
                 "cannot execute SELECT INTO: SideCart forwards reads only",
-                f'The statement creates table "{relation.get("relname", "")}" (rule: select-into).',
+                f'The statement creates table "{name}" (rule: select-into).',
                 "",
                 rules.STATEMENT_SQLSTATE,
+                name,
             ),
-            relation.get("location", -1),
+            into.get("location", -1),
             "INTO",
         )
     if rule == "row-lock":

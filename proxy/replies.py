@@ -13,7 +13,7 @@ import re
 from collections import deque
 from typing import Any, Final, Protocol, cast
 
-from proxy.errors import FEATURE_NOT_SUPPORTED, UpstreamFloodError, UpstreamProtocolError
+from proxy.errors import FEATURE_NOT_SUPPORTED, QUERY_CANCELED, UpstreamFloodError, UpstreamProtocolError
 from proxy.guard import GUARDED, PARTS
 from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
@@ -172,6 +172,9 @@ _NOTICE_HEAD: Final = 5 + 256
 MAX_OWN_ANSWER: Final = 4 << 20
 """Bytes that are kept of one answer to a question of ours: settings, and what Describe says of a statement."""
 
+CANCELED: Final = f"\0C{QUERY_CANCELED}\0".encode()
+"""In an ErrorResponse: a statement was cancelled."""
+
 
 class TripwireError(UpstreamProtocolError):
     """The upstream reported what no judged read can cause: a hole in the filter, or a hostile server."""
@@ -190,7 +193,8 @@ class Listener(Protocol):
         """Note a ParameterStatus; return None to forward it, or what stands in its place (b"" for nothing)."""
 
     def in_its_words(self, body: bytes) -> bytes:
-        """Return the body of an ErrorResponse that names a statement by a name of ours as the client may see it."""
+        """Return the body of an ErrorResponse as the client may see it: it names a statement by a name of ours, or says
+        that one was cancelled."""
 
     def skipped_row(self, body: bytes) -> None:
         """Note a DataRow of a Query of ours."""
@@ -592,7 +596,7 @@ class Replies:
             if owed and owed[0] == SKIP_SYNC and head >= _OURS and head != SKIP_ANYHOW:
                 self.halted = body  # of a group that is all ours: nobody knows any more what the upstream holds
                 return b""
-        if replacement is None and PREFIX in body:
+        if replacement is None and (PREFIX in body or CANCELED in body):
             replacement = message(ERROR_RESPONSE, self.listener.in_its_words(body))
         return replacement
 

@@ -36,6 +36,11 @@ class Refusal(NamedTuple):
     detail: str
     hint: str = ""
     sqlstate: str = INSUFFICIENT_PRIVILEGE
+    object: str = ""
+    """The function, relation, type, operator or setting that it is about, as filter.allow_functions takes it.
+
+    It goes into the log: a name in the text or the catalogue, never a constant's or a parameter's value.
+    """
 
 
 COMMAND = "\x01"
@@ -438,6 +443,15 @@ FASTPATH_READS: dict[int, str] = {
     3171: "lo_tell64",
 }
 """pg_proc OIDs (include/catalog/pg_proc.dat) that a FunctionCall message may name."""
+FASTPATH_WRITES: dict[int, str] = {
+    715: "lo_create",
+    955: "lowrite",
+    957: "lo_creat",
+    964: "lo_unlink",
+    1004: "lo_truncate",
+    3172: "lo_truncate64",
+}
+"""Those that libpq calls in this way, too, and that may not be called in any other."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Settings: what a name may be set to. RESET and TO DEFAULT are allowed for all of them but one.

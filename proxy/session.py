@@ -47,7 +47,9 @@ _GROUP = (r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
-_BEGINNING = re.compile(rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*(begin|start)\b", re.IGNORECASE)
+_SPACE: Final = rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*"
+_BEGINNING = re.compile(_SPACE + rb"(begin|start)\b", re.IGNORECASE)
+_BOUNDS = re.compile(_SPACE + rb"(?:begin|start|commit|end|rollback|abort)\b", re.IGNORECASE)
 _MOVING: Final = re.compile(rb"\b(?:now|today|tomorrow|yesterday)\b[^'()$]*['$]", re.IGNORECASE)
 """A constant that means another time at each Parse: a client's own one counts, not that of others."""
 _MAX_BOUNDARY: Final = 256
@@ -146,16 +148,18 @@ class Session(Answering):
         """Whether the message at the head of the inbox waits for something else than more bytes."""
         return self.waiting or self._judging.awaited or self._stalled
 
-    def cancel(self, then: Callable[[], None] | None = None) -> str:
+    def cancel(self, then: Callable[[], None] | None = None, *, cause: str = "") -> str:
         """Cancel what this session runs or waits for; return the outcome for the metric.
 
-        Where that is `sent`, `then` is called once the server has dealt with it. What we ask ourselves goes on.
+        Where that is `sent`, `then` is called once the server has dealt with it. What we ask ourselves goes on. `cause`
+        is the limit of ours that asks for it; without one the user does.
         """
         if self.link is not None and self.link.replies.awaited:
             self._cancelled = True
+            self._cancel_cause = cause
             self.link.cancel(then)
             return "sent"
-        text = "canceling statement due to user request"
+        text = f"canceling statement due to {cause or 'user request'}"
         error = UpstreamError(text, QUERY_CANCELED, reason=CloseReason.CLIENT_CANCEL_REQUEST)
         if self.waiting and self.pool.leave(self):
             self.lease_failed(error)
@@ -215,8 +219,11 @@ class Session(Answering):
         self._have = len(rest)
         self._need = need
 
-    def _pump(self, data: bytes) -> None:
-        """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest."""
+    def _pump(self, data: bytes, *, again: bool = False) -> None:
+        """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest.
+
+        `again`: the first one has waited.
+        """
         if not self._flow:
             kind = data[:1]
             if kind == b"P" and (self._direct(data) or self._bounds_in_group(data)):
@@ -249,6 +256,8 @@ class Session(Answering):
                     answer = self._begin_group(self.link, kind, data, pos, end)
                 if answer is STOP:
                     break
+                if again:
+                    again = self._judging.counted = False
                 self._flushes = kind == p.FLUSH
                 if self._meter is not None:
                     self._meter.paid = False  # the next one is another statement
@@ -775,9 +784,11 @@ class Session(Answering):
         data = b"".join(self._inbox)
         self._inbox.clear()
         try:
-            self._pump(data)
+            self._judging.counted = True
+            self._pump(data, again=True)
         except ClientProtocolError as error:
             self._end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
+        self._judging.counted = False
         self._wait_error = None
         if not self.waiting and not self._judging.awaited:
             self._judging.served()
@@ -829,12 +840,15 @@ class Session(Answering):
         if form is None:
             return False
         name, text = p.parse_parts(data, 5, end)
-        verdict = self.filter.judge(text, self.codec, extended=True)
-        if name or not verdict.boundary:
+        if name or not _BOUNDS.match(text):
             return False
         if len(rest) < len(form):
             self._keep(data, len(data) + 1)
             return True
+        verdict = self.filter.judge(text, self.codec, extended=True)
+        if not verdict.boundary:
+            self._judging.counted = True
+            return False
         if self._meter is not None:
             if self._meter.charge():
                 return False  # its Execute is refused in its turn

@@ -16,6 +16,7 @@ from proxy.errors import (
     CONNECTION_FAILURE,
     INVALID_CATALOG_NAME,
     INVALID_PASSWORD,
+    QUERY_CANCELED,
     TOO_MANY_CONNECTIONS,
     CloseReason,
     PasswordRefusedError,
@@ -406,7 +407,10 @@ class UpstreamConnection(asyncio.Protocol):
         pass  # what set_config() returns
 
     def skipped_error(self, body: bytes) -> bool:
-        raise UpstreamProtocolError(f"the upstream could not be cleaned: {p.error_fields(body).get('C')}")
+        sqlstate = p.error_fields(body).get("C")
+        if sqlstate == QUERY_CANCELED:
+            return False  # a cancel that came late: nobody knows what it has hit, so the upstream is closed
+        raise UpstreamProtocolError(f"the upstream could not be cleaned: {sqlstate}")
 
     def in_its_words(self, body: bytes) -> bytes:
         return body  # of an abandoned answer

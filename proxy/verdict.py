@@ -103,6 +103,8 @@ class Verdict:
     that the client connected with."""
     at_bind: tuple[AtBind, ...] = ()
     """What is judged by the values of each Bind; no SQL may execute such a statement."""
+    object: str = ""
+    """The function, relation, type, operator or setting that it was refused for."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)

@@ -114,7 +114,9 @@ def test_name_whose_database_the_server_has_not(names: SideCart) -> None:
 
 def test_limits_are_those_of_the_name(names: SideCart) -> None:
     with client(names, "narrow"):
-        assert 'no more connections allowed to database "narrow" (max_client_conn)' in refused(names, "narrow")
+        text = refused(names, "narrow")
+        assert 'no more connections allowed to database "narrow" (max_client_conn)' in text
+        assert "raise databases.narrow.max_client_conn" in text
     with client(names, "reports") as one, client(names, "reports") as two:
         with one.transaction():
             ask(one, "SELECT 1")

@@ -303,13 +303,40 @@ def asked(judge: Filter, *texts: bytes, command: tuple[str, ...] = ()) -> tuple[
     return verdicts, stats, audit
 
 
-def test_text_that_kills_the_helper_is_refused_and_remembered() -> None:
+def test_text_that_kills_the_helper_twice_is_refused_without_blame_and_not_remembered() -> None:
     judge = Filter()
     command = script("if isinstance(request, judge.Text): os.kill(os.getpid(), signal.SIGSEGV)")
     [verdict], _, audit = asked(judge, b"select 1", command=command)
-    assert verdict is not None
-    assert (verdict.action, verdict.rule, verdict.sqlstate) == (Action.REFUSE, "depth", "54001")
-    assert judge.recall(b"select 1", "utf-8", False) == verdict
+    assert verdict == judging.NOT_JUDGED
+    assert "Send it again" in verdict.hint
+    assert judge.recall(b"select 1", "utf-8", False) is None
+    assert audit.events == ["helper lost", "helper lost"]
+
+
+def test_text_whose_helper_was_killed_is_judged_again(tmp_path: Path) -> None:
+    """As the kernel kills one for want of memory: the client was told that its statement is too complex."""
+    command = script(
+        f"if isinstance(request, judge.Text) and not os.path.exists({str(tmp_path / 'killed')!r}):\n"
+        f"    open({str(tmp_path / 'killed')!r}, 'w')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if isinstance(request, judge.Text): answer(judge.Judged(judge.Filter().judge(request.sql)))"
+    )
+    judge = Filter()
+    [verdict], stats, audit = asked(judge, b"select 1", command=command)
+    assert verdict == judge.recall(b"select 1", "utf-8", False) == Filter().judge(b"select 1")
+    assert stats.helper_starts == {"texts": 2}
+    assert audit.events == ["helper lost"]
+
+
+def test_proof_whose_helper_was_killed_is_made_again(tmp_path: Path) -> None:
+    body = f"""\
+answer(judge.Step(1))
+if not os.path.exists({str(tmp_path / "killed")!r}):
+    open({str(tmp_path / "killed")!r}, 'w'); os.kill(os.getpid(), signal.SIGKILL)
+{EMPTY}"""
+    catalog, stats, audit = proved(script(body))
+    assert catalog.version == 0  # nothing was skipped
+    assert stats.helper_starts == {"proofs": 2}
     assert audit.events == ["helper lost"]
 
 
@@ -410,8 +437,8 @@ for oid in {{1, 3}} - request.skip:
 {EMPTY}"""
     catalog, stats, audit = proved(script(body))
     assert catalog.version == 2
-    assert stats.helper_starts == {"proofs": 3}
-    assert audit.events == ["helper lost", "helper lost"]
+    assert stats.helper_starts == {"proofs": 5}
+    assert audit.events == ["helper lost"] * 4
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,8 @@ from proxy.commands.shop import Shop
 from proxy.config import Upstream
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,39 @@ def test_function_that_nothing_proves_runs(
         wait_until(lambda: observing.log.count('"event":"observed"') >= 2, 10, "two lines of the log")
     finally:
         owner("DROP FUNCTION dynamic()")
+
+
+def test_recipe_of_the_readme_says_what_to_allow(
+    upstream: Upstream, postgres: EmbeddedServer, shop: Shop, tmp_path: Path
+) -> None:
+    recipe = re.search(r"^jq .*sidecart\.log.*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not here")
+
+    def owner(sql: str) -> None:
+        postgres.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
+
+    body = "LANGUAGE plpgsql AS $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT 4' || '2' INTO n; RETURN n; END $$"
+    owner(f"CREATE FUNCTION run_time() RETURNS bigint {body}")
+    owner("CREATE VIEW of_run_time AS SELECT run_time() AS n; GRANT SELECT ON of_run_time TO PUBLIC")
+    texts = ["SELECT run_time()", "SELECT n FROM of_run_time"]
+    try:
+        log = tmp_path / "sidecart.log"
+        with SideCart(upstream, SIDECART_FILTER_MODE="observe", SIDECART_LOG_FILE=log) as own, Wire(own.port) as wire:
+            for text in (*texts, *texts, "INSERT INTO orders DEFAULT VALUES"):
+                wire.ask(text)
+        found = subprocess.run(["sh", "-c", recipe[0]], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert [line.split() for line in found.splitlines()] == [
+            ["1", "analyst", "data-modification", "orders"],
+            ["2", "analyst", "unproved-function", "public.run_time"],
+            ["2", "analyst", "unproved-relation", "public.of_run_time"],
+        ]
+        allow = ", ".join(line.split()[3] for line in found.splitlines() if "unproved" in line)
+        with SideCart(upstream, SIDECART_FILTER_ALLOW_FUNCTIONS=allow) as own, Wire(own.port) as wire:
+            assert [wire.ask(text) for text in texts] == ["TDCZ", "TDCZ"], wire.error
+    finally:
+        owner("DROP VIEW of_run_time; DROP FUNCTION run_time()")
 
 
 def test_privileges_still_count(client: Wire) -> None:

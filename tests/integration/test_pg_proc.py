@@ -288,4 +288,4 @@ def test_types_are_those_of_the_server(server: EmbeddedServer, major: int) -> No
 
 def test_large_object_functions_have_their_oids(server: EmbeddedServer) -> None:
     found = asked(server, "SELECT oid || ' ' || proname FROM pg_proc WHERE proname ~ '^lo' AND oid < 16384")
-    assert {f"{oid} {name}" for oid, name in rules.FASTPATH_READS.items()} <= found
+    assert {f"{oid} {name}" for oid, name in (rules.FASTPATH_READS | rules.FASTPATH_WRITES).items()} <= found

@@ -546,6 +546,40 @@ def test_fastpath() -> None:
         assert FILTER.judge_function_call(other, [1], [oid]).action is Action.REFUSE
 
 
+def test_function_call_that_writes_is_not_advised_to_use_sql() -> None:
+    for oid, name in rules.FASTPATH_WRITES.items():
+        verdict = FILTER.judge_function_call(oid, [1], [])
+        assert (verdict.rule, verdict.object) == ("fastpath", name)
+        assert "by SQL" not in verdict.hint
+        assert judge(f"select {name}(0)").action is Action.REFUSE
+    assert FILTER.judge_function_call(1598, [], []).hint == "Call functions by SQL."
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("select nextval('orders_id_seq')", "nextval"),
+        ("select public.slugify(name) from t", "public.slugify"),
+        ("select 1 from t where a operator(public.@@) 2", "public.@@"),
+        ("delete from api.orders", "api.orders"),
+        ("with gone as (delete from orders returning 1) select 1", "orders"),
+        ("explain analyze update orders set a = 'secret'", "orders"),
+        ("copy orders from stdin", "orders"),
+        ("select 1 into copied", "copied"),
+        ("set session_preload_libraries = 'secret'", "session_preload_libraries"),
+        ("reset transaction_read_only", "transaction_read_only"),
+        ("select set_config('secret', 'secret', false)", ""),
+        ("select lo_open(1, 131072)", "lo_open"),
+        ("drop table orders", ""),
+        ("select 'secret' for update", ""),
+        ("selekt 'secret'", ""),
+    ],
+)
+def test_refusal_names_what_it_is_about(sql: str, names: str) -> None:
+    verdict = judge(sql)
+    assert (verdict.action, verdict.object) == (Action.REFUSE, names)
+
+
 # -- settings ------------------------------------------------------------------------------------------------------
 
 

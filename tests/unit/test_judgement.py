@@ -295,6 +295,22 @@ def test_unknown_names_are_told_in_the_servers_words() -> None:
     assert not judge("select writer()").unresolved
 
 
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("select writer()", "public.x1"),
+        ("select * from v2", "public.x20"),
+        ("select 1::evildom", "public.x30"),
+        ("select no_such_function(1)", "no_such_function"),
+        ("select 1 from api.no_such_table", "api.no_such_table"),
+        ("select 1::no_such_type", "no_such_type"),
+    ],
+)
+def test_refusal_names_the_object_as_allow_functions_takes_it(sql: str, names: str) -> None:
+    verdict = judge(sql)
+    assert (verdict.action, verdict.object) == (Action.REFUSE, names)
+
+
 def test_until_a_catalogue_is_there_the_hint_says_so() -> None:
     verdict = Filter(Policy(live=True)).judge(b"select slugify('x')")
     assert verdict.rule == "unknown-function" and verdict.unresolved

@@ -100,7 +100,7 @@ def test_command_exists(command: str) -> None:
         for value in re.findall(r"sslrootcert=(\S+)", words[1]):
             assert (ROOT / value).is_file(), value
     elif words[0] == "docker":
-        pass  # tests/deploy/test_docs.py
+        pass  # tests/deploy/test_docs.py, tests/integration/test_observe.py
     else:
         assert words[0] == ".venv/bin/sidecart", f"nothing here checks {words[0]}"
         assert words[1] in VERBS

@@ -1138,6 +1138,9 @@ def test_wait_in_vain_says_who_holds_the_upstreams_and_why(town: Town) -> None:
     assert "query_wait_timeout" in error["M"]
     assert "1 pinned: prepared_statement" in error["D"]
     assert "1 in a transaction" in error["D"]
+    [failed] = [fields for event, fields in town.audit.events if event == "lease failed"]
+    assert (failed["user"], failed["peer"], failed["database"]) == ("analyst", "127.0.0.1", "shop")
+    assert (failed["why"], failed["holders"]) == (error["M"], error["D"])
     assert not client.closed
     assert client.reading
 
@@ -1428,7 +1431,99 @@ def test_query_timeout_counts_the_time_of_judging(town: Town) -> None:
         session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
     assert session.judging
     session.sweep(4.0, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
-    assert client.error()["C"] == "57014"
+    error = client.error()
+    assert (error["C"], error["M"]) == ("57014", "canceling statement due to client.query_timeout")
+
+
+def test_query_timeout_is_not_said_to_be_the_users_wish(town: Town) -> None:
+    cancelled = p.error_response("ERROR", QUERY_CANCELED, "canceling statement due to user request", detail="as sent")
+    session, client = town.client()
+    for data in (p.query(b"select 1"), group(b"select 2")):
+        session.client_data(data)
+        upstream = town.link(session)
+        for moment in (1.0, 4.0):
+            session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+        assert upstream.cancels == 1
+        upstream.cancels = 0
+        upstream.says(cancelled, READY_I)
+        error = client.error()
+        assert (error["C"], error["M"], error["D"]) == (
+            "57014",
+            "canceling statement due to client.query_timeout",
+            "as sent",
+        )
+    session.client_data(p.query(b"select 3"))
+    session.cancel()
+    upstream = town.link(session)
+    upstream.says(cancelled, READY_I)
+    assert client.take() == cancelled + READY_I
+
+
+def test_query_timeout_that_came_too_late_is_not_blamed_for_a_later_cancel(town: Town) -> None:
+    cancelled = p.error_response("ERROR", QUERY_CANCELED, "canceling statement due to user request")
+    session, client = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    for moment in (1.0, 4.0):
+        session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.query(b"select 1"))
+    upstream.says(cancelled, READY_E)
+    assert client.take() == BEGUN + READY_T + cancelled + READY_E
+
+
+def counted(town: Town) -> tuple[int, int]:
+    """Return how often the cache had a verdict, and how often it had none."""
+    return town.filter.hits + town.filter.shape_hits, town.filter.misses
+
+
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (p.query(b"select now()"), 1),
+        (p.query(b"select now()") * 2, 2),
+        (p.parse(b"s", b"select now()") + bind(b"s") + EXECUTE + SYNC, 1),
+        (p.parse(b"", b"select now()") + bind() + EXECUTE + SYNC, 1),
+    ],
+    ids=["simple", "two", "named", "unnamed"],
+)
+def test_text_that_waits_counts_once_in_the_cache(town: Town, data: bytes, texts: int) -> None:
+    holders = busy(town)
+    session, _ = town.client()
+    hits, misses = counted(town)
+    session.client_data(data)
+    assert session.waiting
+    holders[0].client_data(p.query(b"rollback"))
+    town.link(holders[0]).says(ROLLED_BACK, READY_I)
+    assert session.link is not None
+    assert sum(counted(town)) == hits + misses + texts + 1  # ROLLBACK, too
+    session.client_data(p.query(b"select 'another'"))
+    assert sum(counted(town)) == hits + misses + texts + 2
+
+
+def test_text_of_the_helper_that_waits_counts_once_in_the_cache(town: Town) -> None:
+    holders = busy(town)
+    session, _ = town.client()
+    hits, misses = counted(town)
+    session.client_data(p.query(LONG))
+    answering = town.filter.misses
+    town.judge.answer(town.filter)
+    answering = town.filter.misses - answering  # what the helper counts, in its own process
+    assert session.waiting
+    holders[0].client_data(p.query(b"rollback"))
+    town.link(holders[0]).says(ROLLED_BACK, READY_I)
+    assert session.link is not None
+    assert counted(town) == (hits, misses + 1 + answering + 1)  # ROLLBACK, too
+
+
+def test_statement_without_parameters_counts_once_in_the_cache(town: Town) -> None:
+    session, _ = town.client()
+    for sql in (b"select now()", b"begin", b"commit", b"end_of_file"):
+        hits, misses = counted(town)
+        session.client_data(p.parse(b"", sql) + bind(b"", tail=bytes(6)) + EXECUTE + SYNC)
+        assert sum(counted(town)) == hits + misses + 1, sql
+        if session.link is not None:
+            town.link(session).says(PARSED, BOUND, SELECTED, READY_I)
 
 
 def test_judged_text_that_has_to_wait_for_an_upstream_is_judged_once(town: Town) -> None:
@@ -1813,8 +1908,21 @@ def test_observed_text_goes_upstream_and_is_counted_noted_and_pinned(lenient: To
     assert not lenient.stats.refused
     [fields] = [fields for event, fields in lenient.audit.events if event == "observed"]
     assert fields["rule"] == "data-modification"
+    assert (fields["user"], fields["peer"], fields["object"]) == ("analyst", "127.0.0.1", "t")
     session.client_lost()
     assert upstream.closed is CloseReason.DIRTY
+
+
+def test_attack_value_of_a_bind_that_is_named_in_the_log(town: Town) -> None:
+    session, client = town.client()
+    value = struct.pack("!i", 6) + b"secret"
+    tail = struct.pack("!HH", 0, 2) + value * 2 + b"\0\0"
+    session.client_data(p.parse(b"", b"select set_config($1, $2, false)") + bind(tail=tail) + EXECUTE + SYNC)
+    if session.link is not None:
+        town.link(session).says(PARSED, STAND_IN_FAILED, READY_I)
+    assert "secret" in client.error()["M"]
+    assert [event for event, _ in town.audit.events if event == "refused"] == ["refused"]
+    assert "secret" not in str(town.audit.events)
 
 
 def test_observed_parse_goes_upstream_and_never_takes_the_direct_path(lenient: Town) -> None:
