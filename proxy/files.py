@@ -10,7 +10,10 @@ import stat
 from typing import Final
 
 LONGEST: Final = 16 << 20
-"""Bytes that a file may have: a bundle of all public CAs has 200 kB, and 100,000 users have as many lines of 170."""
+"""Bytes that a file may have: 100,000 users have as many lines of 170, 300,000 revoked certificates as many of 48."""
+SMALL: Final = 1 << 20
+"""Bytes of one with certificates, a key or the configuration: all public CAs have 200 kB, and for 1 MB of them OpenSSL
+needs half a second."""
 
 # O_NONBLOCK: opening returns at once whatever it is. O_NOCTTY: a terminal does not become ours by it. Windows has none.
 _AT_ONCE: Final = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))

@@ -492,6 +492,8 @@ class Pool:
             reason=CloseReason.QUERY_WAIT_TIMEOUT,
         )
         error.detail = f"{len(holders)} of {self.limits.default_pool_size} are held ({reasons}) by {names}."
+        if not holders:
+            error.detail = f"None is held; {self.opening} are being opened, and {len(self.cleaning)} cleaned."
         error.hint = (
             "A held connection is free when its client's transaction ends, a pinned one when its client disconnects."
         )

@@ -47,6 +47,8 @@ LAG_TICKS: Final = 240
 """Ticks, a minute of them, of which /healthz tells the one that came latest."""
 LOOK_TICKS: Final = 4
 """Ticks between two looks at the files that are read again when they change."""
+SLOW: Final = 0.5
+"""Seconds of waiting that /readyz speaks of."""
 UNREAD: Final = 5.0
 """Seconds that a client may read nothing of an answer while others are about to have waited for an upstream in vain."""
 FILE_MARGIN: Final = 256
@@ -456,9 +458,23 @@ class Server:
             "draining": draining,
             "stuck": not self._turns(),
             "failing": failing,
+            "slow": self._slow(),
             "roles": roles,
             "poolers": poolers,
         }
+
+    def _slow(self) -> dict[str, object]:
+        """Say what keeps clients waiting: the loop itself, as `_lag`, and for which databases the line is long.
+
+        Both in seconds, and only what somebody would notice: a client is served all the same.
+        """
+        now, lag = self.house.now(), self._lag()
+        waiting = {}
+        for name, pool in self.backends.pools.copy().items():
+            longest = max((now - wait.since for wait in pool.waiting.copy().values()), default=0.0)
+            if longest >= SLOW:
+                waiting[name] = round(longest, 3)
+        return {**({"loop": round(lag, 3)} if lag >= SLOW else {}), **({"waiting": waiting} if waiting else {})}
 
 
 def _read_users(name: str) -> dict[str, Verifier]:

@@ -317,7 +317,7 @@ def _load_roots(context: ssl.SSLContext, name: str, path: str) -> None:
 
 def _load_revoked(context: ssl.SSLContext, name: str, path: str) -> None:
     # The lists alone: OpenSSL would take a certificate in the file for a CA to be trusted.
-    lists = _CRL.findall(_content(name, path))
+    lists = _CRL.findall(_content(name, path, files.LONGEST))
     try:
         for each in lists:
             x509.load_pem_x509_crl(each)
@@ -338,10 +338,10 @@ def _load_bundle(context: ssl.SSLContext, bundle: bytes) -> None:
         ) from error
 
 
-def _content(key: str, path: str, *, private: bool = False) -> bytes:
+def _content(key: str, path: str, longest: int = files.SMALL, *, private: bool = False) -> bytes:
     """Read the file: OpenSSL's own error says neither which of two files nor why it cannot."""
     try:
-        return files.read(path, private=private)
+        return files.read(path, longest, private=private)
     except files.FileError as error:
         raise ConfigError(f"{key} {path!r} {error}.") from error
 

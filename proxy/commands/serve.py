@@ -55,7 +55,7 @@ def read_again(file: Path) -> Config:
     While clients are served nobody waits for it: what was a pipe at the start (`-c <(…)`) is not read again.
     """
     try:
-        return load(files.read(str(file)).decode("utf-8"), os.environ, source=str(file))
+        return load(files.read(str(file), files.SMALL).decode("utf-8"), os.environ, source=str(file))
     except files.FileError as error:
         raise ConfigError(f"{file} {error}.") from error
     except UnicodeDecodeError:

@@ -40,6 +40,27 @@ def test_attack_refusals_of_one_client_fill_the_log(upstream: Upstream) -> None:
         assert len(own.log) - before < 250_000
 
 
+def test_readyz_and_the_log_say_who_waits_and_who_holds_the_upstreams(upstream: Upstream) -> None:
+    limits = {"SIDECART_POOL_DEFAULT_POOL_SIZE": 1, "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "8s"}
+    with (
+        SideCart(upstream, **limits) as own,
+        Wire(own.port, application_name="holder") as holder,
+        Wire(own.port) as other,
+    ):
+        assert "waiting" not in json.loads(own.get("/readyz"))["slow"]
+        assert holder.ask("BEGIN") == "CZ"
+        assert holder.ask("SELECT 1") == "TDCZ"
+        other.send(p.query(b"SELECT 1"))
+        waiting = wait_until(lambda: json.loads(own.get("/readyz"))["slow"].get("waiting"), 10, "the wait")
+        assert waiting["shop"] >= 0.5
+        assert other.until_ready() == "EZ"
+        [failed] = wait_until(lambda: lines(own, "lease failed"), 10, "the log")
+        assert "query_wait_timeout" in failed["why"]
+        assert failed["holders"] == "1 of 1 are held (1 in a transaction) by analyst@127.0.0.1 (holder)."
+        assert holder.ask("COMMIT") == "CZ"
+        assert "waiting" not in json.loads(own.get("/readyz"))["slow"]
+
+
 def test_attack_logins_under_made_up_names_fill_the_log(upstream: Upstream) -> None:
     with SideCart(upstream) as own:
         for number in range(300):

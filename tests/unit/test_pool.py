@@ -631,6 +631,15 @@ def test_wait_ends_after_query_wait_timeout_and_names_the_holders() -> None:
     assert not pool.waiting
 
 
+def test_wait_in_vain_where_nobody_holds_anything_says_what_was_waited_for() -> None:
+    pool, _ = make(default_pool_size=1, query_wait_timeout=15.0)
+    who = FakeWaiter()
+    pool.lease(who, 0.0)
+    pool.tick(15.0)
+    (error,) = who.errors
+    assert error.detail == "None is held; 1 are being opened, and 0 cleaned."
+
+
 def test_wait_in_vain_for_a_login_tells_why_the_login_failed() -> None:
     pool, _ = make(query_wait_timeout=15.0)
     who = FakeWaiter()

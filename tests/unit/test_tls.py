@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
-from proxy import tls
+from proxy import files, tls
 from proxy.errors import ConfigError
 from proxy.tls import ClientSide, client_side, self_signed, upstream_context
 
@@ -444,11 +444,11 @@ def test_server_that_asks_gets_the_roles_certificate(ca: trustme.CA, tmp_path: P
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o620])
 def test_key_that_others_may_read_is_refused(mode: int, ca: trustme.CA, tmp_path: Path) -> None:
-    files = role_files(ca, tmp_path, mode)
+    role = role_files(ca, tmp_path, mode)
     with pytest.raises(
         ConfigError, match=rf"upstream.sslkey '.*reader.key' must belong .*permissions are {mode:04o}\."
     ):
-        upstream_context("require", "", b"", *files)
+        upstream_context("require", "", b"", *role)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -474,10 +474,10 @@ def test_key_of_another_certificate_is_named(ca: trustme.CA, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("missing", ["reader.pem", "reader.key"])
 def test_file_that_is_not_there_is_named(missing: str, ca: trustme.CA, tmp_path: Path) -> None:
-    files = role_files(ca, tmp_path)
+    role = role_files(ca, tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(ConfigError, match=f"{missing}' cannot be read: No such file or directory"):
-        upstream_context("require", "", b"", *files)
+        upstream_context("require", "", b"", *role)
 
 
 # --- what binds a login to the server's certificate -------------------------------------------------------------------
@@ -718,6 +718,30 @@ def test_key_of_the_listener_that_others_may_read_is_refused(mode: int, tmp_path
     path.chmod(mode)
     with pytest.raises(ConfigError, match=rf"listen\.tls_key_file '.*both\.pem' must belong .* are {mode:04o}\."):
         client_side(str(path), str(path))
+
+
+def test_attack_file_of_certificates_that_holds_everybody_up(ca: trustme.CA, tmp_path: Path) -> None:
+    """OpenSSL read 16 MB of them in ten seconds."""
+    pem = ca.cert_pem.bytes()
+    path = tmp_path / "many.pem"
+    path.write_bytes(pem * (files.SMALL // len(pem) + 1))
+    path.chmod(0o600)
+    too_long = rf"many\.pem' holds more than {files.SMALL} bytes\."
+    with pytest.raises(ConfigError, match=rf"upstream\.sslrootcert .*{too_long}"):
+        upstream_context("verify-ca", str(path), b"")
+    with pytest.raises(ConfigError, match=rf"listen\.tls_ca_file .*{too_long}"):
+        client_side("", "", str(path))
+    with pytest.raises(ConfigError, match=rf"listen\.tls_cert_file .*{too_long}"):
+        client_side(str(path), str(path))
+    good, _ = role_files(ca, tmp_path)
+    with pytest.raises(ConfigError, match=rf"upstream\.sslkey .*{too_long}"):
+        upstream_context("require", "", b"", good, str(path))
+
+
+def test_long_list_of_revoked_certificates_is_read(ca: trustme.CA, tmp_path: Path) -> None:
+    lists = tmp_path / "revoked.pem"
+    lists.write_bytes(revoked(ca) + b"#" * files.SMALL + b"\n" + revoked(ca))
+    client_side("", "", root_file(ca, tmp_path), str(lists))
 
 
 def test_unreadable_file_of_clients_cas_is_named(tmp_path: Path) -> None:
