@@ -465,7 +465,8 @@ class ClientConnection(asyncio.Protocol):
     def _turn_out(self) -> None:
         if self._client is not None:
             reason = CloseReason.TOO_MANY_CLIENTS
-            self._client.end(reason, TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            hint = "Log in at once, or ask the operator of SideCart to raise client.max_client_conn."
+            self._client.end(reason, TOO_MANY_CONNECTIONS, "sorry, too many clients already", hint=hint)
 
     def close(self) -> None:
         transport = self._transport
