@@ -176,11 +176,12 @@ def test_wait_in_vain_names_the_holders(upstream: Upstream) -> None:
         "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "2s",
         "SIDECART_POOL_QUERY_WAIT_NOTIFY": "1s",
     }
-    with SideCart(upstream, **environment) as own, Wire(own.port) as pinned, Wire(own.port) as open_:
-        pinned.ask("PREPARE mine AS SELECT 1")
-        open_.ask("BEGIN")
-        open_.ask("SELECT 1")
-        with Wire(own.port) as waiting:
+    with SideCart(upstream, **environment) as own:
+        own.settled()  # the first login waits for the first look at the database
+        with Wire(own.port) as pinned, Wire(own.port) as open_, Wire(own.port) as waiting:
+            pinned.ask("PREPARE mine AS SELECT 1")
+            open_.ask("BEGIN")
+            open_.ask("SELECT 1")
             assert waiting.ask("SELECT 1") == "NEZ"
             assert waiting.error["C"] == "53300"
             assert "query_wait_timeout" in waiting.error["M"]
