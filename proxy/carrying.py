@@ -37,7 +37,8 @@ from proxy.statements import (
 from proxy.verdict import Effect, Verdict
 
 NAMEDATALEN: Final = 64
-"""Of longer names of prepared statements the server looks at the first 63 bytes only (commands/prepare.c)."""
+"""Of longer names of prepared statements and portals the server looks at the first 63 bytes only (commands/prepare.c,
+utils/mmgr/portalmem.c)."""
 NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
 _PLANNED: Final = frozenset({"select", "explain", "execute", "copy", "declare", "fetch", "multi"})
@@ -234,8 +235,9 @@ class Carrying(Linked):
             self._bound_in = self.groups.sent
         noted = verdict if verdict.effects or verdict.steers else None
         if noted is not None or self._portals or not self._portals_sent.settled:
-            self._portals_sent.put(portal, noted)
-            ticket = Done(partial(self._note_portal, portal, noted))
+            key = portal[: NAMEDATALEN - 1]
+            self._portals_sent.put(key, noted)
+            ticket = Done(partial(self._note_portal, key, noted))
             self._note_inside(verdict)
             link.replies.owe(r.BIND_NAMED_NOTED if portal else r.BIND_NOTED, ticket)
             if portal:

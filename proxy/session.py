@@ -653,7 +653,7 @@ class Session(Answering):
         if not self._portals and self._portals_sent.settled:
             return self._forward(r.EXECUTE)
         link = self.link
-        portal = data[pos + 5 : end - 5]
+        portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
         try:
             verdict = self._portals_sent.find(portal, self._portals.get(portal))
             if verdict is None or link is None:

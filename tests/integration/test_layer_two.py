@@ -111,6 +111,9 @@ ATTACKS: dict[str, list[bytes]] = {
     ],
     "a COMMIT in a group that is flushed": [run(OFF) + FLUSH, run("commit") + FLUSH, run(WRITE) + FLUSH, SYNC],
     "a COMMIT in the group, and a Query": [run(OFF) + run("commit") + q(WRITE) + group(WRITE)],
+    "a COMMIT in a portal whose name is cut": [
+        run(OFF) + p.parse(b"", b"commit") + bind("", portal="p" * 99) + execute("p" * 63) + run(WRITE) + SYNC
+    ],
     "a COMMIT behind a ROLLBACK": [run("rollback") + run(OFF) + run("commit") + run(WRITE) + SYNC],
     "a failed group between": [group(OFF) + group("select 1/0") + group(WRITE)],
     "a pinned client": [q(f"begin; {HELD}; commit"), group(OFF) + group(WRITE)],
