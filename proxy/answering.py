@@ -193,7 +193,7 @@ class Answering(Carrying):
         """
         if not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
             return None
-        if self._steered:
+        if self._is_steered:
             return None  # what is under way may end it
         if self.groups.unanswered:
             raise UnsettledError

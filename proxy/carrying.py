@@ -201,12 +201,12 @@ class Carrying(Linked):
             return False
         if self.groups.unanswered:
             raise UnsettledError
-        return (self._steered or link.replies.status) == p.IDLE
+        return self._status_behind(link) == p.IDLE
 
     def _end_ours(self, link: Upstream) -> bytes:
         """End a transaction of ours behind the group that it was begun in: the client learns how that has ended."""
         self._block = 0
-        self._steered = UNKNOWN
+        self._steer(UNKNOWN)
         link.replies.owe(r.SKIP_TRY)
         return p.query(observe.END)
 
@@ -218,7 +218,7 @@ class Carrying(Linked):
         """
         if self.groups.unanswered:
             raise UnsettledError
-        if link.replies.status == p.FAILED and self._steered == 0:
+        if self._status_behind(link) == p.FAILED:
             return b""  # this COMMIT is a ROLLBACK
         return self._help(PUT_BACK)
 

@@ -54,6 +54,9 @@ _TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
 """The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
 
 
+_A_QUIET_MOMENT: Final = 1 << 62
+"""More groups than there will ever be: of something that waits until nothing is owed."""
+
 OURS: Final = 1
 CLIENTS: Final = 2
 
@@ -123,6 +126,7 @@ class Linked:
         "_seen",
         "_stalled",
         "_steered",
+        "_steered_until",
         "_swallowing",
         "_token",
         "_unit",
@@ -231,7 +235,9 @@ class Linked:
         self._cancelled = False
         self._cancel_cause = ""  # the limit of ours that has cancelled it, until the server says that it is done
         self._ending = False  # COMMIT or ROLLBACK was sent: the transaction ends, however that goes
-        self._steered = 0  # the status when all that was sent is answered, or UNKNOWN; 0: as ReadyForQuery has said
+        # What the status is, or UNKNOWN, behind the last that may have changed it, until so many groups are answered.
+        self._steered = 0
+        self._steered_until = NEVER
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
         self._put_back = False  # where it does not: whether it was put back since the client's last group
@@ -353,14 +359,33 @@ class Linked:
         self._put_back = False
         if not (self._blind or link.replies.awaited):
             return b""
-        if self._steered == UNKNOWN:
+        status = self._status_behind(link)
+        if status == UNKNOWN:
             return None
-        return GUARD if (self._steered or link.replies.status) == p.IDLE else b""
+        return GUARD if status == p.IDLE else b""
+
+    def _steer(self, status: int) -> None:
+        """Note what the status is behind what goes out now, in a group whose ReadyForQuery is not owed yet."""
+        if self._steered_until <= self.groups.sent:
+            self._steered = status
+            self._steered_until = self.groups.sent + 1
+        else:
+            self._steered = UNKNOWN
+
+    def _status_behind(self, link: Upstream) -> int:
+        """Return the transaction status as a message finds it that is sent now, or UNKNOWN."""
+        return self._steered if self._is_steered else link.replies.status
+
+    @property
+    def _is_steered(self) -> bool:
+        """Whether something that may change the transaction status is not answered yet."""
+        return self._steered_until > self.groups.answered
 
     def _ended_within(self) -> None:
-        """Note that a group has ended with something else than a Sync: ignored, if what stands before it has failed."""
+        """Note that a group ends now with something else than a Sync: ignored, if what stands before it has failed."""
         if self._group_open:
             self._steered = UNKNOWN
+            self._steered_until = _A_QUIET_MOMENT
             if self._block == CLIENTS:
                 self._block = 0
         self._group_open = False
@@ -373,7 +398,7 @@ class Linked:
     def _make_real(self, link: Upstream) -> None:
         """Begin the transaction on the server that the client is in already, and let it fail if it has failed."""
         self._prefix += self._begin
-        self._steered = p.IN_TRANSACTION
+        self._steer(p.IN_TRANSACTION)
         link.replies.owe(r.SKIP_QUERY)
         self.unnamed.other_sent()
         if self._outside == p.FAILED:
@@ -573,7 +598,7 @@ class Linked:
                 self._end(CloseReason.CLIENT_TERMINATE, "", "")
                 return
             if not self._group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
-                self._steered = 0
+                self._steered_until = NEVER
                 if replies.status == p.IDLE:
                     self._portals.clear()
                     self.ledger.ended()
@@ -662,7 +687,8 @@ class Linked:
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
         self._cancel_cause = ""
-        self._steered = self._block = 0
+        self._block = 0
+        self._steered_until = NEVER
         self.ledger.touched.clear()
         self.ledger.lost.clear()
         self.ledger.ended()

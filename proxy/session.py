@@ -366,7 +366,7 @@ class Session(Answering):
                 link.replies.owed.append(r.GUARDING)
                 ahead = guard
         if verdict.steers:
-            self._steered = UNKNOWN
+            self._steer(UNKNOWN)
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions))
         self.filter.hits += 1
@@ -495,6 +495,9 @@ class Session(Answering):
         if opens:
             link.replies.owe(r.SKIP_QUERY)
             before += p.query(observe.BEGIN)
+        if verdict.steers:
+            self._steer(UNKNOWN)
+        self._ended_within()
         self.unnamed.end_sent()
         if verdict.effects:
             effects = self._effects(verdict)
@@ -510,9 +513,6 @@ class Session(Answering):
         else:
             link.replies.owe(r.QUERY)
         self._ending = verdict.kind in _ENDS
-        if verdict.steers:
-            self._steered = UNKNOWN
-        self._ended_within()
         self._bound = self._bound_before = False
         behind = behind or self._set_again(effects, group=False)
         if replaced is None and not before and not behind:
@@ -667,14 +667,14 @@ class Session(Answering):
                 if self._opens(link):
                     before += self._help(observe.BEGIN)
                     self._block = OURS
-                elif self._steered == UNKNOWN and not self._block:
+                elif not self._block and self._status_behind(link) == UNKNOWN:
                     return self._refuse(verdict, simple=False)
         except UnsettledError:
             return self._stall()
         if verdict.kind in ("begin", "commit", "rollback"):
             self._block = CLIENTS if verdict.kind == "begin" else 0
         if verdict.steers:
-            self._steered = UNKNOWN
+            self._steer(UNKNOWN)
         effects = self._effects(verdict)
         self._keep_prepared(verdict)
         code, ticket = self._followed(link, effects, r.EXECUTE)
@@ -759,8 +759,8 @@ class Session(Answering):
         if link is None:
             return self._waited(simple=True)
         ended = self._help(observe.END) if self._block == OURS else b""
-        link.replies.owe(r.FUNCTION)
         self._ended_within()
+        link.replies.owe(r.FUNCTION)
         self._house.stats.statements[verdict.label] += 1
         return ended + data[pos:end] if ended else None
 
@@ -900,8 +900,6 @@ class Session(Answering):
         if statement.silent and portal is None:
             return self._no_rows(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
-        if server_name is not None and self.prepared.shown.get(server_name, name) != name and self.running:
-            server_name = None  # an error that is on its way is to tell the other name
         if server_name is None and self.status != p.IDLE:
             wrong = "" if portal is None else statement.miscounted(name, data[rest:end], self.codec)
             answer = self._use_when_failed(statement, portal, wrong)
@@ -989,9 +987,14 @@ class Session(Answering):
         return None
 
     def _name_on(self, link: Upstream, statement: Statement, name: bytes) -> bytes | None:
-        """Return under which name the link has a statement of this name of the client's. Raises UnsettledError."""
+        """Return under which name a message finds a statement of this name of the client's. Raises UnsettledError."""
         key = name[: NAMEDATALEN - 1]
-        return key if self._own.find(key) else self.prepared.on_link(statement, link.held)
+        if self._own.find(key):
+            return key
+        ours = self.prepared.on_link(statement, link.held)
+        if ours is not None and self.prepared.shown.get(ours, name) != name and self.running:
+            return None  # an error that is on its way is to tell the other name
+        return ours
 
     def _use_unnamed(self, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
         unnamed: Unparsed | None = self.unnamed.which()
