@@ -6,6 +6,7 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy import replies as r
+from proxy import text as texts
 from proxy.carrying import Carrying
 from proxy.errors import (
     FEATURE_NOT_SUPPORTED,
@@ -17,8 +18,9 @@ from proxy.errors import (
     STATEMENT_TOO_COMPLEX,
 )
 from proxy.house import Upstream
+from proxy.judging import MAX_INLINE
 from proxy.sent import UnsettledError
-from proxy.statements import MAX_KEPT, NO_NAME, Statement
+from proxy.statements import MAX_KEPT, NO_NAME
 from proxy.verdict import Action, Verdict
 
 OBSERVED: Final = "observed"
@@ -183,26 +185,41 @@ class Answering(Carrying):
         error = p.error_response("ERROR", INVALID_CURSOR_NAME, 'portal "" does not exist', codec=self.codec)
         return self._answer_error(error, simple=False)
 
-    def _use_when_failed(self, statement: Statement, portal: bytes | None, wrong: str) -> bytes | None:
-        """Answer a Bind or Describe (None) where a failed transaction forbids to parse its statement; None: parse it.
+    def _use_when_failed(self, name: bytes, body: bytes, verdict: Verdict, values: bytes | None) -> bytes | None:
+        """Answer a Bind, or a Describe, where a failed transaction forbids to parse its statement; None: parse it.
 
-        `wrong` is what is wrong with the values of the Bind. PostgreSQL looks at the transaction late: what gives no
-        rows is described, and a Bind with too many values or too few is told so (exec_describe_statement_message()
-        and exec_bind_message(), tcop/postgres.c).
+        `body` is that of its Parse, behind the name; `values` are what a Bind has behind its names, None for a
+        Describe. PostgreSQL looks at the transaction late: what gives no rows is described, and a Bind with too many
+        values or too few is told so (exec_describe_statement_message() and exec_bind_message(), tcop/postgres.c).
         Raises UnsettledError where it is not known yet whether the transaction has failed.
         """
-        if not (wrong if portal is not None else statement.verdict.kind not in _WITH_ROWS):
-            return None
         if self._is_steered:
             return None  # what is under way may end it
+        if self.status != p.FAILED and not self.groups.unanswered:
+            return None
+        wrong = "" if values is None else self._miscounted(name, body, values)
+        if not wrong and (values is not None or verdict.kind in _WITH_ROWS):
+            return None
         if self.groups.unanswered:
             raise UnsettledError
-        if self.status != p.FAILED:
-            return None
         if wrong:
             error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
             return self._answer_error(error, simple=False)
-        return self._no_rows(statement.types)
+        return self._no_rows(body[body.index(0) + 1 :])
+
+    def _miscounted(self, name: bytes, body: bytes, values: bytes) -> str:
+        """Say what is wrong with the count of values in a Bind; "" if nothing is, or nobody knows."""
+        end = body.index(0)
+        formats = 2 + 2 * int.from_bytes(values[:2], "big")
+        if end > MAX_INLINE or len(values) < formats + 2:
+            return ""
+        given = int.from_bytes(values[formats : formats + 2], "big")
+        typed = int.from_bytes(body[end + 1 : end + 3], "big")
+        wanted = max(typed, texts.parameters(body[:end].decode(self.codec, "replace")))
+        if given == wanted:
+            return ""
+        shown = name.decode(self.codec, "replace")
+        return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
 
     def _no_rows(self, types: bytes) -> bytes:
         """Answer a Describe of a statement, not a query, that gives none. `types` are those of its Parse."""

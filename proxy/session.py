@@ -901,8 +901,8 @@ class Session(Answering):
             return self._no_rows(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
         if server_name is None and self.status != p.IDLE:
-            wrong = "" if portal is None else statement.miscounted(name, data[rest:end], self.codec)
-            answer = self._use_when_failed(statement, portal, wrong)
+            values = None if portal is None else data[rest:end]
+            answer = self._use_when_failed(name, statement.body, statement.verdict, values)
             if answer is not None:
                 return answer
         if link is None and self._outside == p.FAILED and statement.verdict.kind not in _IN_FAILED:
@@ -1023,6 +1023,11 @@ class Session(Answering):
                 verdict = given
             if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
                 return self._no_rows(types)
+            if not there and link.replies.status != p.IDLE:
+                values = None if portal is None else data[rest:end]
+                answer = self._use_when_failed(b"", message[6:], verdict, values)
+                if answer is not None:
+                    return answer
             before = self._set_after_discard(verdict)
             if portal is not None:
                 before += self._replan(link, verdict)

@@ -75,18 +75,6 @@ class Statement:
         """Return its parameter types as a ParameterDescription holds them, for a statement other than a query."""
         return self.body[self.body.index(0) + 1 :]  # nothing else has parameters to infer
 
-    def miscounted(self, name: bytes, values: bytes, codec: str) -> str:
-        """Say what is wrong with the count of values in a Bind, read from behind its names; "" if nothing is."""
-        known = self.described or (None if self.verdict.kind == "select" else self.types)
-        formats = 2 + 2 * int.from_bytes(values[:2], "big")
-        if known is None or len(values) < formats + 2:
-            return ""
-        given, wanted = int.from_bytes(values[formats : formats + 2], "big"), int.from_bytes(known[:2], "big")
-        if given == wanted:
-            return ""
-        shown = name.decode(codec, "replace")
-        return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
-
     def note_rows(self, described: bytes) -> bool:
         """Take what the server says of a statement that gives the rows of another one, if that is there at its Parse.
 

@@ -137,6 +137,11 @@ def ends(text: str) -> list[int]:
 _PART = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*"|[^{}\[\]",:\s]+')
 
 
+def parameters(text: str) -> int:
+    """Return the highest number that a parameter ($1, $2 …) has in a text which the grammar accepts, or 0."""
+    return max((int(text[each.start + 1 : each.end + 1]) for each in scan(text) if each.name == "PARAM"), default=0)
+
+
 def decode_deep(tree: str) -> Any:
     """Decode a JSON text without recursion, however deep it is nested: about ten times slower than msgspec.
 
