@@ -790,6 +790,8 @@ class Linked:
         if link is not None:
             if link.replies.helping:
                 return b""  # what is put on for a Parse of ours comes off again
+            if self._leaving and link.replies.owed and link.replies.owed[0] == r.SKIP_SYNC:
+                return b""  # the client has said Terminate, and no Sync
             if link.replies.resetting and name.lower() in self.ledger.lost:
                 # The server's value after a RESET; ours, which follows, is what the client connected with.
                 value = self._greeted.get(name, value)
