@@ -73,6 +73,7 @@ class Carrying(Linked):
         link = self.link
         if link is None:
             return b""
+        self._asked_in = self.groups.sent
         # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
         name = link.held.new_name()
         owe = link.replies.owe
@@ -142,6 +143,7 @@ class Carrying(Linked):
 
     def _parse_again(self, link: Upstream, statement: Statement, name: bytes) -> tuple[bytes, bytes]:
         """Put the client's statement of this name on a link that lacks it; return its name there, and what to send."""
+        self._asked_in = self.groups.sent
         out = self._drop(link, link.held.surplus(1))
         parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=False)
         self._count_replay()
@@ -180,6 +182,7 @@ class Carrying(Linked):
         return types if told[1] == types else None
 
     def _repeat_unnamed(self, link: Upstream, message: bytes, verdict: Verdict) -> bytes:
+        self._asked_in = self.groups.sent
         link.replies.owe(r.REPEAT_UNNAMED)
         self.unnamed.repeat_sent()
         told = self._unnamed_told
@@ -315,6 +318,7 @@ class Carrying(Linked):
 
     def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, code: int) -> bytes:
         """Parse a statement under the client's own name."""
+        self._asked_in = self.groups.sent
         self._owe_own(link, name, True, code)
         parse = p.message(p.PARSE, name + b"\0" + statement.body)
         if statement.verdict.kind != "select":
@@ -327,6 +331,19 @@ class Carrying(Linked):
         link.replies.owe(code, Done(partial(self._own.keep, name, whole)))
 
     # --- what a statement does ----------------------------------------------------------------------------------------
+
+    def _comes_too_late(self, verdict: Verdict) -> bool:
+        """Whether a statement fails behind what is ours in the open group, and does not behind what is the client's.
+
+        Nothing may have run ahead of DISCARD ALL in its group (PreventInTransactionBlock(), xact.c), and nothing may
+        have read ahead of an isolation level in its transaction (check_transaction_isolation(), variable.c).
+        """
+        group = self.groups.sent
+        if self._asked_in != group or self._ran_in == group or self._block or self._blind:
+            return False
+        if any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
+            return True
+        return verdict.steers and self._read_in != group
 
     def _effects(self, verdict: Verdict) -> Effects:
         """Return what a text leaves behind, and what the statements do that it executes by name."""

@@ -36,7 +36,7 @@ from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
 from proxy.sent import NEVER, Groups, Sent
 from proxy.snapshot import DISCARD_PLANS, NO_SETTINGS, Settings, read_back, replay, restore
-from proxy.statements import PREFIX, Context, Learned, Own, Prepared, Ticket
+from proxy.statements import NO_NAME, PREFIX, Context, Learned, Own, Prepared, Ticket, Undone
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
 
@@ -84,6 +84,7 @@ class Linked:
     """
 
     __slots__ = (
+        "_asked_in",
         "_begin",
         "_blind",
         "_block",
@@ -120,6 +121,8 @@ class Linked:
         "_prefix",
         "_put_back",
         "_put_off",
+        "_ran_in",
+        "_read_in",
         "_repeated",
         "_replans",
         "_replayed",
@@ -127,6 +130,7 @@ class Linked:
         "_stalled",
         "_steered",
         "_steered_until",
+        "_suffix",
         "_swallowing",
         "_token",
         "_unit",
@@ -203,6 +207,7 @@ class Linked:
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
+        self._suffix = b""  # goes out behind what is sent next
         self._put_off = False  # behind a DISCARD ALL of the group that is open they are not set again yet
         self._paused = False
         self._writable = True
@@ -238,6 +243,8 @@ class Linked:
         # What the status is, or UNKNOWN, behind the last that may have changed it, until so many groups are answered.
         self._steered = 0
         self._steered_until = NEVER
+        # In which group something of ours has run, or was parsed; the client has read in it; it has run anything.
+        self._asked_in = self._read_in = self._ran_in = NEVER
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
         self._put_back = False  # where it does not: whether it was put back since the client's last group
@@ -511,6 +518,19 @@ class Linked:
         self._ask_first(lost + read_back(ledger.ask(), state=ledger.asked_state))
         link.write(self._flushed())
 
+    def _part(self, link: Upstream) -> None:
+        """End the group here, where the client goes on with it: the transaction behind it has nothing of ours in it.
+
+        Where what stands before has failed, the client's messages are ignored up to its own Sync.
+        """
+        link.replies.owe(r.SKIP_TICKET, Undone(self._ignore_rest))
+        link.replies.owe(r.SKIP_SYNC)
+        self._suffix += p.target(p.CLOSE, b"S", NO_NAME) + p.SYNC_MESSAGE
+
+    def _ignore_rest(self) -> None:
+        self._swallowing = True
+        self._group_open = False
+
     def _flushed(self) -> bytes:
         prefix, self._prefix = self._prefix, b""
         return prefix
@@ -683,7 +703,7 @@ class Linked:
         self.groups.lose()
         self._portals.clear()
         self._own.all()
-        self._prefix = b""
+        self._prefix = self._suffix = b""
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
         self._cancel_cause = ""

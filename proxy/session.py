@@ -32,7 +32,7 @@ from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
 from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.pool import Pool
-from proxy.sent import UnsettledError
+from proxy.sent import NEVER, UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN
 from proxy.statements import NO_NAME, OF_ANOTHER, PREFIX, Context, Described, Done, Dropped, Learned, Run, Statement
 from proxy.verdict import Action, Effect, Verdict
@@ -75,6 +75,8 @@ _BY_BIND_ALONE: Final = Verdict(
 )
 """Of an EXECUTE of what was prepared by the protocol."""
 _ENDS: Final = frozenset(("commit", "rollback"))
+_READING: Final = frozenset(("select", "explain", "declare"))
+"""Kinds of statements for which a Parse takes a snapshot (analyze_requires_snapshot(), parser/analyze.c)."""
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
 
@@ -319,15 +321,18 @@ class Session(Answering):
     def _send(self, data: bytes, start: int, pos: int, out: list[bytes]) -> None:
         """Write what goes upstream: what has to go first, the pieces in `out`, and data[start:pos] as it came."""
         link = self.link
-        if link is None or not (out or pos > start or self._prefix):
+        if link is None or not (out or pos > start or self._prefix or self._suffix):
             return
         if self._prefix:
             out.insert(0, self._flushed())
-        if not out and not start and pos == len(data):
+        if not out and not start and pos == len(data) and not self._suffix:
             link.write(data)  # the client's own bytes object
             return
         if pos > start:
             out.append(data[start:pos])
+        if self._suffix:
+            out.append(self._suffix)
+            self._suffix = b""
         link.write(b"".join(out))
 
     def _direct(self, data: bytes) -> bool:
@@ -469,6 +474,9 @@ class Session(Answering):
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
+        if self._group_open and self._comes_too_late(verdict):
+            self._part(link)
+            return self._stall()
         before = behind = b""
         effects: Effects = ()
         try:
@@ -559,6 +567,9 @@ class Session(Answering):
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True
+        if verdict.kind in _READING:
+            self._read_in = self.groups.sent
+        context = self._context(verdict)  # what it runs itself may change that
         if verdict.effects:
             self._note_inside(verdict)
         if verdict.nulls:
@@ -572,7 +583,7 @@ class Session(Answering):
                 return before + self._too_many()
             statement = Statement(
                 body,
-                self._context(verdict),
+                context,
                 verdict,
                 self.filter.functions,
                 original if verdict.nulls and replaced is not None else None,
@@ -583,14 +594,14 @@ class Session(Answering):
             return before + self._parse_named(link, name, statement)
         message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
         link.replies.owe(r.PARSE_UNNAMED)
-        context: Context | Learned = self._context(verdict)
         behind = b""
+        shaped: Context | Learned = context
         if context is None:
-            context = Learned(self.codec)
-            behind = self._help(LEARN, r.SKIP_EXECUTE, context)
+            shaped = Learned(self.codec)
+            behind = self._help(LEARN, r.SKIP_EXECUTE, shaped)
         elif verdict.kind in OF_ANOTHER:
             behind = self._describe_unnamed(link, message)
-        self.unnamed.parse_sent((message, context, verdict, self.filter.functions))
+        self.unnamed.parse_sent((message, shaped, verdict, self.filter.functions))
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
@@ -651,12 +662,14 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=False)) is not None:
             return late
         if not self._portals and self._portals_sent.settled:
+            self._ran_in = self.groups.sent
             return self._forward(r.EXECUTE)
         link = self.link
         portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
         try:
             verdict = self._portals_sent.find(portal, self._portals.get(portal))
             if verdict is None or link is None:
+                self._ran_in = self.groups.sent
                 return self._forward(r.EXECUTE)
             if (late := self._outdated_by(verdict, simple=False)) is not None:
                 return late
@@ -676,6 +689,10 @@ class Session(Answering):
         if verdict.steers:
             self._steer(UNKNOWN)
         effects = self._effects(verdict)
+        ends = verdict.kind in _ENDS or any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects)
+        self._ran_in = NEVER if ends else self.groups.sent
+        if ends:
+            self._asked_in = self._read_in = NEVER  # another transaction begins
         self._keep_prepared(verdict)
         code, ticket = self._followed(link, effects, r.EXECUTE)
         link.replies.owe(code, ticket)
@@ -912,6 +929,9 @@ class Session(Answering):
             if link is None:
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
+        if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
+            self._part(link)
+            return self._stall()
         before = self._set_after_discard(verdict)
         if portal is not None:
             before += self._replan(link, verdict)
@@ -1028,6 +1048,9 @@ class Session(Answering):
                 answer = self._use_when_failed(b"", message[6:], verdict, values)
                 if answer is not None:
                     return answer
+            if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
+                self._part(link)
+                return self._stall()
             before = self._set_after_discard(verdict)
             if portal is not None:
                 before += self._replan(link, verdict)
@@ -1053,6 +1076,8 @@ class Session(Answering):
         if portal is None:
             link.replies.owe(r.DESCRIBE)
         else:
+            if verdict.kind in _READING:
+                self._read_in = self.groups.sent
             self._bound_to(link, portal, verdict)
         self._group_open = True
         self._passes = True

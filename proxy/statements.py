@@ -461,6 +461,19 @@ class Done(Ticket):
             self._then()
 
 
+class Undone(Ticket):
+    """A message of which only failure matters."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def settle(self, outcome: bool | None) -> None:
+        if not outcome:
+            self._then()
+
+
 class Dropped(Ticket):
     """A Close of ours; where it was never run, the name may still have to be closed."""
 
