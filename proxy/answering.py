@@ -19,9 +19,10 @@ from proxy.errors import (
 )
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE
+from proxy.ledger import PREPARED_STATEMENT
 from proxy.sent import UnsettledError
 from proxy.statements import MAX_KEPT, NO_NAME
-from proxy.verdict import Action, Verdict
+from proxy.verdict import Action, Effect, Verdict
 
 OBSERVED: Final = "observed"
 """The pin of a client that sent what filter.mode observe has let through."""
@@ -36,6 +37,15 @@ RUNS_ITSELF: Final = Verdict(
     detail="PostgreSQL can end with all its sessions when such a statement is explained or described"
     " (rule: execute-itself).",
     hint="Prepare the statement itself in the place of an EXECUTE.",
+)
+FETCH_OF_FETCH: Final = Verdict(
+    Action.REFUSE,
+    "fetch",
+    rule="fetch-of-fetch",
+    sqlstate=FEATURE_NOT_SUPPORTED,
+    message="cannot fetch from a cursor that has its rows from another FETCH",
+    detail="PostgreSQL can end with all its sessions when it names the columns of such rows (rule: fetch-of-fetch).",
+    hint="Fetch from the cursor that the rows are of.",
 )
 STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""
@@ -159,11 +169,11 @@ class Answering(Carrying):
         )
         return self._refuse(verdict, simple=simple, unnamed=unnamed)
 
-    def _no_statement(self, name: bytes, *, simple: bool = False) -> bytes:
+    def _no_statement(self, name: bytes, *, simple: bool = False, ahead: bytes = b"") -> bytes:
         shown = name.decode(self.codec, "replace")
         text = f'prepared statement "{shown}" does not exist' if name else "unnamed prepared statement does not exist"
         error = p.error_response("ERROR", INVALID_SQL_STATEMENT_NAME, text, codec=self.codec)
-        return self._answer_error(error, simple=simple, unnamed=simple)
+        return self._answer_error(ahead + error, simple=simple, unnamed=simple)
 
     def _too_many(self) -> bytes:
         """Answer a Parse of a client that keeps too many named statements."""
@@ -205,7 +215,7 @@ class Answering(Carrying):
         if wrong:
             error = p.error_response("ERROR", PROTOCOL_VIOLATION, wrong, codec=self.codec)
             return self._answer_error(error, simple=False)
-        return self._no_rows(body[body.index(0) + 1 :])
+        return self._describe_here(body[body.index(0) + 1 :])
 
     def _miscounted(self, name: bytes, body: bytes, values: bytes) -> str:
         """Say what is wrong with the count of values in a Bind; "" if nothing is, or nobody knows."""
@@ -221,9 +231,37 @@ class Answering(Carrying):
         shown = name.decode(self.codec, "replace")
         return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
 
-    def _no_rows(self, types: bytes) -> bytes:
-        """Answer a Describe of a statement, not a query, that gives none. `types` are those of its Parse."""
-        answer = p.message(p.PARAMETER_DESCRIPTION, types) + p.message(p.NO_DATA)
+    def _describe_of_another(self, what: bytes, body: bytes, verdict: Verdict) -> bytes | None:
+        """Answer a Describe of a statement that gives other rows than its own, if that leads nowhere any more.
+
+        `what` it is; `body` is that of its Parse. None: it may go on, behind what `_look_first` returns. Raises
+        UnsettledError.
+        """
+        if self._fetches_on(verdict):
+            return self._refuse(FETCH_OF_FETCH, simple=False)
+        if self._fresh == (what, self.groups.sent):
+            return None
+        if self.groups.unanswered:
+            raise UnsettledError  # it is not known yet what it has noted
+        if self.status == p.FAILED or PREPARED_STATEMENT in self.ledger.pins:
+            return None
+        for effect, text in verdict.effects:
+            name = text.encode(self.codec, "replace")
+            if effect is Effect.EXECUTE and self.prepared.find(name) is None:
+                parameters = p.message(p.PARAMETER_DESCRIPTION, body[body.index(0) + 1 :])
+                return self._no_statement(name, ahead=parameters)
+        return None
+
+    def _look_first(self, link: Upstream, what: bytes, verdict: Verdict) -> bytes:
+        """Return what goes ahead of a Describe of such a statement."""
+        if verdict.kind == "fetch" and self._fresh == (what, self.groups.sent):
+            return b""
+        return self._look_for_cursors(link, verdict)
+
+    def _describe_here(self, types: bytes, rows: bytes = b"") -> bytes:
+        """Answer a Describe of a statement, not a query, that gives such rows. `types` are those of its Parse."""
+        answer = p.message(p.PARAMETER_DESCRIPTION, types)
+        answer += p.message(p.ROW_DESCRIPTION, rows) if rows else p.message(p.NO_DATA)
         if self.link is None:
             self._wire.write(answer)
             return b""

@@ -92,17 +92,18 @@ class Carrying(Linked):
             link.replies.owe(r.SKIP_TICKET, Dropped(link.held, name))
         return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
 
-    def _parse_named(self, link: Upstream, name: bytes, statement: Statement) -> bytes:
+    def _parse_named(self, link: Upstream, name: bytes, statement: Statement, *, told: bool) -> bytes:
         """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
         out = self._drop(link, link.held.surplus(1))
         parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=True)
         link.replies.owe(r.PARSE_NAMED, parsed)
-        out += self._parse_and_describe(link, parsed)
+        out += self._parse_and_describe(link, parsed, told=told)
+        statement.noted_as = parsed.server_name
         # Those who have its twin get the new one, unless Describe says that it is none of theirs any more.
         out += self._drop(link, link.held.twins(statement))
         return out + self._learn(statement)
 
-    def _parse_own(self, link: Upstream, name: bytes, statement: Statement) -> bytes:
+    def _parse_own(self, link: Upstream, name: bytes, statement: Statement, *, told: bool) -> bytes:
         """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
         key = name[: NAMEDATALEN - 1]
 
@@ -111,10 +112,11 @@ class Carrying(Linked):
             self._own.keep(key, True)
 
         parsed = Parsed(statement, name, kept, partial(self.prepared.replace, key))
+        statement.noted_as = key
         self.prepared.parse_sent(key, statement)
         self._own.parse_sent(key, True)
         link.replies.owe(r.PARSE_NAMED, parsed)
-        return self._parse_and_describe(link, parsed) + self._learn(statement)
+        return self._parse_and_describe(link, parsed, told=told) + self._learn(statement)
 
     def _learn(self, statement: Statement) -> bytes:
         """Ask for the settings that shaped a Parse, where only the server knows them."""
@@ -150,18 +152,19 @@ class Carrying(Linked):
 
         def parse() -> bytes:
             link.replies.owe(r.REPEAT_NAMED, parsed)
-            return self._parse_and_describe(link, parsed, again=True)
+            return self._parse_and_describe(link, parsed, told=False)
 
         return parsed.server_name, out + self._in_context(link, statement.context, parse)
 
-    def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, again: bool = False) -> bytes:
+    def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, told: bool) -> bytes:
+        """Send a Parse, and ask what belongs to its statement's identity; `told`: what it has noted of another one."""
         parse = p.message(p.PARSE, parsed.server_name + b"\0" + parsed.statement.body)
-        return parse + self._describe_ours(link, parsed, again)
+        return parse + self._describe_ours(link, parsed, told)
 
-    def _describe_ours(self, link: Upstream, parsed: Parsed, again: bool) -> bytes:
+    def _describe_ours(self, link: Upstream, parsed: Parsed, told: bool) -> bytes:
         statement = parsed.statement
-        if statement.verdict.kind in OF_ANOTHER and not again:
-            link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows))
+        if told:
+            link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows, exact=True))
             return p.target(p.DESCRIBE, b"S", parsed.server_name)
         if statement.verdict.kind != "select":
             return b""  # the server notes once what it gives, and never looks again (plancache.c)
@@ -236,6 +239,8 @@ class Carrying(Linked):
         if not portal:
             self._bound = True
             self._bound_in = self.groups.sent
+        if verdict.kind in OF_ANOTHER:
+            self._fresh = (b"P" + portal, self.groups.sent)
         noted = verdict if verdict.effects or verdict.steers else None
         if noted is not None or self._portals or not self._portals_sent.settled:
             key = portal[: NAMEDATALEN - 1]
@@ -254,6 +259,47 @@ class Carrying(Linked):
             self._portals.pop(portal, None)
         else:
             self._portals[portal] = verdict
+
+    # --- rows of another statement, or of a cursor --------------------------------------------------------------------
+    #
+    # To name the columns of an EXECUTE or FETCH the server goes on to what gives the rows, and from there on and on. It
+    # does not look whether a cursor is there (FetchStatementTargetList(), tcop/pquery.c), nor how deep it is by then:
+    # a Describe ended PostgreSQL 18 with SIGSEGV, and so all its sessions. What is bound, or fetched, names nothing.
+
+    def _cursors(self, verdict: Verdict) -> list[bytes]:
+        """Return the cursors whose rows a statement gives. Raises UnsettledError."""
+        return [
+            name.encode(self.codec, "replace")[: NAMEDATALEN - 1]
+            for effect, name in self._effects(verdict)
+            if effect is Effect.FETCH
+        ]
+
+    def _fetches_on(self, verdict: Verdict) -> bool:
+        """Whether one of these cursors may have its rows from another one. Raises UnsettledError."""
+        if not self._portals and self._portals_sent.settled:
+            return False
+        for cursor in self._cursors(verdict):
+            behind = self._portals_sent.find(cursor, self._portals.get(cursor))
+            if behind is None or behind.kind not in OF_ANOTHER:
+                continue
+            # A FETCH from the portal that it was bound to gives nothing: that was not there yet.
+            if any(each != cursor or behind.kind != "fetch" for each in self._cursors(behind)):
+                return True
+        return False
+
+    def _can_be_told(self, verdict: Verdict) -> bool:
+        """Whether to ask what a statement has noted of another one, right behind its Parse. Raises UnsettledError."""
+        if verdict.kind not in OF_ANOTHER or self._fetches_on(verdict):
+            return False
+        return verdict.kind == "fetch" or not self._cursors(verdict)
+
+    def _look_for_cursors(self, link: Upstream, verdict: Verdict) -> bytes:
+        """Ask first for the cursors of what is described behind this: where one is gone, that is the error."""
+        out = b""
+        for cursor in self._cursors(verdict):
+            link.replies.owe(r.SKIP_DESCRIBE, Described(lambda described: True))
+            out += p.target(p.DESCRIBE, b"P", cursor)
+        return out
 
     # --- names that SQL uses ------------------------------------------------------------------------------------------
 

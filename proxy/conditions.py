@@ -138,6 +138,12 @@ def _deallocate(judgement: Judgement, name: str, body: Body) -> None:
     judgement.effects.append((Effect.DEALLOCATE, body.get("name", "")))
 
 
+def _fetch(judgement: Judgement, name: str, body: Body) -> None:
+    judgement.expressions(name, body)
+    if not body.get("ismove"):
+        judgement.effects.append((Effect.FETCH, body["portalname"]))
+
+
 def _close(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
     judgement.effects.append((Effect.CLOSE, body.get("portalname", "")))
@@ -259,7 +265,8 @@ _PLAIN_MODES = frozenset(
 _EXPLAINABLE = frozenset({"SelectStmt", "DeclareCursorStmt", "ExecuteStmt"})
 
 _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
-    **dict.fromkeys(("VariableShowStmt", "FetchStmt", "ConstraintsSetStmt"), _harmless),
+    **dict.fromkeys(("VariableShowStmt", "ConstraintsSetStmt"), _harmless),
+    "FetchStmt": _fetch,
     "ExplainStmt": _explain,
     "PrepareStmt": _prepare,
     "DeclareCursorStmt": _declare,

@@ -101,6 +101,7 @@ class Linked:
         "_flow_drop",
         "_flushes",
         "_former",
+        "_fresh",
         "_greeted",
         "_group_open",
         "_have",
@@ -221,6 +222,9 @@ class Linked:
         self._portals: dict[bytes, Verdict] = {}
         self._portals_sent: Sent[bytes, Verdict | None] = Sent(self.groups)
         self._unnamed_told: tuple[bytes, bytes] | None = None  # its Parse, and what the client was told that it gives
+        # The statement that gives rows of another one, or its portal, that was just made, and in which group: what it
+        # has found there cannot have gone yet.
+        self._fresh: tuple[bytes, int] | None = None
         self._own = Own(self.groups)  # statements put on the link under the client's own names
         self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
         # The unnamed portal is the client's: a Query has not taken it since it was bound. In which group that was sent,
@@ -518,7 +522,7 @@ class Linked:
         self._ask_first(lost + read_back(ledger.ask(), state=ledger.asked_state))
         link.write(self._flushed())
 
-    def _part(self, link: Upstream) -> None:
+    def _end_group(self, link: Upstream) -> None:
         """End the group here, where the client goes on with it: the transaction behind it has nothing of ours in it.
 
         Where what stands before has failed, the client's messages are ignored up to its own Sync.

@@ -514,7 +514,8 @@ class Replies:
                 self._discarded = self._discarded or tag == b"DISCARD ALL"
         elif head in (SKIP_DESCRIBE, DESCRIBE_UNNAMED):
             self._keep(end - start)
-            cast(Described, self._tickets[0]).add(_described(kind, chunk[start:end]))
+            ticket = cast(Described, self._tickets[0])
+            ticket.add(chunk[start:end] if ticket.exact else _described(kind, chunk[start:end]))
         elif kind == COPY_OUT_RESPONSE:
             self.copying = True
         elif kind == COPY_DONE:

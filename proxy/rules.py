@@ -71,6 +71,7 @@ RULES: dict[str, str] = {
     "syntax": "A query text is one that PostgreSQL's own grammar accepts.",
     "several-statements": "A prepared statement holds one statement.",
     "execute-itself": "A prepared EXECUTE does not lead back to itself, and a session keeps no more than 256 of them.",
+    "fetch-of-fetch": "A FETCH takes no rows of a cursor that has them from another FETCH.",
     "unknown-statement": "A statement is of a kind that the filter knows to be a read.",
     "unknown-node": "An expression consists of parts that the filter knows.",
     "unknown-field": "A part of a statement has only those properties that the filter knows.",

@@ -15,7 +15,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.answering import RUNS_ITSELF, STOP, Answering
+from proxy.answering import FETCH_OF_FETCH, RUNS_ITSELF, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
@@ -475,12 +475,14 @@ class Session(Answering):
         if link is None:
             return self._waited(simple=True, unnamed=True)
         if self._group_open and self._comes_too_late(verdict):
-            self._part(link)
+            self._end_group(link)
             return self._stall()
         before = behind = b""
         effects: Effects = ()
         try:
             self._check_discarded()
+            if verdict.effects and self._fetches_on(verdict):
+                return self._refuse(FETCH_OF_FETCH, simple=True, unnamed=True)
             opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
             if opens and self._group_open:
                 return self._refuse(verdict, simple=True, unnamed=True)
@@ -559,6 +561,7 @@ class Session(Answering):
         try:
             self._check_discarded()
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
+            told = self._can_be_told(verdict)
             before = self._set_after_discard(verdict)
             if verdict.effects:
                 before += self._provide_own(link, verdict, parse=True)
@@ -569,6 +572,8 @@ class Session(Answering):
         self._group_open = True
         if verdict.kind in _READING:
             self._read_in = self.groups.sent
+        if verdict.kind in OF_ANOTHER:
+            self._fresh = (b"S" + name, self.groups.sent)
         context = self._context(verdict)  # what it runs itself may change that
         if verdict.effects:
             self._note_inside(verdict)
@@ -590,8 +595,8 @@ class Session(Answering):
             )
             statement.apart = _MOVING.search(text) is not None
             if PREPARED_STATEMENT in self.ledger.pins:
-                return before + self._parse_own(link, name, statement)
-            return before + self._parse_named(link, name, statement)
+                return before + self._parse_own(link, name, statement, told=told)
+            return before + self._parse_named(link, name, statement, told=told)
         message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
         link.replies.owe(r.PARSE_UNNAMED)
         behind = b""
@@ -599,7 +604,7 @@ class Session(Answering):
         if context is None:
             shaped = Learned(self.codec)
             behind = self._help(LEARN, r.SKIP_EXECUTE, shaped)
-        elif verdict.kind in OF_ANOTHER:
+        elif told:
             behind = self._describe_unnamed(link, message)
         self.unnamed.parse_sent((message, shaped, verdict, self.filter.functions))
         if self.codec == "utf-8":
@@ -647,13 +652,32 @@ class Session(Answering):
             return b""
         target, name = p.target_parts(data, pos + 5, end, "Describe")
         if target == 0x50:  # 'P', a portal
-            return self._forward(r.DESCRIBE)
+            return self._describe_portal(name, data, pos, end)
         return self._use(name, None, data, pos, end, end)
+
+    def _describe_portal(self, portal: bytes, data: bytes, pos: int, end: int) -> bytes | None:
+        link = self.link
+        if link is None or (not self._portals and self._portals_sent.settled):
+            return self._forward(r.DESCRIBE)
+        try:
+            key = portal[: NAMEDATALEN - 1]
+            verdict = self._portals_sent.find(key, self._portals.get(key))
+            if verdict is None or verdict.kind not in OF_ANOTHER:
+                return self._forward(r.DESCRIBE)
+            if self._fetches_on(verdict):
+                return self._refuse(FETCH_OF_FETCH, simple=False)
+            before = self._look_first(link, b"P" + portal, verdict)
+        except UnsettledError:
+            return self._stall()
+        link.replies.owe(r.DESCRIBE)
+        self._group_open = True
+        return before + data[pos:end] if before else None
 
     def _execute(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
         p.check_execute(data, pos + 5, end)
+        self._fresh = None
         if end - pos == 10 and self._bound_in != self.groups.sent:
             if self.groups.unanswered:
                 return self._stall()
@@ -716,6 +740,7 @@ class Session(Answering):
             self._wire.write(_CLOSE_COMPLETE)
             return b""
         if not statement:
+            self._fresh = None
             return self._forward(r.CLOSE)
         try:
             self._check_discarded()
@@ -915,7 +940,7 @@ class Session(Answering):
                 return given
             verdict = given
         if statement.silent and portal is None:
-            return self._no_rows(statement.types)
+            return self._describe_here(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
         if server_name is None and self.status != p.IDLE:
             values = None if portal is None else data[rest:end]
@@ -930,14 +955,25 @@ class Session(Answering):
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
         if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
-            self._part(link)
+            self._end_group(link)
             return self._stall()
+        of_another = portal is None and verdict.kind in OF_ANOTHER
+        if of_another:
+            late = self._describe_of_another(b"S" + name, statement.body, verdict)
+            if late is not None:
+                return late
         before = self._set_after_discard(verdict)
         if portal is not None:
             before += self._replan(link, verdict)
         if verdict.effects:
             before += self._provide_own(link, verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
+        if of_another:
+            before += self._look_first(link, b"S" + name, verdict)
+            if statement.rows and server_name != statement.noted_as and self.status != p.FAILED:
+                return before + self._describe_here(
+                    statement.types, statement.rows
+                )  # parsed again it may note something else
         if server_name is None:
             server_name, parse = self._parse_again(link, statement, name)
             before += parse
@@ -1042,20 +1078,25 @@ class Session(Answering):
                     return given
                 verdict = given
             if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
-                return self._no_rows(types)
+                return self._describe_here(types)
             if not there and link.replies.status != p.IDLE:
                 values = None if portal is None else data[rest:end]
                 answer = self._use_when_failed(b"", message[6:], verdict, values)
                 if answer is not None:
                     return answer
             if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
-                self._part(link)
+                self._end_group(link)
                 return self._stall()
+            of_another = portal is None and verdict.kind in OF_ANOTHER
+            if of_another and (late := self._describe_of_another(b"S", message[6:], verdict)) is not None:
+                return late
             before = self._set_after_discard(verdict)
             if portal is not None:
                 before += self._replan(link, verdict)
             if verdict.effects:
                 before += self._provide_own(link, verdict)
+            if of_another:
+                before += self._look_first(link, b"S", verdict)
             if not there:
                 if isinstance(context, Learned):
                     context = context.context

@@ -45,10 +45,23 @@ class Statement:
     by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
     `original` is the body that the client sent, if another one goes out: lists of statements show it.
     `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
+    Otherwise `rows` is the RowDescription that was noted, and `noted_as` the name under which it was parsed then.
     `apart`: it is used under other settings than those that shaped it, and shared with nobody: its plan has them.
     """
 
-    __slots__ = ("__weakref__", "apart", "body", "context", "described", "judge", "original", "silent", "verdict")
+    __slots__ = (
+        "__weakref__",
+        "apart",
+        "body",
+        "context",
+        "described",
+        "judge",
+        "noted_as",
+        "original",
+        "rows",
+        "silent",
+        "verdict",
+    )
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
     def __init__(
@@ -61,6 +74,8 @@ class Statement:
         self.verdict = verdict
         self.judge = judge
         self.silent = False
+        self.rows = b""
+        self.noted_as = b""
         self.apart = False
 
     def __repr__(self) -> str:
@@ -81,6 +96,7 @@ class Statement:
         The server notes that once (UtilityTupleDescriptor(), tcop/utility.c); what is described empty gives none.
         """
         self.silent = described == self.types
+        self.rows = described[len(self.types) :]
         return True
 
     def gives(self, described: bytes) -> bool:
@@ -429,12 +445,16 @@ class Parsed(Ticket):
 
 
 class Described(Ticket):
-    """A Describe of ours that follows a Parse of ours: collects what the server says."""
+    """A Describe of ours that follows a Parse of ours: collects what the server says, all of it if it is to be `exact`.
 
-    __slots__ = ("_answer", "_described", "parameters")
+    Otherwise what of it belongs to a statement's identity.
+    """
 
-    def __init__(self, described: Callable[[bytes], bool]) -> None:
+    __slots__ = ("_answer", "_described", "exact", "parameters")
+
+    def __init__(self, described: Callable[[bytes], bool], *, exact: bool = False) -> None:
         self._described = described
+        self.exact = exact
         self._answer = b""
         self.parameters = b""
         """The body of the ParameterDescription."""

@@ -36,6 +36,8 @@ class Effect(enum.Enum):
     """SQL PREPARE; the name is the statement's."""
     EXECUTE = "execute"
     """SQL EXECUTE, also under EXPLAIN: it changes nothing; the name is the prepared statement's."""
+    FETCH = "fetch"
+    """FETCH, but not MOVE: it changes nothing; the name is the cursor's."""
     LIST_STATEMENTS = "list_statements"
     """A look at pg_prepared_statements: it changes nothing; the name is the view's or the function's."""
     DEALLOCATE = "deallocate"
