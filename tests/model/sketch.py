@@ -178,6 +178,48 @@ def without(whole: Sketch, pattern: re.Pattern[str]) -> Sketch:
 
 
 def is_safe(messages: Sequence[Message]) -> bool:
+    """Tell whether PostgreSQL surely survives what a client says."""
+    return _meets_no_portal_of_a_query(messages) and _describes_what_is_there(messages)
+
+
+def _describes_what_is_there(messages: Sequence[Message]) -> bool:
+    """Tell whether no Describe can ask for the rows of a FETCH whose cursor is gone, or is the portal of another FETCH.
+
+    FetchStatementTargetList() does not look. So a FETCH is described right behind its Parse or its Bind, and is bound
+    to no portal that has a name.
+    """
+    texts: dict[str, set[str]] = {}
+    before: Message | None = None
+
+    def fetches(name: str, seen: frozenset[str] = frozenset()) -> bool:
+        return name not in seen and any(
+            text.startswith("fetch") or (text.startswith("execute") and fetches(text[8:9], seen | {name}))
+            for text in texts.get(name, ())
+        )
+
+    for message in messages:
+        behind = before is not None and not any(text.startswith("execute") for text in texts.get(before.name, ()))
+        match message.kind, message.target:
+            case "P", _:
+                texts.setdefault(message.name, set()).add(message.text)
+            case "B", _:
+                if message.portal and fetches(message.name):
+                    return False
+            case "D", "S":
+                made = before is not None and (before.kind, before.name) == ("P", message.name)
+                if fetches(message.name) and not (made and behind):
+                    return False
+            case "D", "P":
+                if before is not None and (before.kind, before.portal) == ("B", message.portal):
+                    if fetches(before.name) and not behind:
+                        return False
+                elif any(map(fetches, texts)):
+                    return False
+        before = message
+    return True
+
+
+def _meets_no_portal_of_a_query(messages: Sequence[Message]) -> bool:
     """Tell whether no Execute and no Describe can meet the unnamed portal of a simple Query.
 
     PostgreSQL itself may crash there, if the Query has failed in a transaction: exec_execute_message() looks at what

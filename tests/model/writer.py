@@ -6,6 +6,7 @@ settings, and the functions of FUNCTIONS, which set something in their bodies.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from random import Random
 
@@ -283,7 +284,7 @@ class _Writer:
         elif not leaves:
             writes += self._probes()
         writes[-1] = replace(writes[-1], waits=True)  # nothing follows
-        return Part(tuple(map(_safe, writes)), tuple(parameters.items()), leaves)
+        return Part(tuple(_safe(writes)), tuple(parameters.items()), leaves)
 
     def _write(self) -> Write:
         random = self._random
@@ -366,10 +367,13 @@ def _may_run_itself(name: str, text: str) -> bool:
     return "execute" in text and (text.startswith("explain") or name == NAMES[1] or f"execute {NAMES[1]}" not in text)
 
 
-def _safe(whole: Write) -> Write:
-    """Leave out what could meet the unnamed portal of a simple Query."""
-    messages: list[Message] = [query("")]
-    for message in whole.messages:
-        if is_safe([*messages, message]):
-            messages.append(message)
-    return Write(tuple(messages[1:]) or (SYNC,), whole.waits, whole.cut, whole.times)
+def _safe(writes: Iterable[Write]) -> Iterator[Write]:
+    """Leave out what could end PostgreSQL: see `is_safe`. Of each write it is not known what has come before."""
+    said: list[Message] = []
+    for write in writes:
+        kept: list[Message] = []
+        for message in write.messages:
+            if is_safe([*said, query(""), *kept, message]):
+                kept.append(message)
+        said += kept
+        yield replace(write, messages=tuple(kept) or (SYNC,))
