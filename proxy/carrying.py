@@ -382,14 +382,15 @@ class Carrying(Linked):
         """Whether a statement fails behind what is ours in the open group, and does not behind what is the client's.
 
         Nothing may have run ahead of DISCARD ALL in its group (PreventInTransactionBlock(), xact.c), and nothing may
-        have read ahead of an isolation level in its transaction (check_transaction_isolation(), variable.c).
+        have read ahead of an isolation level in its transaction (check_transaction_isolation(), variable.c). Only the
+        former ends the portals that were bound there.
         """
         group = self.groups.sent
         if self._asked_in != group or self._ran_in == group or self._block or self._blind:
             return False
         if any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
             return True
-        return verdict.steers and self._read_in != group
+        return verdict.kind in ("begin", "multi") and self._read_in != group
 
     def _effects(self, verdict: Verdict) -> Effects:
         """Return what a text leaves behind, and what the statements do that it executes by name."""

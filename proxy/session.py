@@ -1117,8 +1117,7 @@ class Session(Answering):
         if portal is None:
             link.replies.owe(r.DESCRIBE)
         else:
-            if verdict.kind in _READING:
-                self._read_in = self.groups.sent
+            self._read_in = self.groups.sent
             self._bound_to(link, portal, verdict)
         self._group_open = True
         self._passes = True

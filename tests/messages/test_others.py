@@ -22,7 +22,9 @@ from tests.messages.conversation import (
     Message,
     Step,
     b,
+    close_portal,
     close_statement,
+    describe_portal,
     describe_statement,
     e,
     parse,
@@ -397,6 +399,83 @@ def test_portal_that_a_failed_Query_has_left_is_not_executed(  # noqa: N802
                 answers = [wire.until_ready() for _ in range(len(asked) if together else 1)]
             assert (answers[-1], wire.error["C"], wire.status) == ("EZ", "34000", p.FAILED)
             assert wire.ask("rollback") == "CZ"
+    assert admin("select pg_postmaster_start_time(), pg_backend_pid()") == started
+
+
+CURSOR = (parse("select", "select generate_series(1, 9)"), b("select", portal="q"))
+OF_Q, OF_P = parse("q", "fetch 5 from q"), parse("p", "fetch 1 from p")
+
+ATTACKS = {
+    "the cursor of a statement is closed": (*CURSOR, OF_Q, close_portal("q"), describe_statement("q")),
+    "the cursor of the unnamed statement is closed": (
+        *CURSOR,
+        parse("", "fetch 1 from q"),
+        close_portal("q"),
+        describe_statement(),
+    ),
+    "the cursor of a portal is closed": (*CURSOR, OF_Q, b("q"), close_portal("q"), describe_portal()),
+    "the cursor is closed, in SQL": (
+        *run("declare c cursor for select 1"),
+        parse("c", "fetch 1 from c"),
+        *run("close c"),
+        describe_statement("c"),
+    ),
+    "an EXECUTE of it": (*CURSOR, OF_Q, close_portal("q"), parse("x", "execute q"), describe_statement("x")),
+    "an EXECUTE of it, bound": (*CURSOR, OF_Q, parse("x", "execute q"), b("x"), close_portal("q"), describe_portal()),
+    "an EXECUTE that is parsed behind its end": (*CURSOR, OF_Q, SYNC, parse("x", "execute q"), SYNC),
+    "a circle": (*CURSOR, OF_Q, b("q", portal="p"), close_portal("q"), OF_P, b("p", portal="q"), describe_portal("q")),
+    "a circle of an EXECUTE": (
+        parse("select", "select 1"),
+        b("select", portal="p"),
+        OF_P,
+        close_portal("p"),
+        parse("x", "execute p"),
+        b("x", portal="p"),
+        describe_portal("p"),
+    ),
+    "a Query": (*CURSOR, OF_Q, b("q", portal="p"), e("p", 1), close_portal("q"), SYNC, q("fetch 1 from p")),
+    "a Query of more than that": (
+        *CURSOR,
+        OF_Q,
+        b("q", portal="p"),
+        e("p", 1),
+        SYNC,
+        q("close q; fetch 1 from p"),
+    ),
+    "a Query that executes it": (
+        *CURSOR,
+        OF_Q,
+        b("q", portal="p"),
+        OF_P,
+        e("p", 1),
+        close_portal("q"),
+        SYNC,
+        q("execute p"),
+    ),
+}
+
+
+@pytest.mark.parametrize("transaction", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_rows_that_lead_to_a_cursor_that_is_gone_end_the_server(
+    name: str, transaction: bool, fleet: Fleet, admin: Admin
+) -> None:
+    """PostgreSQL's own bug: FetchStatementTargetList(), tcop/pquery.c, does not look whether a cursor is there."""
+    started = admin("select pg_postmaster_start_time(), pg_backend_pid()")
+    for together in (False, True):
+        with Wire(fleet.get(1).port, login=True, user=READER) as wire:
+            if transaction:
+                assert wire.ask("begin; select 1") == "CTDCZ"
+            messages = [*ATTACKS[name], SYNC]
+            if together:
+                wire.send(b"".join(each.data for each in messages))
+            else:
+                for each in messages:
+                    wire.send(each.data + FLUSH)
+            while wire.until_ready().endswith("Z") and wire.status != p.IDLE:
+                wire.send(p.query(b"rollback"))
+        with Wire(fleet.get(1).port, login=True, user=READER) as wire:
+            assert wire.ask("select 'all is well'") == "TDCZ"
     assert admin("select pg_postmaster_start_time(), pg_backend_pid()") == started
 
 

@@ -122,6 +122,58 @@ FOUND = {
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,
+    "DISCARD ALL behind a Parse whose settings only the server knows": """
+        A: P "" 'discard all', B "" "", E "", P "" 'select $1::text, current_setting(''datestyle'')', Q 'discard all'
+        B: Q 'select public.paris_local()', P "" 'select $1::int', Q 'discard all' | Q 'show timezone'
+        C: P "" 'select public.fails_local()', Q 'discard all'
+    """,
+    "DISCARD ALL in the group of a Parse whose settings only the server knows": """
+        A: P "" 'set search_path to elsewhere', B "" "", E "", S | P s 'select $1::text, current_setting(''datestyle'')', P "" 'discard all', B "" "", E "", S
+        B: Q 'set datestyle to german' | P "" 'select 1/$1::int', P t 'discard all', B "" t, E "", S, B "" "" ('1'), E "", S
+        C: Q 'select public.german(), 1/0', P "" 'select public.user_local(), 1/0' | P "" 'discard all', B "" "", E "", S
+    """,  # noqa: E501
+    "DISCARD ALL that fails behind what the client has run itself": """
+        A: Q 'select public.paris_local()', P s 'select 1', B "" s, E "", Q 'discard all', S | B "" s, E "", S
+    """,
+    "DISCARD ALL that is ignored behind an error in its group": """
+        A: Q 'select public.paris_local()', P s 'select date ''01/02/2020''', P t 'select nope', Q 'discard all', P u 'select 2', S | B "" s, E "", S, B "" u, E "", S
+        B: Q 'begin', Q 'select public.paris_local()', P s 'select 1', P t 'select nope', Q 'discard all', S, B "" s, E "", S | Q 'rollback' | B "" s, E "", S
+    """,  # noqa: E501
+    "an isolation level behind Describe of a statement that is parsed again": """
+        A: Q 'select public.elsewhere()' | Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        B [application_name=mine; TimeZone=Asia/Kolkata]: P t 'select public.in_german()', S | D S t, Q 'set timezone to default; start transaction isolation level repeatable read' ^3 | Q 'rollback'
+        order AB
+    """,  # noqa: E501
+    "START TRANSACTION behind Describe of a statement that is parsed again": """
+        A: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        B: C S t ^2 | P s 'select public.dmy_local(), 1/0', S | D S s, Q 'start transaction isolation level repeatable read' | Q 'rollback'
+        order BBB
+    """,  # noqa: E501
+    "COMMIT AND CHAIN that has something behind it, in a transaction that has failed": """
+        A: Q 'start transaction isolation level repeatable read' | E p, S, P "" 'commit and chain', B "" "", E "", E "", S | Q 'rollback'
+    """,  # noqa: E501
+    "an error of a statement that has an equal one": """
+        A: P t 'prepare t as select 21' | P s 'prepare t as select 21', S | B "" t ('4'), B "" s, S
+    """,
+    "too few values for the unnamed statement in a failed transaction": """
+        A: P "" 'select 1/$1::int' | P t 'set application_name to ''me''', B "" t, E "", S | P s 'begin read only', B p s, E p, P s 'set search_path to here' | S, B "" "", Q 'rollback'
+    """,  # noqa: E501
+    "Terminate behind what has no Sync": """
+        A: P "" 'set datestyle to ''ISO, DMY''', B "" "", E "", X
+        B: P "" 'set datestyle to ''ISO, DMY''', B "" "", E "", H, X
+        C: Q 'select 1', P "" 'set datestyle to ''ISO, DMY''', B "" "", E "", X
+    """,
+    "Describe of an EXECUTE whose statement is gone": """
+        A: P t 'select public.undone_local()', P s 'execute t' | C S t | Q 'execute s', D S s, S
+        B: P t 'select 7', P s 'execute t(4)' | C S t | Q 'execute t', D S s, S
+    """,
+    "Describe of an EXECUTE whose statement is another one": """
+        A: P t 'select 7', P s 'execute t(4)' | C S t, P t 'prepare s as select place from spot' | Q 'execute s', D S s, S
+    """,  # noqa: E501
+    "Describe of a FETCH whose cursor is there, and of one that never was": """
+        A: Q 'begin', Q 'declare c cursor for select x from generate_series(1, 9) as x' | P s 'fetch 2 from c', D S s, S | D S s, B "" s, D P "", E "", D P "", S | P "" 'fetch 2 from c', D S "", B "" "", D P "", E "", S | Q 'commit'
+        B: P s 'fetch 2 from c', D S s, S, D S s, B "" s, D P "", E "", S | P "" 'fetch 2 from c', D S "", B "" "", D P "", E "", S
+    """,  # noqa: E501
 }
 """What once differed."""
 

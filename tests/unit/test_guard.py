@@ -145,6 +145,30 @@ def test_setting_is_put_back_before_a_commit_that_has_something_behind_it_in_its
     assert link.whole.index(EXECUTE) >= link.whole.find(PUT_BACK)
 
 
+def test_nothing_is_put_back_before_a_commit_that_is_a_rollback(town: Town) -> None:
+    """The transaction has begun in a group that is answered: what follows it says nothing of that one any more."""
+    session, _ = town.client()
+    session.client_data(p.query(b"begin"))
+    session.client_data(p.execute(b"p") + SYNC + p.parse(b"", b"commit and chain") + bind())
+    link = town.link(session)
+    link.says(BEGUN, READY_T)
+    session.client_data(EXECUTE + EXECUTE + SYNC)
+    link.says(p.error_response("ERROR", "34000", 'portal "p" does not exist'), p.READY[p.FAILED])
+    assert PUT_BACK not in link.whole
+    assert link.whole.endswith(bind() + EXECUTE + EXECUTE + SYNC)
+
+
+def test_goes_nowhere_behind_a_query_that_is_ignored_in_its_group(town: Town) -> None:
+    """Its ReadyForQuery never comes, and of the transaction that was begun ahead of it only the Sync's tells."""
+    session, _ = town.client()
+    session.client_data(p.parse(b"s", b"begin") + bind(b"s") + EXECUTE + bind(b"none") + p.query(b"begin"))
+    link = town.link(session)
+    link.says(PARSED, BOUND, BEGUN, p.error_response("ERROR", "26000", "no such statement"))
+    link.whole.clear()
+    session.client_data(SYNC + TWO)
+    assert link.whole == SYNC
+
+
 # --- a server that does not report the setting (before 14) -----------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.answering import RUNS_ITSELF
+from proxy.answering import FETCH_OF_FETCH, RUNS_ITSELF
 from proxy.commands import check, offline
 from proxy.commands.script import Lines
 from proxy.filter import Filter
@@ -41,6 +41,7 @@ NOT_AS_SQL: dict[str, Callable[[], Verdict]] = {
     "operator-run": lambda: Filter().judge(b"SELECT 1 " + b"+-" * 10_000 + b" 1"),
     "several-statements": lambda: Filter().judge(b"SELECT 1; SELECT 2", extended=True),
     "execute-itself": lambda: RUNS_ITSELF,
+    "fetch-of-fetch": lambda: FETCH_OF_FETCH,
     "fastpath": lambda: Filter().judge_function_call(2078, (0,), (b"default_transaction_read_only", b"off", b"f")),
     "startup-parameter": lambda: Filter().judge_setting("replication", "database"),
 }

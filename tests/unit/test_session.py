@@ -25,7 +25,7 @@ from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import Session
 from proxy.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
-from proxy.statements import MAX_EXECUTES, PREFIX, Held
+from proxy.statements import MAX_EXECUTES, NO_NAME, PREFIX, Held
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -2099,6 +2099,14 @@ def test_terminate_ends_when_what_stands_before_it_is_answered(town: Town) -> No
     assert town.stats.client_closes["client_terminate"] == 1
 
 
+def test_terminate_hides_what_the_server_reports_at_a_sync_that_is_ours(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"set datestyle to german") + bind() + EXECUTE + p.TERMINATE_MESSAGE)
+    town.link(session).says(PARSED, BOUND, SET, p.parameter_status("DateStyle", "German, DMY"), READY_I)
+    assert client.take() == PARSED + BOUND + SET
+    assert client.closed
+
+
 def test_terminate_waits_for_no_query_that_is_ignored(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.parse(b"", b"select nope") + p.query(b"select 1") + p.TERMINATE_MESSAGE)
@@ -2690,6 +2698,170 @@ def test_unnamed_portal_of_a_set_is_followed_behind_a_chunk_that_holds_its_bind_
     assert session.ledger.touched == {"search_path"}
 
 
+# --- rows of another statement, or of a cursor -----------------------------------------------------------------------
+
+
+def described(kind: bytes, name: bytes) -> bytes:
+    return p.target(p.DESCRIBE, kind, name)
+
+
+NOTED = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(p.ROW_DESCRIPTION, b"\0\0")
+NOTHING_NOTED = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(p.NO_DATA)
+CLOSE_CURSOR = p.message(p.CLOSE, b"Pc\0")
+
+
+def test_fetch_is_described_behind_a_look_for_its_cursor(town: Town) -> None:
+    """Describe of a FETCH whose cursor is gone ended PostgreSQL 13 to 18 with SIGSEGV, with all sessions."""
+    session, client = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.parse(b"s", b"fetch 1 from c") + SYNC)
+    upstream.says(PARSED, NOTED, READY_T)
+    upstream.take()
+    client.take()
+    session.client_data(described(b"S", b"s") + SYNC)
+    assert upstream.take() == described(b"P", b"c") + described(b"S", ours(1)) + SYNC
+    upstream.says(p.error_response("ERROR", "34000", 'portal "c" does not exist'), READY_E)
+    assert client.kinds() == "EZ"
+
+
+@pytest.mark.parametrize("kind", [b"S", b"P"])
+@pytest.mark.parametrize("between", [CLOSE_CURSOR, p.execute(b"q")])
+def test_fetch_is_described_without_a_look_only_right_behind_its_parse_or_bind(
+    town: Town, kind: bytes, between: bytes
+) -> None:
+    session, _ = town.client()
+    made = p.parse(b"", b"fetch 1 from c") + (bind() if kind == b"P" else b"")
+    describe = described(kind, b"")
+    session.client_data(made + describe)
+    upstream = town.link(session)
+    assert described(b"P", b"c") not in upstream.take()
+    session.client_data(between + describe)
+    assert upstream.take() == between + described(b"P", b"c") + describe
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        (b"fetch 1 from q", described(b"P", b"p")),
+        (b"execute s", described(b"P", b"p")),
+    ],
+)
+def test_rows_that_a_portal_has_from_a_cursor_are_looked_for(town: Town, text: bytes, last: bytes) -> None:
+    session, _ = town.client()
+    session.client_data(
+        p.parse(b"s", b"fetch 1 from q") + p.parse(b"", text) + bind(portal=b"p") + p.message(p.CLOSE, b"Pq\0")
+    )
+    upstream = town.link(session)
+    upstream.take()
+    session.client_data(last)
+    assert upstream.take() == described(b"P", b"q") + last
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        p.query(b"fetch 1 from p"),
+        p.query(b"select 1; fetch 1 from p"),
+        p.parse(b"t", b"fetch 1 from p") + described(b"S", b"t"),
+        p.parse(b"t", b"fetch 1 from p") + bind(b"t") + described(b"P", b""),
+        p.parse(b"f", b"fetch 1 from p") + p.parse(b"t", b"execute f") + described(b"S", b"t"),
+    ],
+)
+@pytest.mark.parametrize("text", [b"fetch 1 from q", b"execute s", b"fetch 1 from " + b"q" * 70])
+def test_attack_a_fetch_of_a_fetch_ends_the_server(town: Town, text: bytes, last: bytes) -> None:
+    """Where they lead round in a circle its process was busy for ever, and no cancel ended it."""
+    session, _ = town.client()
+    session.client_data(p.parse(b"s", b"fetch 1 from q") + p.parse(b"", text) + bind(portal=b"p") + last)
+    upstream = town.link(session)
+    stand_in = p.REFUSED_QUERY if last[:1] == b"Q" else p.REFUSED_EXECUTE
+    assert upstream.take().endswith(stand_in)
+    assert town.stats.refused["fetch-of-fetch"] == 1
+
+
+def test_what_is_not_a_fetch_of_a_fetch(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(p.parse(b"", b"select 1") + bind(portal=b"p") + p.query(b"fetch 1 from p"))
+    session.client_data(p.parse(b"", b"fetch 1 from p") + bind(portal=b"p") + p.query(b"fetch 1 from p"))
+    assert not town.stats.refused["fetch-of-fetch"]
+
+
+def test_execute_whose_statement_is_gone_is_described_so(town: Town) -> None:
+    session, client = town.client()
+    upstream = prepare(town, session, b"t")
+    session.client_data(p.parse(b"s", b"execute t") + SYNC)
+    upstream.says(PARSED, DESCRIBED, PARSED, NOTED, READY_I)
+    upstream.says(CLOSED, READY_I)
+    session.client_data(p.message(p.CLOSE, b"St\0") + SYNC)
+    client.take()
+    session.client_data(described(b"S", b"s") + SYNC)
+    assert client.kinds() == "tEZ"
+
+
+# --- what comes too late behind what is ours --------------------------------------------------------------------------
+
+LEARNED = PARSED + BOUND + SELECTED + CLOSED + CLOSED
+PARTED = p.target(p.CLOSE, b"S", NO_NAME) + SYNC
+
+
+def test_discard_all_behind_what_is_asked_here_runs_in_a_transaction_of_its_own(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"set datestyle to german") + p.parse(b"", b"select 1") + p.query(b"discard all"))
+    upstream = town.link(session)
+    assert upstream.take().endswith(PARTED)
+    upstream.says(SET, READY_I, PARSED, LEARNED, CLOSED, READY_I)
+    assert upstream.take() == p.query(b"discard all")
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"DISCARD ALL\0"), READY_I)
+    assert client.kinds() == "CZ1CZ"
+
+
+def test_discard_all_behind_an_error_is_ignored_up_to_sync(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"set datestyle to german") + p.parse(b"s", b"select 1") + p.query(b"discard all"))
+    upstream = town.link(session)
+    upstream.take()
+    upstream.says(SET, READY_I, p.error_response("ERROR", "42703", "no such column"), READY_I)
+    upstream.says(p.message(p.DATA_ROW, b"\0\2" + bytes(8)), SELECTED, READY_I)  # the settings are read back
+    assert client.kinds() == "CZE"
+    assert p.query(b"discard all") not in upstream.take()
+    session.client_data(p.query(b"select 2") + SYNC)
+    assert client.kinds() == "Z"
+    session.client_data(p.query(b"select 3"))
+    assert upstream.take() == p.query(b"select 3")
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_group_is_not_parted_where_that_is_of_no_use_or_nobody_could_see_what_it_sets(town: Town, blind: bool) -> None:
+    session, _ = town.client()
+    (upstream,) = town.pool.idle
+    assert isinstance(upstream, FakeUpstream)
+    if blind:
+        del upstream.parameters["default_transaction_read_only"]
+    ran = b"" if blind else bind() + EXECUTE
+    session.client_data(p.query(b"set datestyle to german") + p.parse(b"", b"select 1") + ran + p.query(b"discard all"))
+    sent = upstream.take()
+    assert PARTED not in sent
+    assert sent.endswith(p.query(b"discard all"))
+
+
+def test_client_of_an_upstream_that_is_lost_behind_a_parted_group_is_told(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.query(b"set local datestyle to german"))
+    upstream.says(SET, READY_T)
+    session.client_data(p.parse(b"", b"select 1") + p.query(b"discard all"))
+    assert upstream.take().endswith(PARTED)
+    upstream.says(PARSED)
+    client.take()
+    session.upstream_lost()
+    assert client.kinds() == "E"
+    session.client_data(SYNC)
+    assert client.take() == READY_E
+
+
 def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
     session, client = town.client()
     upstream = prepare(town, session, b"s1")
@@ -2699,6 +2871,17 @@ def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
     text = f'bind message supplies 0 parameters, but prepared statement "sidecart:{name}" requires 1'
     upstream.says(PARSED, DESCRIBED, p.message(p.CLOSE_COMPLETE), p.error_response("ERROR", "08P01", text), READY_I)
     assert client.error()["M"] == 'bind message supplies 0 parameters, but prepared statement "s2" requires 1'
+
+
+def test_statement_that_is_equal_to_one_under_way_has_a_name_of_its_own(town: Town) -> None:
+    """An error tells the name by which it was used last."""
+    session, _ = town.client()
+    upstream = prepare(town, session, b"s1")
+    session.client_data(p.parse(b"s2", b"select 1") + SYNC)
+    upstream.says(PARSED, DESCRIBED, p.message(p.CLOSE_COMPLETE), READY_I)
+    upstream.take()
+    session.client_data(bind(b"s1") + bind(b"s2") + SYNC)
+    assert upstream.take() == bind(ours(2)) + parse_ours(3, b"select 1") + bind(ours(3)) + SYNC
 
 
 def test_least_used_statement_makes_room(town: Town) -> None:
