@@ -490,17 +490,19 @@ class Carrying(Linked):
             return b""
         return self._help(restore(self.ledger.lost), r.SKIP_SET)
 
-    def _replan(self, link: Upstream, verdict: Verdict, *, query: bool = False) -> bytes:
-        """Have functions plan anew behind a setting that was changed in this lease: their plans are of other clients.
+    def _has_to_replan(self, link: Upstream, verdict: Verdict, *, query: bool = False) -> bool:
+        """Whether functions plan anew first: a setting was changed in this lease, and their plans are of other clients.
 
         Raises UnsettledError while it is not known whether the transaction has failed.
         """
         if not (self._replans and self.filter.caches) or verdict.kind not in _PLANNED or (query and self._group_open):
-            return b""
+            return False
         if self.groups.unanswered:
             raise UnsettledError
-        if link.replies.status == p.FAILED:
-            return b""
+        return link.replies.status != p.FAILED
+
+    def _replan(self, link: Upstream, *, query: bool = False) -> bytes:
+        """Have functions plan anew. Ahead of a Query nothing that raises UnsettledError may follow: it is one, too."""
         self._replans = False
         if not query:
             return self._help(DISCARD_PLANS)

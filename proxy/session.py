@@ -488,13 +488,16 @@ class Session(Answering):
                 return self._refuse(verdict, simple=True, unnamed=True)
             if self._put_off and self.groups.unanswered:
                 raise UnsettledError
-            before = self._set_after_discard(verdict) + self._replan(link, verdict, query=True)
+            replans = self._has_to_replan(link, verdict, query=True)
+            before = self._set_after_discard(verdict)
             if failed and self._ends_failed(verdict, verdict.text or text):
                 before += self._provide_in_failed(link, verdict)
             elif verdict.effects:
                 before += self._provide_own(link, verdict, query=True)
         except UnsettledError:
             return self._stall()
+        if replans:
+            before += self._replan(link, query=True)
         if self._block == OURS:
             before += self._help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
         replaced = self._let_through(link, verdict)
@@ -963,8 +966,8 @@ class Session(Answering):
             if late is not None:
                 return late
         before = self._set_after_discard(verdict)
-        if portal is not None:
-            before += self._replan(link, verdict)
+        if portal is not None and self._has_to_replan(link, verdict):
+            before += self._replan(link)
         if verdict.effects:
             before += self._provide_own(link, verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
@@ -1091,8 +1094,8 @@ class Session(Answering):
             if of_another and (late := self._describe_of_another(b"S", message[6:], verdict)) is not None:
                 return late
             before = self._set_after_discard(verdict)
-            if portal is not None:
-                before += self._replan(link, verdict)
+            if portal is not None and self._has_to_replan(link, verdict):
+                before += self._replan(link)
             if verdict.effects:
                 before += self._provide_own(link, verdict)
             if of_another:

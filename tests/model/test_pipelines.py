@@ -122,6 +122,9 @@ FOUND = {
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,
+    "EXECUTE behind a setting of its group, which has functions plan anew": """
+        A: P t 'set datestyle to german' | B "" t, E "", Q 'execute s', Q 'execute t'
+    """,
     "DISCARD ALL behind a Parse whose settings only the server knows": """
         A: P "" 'discard all', B "" "", E "", P "" 'select $1::text, current_setting(''datestyle'')', Q 'discard all'
         B: Q 'select public.paris_local()', P "" 'select $1::int', Q 'discard all' | Q 'show timezone'
