@@ -490,20 +490,22 @@ class Carrying(Linked):
             return b""
         return self._help(restore(self.ledger.lost), r.SKIP_SET)
 
-    def _has_to_replan(self, link: Upstream, verdict: Verdict, *, query: bool = False) -> bool:
+    def _has_to_replan(self, link: Upstream, verdict: Verdict) -> bool:
         """Whether functions plan anew first: a setting was changed in this lease, and their plans are of other clients.
 
-        Raises UnsettledError while it is not known whether the transaction has failed.
+        All statements are analysed anew then, under the settings of the moment: not as long as SQL has any, which
+        keep what their literals meant before.
         """
-        if not (self._replans and self.filter.caches) or verdict.kind not in _PLANNED or (query and self._group_open):
+        if not (self._replans and self.filter.caches) or verdict.kind not in _PLANNED:
             return False
-        if self.groups.unanswered:
-            raise UnsettledError
+        if self.groups.unanswered or self._group_open or self.ledger.pins or self._own:
+            return False
         return link.replies.status != p.FAILED
 
     def _replan(self, link: Upstream, *, query: bool = False) -> bytes:
         """Have functions plan anew. Ahead of a Query nothing that raises UnsettledError may follow: it is one, too."""
         self._replans = False
+        link.held.drop_apart()
         if not query:
             return self._help(DISCARD_PLANS)
         link.replies.owe(r.SKIP_QUERY)

@@ -355,6 +355,7 @@ class Linked:
             link.plans = None
             if self.filter.caches:
                 self._ask_first(DISCARD_PLANS)
+                link.held.drop_apart()
                 link.plans = shaping
         self._lease_state = (self._outside, self._begin)
         if self._outside != p.IDLE:

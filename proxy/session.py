@@ -488,7 +488,7 @@ class Session(Answering):
                 return self._refuse(verdict, simple=True, unnamed=True)
             if self._put_off and self.groups.unanswered:
                 raise UnsettledError
-            replans = self._has_to_replan(link, verdict, query=True)
+            replans = self._has_to_replan(link, verdict)
             before = self._set_after_discard(verdict)
             if failed and self._ends_failed(verdict, verdict.text or text):
                 before += self._provide_in_failed(link, verdict)
@@ -570,6 +570,8 @@ class Session(Answering):
                 before += self._provide_own(link, verdict, parse=True)
         except UnsettledError:
             return self._stall()
+        if self._has_to_replan(link, verdict):
+            before += self._replan(link)
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True
@@ -932,7 +934,7 @@ class Session(Answering):
             return late
         link = self.link
         verdict = statement.verdict
-        if portal is not None and not self._at_home(statement):
+        if not self._at_home(statement):
             if statement.context is None:
                 statement.apart = True  # nobody else has it yet
             else:
@@ -966,8 +968,6 @@ class Session(Answering):
             if late is not None:
                 return late
         before = self._set_after_discard(verdict)
-        if portal is not None and self._has_to_replan(link, verdict):
-            before += self._replan(link)
         if verdict.effects:
             before += self._provide_own(link, verdict)
             server_name = self._name_on(link, statement, name)  # those of ours may be closed now
@@ -1094,8 +1094,6 @@ class Session(Answering):
             if of_another and (late := self._describe_of_another(b"S", message[6:], verdict)) is not None:
                 return late
             before = self._set_after_discard(verdict)
-            if portal is not None and self._has_to_replan(link, verdict):
-                before += self._replan(link)
             if verdict.effects:
                 before += self._provide_own(link, verdict)
             if of_another:

@@ -183,6 +183,11 @@ class Held:
         self.clear()
         return names
 
+    def drop_apart(self) -> None:
+        """Forget what is used under other settings than those that shaped it: it is analysed anew under those now."""
+        for statement in [each for each in self.names if each.apart]:
+            self.stale[self._forget(statement)] = None
+
     def closed(self, name: bytes) -> None:
         """Note that the server has dropped a statement."""
         self.stale.pop(name, None)
