@@ -323,11 +323,12 @@ class Carrying(Linked):
                     _, whole = wanted.get(name, (statement, False))
                     wanted[name] = (statement, whole or effect is Effect.EXECUTE)
             elif effect is Effect.LIST_STATEMENTS:
-                for name, statement in self.prepared.all().items():
+                for name, statement in reversed(self.prepared.all().items()):
                     _, whole = wanted.get(name, (statement, False))
                     wanted[name] = (statement, whole or statement.original is None)
                 lists = True
-        # What executes another one is noted by the server as what that is: the other one comes first, or it does not.
+        # The oldest comes first: prepare_time shows it. But what executes another one is noted by the server as what
+        # that is: the other one comes before it, or it does not.
         ordered = list(wanted.items())[::-1]
         ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
         ordered.sort(key=lambda item: not item[1][0].silent)

@@ -257,9 +257,9 @@ class Prepared:
         return self._sent.find(name, self._names.get(name))
 
     def all(self) -> dict[bytes, Statement]:
-        """Return all statements by name, as a message finds them that is sent now."""
-        names = {*self._names, *self._sent.things}
-        return {name: found for name in sorted(names) if (found := self.find(name)) is not None}
+        """Return all statements by name, oldest first, as a message finds them that is sent now."""
+        names = dict.fromkeys((*self._names, *self._sent.things))
+        return {name: found for name in names if (found := self.find(name)) is not None}
 
     def parse_sent(self, name: bytes, statement: Statement) -> None:
         self._sent.put(name, statement)

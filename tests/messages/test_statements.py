@@ -902,6 +902,13 @@ SQL = (
         step(q("DEALLOCATE ALL")),
         step(q("SELECT name, statement, parameter_types::text, from_sql FROM pg_prepared_statements ORDER BY 1")),
     ),
+    talk(
+        "prepare_time shows which statement is older, whatever their names",
+        step(parse("b", "SELECT 4716"), parse("a", "SELECT 4717"), SYNC),
+        step(parse("c", "SELECT 4718"), ask("SELECT name FROM pg_prepared_statements ORDER BY prepare_time"), SYNC),
+        step(close_statement("b"), parse("b", "SELECT 4716"), SYNC),
+        step(q("SELECT name FROM pg_prepared_statements ORDER BY prepare_time")),
+    ),
 )
 
 
