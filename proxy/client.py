@@ -32,7 +32,7 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.greeting import Greeter
-from proxy.house import House, Wire
+from proxy.house import End, House, Wire
 from proxy.ledger import Ledger
 from proxy.linked import INTERNAL_ERROR_TEXT, Identity
 from proxy.naming import APPLICATION_NAME, Naming
@@ -70,6 +70,7 @@ class Client:
         "_busy_since",
         "_database",
         "_exchange",
+        "_finished",
         "_greeter",
         "_house",
         "_inbox",
@@ -108,6 +109,7 @@ class Client:
         self._busy_since = 0.0
         self._seen = 0
         self._since = arrived
+        self._finished = (0.0, 0)  # since when it is waited whether a client still reads that sends no more; activity
 
     def __repr__(self) -> str:
         return f"<Client {self.who} {self.phase.value}>"
@@ -142,6 +144,37 @@ class Client:
     def client_lost(self) -> None:
         """Learn that the client's socket has ended."""
         self.end(CloseReason.CLIENT_LOST)
+
+    def client_finished(self) -> bool:
+        """Learn that the client sends nothing more; return whether an answer is still to come.
+
+        PostgreSQL answers all that it has got. But a client that was closed looks the same: see `look_at_end`.
+        """
+        if self.phase not in (Phase.LOGIN, Phase.READY) or self._wire.ended is End.RESET:
+            self.client_lost()
+        else:
+            self._note_end()
+            if self.session is not None:
+                self.session.client_finished()
+        return self.phase is not Phase.CLOSED
+
+    def _note_end(self) -> None:
+        if not self._finished[0]:
+            self._finished = (self._house.now(), 0 if self.session is None else self.session.activity)
+
+    def look_at_end(self, now: float) -> None:
+        """End a client that sends nothing more where it is gone, or nothing has come for it for long enough."""
+        since, activity = self._finished
+        if not since:
+            return
+        session = self.session
+        seen = 0 if session is None else session.activity
+        if self._wire.ended is End.RESET:
+            self.client_lost()
+        elif seen != activity or (session is not None and session.unread):
+            self._finished = (now, seen)  # what is written to one that is closed is answered with a reset
+        elif now - since >= self._house.half_close_grace:
+            self.client_lost()
 
     def client_writable(self, writable: bool) -> None:
         """Learn that the client's write buffer has filled, or has room again."""
@@ -322,6 +355,8 @@ class Client:
         if self._inbox:
             data, self._inbox = self._inbox, b""
             self.client_data(data)
+        if self._finished[0] and self.phase is Phase.READY:
+            self.session.client_finished()
 
     def refuse(self, error: UpstreamError) -> None:
         """Close a client that may not come in, or that there is no upstream for."""
@@ -416,9 +451,9 @@ class Client:
             self._busy_since = now
 
     def look_in_line(self) -> None:
-        """Leave the line of those who wait for an upstream if the client has gone: nothing is read from it there."""
-        if self.session is not None and self.session.waiting and self._wire.hung_up:
-            self.client_lost()
+        """See whether a client has ended that waits for an upstream: nothing is read from it there."""
+        if self.session is not None and self.session.waiting and self._wire.ended is not End.NONE:
+            self._note_end()
 
     def bug(self) -> None:
         """End after an unexpected exception: this client and its upstream never resume."""

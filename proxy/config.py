@@ -157,6 +157,7 @@ class ClientLimits:
     idle_transaction_timeout: float = _key(values.duration(zero=True), 300.0)
     query_timeout: float = _key(values.duration(zero=True), 0.0)
     slow_reader_timeout: float = _key(values.duration(zero=True), 300.0)
+    half_close_grace: float = _key(values.duration(zero=True), 1.0)
     max_query_length: int = _key(values.size(1024, 1 << 30), 1048576)
     drain_timeout: float = _key(values.duration(zero=True), 30.0)
 

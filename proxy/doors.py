@@ -16,7 +16,7 @@ from proxy.client import Client
 from proxy.client_hello import NO_APPLICATION_PROTOCOL, ClientHello
 from proxy.config import Listen
 from proxy.errors import TOO_MANY_CONNECTIONS, CloseReason
-from proxy.house import House
+from proxy.house import End, House
 from proxy.lobby import Guest, Lobby
 from proxy.tasks import Tasks
 from proxy.tls_layer import TlsLayer
@@ -425,17 +425,21 @@ class ClientConnection(asyncio.Protocol):
             client.bug()
 
     @property
-    def hung_up(self) -> bool:
+    def ended(self) -> End:
         # As the server looks for it while a query runs (WL_SOCKET_CLOSED, storage/ipc/latch.c).
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if sock is None or sock.fileno() < 0 or not hasattr(select, "POLLRDHUP"):
-            return False
+            return End.NONE
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        seen = sum(events for _, events in poll.poll(0))
+        if seen & (select.POLLHUP | select.POLLERR):
+            return End.RESET
+        return End.FIN if seen else End.NONE
 
     def eof_received(self) -> bool:
-        return False
+        # True keeps the transport open for what is still to be written. It may be told again when reading is resumed.
+        return self._client is not None and self._client.client_finished()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guest.leave()

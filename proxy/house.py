@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -38,6 +39,16 @@ class Member(Protocol):
         """Cancel what it runs or waits for; return the outcome for the metric, and call `then` if that is `sent`."""
 
 
+class End(enum.Enum):
+    """What can be seen of a client's end, though nothing may be read from it now."""
+
+    NONE = "none"
+    FIN = "fin"
+    """It sends nothing more. It may read on: one that is closed looks the same, until something is written to it."""
+    RESET = "reset"
+    """It is gone."""
+
+
 class Wire(Protocol):
     """The way to the client."""
 
@@ -46,8 +57,8 @@ class Wire(Protocol):
     def resume_reading(self) -> None: ...
 
     @property
-    def hung_up(self) -> bool:
-        """Whether the client has closed its side, though nothing is read from it now."""
+    def ended(self) -> End:
+        """How the client has ended, as far as that can be seen."""
 
     def let_in(self) -> None:
         """Learn that the client has proved who it is."""
@@ -160,6 +171,8 @@ class House:
     """Who may come in, and how they prove who they are."""
     quotas: Quotas = field(default_factory=Quotas)
     """How many of them, and how often."""
+    half_close_grace: float = 1.0
+    """Seconds without an answer that a client which sends nothing more is taken for one that still reads."""
     observe: bool = False
     """filter.mode: whether what the filter refuses is noted and let through."""
     draining: bool = False

@@ -97,6 +97,7 @@ class Linked:
         "_discards",
         "_end",
         "_ending",
+        "_finished",
         "_flow",
         "_flow_drop",
         "_flushes",
@@ -204,7 +205,8 @@ class Linked:
         self._swallowing = False  # an extended message was refused here: everything up to Sync is ignored
         self._stalled = False  # the message at the head of the inbox depends on replies that are owed
         self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
-        self._leaving = False  # it has said Terminate, and what is owed to it is still to come
+        self._finished = False  # nothing more comes from it: FIN
+        self._leaving: CloseReason | None = None  # it closes as soon as what is owed to it has come
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
@@ -272,6 +274,11 @@ class Linked:
     def running(self) -> bool:
         """Whether a statement is under way."""
         return self.link is not None and bool(self.link.replies.owed)
+
+    @property
+    def _half_sent(self) -> bool:
+        """Whether half a message of the client's went upstream."""
+        return self._flow > 0 and not self._flow_drop
 
     @property
     def whole(self) -> bool:
@@ -606,7 +613,7 @@ class Linked:
             self._stalled = False
             self._go_on()
         elif self._leaving and not link.replies.owed:
-            self._end(CloseReason.CLIENT_TERMINATE, "", "")  # behind an error no more is answered
+            self._end(self._leaving, "", "")  # behind an error no more is answered
 
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
@@ -620,7 +627,7 @@ class Linked:
             self._cancelled = self._ending = False
             self._cancel_cause = ""
             if self._leaving:
-                self._end(CloseReason.CLIENT_TERMINATE, "", "")
+                self._end(self._leaving, "", "")
                 return
             if not self._group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
                 self._steered_until = NEVER
@@ -697,7 +704,7 @@ class Linked:
             # Nobody expects an answer now: whatever comes next gets it.
             self._parting = UpstreamError(text, sqlstate, reason=reason)
         if self._leaving:
-            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            self._end(self._leaving, "", "")
             return
         if self._stalled:
             self._stalled = False
@@ -738,6 +745,7 @@ class Linked:
         self._outside, self._begin = self._lease_state
         self._repeated = True
         self._group_open = self._stalled = self._swallowing = False
+        self._leaving = None
         self._house.stats.retries += 1
         self._house.audit.event("statement repeated", session=self.who.ident, user=self.who.user, reason=reason.value)
         self._inbox.insert(0, unit)
@@ -783,8 +791,8 @@ class Linked:
             link.resume_reading()
         if ledger.pins or ledger.lost or ledger.touched or ledger.reading:
             link.settings = None
-        half_sent = self._flow and not self._flow_drop
-        if ledger.scarred or ledger.tainted or link.replies.copying or half_sent or link.replies.halted is not None:
+        replies = link.replies
+        if ledger.scarred or ledger.tainted or replies.copying or self._half_sent or replies.halted is not None:
             link.close(CloseReason.DIRTY)
             self.pool.lost(link, self._house.now())
             return

@@ -200,6 +200,7 @@ class Server:
             cancel=self._cancel,
             access=Access(config.auth.rules, self._users, config.listen.tls),
             quotas=Quotas(config.client, self._exceeded),
+            half_close_grace=config.client.half_close_grace,
             observe=config.filter.mode == "observe",
         )
 
@@ -342,9 +343,11 @@ class Server:
         self.backends.tick(now)
         self._catalogues.tick(now)
         self._roles.tick(now)
-        if any(pool.waiting for pool in self.backends.pools.values()):
-            for client in list(self.clients):
+        waiting = any(pool.waiting for pool in self.backends.pools.values())
+        for client in list(self.clients):
+            if waiting:
                 client.look_in_line()
+            client.look_at_end(now)
         if self._ticks % LOOK_TICKS == 0:
             for watched in self._watched:
                 watched.look()

@@ -194,6 +194,11 @@ class Session(Answering):
             self._inbox.clear()
         self._pump(data)
 
+    def client_finished(self) -> None:
+        """Learn that the client sends nothing more. What it has sent is answered; half a message is none."""
+        self._finished = True
+        self._leave_if_finished()
+
     def client_writable(self, writable: bool) -> None:
         """Learn that the client's write buffer has filled, or has room again."""
         self._writable = writable
@@ -284,7 +289,7 @@ class Session(Answering):
         if self._unit is not None and first >= 0:
             self._remember(data[first:pos] if first or pos < size else data)
         if ended:
-            self._leave()
+            self._leave(CloseReason.CLIENT_TERMINATE)
         elif pos < size:
             self._keep(data[pos:], need)
 
@@ -301,14 +306,19 @@ class Session(Answering):
         owed.insert(before, r.GUARDING)
         return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
 
-    def _leave(self) -> None:
-        """Act on Terminate: what was asked before it is answered first, as a server does that reads one by one."""
+    def _leave_if_finished(self) -> None:
+        """Act on the end of what the client sends, once it is served."""
+        if self._finished and not (self._leaving or self._held_up or self.closed):
+            self._leave(CloseReason.CLIENT_LOST)
+
+    def _leave(self, reason: CloseReason) -> None:
+        """End, but answer first what was asked before, as a server does that reads one message after the other."""
         link = self.link
         if link is None or not link.replies.awaited:
-            self._end(CloseReason.CLIENT_TERMINATE, "", "")
+            self._end(reason, "", "")
             return
-        self._leaving = True
-        if self._group_open:
+        self._leaving = reason
+        if self._group_open and not self._half_sent:
             self._group_open = False
             link.replies.owe(r.SKIP_SYNC)
             link.write(p.SYNC_MESSAGE)
@@ -839,6 +849,7 @@ class Session(Answering):
         self._wait_error = None
         if not self.waiting and not self._judging.awaited:
             self._judging.served()
+        self._leave_if_finished()
         self._pace()
 
     # --- transactions without an upstream -------------------------------------------------------------------------

@@ -108,15 +108,14 @@ class TlsLayer(asyncio.Protocol):
             self._inner.data_received(pieces[0])
         elif pieces:
             self._inner.data_received(b"".join(pieces))
-        if self._ended:
-            self._inner.eof_received()
+        if self._ended and not self._inner.eof_received():
             self.close()
 
     def eof_received(self) -> bool:
-        if self._shaken and not self._ended:
-            self._ended = True
-            self._inner.eof_received()
-        return False
+        if not self._shaken or self._closing:
+            return False
+        self._ended = True
+        return bool(self._inner.eof_received())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True

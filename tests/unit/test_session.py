@@ -18,7 +18,7 @@ from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.guard import GUARD, GUARDED
-from proxy.house import Asker, House, Owner, Question
+from proxy.house import Asker, End, House, Owner, Question
 from proxy.judging import MAX_INLINE
 from proxy.observe import MAX_LENGTH
 from proxy.pool import Pool
@@ -66,7 +66,7 @@ class FakeWire:
         self.sent = bytearray()
         self.reading = True
         self.closed = False
-        self.hung_up = False
+        self.ended = End.NONE
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after close"
@@ -1221,8 +1221,11 @@ def test_client_that_hangs_up_in_line_is_noticed_though_it_is_not_read(town: Tow
     waiting.client_data(p.query(b"select 1"))
     waiting.client.look_in_line()
     assert waiting.session in town.pool.waiting
-    client.hung_up = True
+    client.ended = End.FIN
     waiting.client.look_in_line()
+    waiting.client.look_at_end(town.now + 0.9)
+    assert waiting.session in town.pool.waiting
+    waiting.client.look_at_end(town.now + 1)
     assert client.closed and not town.pool.waiting
 
 
@@ -2082,6 +2085,66 @@ def test_what_stands_before_the_end_in_one_chunk_is_sent(town: Town, last: bytes
     assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
     assert list(upstream.replies.owed) == [r.QUERY, r.GUARDING, r.QUERY]
     assert client.closed
+
+
+def test_end_of_what_a_client_sends_waits_for_the_answers(town: Town) -> None:
+    busy(town, 2)
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") + p.query(b"select 2") + p.query(b"select 3")[:-1])
+    assert session.client.client_finished() and session.client.client_finished()
+    assert not client.closed
+    upstream = town.opened()
+    assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
+    upstream.says(SELECTED, READY_I)
+    assert not client.closed
+    upstream.says(SELECTED, READY_I)
+    assert client.closed
+    assert client.take() == (SELECTED + READY_I) * 2
+    assert town.stats.client_closes["client_lost"] == 1
+
+
+@pytest.mark.parametrize("text", [b"", b"begin", b"begin isolation level serializable"])
+def test_end_of_what_an_idle_client_sends_is_its_end(text: bytes, town: Town) -> None:
+    session, client = town.client()
+    if text:
+        session.client_data(p.query(text))
+        if session.link is not None:
+            town.link(session).says(BEGUN, READY_T)
+    assert not session.client.client_finished()
+    assert client.closed
+
+
+def test_client_that_sends_no_more_is_gone_when_nothing_has_come_for_it(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1") * 2)
+    assert session.client.client_finished()
+    session.client.look_at_end(town.now + 0.9)
+    town.link(session).says(SELECTED, READY_I)
+    session.client.look_at_end(town.now + 1.1)
+    session.client.look_at_end(town.now + 2)
+    assert not client.closed
+    session.client.look_at_end(town.now + 2.2)
+    assert client.closed
+
+
+def test_client_that_is_reset_is_gone_at_once(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    assert session.client.client_finished()
+    client.ended = End.RESET
+    session.client.look_at_end(town.now)
+    assert client.closed
+
+
+def test_half_a_bind_that_went_upstream_is_followed_by_nothing(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select $1") + p.message(p.BIND, b"\0\0" + bytes(100_000))[:70_000])
+    upstream = town.link(session)
+    sent = len(upstream.take())
+    assert sent and session.client.client_finished()
+    assert upstream.take() == b""
+    session.client.look_at_end(town.now + 1)
+    assert client.closed and upstream.closed
 
 
 def test_terminate_ends_when_what_stands_before_it_is_answered(town: Town) -> None:
