@@ -158,7 +158,6 @@ class Answering(Carrying):
         return self._answer_error(error, simple=simple, unnamed=unnamed)
 
     def _too_long(self, *, simple: bool, unnamed: bool) -> bytes:
-        self._passes = False
         verdict = Verdict(
             Action.REFUSE,
             "unparsable",

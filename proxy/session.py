@@ -254,9 +254,11 @@ class Session(Answering):
                 if limit is None or not 4 <= length <= limit:
                     p.check_frontend(kind, length)
                 end = pos + 1 + length
-                if end > size and not self._streams(kind, length, size - pos):
-                    need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
-                    break
+                if end > size:
+                    if not self._streams(kind, length, size - pos):
+                        need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
+                        break
+                    self._passes = False  # unless its handler says so: what was no Bind would be taken for messages
                 if self._group_open or self.link is None or not (self.link.replies.owed or self._blind):
                     answer = _HANDLERS[kind](self, data, pos, end)
                 else:
@@ -800,7 +802,6 @@ class Session(Answering):
         return _END
 
     def _copy(self, data: bytes, pos: int, end: int) -> bytes | None:
-        self._passes = False
         return b""  # no COPY FROM ever begins; the server ignores these outside of one
 
     def _function_call(self, data: bytes, pos: int, end: int) -> bytes | None:

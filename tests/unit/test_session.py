@@ -2136,6 +2136,25 @@ def test_client_that_is_reset_is_gone_at_once(town: Town) -> None:
     assert client.closed
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_attack_end_of_a_long_bind_that_is_ignored_goes_upstream_as_messages(linked: bool, town: Town) -> None:
+    session, _ = town.client()
+    if linked:
+        session.client_data(BEGIN)
+        town.link(session).says(BEGUN, READY_T)
+    session.client_data(p.parse(b"", b"select $1") + p.message(p.BIND, b"\0\0" + bytes(6)) + SYNC)
+    upstream = town.link(session)
+    upstream.says(PARSED, BOUND, READY_T if linked else READY_I)
+    session.client_data(p.parse(b"", b"delete from t"))
+    if linked:
+        upstream.says(STAND_IN_FAILED)
+    upstream.take()
+    bound = p.message(p.BIND, b"\0\0" + bytes(70_000) + SYNC + p.query(b"delete from t"))
+    session.client_data(bound[:70_007])
+    session.client_data(bound[70_007:])
+    assert upstream.take() == b""
+
+
 def test_half_a_bind_that_went_upstream_is_followed_by_nothing(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.parse(b"", b"select $1") + p.message(p.BIND, b"\0\0" + bytes(100_000))[:70_000])
