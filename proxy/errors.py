@@ -123,6 +123,10 @@ class ClientProtocolError(SideCartError):
         self.sqlstate = sqlstate
 
 
+class MalformedMessageError(SideCartError):
+    """A message of the client's does not hold what its type asks for. It is told so, and its connection goes on."""
+
+
 class NoStartupError(ClientProtocolError):
     """What came first is no start-up packet. Nobody is told: whoever sent it may speak another protocol."""
 

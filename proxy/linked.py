@@ -206,7 +206,7 @@ class Linked:
         self._stalled = False  # the message at the head of the inbox depends on replies that are owed
         self._wait_error: UpstreamError | None = None  # how the wait of the message at the head of the inbox ended
         self._finished = False  # nothing more comes from it: FIN
-        self._leaving: CloseReason | None = None  # it closes as soon as what is owed to it has come
+        self._leaving: tuple[CloseReason, str, str] | None = None  # how it ends when what is owed to it has come
         self._parting: UpstreamError | None = None  # how a transaction was lost that the client is in
         self._notices: list[bytes] = []
         self._prefix = b""
@@ -613,7 +613,7 @@ class Linked:
             self._stalled = False
             self._go_on()
         elif self._leaving and not link.replies.owed:
-            self._end(self._leaving, "", "")  # behind an error no more is answered
+            self._end(*self._leaving)  # behind an error no more is answered
 
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
@@ -627,7 +627,7 @@ class Linked:
             self._cancelled = self._ending = False
             self._cancel_cause = ""
             if self._leaving:
-                self._end(self._leaving, "", "")
+                self._end(*self._leaving)
                 return
             if not self._group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
                 self._steered_until = NEVER
@@ -704,7 +704,7 @@ class Linked:
             # Nobody expects an answer now: whatever comes next gets it.
             self._parting = UpstreamError(text, sqlstate, reason=reason)
         if self._leaving:
-            self._end(self._leaving, "", "")
+            self._end(*self._leaving)
             return
         if self._stalled:
             self._stalled = False

@@ -14,6 +14,7 @@ from typing import Final
 from proxy.errors import (
     FEATURE_NOT_SUPPORTED,
     ClientProtocolError,
+    MalformedMessageError,
     NoStartupError,
     UpstreamFloodError,
     UpstreamProtocolError,
@@ -133,32 +134,47 @@ def check_frontend(kind: int, length: int) -> None:
 
 
 # --- frontend bodies ---------------------------------------------------------------------------------------------
+#
+# What is wrong with them is said in PostgreSQL's words (libpq/pqformat.c), and does not end the connection: each of
+# these functions raises MalformedMessageError.
+
+_NULL: Final = 0xFFFFFFFF
+"""The length of a value that is NULL."""
 
 
-def _cstring(data: bytes, start: int, end: int, what: str) -> int:
+def _string(data: bytes, start: int, end: int) -> int:
     """Find the NUL that ends the string at `start` in data[:end]; return the offset behind it."""
     stop = data.find(0, start, end)
     if stop < 0:
-        raise ClientProtocolError(f"invalid string in {what} message: no terminating NUL")
+        raise MalformedMessageError("invalid string in message")
     return stop + 1
+
+
+def _left(at: int, size: int, end: int) -> int:
+    """Return the offset behind the next `size` bytes."""
+    if end - at < size:
+        raise MalformedMessageError("insufficient data left in message")
+    return at + size
+
+
+def _ended(at: int, end: int) -> None:
+    if at != end:
+        raise MalformedMessageError("invalid message format")
 
 
 def query_text(data: bytes, start: int, end: int) -> bytes:
     """Return the text of the Query whose body is data[start:end]: everything before a NUL that must come last."""
-    if end <= start or data.find(0, start, end) != end - 1:
-        raise ClientProtocolError("invalid Query message: its text must end with the message's only NUL")
+    if data.find(0, start, end) != end - 1 or end == start:
+        _ended(_string(data, start, end), end)
     return data[start : end - 1]
 
 
 def parse_parts(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
     """Return (statement name, text) of the Parse whose body is data[start:end]; its types must fill it exactly."""
-    text = _cstring(data, start, end, "Parse")
-    types = _cstring(data, text, end, "Parse")
-    if end - types < 2:
-        raise ClientProtocolError("invalid Parse message: the number of parameter types is missing")
-    count = int.from_bytes(data[types : types + 2], "big")
-    if types + 2 + 4 * count != end:
-        raise ClientProtocolError("invalid message format: Parse has trailing or missing bytes")
+    text = _string(data, start, end)
+    types = _string(data, text, end)
+    count = int.from_bytes(data[types : _left(types, 2, end)], "big")
+    _ended(_left(types, 2 + 4 * count, end), end)
     return data[start : text - 1], data[text : types - 1]
 
 
@@ -169,83 +185,78 @@ def parameter_types(types: bytes) -> tuple[int, ...]:
 
 def bind_names(data: bytes, start: int, end: int) -> tuple[bytes, bytes, int]:
     """Return (portal, statement, offset behind both) of the Bind whose body starts at `start`."""
-    statement = _cstring(data, start, end, "Bind")
-    rest = _cstring(data, statement, end, "Bind")
+    statement = _string(data, start, end)
+    rest = _string(data, statement, end)
     return data[start : statement - 1], data[statement : rest - 1], rest
 
 
 def bind_values(data: bytes, start: int, end: int) -> list[bytes | None]:
     """Return the values, None for NULL, of the Bind that goes on at `start`, behind its names.
 
-    The formats of values and results are passed over. Raises ClientProtocolError.
+    The formats of values and results are passed over.
     """
-    try:
-        (formats,) = struct.unpack_from("!H", data, start)
-        at = start + 2 + 2 * formats
-        (given,) = struct.unpack_from("!H", data, at)
-        at += 2
-        values: list[bytes | None] = []
-        for _ in range(given):
-            (length,) = struct.unpack_from("!i", data, at)
-            at += 4
-            if length < 0:
-                values.append(None)
-                continue
-            values.append(data[at : at + length])
-            at += length
-        (results,) = struct.unpack_from("!H", data, at)
-    except struct.error as error:
-        raise ClientProtocolError("invalid Bind message") from error
-    if at + 2 + 2 * results != end:
-        raise ClientProtocolError("invalid message format: Bind has trailing or missing bytes")
+    at = start
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        begin, at = at, _left(at, size, end)
+        return data[begin:at]
+
+    def number(size: int) -> int:
+        return int.from_bytes(take(size), "big")
+
+    take(2 * number(2))
+    values = [None if (length := number(4)) == _NULL else take(length) for _ in range(number(2))]
+    take(2 * number(2))
+    _ended(at, end)
     return values
 
 
 def target_parts(data: bytes, start: int, end: int, what: str) -> tuple[int, bytes]:
     """Return (kind, name) of the Describe or Close in data[start:end]: `S` a statement, `P` a portal."""
-    if end - start < 2 or data[start] not in b"SP" or _cstring(data, start + 1, end, what) != end:
-        raise ClientProtocolError(f"invalid {what} message: expected 'S' or 'P', a name and nothing else")
+    if start == end:
+        raise MalformedMessageError("no data left in message")
+    _ended(_string(data, start + 1, end), end)
+    if data[start] not in b"SP":
+        raise MalformedMessageError(f"invalid {what.upper()} message subtype {data[start]}")
     return data[start], data[start + 1 : end - 1]
 
 
 def check_execute(data: bytes, start: int, end: int) -> None:
     """Check that the Execute in data[start:end] is a portal's name and a row limit."""
-    if _cstring(data, start, end, "Execute") + 4 != end:
-        raise ClientProtocolError("invalid message format: Execute has trailing or missing bytes")
+    _ended(_left(_string(data, start, end), 4, end), end)
 
 
-def check_empty(start: int, end: int, what: str) -> None:
-    """Check that a Sync, Flush or Terminate carries nothing."""
-    if start != end:
-        raise ClientProtocolError(f"invalid message format: {what} has trailing bytes")
+def check_empty(start: int, end: int) -> None:
+    """Check that a Sync or Flush carries nothing."""
+    _ended(start, end)
 
 
 def function_call_parts(data: bytes, start: int, end: int) -> tuple[int, list[int], list[bytes | None]]:
     """Return (function OID, one format for each argument, arguments) of the FunctionCall in data[start:end]."""
-    try:
-        oid, count = struct.unpack_from("!Ih", data, start)
-        at = start + 6
-        formats = list(struct.unpack_from(f"!{count}h", data, at))
-        at += 2 * count
-        (given,) = struct.unpack_from("!h", data, at)
-        at += 2
-        arguments: list[bytes | None] = []
-        for _ in range(given):
-            (length,) = struct.unpack_from("!i", data, at)
-            at += 4
-            if length < 0:
-                arguments.append(None)
-                continue
-            if at + length > end:
-                raise ClientProtocolError("insufficient data left in FunctionCall message")
-            arguments.append(data[at : at + length])
-            at += length
-        at += 2  # format of the result
-    except struct.error as error:
-        raise ClientProtocolError("invalid FunctionCall message") from error
-    if at != end or given < 0 or count not in (0, 1, given):
-        raise ClientProtocolError("invalid message format: FunctionCall has trailing or missing bytes")
-    if len(formats) != given:
+    at = start
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        begin, at = at, _left(at, size, end)
+        return data[begin:at]
+
+    oid = int.from_bytes(take(4), "big")
+    count = int.from_bytes(take(2), "big")
+    formats = list(struct.unpack(f"!{count}h", take(2 * count)))
+    given = int.from_bytes(take(2), "big")
+    if count > 1 and count != given:
+        text = f"function call message contains {count} argument formats but {given} arguments"
+        raise MalformedMessageError(text)
+    arguments: list[bytes | None] = []
+    for _ in range(given):
+        length = int.from_bytes(take(4), "big", signed=True)
+        if length < -1:
+            raise MalformedMessageError(f"invalid argument size {length} in function call message")
+        arguments.append(None if length < 0 else take(length))
+    take(2)  # format of the result
+    _ended(at, end)
+    if count != given:
         formats = (formats or [0]) * given
     return oid, formats, arguments
 

@@ -20,9 +20,11 @@ from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
     PROGRAM_LIMIT_EXCEEDED,
+    PROTOCOL_VIOLATION,
     QUERY_CANCELED,
     ClientProtocolError,
     CloseReason,
+    MalformedMessageError,
     UpstreamError,
 )
 from proxy.filter import Filter
@@ -180,7 +182,7 @@ class Session(Answering):
     # --- bytes from the client ------------------------------------------------------------------------------------
 
     def client_data(self, data: bytes) -> None:
-        """Take bytes from the client. Raises ClientProtocolError for what closes its connection."""
+        """Take bytes from the client."""
         self.activity += 1
         self._house.stats.client_bytes_received += len(data)
         if self._leaving:
@@ -192,7 +194,7 @@ class Session(Answering):
                 return
             data = b"".join(self._inbox)
             self._inbox.clear()
-        self._pump(data)
+        self._serve(data)
 
     def client_finished(self) -> None:
         """Learn that the client sends nothing more. What it has sent is answered; half a message is none."""
@@ -225,6 +227,14 @@ class Session(Answering):
             self._inbox.append(rest)
         self._have = len(rest)
         self._need = need
+
+    def _serve(self, data: bytes, *, again: bool = False) -> None:
+        """Serve these bytes; what breaks the protocol ends the connection, in its turn. `again`: as for `_pump`."""
+        try:
+            self._pump(data, again=again)
+        except ClientProtocolError as error:
+            self._unit = None
+            self._leave(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
 
     def _pump(self, data: bytes, *, again: bool = False) -> None:
         """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest.
@@ -259,10 +269,13 @@ class Session(Answering):
                         need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
                         break
                     self._passes = False  # unless its handler says so: what was no Bind would be taken for messages
-                if self._group_open or self.link is None or not (self.link.replies.owed or self._blind):
-                    answer = _HANDLERS[kind](self, data, pos, end)
-                else:
-                    answer = self._begin_group(self.link, kind, data, pos, end)
+                try:
+                    if self._group_open or self.link is None or not (self.link.replies.owed or self._blind):
+                        answer = _HANDLERS[kind](self, data, pos, end)
+                    else:
+                        answer = self._begin_group(self.link, kind, data, pos, end)
+                except MalformedMessageError as error:
+                    answer = self._malformed(kind, error)
                 if answer is STOP:
                     break
                 if again:
@@ -313,13 +326,13 @@ class Session(Answering):
         if self._finished and not (self._leaving or self._held_up or self.closed):
             self._leave(CloseReason.CLIENT_LOST)
 
-    def _leave(self, reason: CloseReason) -> None:
+    def _leave(self, reason: CloseReason, sqlstate: str = "", text: str = "") -> None:
         """End, but answer first what was asked before, as a server does that reads one message after the other."""
         link = self.link
         if link is None or not link.replies.awaited:
-            self._end(reason, "", "")
+            self._end(reason, sqlstate, text)
             return
-        self._leaving = reason
+        self._leaving = (reason, sqlstate, text)
         if self._group_open and not self._half_sent:
             self._group_open = False
             link.replies.owe(r.SKIP_SYNC)
@@ -648,7 +661,6 @@ class Session(Answering):
     def _given(self, verdict: Verdict, types: bytes, data: bytes, rest: int, end: int) -> Verdict | bytes:
         """Judge a Bind's values where its statement gives them to set_config; return the verdict, or the answer."""
         if end > len(data):
-            self._passes = False
             error = p.error_response(
                 "ERROR",
                 PROGRAM_LIMIT_EXCEEDED,
@@ -781,7 +793,7 @@ class Session(Answering):
         self._own.forget(name)
 
     def _sync(self, data: bytes, pos: int, end: int) -> bytes | None:
-        p.check_empty(pos + 5, end, "Sync")
+        p.check_empty(pos + 5, end)
         if self._swallowing or self.link is None:
             self._swallowing = False
             self._seen = self.status
@@ -795,8 +807,10 @@ class Session(Answering):
         return None
 
     def _flush(self, data: bytes, pos: int, end: int) -> bytes | None:
-        p.check_empty(pos + 5, end, "Flush")
-        return b"" if self.link is None or self._ignored() else None
+        if self._ignored():
+            return b""
+        p.check_empty(pos + 5, end)
+        return b"" if self.link is None else None
 
     def _terminate(self, data: bytes, pos: int, end: int) -> bytes | None:
         return _END
@@ -822,6 +836,19 @@ class Session(Answering):
         self._house.stats.statements[verdict.label] += 1
         return ended + data[pos:end] if ended else None
 
+    def _malformed(self, kind: int, error: MalformedMessageError) -> bytes:
+        """Answer a message that does not hold what its type asks for, as the server does that never gets to it."""
+        response = p.error_response("ERROR", PROTOCOL_VIOLATION, str(error), codec=self.codec)
+        if kind != p.SYNC:
+            return self._answer_error(response, simple=kind in (p.QUERY, p.FUNCTION_CALL))
+        if self._ignored():
+            self._wire.write(response)  # it is a Sync even so: nothing is ignored any more
+            before = b""
+        else:
+            before = self._answer_error(response, simple=False)
+        sync = self._sync(p.SYNC_MESSAGE, 0, len(p.SYNC_MESSAGE))
+        return before + (p.SYNC_MESSAGE if sync is None else sync)
+
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def _verdict(self, text: bytes, *, extended: bool, types: bytes = b"") -> Verdict | None:
@@ -841,11 +868,8 @@ class Session(Answering):
     def _go_on(self) -> None:
         data = b"".join(self._inbox)
         self._inbox.clear()
-        try:
-            self._judging.counted = True
-            self._pump(data, again=True)
-        except ClientProtocolError as error:
-            self._end(CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
+        self._judging.counted = True
+        self._serve(data, again=True)
         self._judging.counted = False
         self._wait_error = None
         if not self.waiting and not self._judging.awaited:
@@ -898,7 +922,10 @@ class Session(Answering):
         form = next((form for form in _BOUNDARY_ENDS if form.startswith(rest)), None)
         if form is None:
             return False
-        name, text = p.parse_parts(data, 5, end)
+        try:
+            name, text = p.parse_parts(data, 5, end)
+        except MalformedMessageError:
+            return False
         if name or not _BOUNDS.match(text):
             return False
         if len(rest) < len(form):

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from proxy import protocol as p
-from proxy.errors import ClientProtocolError
+from proxy.errors import ClientProtocolError, MalformedMessageError
 
 
 def startup(**parameters: str) -> bytes:
@@ -40,7 +40,7 @@ def test_query_text() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"select 1", b"select 1\0; drop table t\0", b"\0\0"])
 def test_nul_inside_a_query_is_refused(body: bytes) -> None:
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.query_text(body, 0, len(body))
 
 
@@ -54,20 +54,20 @@ def test_parse_parts() -> None:
     [b"", b"s", b"s\0", b"s\0select 1\0", b"s\0select 1\0\0", b"s\0select 1\0\0\1", b"s\0select 1\0\0\0x"],
 )
 def test_parse_that_is_not_consumed_exactly_is_refused(body: bytes) -> None:
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.parse_parts(body, 0, len(body))
 
 
 def test_bind_names() -> None:
     assert p.bind_names(b"portal\0stmt\0\0\0", 0, 14) == (b"portal", b"stmt", 12)
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.bind_names(b"portal\0stmt", 0, 11)
 
 
 def test_target_parts() -> None:
     assert p.target_parts(b"Sname\0", 0, 6, "Describe") == (0x53, b"name")
     for body in (b"", b"S", b"Xname\0", b"Sname", b"Sname\0x"):
-        with pytest.raises(ClientProtocolError):
+        with pytest.raises(MalformedMessageError):
             p.target_parts(body, 0, len(body), "Describe")
 
 
@@ -75,15 +75,15 @@ def test_function_call_parts() -> None:
     body = struct.pack("!IhhhiIih", 954, 1, 1, 2, 4, 7, -1, 1)
     assert p.function_call_parts(body, 0, len(body)) == (954, [1, 1], [struct.pack("!I", 7), None])
     for cut in range(len(body)):
-        with pytest.raises(ClientProtocolError):
+        with pytest.raises(MalformedMessageError):
             p.function_call_parts(body[:cut], 0, cut)
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.function_call_parts(body + b"\0", 0, len(body) + 1)
 
 
 def test_function_call_argument_longer_than_the_message_is_refused() -> None:
     body = struct.pack("!Ihhi", 954, 0, 1, 0x7FFFFFFF) + b"abc"
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.function_call_parts(body, 0, len(body))
 
 
@@ -166,12 +166,12 @@ def test_error_response_cannot_be_cut_by_a_nul() -> None:
     "body", [b"", b"\0", b"\0\0", b"\0\0\0\1", b"\0\0\0\1\0\0\0\2x", b"\0\0\0\0", b"\0\0\0\0\0\0x"]
 )
 def test_values_of_a_bind_that_is_cut_off(body: bytes) -> None:
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.bind_values(body, 0, len(body))
 
 
 def test_values_of_a_bind() -> None:
     body = b"\0\1\0\1" + b"\0\3" + b"\0\0\0\2ab" + b"\xff\xff\xff\xff" + b"\0\0\0\0" + b"\0\1\0\0"
     assert p.bind_values(b"??" + body, 2, 2 + len(body)) == [b"ab", None, b""]
-    with pytest.raises(ClientProtocolError):
+    with pytest.raises(MalformedMessageError):
         p.bind_values(b"??" + body, 2, 1 + len(body))
