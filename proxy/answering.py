@@ -20,8 +20,9 @@ from proxy.errors import (
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE
 from proxy.ledger import PREPARED_STATEMENT
+from proxy.ours import NO_NAME
 from proxy.sent import UnsettledError
-from proxy.statements import MAX_KEPT, NO_NAME
+from proxy.statements import MAX_KEPT
 from proxy.verdict import Action, Effect, Verdict
 
 OBSERVED: Final = "observed"

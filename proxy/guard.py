@@ -13,11 +13,10 @@ the place of the Sync a COMMIT ends its transaction, so that the group begins as
 
 from __future__ import annotations
 
-import secrets
 from typing import Final
 
 from proxy import protocol as p
-from proxy.statements import PREFIX
+from proxy.ours import PREFIX
 
 READ_ONLY: Final = "default_transaction_read_only"
 PUT_BACK: Final = b"RESET default_transaction_read_only"
@@ -29,7 +28,7 @@ It takes no snapshot (analyze_requires_snapshot(), parser/analyze.c), so it is i
 UNKNOWN: Final = -1
 """The transaction status behind what may have begun or ended a transaction block, until it is answered."""
 
-NAME: Final = PREFIX + b"guard:" + secrets.token_hex(16).encode()
+NAME: Final = PREFIX + b"guard"
 STATEMENTS: Final = (b"BEGIN", PUT_BACK, b"COMMIT")
 
 GUARD: Final = b"".join(

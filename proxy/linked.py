@@ -30,13 +30,14 @@ from proxy.house import House, Upstream, Wire
 from proxy.ledger import SETTING, Ledger
 from proxy.login import OF_THE_SERVER
 from proxy.naming import APPLICATION_NAME
+from proxy.ours import NO_NAME, PREFIX
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Excess, Meter
 from proxy.replies import TripwireError
 from proxy.sent import NEVER, Groups, Sent
 from proxy.snapshot import DISCARD_PLANS, NO_SETTINGS, Settings, read_back, replay, restore
-from proxy.statements import NO_NAME, PREFIX, Context, Learned, Own, Prepared, Ticket, Undone
+from proxy.statements import Context, Learned, Own, Prepared, Ticket, Undone
 from proxy.unnamed import Unnamed
 from proxy.verdict import Effect, Verdict
 
@@ -871,7 +872,7 @@ class Linked:
         while stop < len(body) and body[stop] not in b'"\0':
             stop += 1
         ours = body[start:stop]
-        return body.replace(ours, self.prepared.shown.get(ours, ours))
+        return body.replace(ours, self.prepared.shown.get(ours, b"of SideCart"))
 
     def skipped_error(self, body: bytes) -> bool:
         return self.ledger.reading

@@ -19,6 +19,7 @@ from proxy.errors import (
     UpstreamFloodError,
     UpstreamProtocolError,
 )
+from proxy.ours import NO_NAME
 
 # Frontend messages
 BIND: Final = 0x42  # 'B'
@@ -393,13 +394,13 @@ def target(kind: int, what: bytes, name: bytes) -> bytes:
 SYNC_MESSAGE: Final = message(SYNC)
 TERMINATE_MESSAGE: Final = message(TERMINATE)
 
-IMPOSSIBLE_PORTAL: Final = b"sidecart: refused"
-REFUSED_PARSE: Final = parse(b"", IMPOSSIBLE_PORTAL)
+_NO_SQL: Final = b"sidecart: refused"
+REFUSED_PARSE: Final = parse(b"", _NO_SQL)
 """Stands upstream in the place of a refused Parse of the unnamed statement: no SQL, so it destroys the old one as any
 failed Parse does, or is skipped with it."""
-REFUSED_EXECUTE: Final = execute(IMPOSSIBLE_PORTAL)
+REFUSED_EXECUTE: Final = execute(NO_NAME)
 """Stands upstream in the place of a refused message: it fails in the message's turn, and fails the transaction."""
-REFUSED_QUERY: Final = query(IMPOSSIBLE_PORTAL)
+REFUSED_QUERY: Final = query(_NO_SQL)
 """The same for a Query, and likewise no SQL."""
 REFUSED_CALL: Final = message(FUNCTION_CALL, struct.pack("!IHHH", 0, 0, 0, 0))
 """The same for a FunctionCall: no function has the OID 0."""

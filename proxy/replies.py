@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, QUERY_CANCELED, UpstreamFloodError, UpstreamProtocolError
 from proxy.guard import GUARDED, PARTS
+from proxy.ours import PREFIX
 from proxy.protocol import BACKEND_LIMITS as LIMITS
 from proxy.protocol import (
     BIND_COMPLETE,
@@ -50,7 +51,7 @@ from proxy.protocol import (
     row_values,
 )
 from proxy.sent import Groups
-from proxy.statements import PREFIX, Described, Learned, Run, Ticket
+from proxy.statements import Described, Learned, Run, Ticket
 from proxy.unnamed import Unnamed
 
 # What is owed, as small integers: a slotted object for each would cost twice the header walk. Those that somebody has

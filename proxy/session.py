@@ -33,10 +33,11 @@ from proxy.house import House, Upstream, Wire
 from proxy.judging import Judging
 from proxy.ledger import PREPARED_STATEMENT, Ledger
 from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
+from proxy.ours import NO_NAME, PREFIX
 from proxy.pool import Pool
 from proxy.sent import NEVER, UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN
-from proxy.statements import NO_NAME, OF_ANOTHER, PREFIX, Context, Described, Done, Dropped, Learned, Run, Statement
+from proxy.statements import OF_ANOTHER, Context, Described, Done, Dropped, Learned, Run, Statement
 from proxy.verdict import Action, Effect, Verdict
 
 STREAM_BIND_FROM: Final = 65_536

@@ -16,14 +16,10 @@ from copy import copy
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
+from proxy.ours import PREFIX
 from proxy.sent import Groups, Sent
 from proxy.snapshot import Settings
 from proxy.verdict import Verdict
-
-PREFIX: Final = b"sidecart:"
-"""Begins every name that SideCart gives a statement or portal on an upstream. No client reaches such a name."""
-NO_NAME: Final = PREFIX + b"none"
-"""No statement has it: to close it does nothing."""
 
 MAX_KEPT: Final = 64 << 20
 """Bytes of named statements that one client may keep: far more than drivers do, and a bound."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
+    "ours",
     "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats",
     "config rules cache constants certificates unnamed catalog",
     "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"

@@ -21,11 +21,12 @@ from proxy.guard import GUARD, GUARDED
 from proxy.house import Asker, End, House, Owner, Question
 from proxy.judging import MAX_INLINE
 from proxy.observe import MAX_LENGTH
+from proxy.ours import NO_NAME, PREFIX
 from proxy.pool import Pool
 from proxy.replies import Replies
 from proxy.session import Session
 from proxy.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
-from proxy.statements import MAX_EXECUTES, NO_NAME, PREFIX, Held
+from proxy.statements import MAX_EXECUTES, Held
 from proxy.stats import Stats
 from proxy.unnamed import Unnamed
 
@@ -2513,7 +2514,7 @@ DESCRIBED = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(
 
 
 def ours(number: int) -> bytes:
-    return b"sidecart:test:%d" % number
+    return PREFIX + b"test:%d" % number
 
 
 def parse_ours(number: int, text: bytes) -> bytes:
@@ -2973,8 +2974,8 @@ def test_error_names_a_statement_as_the_client_did(town: Town) -> None:
     upstream = prepare(town, session, b"s1")
     client.take()
     session.client_data(p.parse(b"s2", b"select 1") + bind(b"s2") + SYNC)
-    name = upstream.take().rpartition(b"sidecart:")[2].split(b"\0")[0].decode()
-    text = f'bind message supplies 0 parameters, but prepared statement "sidecart:{name}" requires 1'
+    name = PREFIX.decode() + upstream.take().rpartition(PREFIX)[2].split(b"\0")[0].decode()
+    text = f'bind message supplies 0 parameters, but prepared statement "{name}" requires 1'
     upstream.says(PARSED, DESCRIBED, p.message(p.CLOSE_COMPLETE), p.error_response("ERROR", "08P01", text), READY_I)
     assert client.error()["M"] == 'bind message supplies 0 parameters, but prepared statement "s2" requires 1'
 
