@@ -5,6 +5,7 @@ A session has one message at a time whose verdict is awaited. It keeps the messa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +15,7 @@ from proxy.errors import PROGRAM_LIMIT_EXCEEDED
 from proxy.filter import VOID_PARSE, Filter
 from proxy.functions import Functions
 from proxy.house import Asker, House, Question
-from proxy.verdict import Action, Verdict
+from proxy.verdict import Action, Effect, Verdict
 
 MAX_INLINE: Final = 2_048
 """Bytes of a text that is judged at once; a longer one that is not known yet goes to the helper process.
@@ -28,7 +29,9 @@ _Asked = tuple[bytes, str, int, Functions]
 """A text, its codec, how it came, and what it is judged by."""
 _Kept = tuple[bytes, str, bytes]
 """A text, its codec, and the types of its parameters."""
+_Effects = tuple[tuple[Effect, str], ...]
 _STILL: Final = Verdict(Action.ALLOW, "execute")
+_LONG: Final = Verdict(Action.REFUSE, "multi", rule="length")
 _FORGOTTEN: Final = Verdict(
     Action.REFUSE,
     "execute",
@@ -178,5 +181,12 @@ class Judging:
     def passes(self, verdict: Verdict, text: bytes, codec: str) -> bool:
         """Whether a text goes upstream: it is allowed, or filter.mode lets it."""
         return verdict.action is not Action.REFUSE or (
-            self._house.observe and observe.lets_through(verdict.rule, text, codec)
+            self._house.observe and observe.lets_through(verdict.rule, text, codec, self._piece(codec))
         )
+
+    def sets_beside(self, text: bytes, codec: str) -> _Effects:
+        """Return what a text sets that was refused, and that filter.mode lets through."""
+        return observe.sets(text, codec, self._piece(codec)) or ()
+
+    def _piece(self, codec: str) -> Callable[[bytes], Verdict]:
+        return lambda piece: self.filter.judge(piece, codec) if len(piece) <= MAX_INLINE else _LONG

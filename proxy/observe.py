@@ -7,12 +7,14 @@ what server and parser may read differently, and what is not even SQL.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from pglast.parser import ParseError, parse_sql_json
 
 from .rules import Refused
-from .text import decode
+from .text import decode, ends
+from .verdict import Action, Effect, Verdict
 
 KEPT: Final = frozenset(
     {"nul-byte", "encoding", "length", "depth", "operator-run", "syntax", "several-statements", "internal"}
@@ -36,12 +38,45 @@ or in a procedure is error 2D000 within a block (_SPI_commit(), executor/spi.c).
 """
 
 
-def lets_through(rule: str, sql: bytes, encoding: str) -> bool:
+_CLAUSE = re.compile('"defname":"set","arg":{"VariableSetStmt"')
+"""The SET of a CREATE FUNCTION or ALTER FUNCTION, which sets nothing by itself."""
+_SETS: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
+
+
+def lets_through(rule: str, sql: bytes, encoding: str, judge: Callable[[bytes], Verdict]) -> bool:
     """Whether a text that this rule has refused may run. What else is in it was not judged any more."""
-    if rule in KEPT or len(sql) > MAX_LENGTH:
-        return False
+    return rule not in KEPT and sets(sql, encoding, judge) is not None
+
+
+def sets(sql: bytes, encoding: str, judge: Callable[[bytes], Verdict]) -> tuple[tuple[Effect, str], ...] | None:
+    """Return what is set by statements of a text that may run; None: something in it may not.
+
+    A statement that changes settings has to be one that `judge` allows by itself.
+    """
+    if len(sql) > MAX_LENGTH:
+        return None
+    found: list[tuple[Effect, str]] = []
     try:
-        tree = parse_sql_json(decode(sql, encoding))
-    except (Refused, ParseError):
-        return False
-    return _TRACES.search(tree) is None
+        text = decode(sql, encoding)
+        if not _traced(text):
+            return ()
+        utf8 = text.encode()
+        start = 0
+        for end in ends(text):
+            piece = utf8[start:end].decode().lstrip(";")
+            start = end
+            if not _traced(piece):
+                continue
+            verdict = judge(piece.encode(encoding))
+            if verdict.action is not Action.ALLOW or not _SETS.issuperset(effect for effect, _ in verdict.effects):
+                return None
+            if not verdict.effects:
+                return None  # such as the end of a transaction
+            found += verdict.effects
+    except (Refused, ParseError, UnicodeEncodeError):
+        return None
+    return tuple(found)
+
+
+def _traced(text: str) -> bool:
+    return _TRACES.search(_CLAUSE.sub("", parse_sql_json(text))) is not None

@@ -527,6 +527,8 @@ class Session(Answering):
         if self._block == OURS:
             before += self._help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
         replaced = self._let_through(link, verdict)
+        if verdict.action is Action.REFUSE:
+            self._pin_for(self._judging.sets_beside(text, self.codec))
         if self._meter is not None and verdict.statements > 1 and not self._repeated:
             self._meter.charge_more(verdict.statements - 1)
         if verdict.nulls:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy import protocol as p
 from proxy.commands.embedded import EmbeddedServer
 from proxy.commands.shop import Shop
 from proxy.config import Upstream
@@ -135,6 +136,10 @@ def test_upstream_of_an_observed_client_goes_to_nobody_else(observing: SideCart)
         "SET ROLE shop_owner",
         "DO $$ BEGIN PERFORM set_config('default_transaction_read_only', 'off', false); END $$",
         "COPY orders FROM STDIN",
+        "SET work_mem TO '1MB'; INSERT INTO orders DEFAULT VALUES; SET default_transaction_read_only TO off",
+        "SET work_mem TO '1MB'; INSERT INTO orders DEFAULT VALUES; COMMIT; SET work_mem TO '2MB'",
+        "RESET ALL; INSERT INTO orders DEFAULT VALUES",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET transaction_read_only = off AS 'SELECT 1'",
     ],
 )
 def test_what_would_take_away_the_other_layers_stays_refused(client: Wire, text: str) -> None:
@@ -143,6 +148,34 @@ def test_what_would_take_away_the_other_layers_stays_refused(client: Wire, text:
     assert "F" not in client.error
     assert client.ask("SHOW default_transaction_read_only") == "TDCZ"
     assert b"\x02on" in client.last
+
+
+def test_settings_beside_what_is_observed(client: Wire) -> None:
+    assert client.ask("SET work_mem TO '3MB'; SELECT pg_advisory_lock(78); SET client_encoding TO latin1") == "CTDCCSZ"
+    assert client.ask("SHOW work_mem") == "TDCZ"
+    assert b"3MB" in client.last
+    client.send(p.query("SELECT 'é'".encode("latin-1")))
+    assert client.until_ready() == "TDCZ"
+    assert "é".encode("latin-1") in client.last
+    assert client.ask("SET work_mem TO '4MB'; INSERT INTO orders DEFAULT VALUES") == "CEZ"
+    assert client.error["C"] == "25006"
+    assert client.ask("SHOW work_mem") == "TDCZ"
+    assert b"3MB" in client.last
+
+
+def test_function_with_a_setting_is_stopped_by_the_server_itself(client: Wire) -> None:
+    text = "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = public AS 'SELECT 1'"
+    assert client.ask(text) == "EZ"
+    assert (client.error["C"], "F" in client.error) == ("25006", True)
+
+
+def test_client_that_was_let_through_with_LISTEN_hears_what_is_said(  # noqa: N802
+    client: Wire, postgres: EmbeddedServer, shop: Shop
+) -> None:
+    assert client.ask("LISTEN here") == "CZ"
+    postgres.sql("NOTIFY here, 'said'", shop.dbname)
+    kind, body = client.message()
+    assert (chr(kind), body[4:]) == ("A", b"here\0said\0")
 
 
 def test_observe_is_loud(observing: SideCart) -> None:
