@@ -57,10 +57,11 @@ class Carrying(Linked):
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
-    def _context(self, verdict: Verdict) -> Context:
+    def _context(self, verdict: Verdict, text: bytes) -> Context:
         """Return the settings that shape a Parse which is sent now; None where the server has to be asked."""
-        # Nothing but a query is analysed at Parse; whatever else it is, is read when it runs (analyze.c).
-        return self.ledger.context if verdict.kind == "select" else ANY_SETTINGS
+        # Nothing but a query is analysed at Parse; whatever else it is, is read when it runs (analyze.c). But which
+        # letters its bytes are is settled at once.
+        return self.ledger.context if verdict.kind == "select" or not text.isascii() else ANY_SETTINGS
 
     def _in_context(self, link: Upstream, context: Context, parse: Callable[[], bytes]) -> bytes:
         """Send a Parse again under the settings that shaped it, whatever they are now."""

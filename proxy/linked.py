@@ -61,8 +61,8 @@ _A_QUIET_MOMENT: Final = 1 << 62
 OURS: Final = 1
 CLIENTS: Final = 2
 
-Unparsed = tuple[bytes, Context | Learned, Verdict, Functions]
-"""An unnamed statement: its Parse message, what shaped it, the verdict, and what that was found by."""
+Unparsed = tuple[bytes, Context | Learned, Verdict, Functions, str]
+"""An unnamed statement: its Parse message, what shaped it, the verdict, what that was found by, its codec."""
 
 
 @dataclass(slots=True)

@@ -399,7 +399,7 @@ class Session(Answering):
         if verdict.steers:
             self._steer(UNKNOWN)
         link.replies.owed.extend(_GROUP)
-        self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions))
+        self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions, self.codec))
         self.filter.hits += 1
         self.doing = verdict
         self._house.stats.statements[verdict.label] += 1
@@ -607,7 +607,7 @@ class Session(Answering):
             self._read_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"S" + name, self.groups.sent)
-        context = self._context(verdict)  # what it runs itself may change that
+        context = self._context(verdict, text)  # what it runs itself may change that
         if verdict.effects:
             self._note_inside(verdict)
         if verdict.nulls:
@@ -625,6 +625,7 @@ class Session(Answering):
                 verdict,
                 self.filter.functions,
                 original if verdict.nulls and replaced is not None else None,
+                self.codec,
             )
             statement.apart = _MOVING.search(text) is not None
             if PREPARED_STATEMENT in self.ledger.pins:
@@ -639,7 +640,7 @@ class Session(Answering):
             behind = self._help(LEARN, r.SKIP_EXECUTE, shaped)
         elif told:
             behind = self._describe_unnamed(link, message)
-        self.unnamed.parse_sent((message, shaped, verdict, self.filter.functions))
+        self.unnamed.parse_sent((message, shaped, verdict, self.filter.functions, self.codec))
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
@@ -854,11 +855,11 @@ class Session(Answering):
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def _verdict(self, text: bytes, *, extended: bool, types: bytes = b"") -> Verdict | None:
+    def _verdict(self, text: bytes, *, extended: bool, types: bytes = b"", codec: str = "") -> Verdict | None:
         """Return the verdict on a text, and on the types of a Parse; None: it is awaited, or was in vain."""
         if self._wait_error is not None:
             return None
-        verdict = self._judging.verdict(text, self.codec, extended=extended, types=types)
+        verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
         return verdict
@@ -945,7 +946,7 @@ class Session(Answering):
         before = _PARSED_AND_BOUND + (_NO_DATA if _DESCRIBE_PORTAL in form else b"")
         if not self._bounds_here(verdict, text, before):
             return False
-        self.unnamed.keep((data[:end], ANY_SETTINGS, verdict, self.filter.functions))
+        self.unnamed.keep((data[:end], ANY_SETTINGS, verdict, self.filter.functions, self.codec))
         return True
 
     # --- prepared statements --------------------------------------------------------------------------------------
@@ -1048,10 +1049,11 @@ class Session(Answering):
         if statement.judge is self.filter.functions:
             return None
         text = statement.text
-        verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :])
+        codec = statement.codec
+        verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :], codec=codec)
         if verdict is None:
             return self._waited(simple=simple, unnamed=simple)
-        if not self._judging.passes(verdict, text, self.codec):
+        if not self._judging.passes(verdict, text, codec):
             return self._refuse(verdict, simple=simple, unnamed=simple)
         statement.verdict, statement.judge = verdict, self.filter.functions
         return None
@@ -1102,21 +1104,21 @@ class Session(Answering):
         if self.link is None and unnamed is None:
             return self._no_statement(b"")
         if unnamed is not None and unnamed[3] is not self.filter.functions:
-            message, context, _, _ = unnamed
+            message, context, _, _, codec = unnamed
             _, text = p.parse_parts(message, 5, len(message))
-            verdict = self._verdict(text, extended=True, types=message[7 + len(text) :])
+            verdict = self._verdict(text, extended=True, types=message[7 + len(text) :], codec=codec)
             if verdict is None:
                 return self._waited(simple=False)
-            if not self._judging.passes(verdict, text, self.codec):
+            if not self._judging.passes(verdict, text, codec):
                 return self._refuse(verdict, simple=False)
-            unnamed = (message, context, verdict, self.filter.functions)
+            unnamed = (message, context, verdict, self.filter.functions, codec)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False)
         there = self.unnamed.there()
         before = b""
         if unnamed is not None:
-            message, context, verdict, _ = unnamed
+            message, context, verdict, _, _ = unnamed
             if verdict.at_bind and portal is not None:
                 given = self._given(verdict, message[message.index(0, 6) + 1 :], data, rest, end)
                 if isinstance(given, bytes):

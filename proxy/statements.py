@@ -37,11 +37,11 @@ Context = Settings | None
 class Statement:
     """Hold what is needed to parse a statement again, and the verdict on it.
 
-    `body` is its Parse message behind the name: text, NUL, parameter types. `described` is what Describe said of it,
-    by `comparable`; None until the server has. `judge` is whatever `verdict` was found by: another one asks anew.
-    `original` is the body that the client sent, if another one goes out: lists of statements show it.
-    `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something else.
-    Otherwise `rows` is the RowDescription that was noted, and `noted_as` the name under which it was parsed then.
+    `body` is its Parse message behind the name: text, NUL, parameter types; `codec` that of the text. `described` is
+    what Describe said of it, by `comparable`; None until the server has. `judge` is whatever `verdict` was found by:
+    another one asks anew. `original` is the body that the client sent, if another one goes out: lists of statements
+    show it. `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something
+    else. Otherwise `rows` is the RowDescription that was noted, and `noted_as` the name under which it was parsed then.
     `apart`: it is used under other settings than those that shaped it, and shared with nobody: its plan has them.
     """
 
@@ -49,6 +49,7 @@ class Statement:
         "__weakref__",
         "apart",
         "body",
+        "codec",
         "context",
         "described",
         "judge",
@@ -61,9 +62,16 @@ class Statement:
     _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
 
     def __init__(
-        self, body: bytes, context: Context, verdict: Verdict, judge: object, original: bytes | None = None
+        self,
+        body: bytes,
+        context: Context,
+        verdict: Verdict,
+        judge: object,
+        original: bytes | None = None,
+        codec: str = "utf-8",
     ) -> None:
         self.body = body
+        self.codec = codec
         self.original = original
         self.context = context
         self.described: bytes | None = None if verdict.kind == "select" else b""

@@ -111,6 +111,15 @@ SETTINGS = (
     settles("xmloption", "content", "SELECT xmlparse(content 'a') IS DOCUMENT, 'x<a/>'::xml::text", other="document"),
     settles("client_encoding", "utf8", "SELECT 'é'::text AS letter, length('é')", other="latin1"),
     talk(
+        "the letters of a statement that is no query are settled at its Parse",
+        step(parse("made", "EXPLAIN (COSTS OFF, VERBOSE) SELECT 'é' AS letter"), SYNC),
+        step(parse("", "EXPLAIN (COSTS OFF, VERBOSE) SELECT 'ä' AS letter"), SYNC),
+        step(ask("SET client_encoding TO latin1", name="s"), SYNC),
+        step(run("made"), SYNC),
+        step(run(), SYNC),
+        step(run("made"), SYNC),
+    ),
+    talk(
         "a statement follows search_path while its columns stay",
         step(q("SET search_path TO here")),
         step(parse("made", "SELECT * FROM spot"), SYNC),
