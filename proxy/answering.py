@@ -88,7 +88,9 @@ class Answering(Carrying):
         The server reads each message in the encoding that it has by then: judged in another one it means other names.
         """
         link = self.link
-        if link is None or not link.replies.owed or text.isascii():
+        if text.isascii() or self._recoded[0] == self.groups.sent:
+            return None
+        if link is None or not (link.replies.owed or self._group_open):
             return None
         if self.groups.unanswered:
             return self._stall()

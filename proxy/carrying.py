@@ -16,10 +16,10 @@ from proxy import text as texts
 from proxy.guard import PUT_BACK, UNKNOWN
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE, Judging
-from proxy.ledger import PREPARED_STATEMENT
+from proxy.ledger import ENCODING, PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
-from proxy.sent import UnsettledError
+from proxy.sent import NEVER, UnsettledError
 from proxy.snapshot import ANY_SETTINGS, DISCARD_PLANS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
     MAX_EXECUTES,
@@ -43,6 +43,8 @@ NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
 _PLANNED: Final = frozenset({"select", "explain", "execute", "copy", "declare", "fetch", "multi"})
 """Kinds of texts that can call a function."""
+_READS: Final = frozenset({"select", "set", "show", "empty"})
+_VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -234,6 +236,7 @@ class Carrying(Linked):
         inside = tuple(each for each in verdict.effects if each[0] is Effect.SETTING_INSIDE)
         if inside:
             self._pin_for(inside)
+            self._recoded = (NEVER, "")
 
     def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
         """Owe the reply to a Bind, and keep in mind what an Execute of this portal leaves behind."""
@@ -242,7 +245,7 @@ class Carrying(Linked):
             self._bound_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"P" + portal, self.groups.sent)
-        noted = verdict if verdict.effects or verdict.steers else None
+        noted = verdict if verdict.effects or verdict.steers or self._recoded[0] == self.groups.sent else None
         if noted is not None or self._portals or not self._portals_sent.settled:
             key = portal[: NAMEDATALEN - 1]
             self._portals_sent.put(key, noted)
@@ -254,6 +257,23 @@ class Carrying(Linked):
                 self._pin_for(self._effects(verdict))
         else:
             link.replies.owe(r.BIND_NAMED if portal else r.BIND)
+
+    def _executed(self, verdict: Verdict | None) -> None:
+        """Keep in mind in which encoding the server reads the rest of the group, behind an Execute of this verdict.
+
+        It gets there only if the Execute has succeeded. None, or what may change the encoding in a way that the text
+        does not tell, or that may end the transaction for which it was set: it is not known any more.
+        """
+        group = self.groups.sent
+        if verdict is not None and verdict.codec:
+            self._recoded = (group, verdict.codec)
+        elif self._recoded[0] == group and not (
+            verdict is not None
+            and verdict.kind in _READS
+            and not verdict.steers
+            and all(effect in _VALUES and name != ENCODING for effect, name in verdict.effects)
+        ):
+            self._recoded = (NEVER, "")
 
     def _note_portal(self, portal: bytes, verdict: Verdict | None) -> None:
         if verdict is None:

@@ -228,6 +228,8 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
             at = constants.argument_location(body) if refusal.rule != "setting" else -1
             raise Refused(refusal._replace(object=setting), at)
         judgement.effects += settings.effect_of_value(setting, local=local)
+        if setting == "client_encoding" and value is not None:
+            judgement.codec = settings.python_codec(value) or ""
     elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         judgement.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
         refusal = settings.refuse_reset(setting, denied)

@@ -282,6 +282,7 @@ class Filter:
                 prepares=tuple(prepares),
                 nulls=tuple(judgement.nulls),
                 at_bind=tuple(judgement.at_bind),
+                codec="" if several else judgement.codec,
             )
         return _LONE[boundary] if boundary else _ALLOWED[kind]
 

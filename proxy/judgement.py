@@ -34,6 +34,7 @@ class Judgement:
         "at_bind",
         "bound",
         "boundary",
+        "codec",
         "constants_decide",
         "effects",
         "flagged",
@@ -76,7 +77,8 @@ class Judgement:
         """What the statements so far leave behind, as in Verdict."""
         self.nulls: list[tuple[int, str]] = []
         self.at_bind: list[AtBind] = []
-        """These two as in Verdict."""
+        self.codec = ""
+        """These three as in Verdict."""
         self.bound = bound
         self.flagged = ""
         """A relation with secrets that is read."""

@@ -126,6 +126,7 @@ class Linked:
         "_put_off",
         "_ran_in",
         "_read_in",
+        "_recoded",
         "_repeated",
         "_replans",
         "_replayed",
@@ -252,6 +253,7 @@ class Linked:
         self._steered_until = NEVER
         # In which group something of ours has run, or was parsed; the client has read in it; it has run anything.
         self._asked_in = self._read_in = self._ran_in = NEVER
+        self._recoded = (NEVER, "")  # in this group what comes next is read by this codec, if the server gets to it
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
         self._put_back = False  # where it does not: whether it was put back since the client's last group

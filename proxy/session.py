@@ -473,6 +473,11 @@ class Session(Answering):
     # STOP to leave the message unserved until there is what it waits for, or _END.
 
     def _query(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self.ledger.recodes:
+            return self._recoding(self._query_text, data, pos, end)
+        return self._query_text(data, pos, end)
+
+    def _query_text(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
         if end > len(data):
@@ -560,7 +565,27 @@ class Session(Answering):
             return None
         return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
 
+    def _recoding(
+        self, serve: Callable[[bytes, int, int], bytes | None], data: bytes, pos: int, end: int
+    ) -> bytes | None:
+        """Serve a message in the encoding in which the server reads it, if that is known before all is answered."""
+        if self.link is None or not (self.link.replies.owed or self._group_open):
+            self._recoded = (self.groups.sent, self.codec)
+        group, codec = self._recoded
+        if group != self.groups.sent:
+            return serve(data, pos, end)
+        answered, self.codec = self.codec, codec
+        try:
+            return serve(data, pos, end)
+        finally:
+            self.codec = answered
+
     def _parse(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self.ledger.recodes:
+            return self._recoding(self._parse_text, data, pos, end)
+        return self._parse_text(data, pos, end)
+
+    def _parse_text(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
         if end > len(data):
@@ -657,6 +682,11 @@ class Session(Answering):
         return trial + self._answer_error(error, simple=False)
 
     def _bind(self, data: bytes, pos: int, end: int) -> bytes | None:
+        if self.ledger.recodes:
+            return self._recoding(self._bind_values, data, pos, end)
+        return self._bind_values(data, pos, end)
+
+    def _bind_values(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
         portal, statement, rest = p.bind_names(data, pos + 5, min(end, len(data)))
@@ -720,6 +750,7 @@ class Session(Answering):
             return late
         if not self._portals and self._portals_sent.settled:
             self._ran_in = self.groups.sent
+            self._executed(None)
             return self._forward(r.EXECUTE)
         link = self.link
         portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
@@ -727,6 +758,7 @@ class Session(Answering):
             verdict = self._portals_sent.find(portal, self._portals.get(portal))
             if verdict is None or link is None:
                 self._ran_in = self.groups.sent
+                self._executed(None)
                 return self._forward(r.EXECUTE)
             if (late := self._outdated_by(verdict, simple=False)) is not None:
                 return late
@@ -752,6 +784,7 @@ class Session(Answering):
             self._asked_in = self._read_in = NEVER  # another transaction begins
         self._keep_prepared(verdict)
         code, ticket = self._followed(link, effects, r.EXECUTE)
+        self._executed(verdict)
         link.replies.owe(code, ticket)
         self._group_open = True
         self._pin_for(effects)

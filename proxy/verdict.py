@@ -107,6 +107,8 @@ class Verdict:
     """What is judged by the values of each Bind; no SQL may execute such a statement."""
     object: str = ""
     """The function, relation, type, operator or setting that it was refused for."""
+    codec: str = ""
+    """Where the text is nothing but a SET of client_encoding: the Python codec of what it sets."""
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)

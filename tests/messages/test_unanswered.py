@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy import protocol as p
 from tests.messages.conftest import WAYS
 from tests.messages.conversation import (
     FLUSHED,
@@ -21,6 +22,7 @@ from tests.messages.conversation import (
     parse,
     parse_refused,
     q,
+    raw,
     refused,
     run,
     simple,
@@ -471,4 +473,56 @@ TALKS = (*STATEMENTS, *SETTINGS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
 def test_unanswered(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+    same(played, way)
+
+
+# --- client_encoding -------------------------------------------------------------------------------------------------
+
+
+def latin(text: str, name: str = "") -> tuple[Message, ...]:
+    """Return what runs a text in LATIN1, without its Sync."""
+    encoded = text.encode("latin-1")
+    return raw(f"Parse {name!r} {encoded!r}", p.parse(name.encode(), encoded)), *run(name)
+
+
+LETTERS = "SELECT 'é' AS \"ä\", length('éä')"
+LATIN1, UTF8 = ask("SET client_encoding TO latin1"), ask("SET NAMES 'UTF8'")
+ENCODINGS = (
+    talk(
+        "letters in the encoding that is set ahead of them in one write",
+        step(LATIN1, SYNC, latin(LETTERS), SYNC, q("SHOW client_encoding")),
+        step(q("SET client_encoding TO utf8"), ask(LETTERS), SYNC, LATIN1, SYNC, latin(LETTERS), SYNC),
+    ),
+    talk(
+        "letters in the encoding that is set in their own group",
+        step(LATIN1, latin(LETTERS), latin("SELECT 'ü'", "named"), ask("SET datestyle TO German"), SYNC),
+        step(run("named"), UTF8, ask(LETTERS), run("named"), SYNC),
+        step(LATIN1, run("named"), latin(LETTERS), UTF8, ask(LETTERS), run("named"), SYNC, q(LETTERS)),
+        step(run("named"), SYNC),
+    ),
+    talk(
+        "letters in an encoding that is set in a group that fails",
+        step(LATIN1, latin(LETTERS), ask("SELECT 1/0"), SYNC, ask(LETTERS), SYNC),
+    ),
+    talk(
+        "letters in an encoding that is set in a transaction",
+        step(q("BEGIN"), q("SELECT 1"), holds=True),
+        step(LATIN1, latin(LETTERS), SYNC, latin(LETTERS), latin("SELECT 'ö'"), SYNC, holds=True),
+        step(q("SAVEPOINT s"), UTF8, ask(LETTERS), SYNC, q("ROLLBACK TO s"), latin(LETTERS), SYNC, holds=True),
+        step(q("ROLLBACK"), ask(LETTERS), SYNC),
+        step(q("BEGIN"), ask("SET LOCAL client_encoding TO latin1"), latin(LETTERS), SYNC, q("COMMIT")),
+        step(ask("SET LOCAL client_encoding TO latin1"), latin(LETTERS), SYNC, ask(LETTERS), SYNC),
+    ),
+    talk(
+        "a Query with letters in the group in which their encoding is set",
+        step(LATIN1, raw("Query in LATIN1", p.query(LETTERS.encode("latin-1"))), latin(LETTERS), SYNC, ready=2),
+    ),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("played", ENCODINGS, ids=str)
+def test_letters_in_an_encoding_that_has_just_been_set(
+    played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]
+) -> None:
     same(played, way)

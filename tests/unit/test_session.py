@@ -561,14 +561,80 @@ def test_attack_text_in_the_encoding_that_the_message_ahead_of_it_sets(
     assert client.kinds().endswith("SZ")
 
 
+SET_LATIN1 = p.parse(b"", b"set client_encoding = latin1") + bind() + EXECUTE
+
+
+def ran(text: bytes) -> bytes:
+    return p.parse(b"", text) + bind() + EXECUTE
+
+
 def test_attack_text_in_the_encoding_that_is_set_in_its_own_group(town: Town) -> None:
     session, client = town.client()
-    change = p.parse(b"", b"set client_encoding = latin1") + bind() + EXECUTE
-    session.client_data(change + p.parse(b"", BEYOND_ASCII) + bind() + EXECUTE + SYNC)
+    session.client_data(SET_LATIN1 + ran(BEYOND_ASCII + b", nextval('s')") + SYNC)
     upstream = town.link(session)
     assert BEYOND_ASCII not in upstream.take()
     upstream.says(PARSED, BOUND, SET, STAND_IN_FAILED, READY_I)
-    assert "".join(client.kinds()) == "12CEZ"
+    assert client.error()["P"] == "14"  # of LATIN1 it has a letter more
+
+
+def test_text_is_judged_in_the_encoding_that_is_set_in_its_own_group(town: Town) -> None:
+    session, _ = town.client()
+    both = ran(b"select '\xe9'") + ran(b"select 1") + ran(b"set datestyle to german") + ran(b"select '\xe4'")
+    session.client_data(SET_LATIN1 + both + ran(b"set names 'utf8'") + ran(BEYOND_ASCII) + SYNC)
+    sent = town.link(session).take()
+    assert b"'\xe9'" in sent and b"'\xe4'" in sent and sent.index(b"'utf8'") < sent.index(BEYOND_ASCII)
+    assert session.codec == "utf-8"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"reset client_encoding",
+        b"reset all",
+        b"set client_encoding to default",
+        b"discard all",
+        b"select set_config('client_encoding', 'utf8', false)",
+        b"rollback",
+        b"commit",
+        b"begin",
+        b"rollback to s",
+        b"execute s",
+        b"fetch c",
+        b"explain analyze select 1",
+    ],
+)
+def test_attack_text_in_an_encoding_that_is_not_known(between: bytes, town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(SET_LATIN1 + ran(between) + ran(BEYOND_ASCII) + SYNC)
+    sent = upstream.take()
+    assert between in sent
+    assert BEYOND_ASCII not in sent
+
+
+def test_attack_portal_that_was_bound_before_ends_what_is_known_of_the_encoding(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.parse(b"", b"rollback to s") + p.message(p.BIND, b"back\0\0" + bytes(6)) + SYNC)
+    upstream.says(PARSED, BOUND, READY_T)
+    upstream.take()
+    session.client_data(SET_LATIN1 + p.execute(b"back") + ran(BEYOND_ASCII) + SYNC)
+    assert BEYOND_ASCII not in upstream.take()
+
+
+def test_attack_text_behind_a_flush_in_the_encoding_that_the_server_has_not_told_yet(town: Town) -> None:
+    session, _ = town.client()
+    change = p.parse(b"", b"select set_config('client_encoding', 'latin1', false)") + bind() + EXECUTE
+    session.client_data(change + p.message(p.FLUSH))
+    upstream = town.link(session)
+    upstream.says(PARSED, BOUND, SELECTED)
+    upstream.take()
+    session.client_data(ran(BEYOND_ASCII) + SYNC)
+    assert BEYOND_ASCII not in upstream.take()
 
 
 def test_text_in_ascii_waits_for_no_encoding(town: Town) -> None:
