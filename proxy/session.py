@@ -1054,6 +1054,8 @@ class Session(Answering):
                     statement.types, statement.rows
                 )  # parsed again it may note something else
         if server_name is None:
+            if self._unreadable_named(statement):
+                return before + self._no_statement(name)
             server_name, parse = self._parse_again(link, statement, name)
             before += parse
         self.prepared.shown[server_name] = name
@@ -1151,7 +1153,9 @@ class Session(Answering):
         there = self.unnamed.there()
         before = b""
         if unnamed is not None:
-            message, context, verdict, _, _ = unnamed
+            message, context, verdict, _, codec = unnamed
+            if not there and self._unreadable(context, message, codec):
+                return self._no_statement(b"")
             if verdict.at_bind and portal is not None:
                 given = self._given(verdict, message[message.index(0, 6) + 1 :], data, rest, end)
                 if isinstance(given, bytes):

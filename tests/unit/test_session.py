@@ -637,6 +637,29 @@ def test_attack_text_behind_a_flush_in_the_encoding_that_the_server_has_not_told
     assert BEYOND_ASCII not in upstream.take()
 
 
+def test_attack_statement_of_unknown_settings_is_not_parsed_again_in_another_encoding(town: Town) -> None:
+    session, client = town.client()
+    session.client_data(BEGIN)
+    first = town.link(session)
+    first.says(BEGUN, READY_T)
+    session.client_data(p.query(b"set client_encoding to latin1"))
+    first.says(LATIN1, SET, READY_T)
+    session.client_data(p.parse(b"s", b"select '\xc3\xa9'") + SYNC)
+    failed = p.error_response("ERROR", "57014", "canceling statement due to statement timeout")
+    first.says(PARSED, DESCRIBED, failed, READY_E)  # what asks for the settings fails
+    session.client_data(p.query(b"rollback"))
+    first.says(p.parameter_status("client_encoding", "UTF8"), ROLLED_BACK, READY_I)
+    reads_back(first)
+    first.says(CLOSED, READY_I)  # what has asked for the settings
+    assert session.codec == "utf-8" and session.link is None
+    first.held.clear()  # as if it were another one
+    first.take()
+    client.take()
+    session.client_data(p.message(p.BIND, b"\0s\0" + bytes(6)) + EXECUTE + SYNC)
+    assert client.error()["C"] == "26000"
+    assert b"\xc3\xa9" not in first.take()
+
+
 def test_text_in_ascii_waits_for_no_encoding(town: Town) -> None:
     session, _ = town.client()
     session.client_data(p.query(b"set client_encoding = latin1") + p.query(b"select 1"))
