@@ -32,9 +32,6 @@ ASKED = {
     "a group without Sync that fails": p.parse(b"", b"SELECT 1/0") + bind("") + execute(),
     "a Query behind an error": p.parse(b"", b"SELECT nope") + simple("SELECT 1"),
     "COPY": simple("COPY (SELECT * FROM generate_series(1, 20000)) TO STDOUT"),
-    "a COPY that takes longer than the grace": simple(
-        "COPY (SELECT repeat('x', 20000), pg_sleep(0.1) FROM generate_series(1, 16)) TO STDOUT"
-    ),
     "a transaction": simple("BEGIN") + simple("SELECT 1"),
     "a transaction that has failed": simple("BEGIN; SELECT 1/0") + simple("SELECT 1"),
     "half a message": simple("SELECT 1") + simple("SELECT 2")[:-3],
@@ -120,15 +117,33 @@ def rest(wire: Wire) -> list[tuple[int, object]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def open_to_all(reached: Upstream) -> Iterator[Reached]:
+@contextlib.contextmanager
+def reachable(reached: Upstream, grace: str) -> Iterator[Reached]:
     """Run a SideCart with one upstream, on TCP, over TLS and on a Unix socket; its clients wait as long as it takes."""
     with (
         tempfile.TemporaryDirectory(prefix="sidecart-") as folder,
-        serve(reached, 1, SIDECART_POOL_QUERY_WAIT_TIMEOUT="1min", SIDECART_LISTEN_UNIX_SOCKET_DIR=folder) as own,
+        serve(
+            reached,
+            1,
+            SIDECART_POOL_QUERY_WAIT_TIMEOUT="1min",
+            SIDECART_LISTEN_UNIX_SOCKET_DIR=folder,
+            SIDECART_CLIENT_HALF_CLOSE_GRACE=grace,
+        ) as own,
     ):
         yield Reached(own, folder)
         assert own.metric("sidecart_bugs_total") == 0, own.log[-8000:]
+
+
+@pytest.fixture(scope="module")
+def open_to_all(reached: Upstream) -> Iterator[Reached]:
+    with reachable(reached, "1min") as places:
+        yield places
+
+
+@pytest.fixture(scope="module")
+def hasty(reached: Upstream) -> Iterator[Reached]:
+    with reachable(reached, "1s") as places:
+        yield places
 
 
 @pytest.mark.parametrize("how", ["tcp", "tls", "unix"])
@@ -156,11 +171,11 @@ def test_client_that_ends_its_half_in_line_is_answered(how: str, open_to_all: Re
         assert "".join(chr(kind) for kind, _ in rest(waiting)) == "12DCZTDCZ"
 
 
-def test_client_that_ends_its_half_in_line_for_longer_is_taken_for_gone(open_to_all: Reached, admin: Admin) -> None:
-    with open_to_all.client("tcp") as holder, open_to_all.client("tcp") as waiting:
+def test_client_that_ends_its_half_in_line_for_longer_is_taken_for_gone(hasty: Reached, admin: Admin) -> None:
+    with hasty.client("tcp") as holder, hasty.client("tcp") as waiting:
         holder.ask("BEGIN; SELECT 1")
         waiting.send(simple(SLEEP))
-        waits(open_to_all.own)
+        waits(hasty.own)
         waiting.sock.shutdown(socket.SHUT_WR)
         assert rest(waiting) == []
         assert holder.ask("COMMIT") == "CZ"
@@ -168,10 +183,8 @@ def test_client_that_ends_its_half_in_line_for_longer_is_taken_for_gone(open_to_
 
 
 @pytest.mark.parametrize("how", ["tcp", "tls", "unix"])
-def test_statement_that_gives_nothing_is_cancelled_after_the_grace(
-    how: str, open_to_all: Reached, admin: Admin
-) -> None:
-    with open_to_all.client(how) as wire, open_to_all.client("tcp") as other:
+def test_statement_that_gives_nothing_is_cancelled_after_the_grace(how: str, hasty: Reached, admin: Admin) -> None:
+    with hasty.client(how) as wire, hasty.client("tcp") as other:
         wire.send(extended("SELECT 1") + simple(SLEEP))
         assert wire.until_ready() == "12DCZ"
         is_running(admin)
@@ -179,6 +192,14 @@ def test_statement_that_gives_nothing_is_cancelled_after_the_grace(
         assert rest(wire) == []
         is_over(admin)
         assert other.ask("SELECT 1") == "TDCZ", other.error
+
+
+@pytest.mark.parametrize("how", ["tcp", "tls", "unix"])
+def test_answer_that_takes_longer_than_the_grace_goes_on_as_long_as_something_comes(how: str, hasty: Reached) -> None:
+    with hasty.client(how) as wire:
+        wire.send(simple("COPY (SELECT repeat('x', 20000), pg_sleep(0.1) FROM generate_series(1, 20)) TO STDOUT"))
+        wire.sock.shutdown(socket.SHUT_WR)
+        assert "".join(chr(kind) for kind, _ in rest(wire)) == "H" + 20 * "d" + "cCZ"
 
 
 def test_idle_clients_that_end_their_half_leave_at_once(reached: Upstream, admin: Admin) -> None:
