@@ -49,7 +49,6 @@ EXTENDED: dict[str, tuple[int, bytes]] = {
     "Execute with half a limit": (p.EXECUTE, b"\0\0\0"),
     "Execute with more behind its limit": (p.EXECUTE, b"\0\0\0\0\0x"),
     "Flush with a body": (p.FLUSH, b"x"),
-    "CopyDone with a body": (p.COPY_DONE, b"x"),
 }
 KEPT = parse("kept", "SELECT $1::text")
 
