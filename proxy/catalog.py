@@ -101,10 +101,16 @@ class RelationRow(NamedTuple):
     operators: tuple[int, ...]
     """The same for operators."""
     column_types: tuple[int, ...]
-    """The types of its columns that are not built in."""
+    """The types of its columns that are not built in, and, of a view that was not printed, those that its tree has."""
     columns: tuple[str, ...]
     """Those of its column names that are also the name of a function outside the built-ins with one argument, or of
-    such a type, or stand in the list of names that the query was given: `x.name` is no call where x has the column."""
+    such a type, or stand in the list of names that the query was given: `x.name` is no call where x has the column.
+    All of them, where one is of a type that is not built in."""
+    own_columns: tuple[tuple[str, int], ...] = ()
+    """The columns of such types, and the types."""
+    types: Mapping[str, str | None] | None = None
+    """The names of its columns' types, as far as they are built in; None: not known."""
+    extension: str = ""
 
 
 class TypeRow(NamedTuple):
@@ -124,6 +130,16 @@ class TypeRow(NamedTuple):
     """Its input, output, receive, send, typmod, subscript and range functions outside the built-ins; what its
     expressions call; the functions of its default operator classes, which ORDER BY, GROUP BY and DISTINCT call without
     naming them."""
+    sorting: tuple[int, ...] = ()
+    """Those of its default operator classes alone."""
+    base: int = 0
+    """The type that a domain is over."""
+    element: int = 0
+    """The type of an array's elements."""
+    category: str = ""
+    preferred: bool = False
+    """typcategory and typispreferred: which of several functions or operators takes a value."""
+    extension: str = ""
 
 
 class OperatorRow(NamedTuple):
@@ -141,6 +157,8 @@ class OperatorRow(NamedTuple):
     replaces: bool = False
     """Whether it is the commutator or negator of an operator of pg_catalog's, so that the planner puts it in the place
     of that one."""
+    result: int = 0
+    extension: str = ""
 
 
 class FamilyRow(NamedTuple):
@@ -154,6 +172,7 @@ class FamilyRow(NamedTuple):
     name: str
     functions: tuple[int, ...]
     """What was put into it: support functions, and the functions of operators that are not built in."""
+    extension: str = ""
 
 
 class CastRow(NamedTuple):
@@ -166,6 +185,7 @@ class CastRow(NamedTuple):
     """0: none, the value stays as it is or goes through its text form."""
     context: str
     """castcontext: i implicit, a in assignments, e explicit only."""
+    extension: str = ""
 
 
 class BuiltIn(NamedTuple):
@@ -197,6 +217,14 @@ class Rows:
     families: tuple[FamilyRow, ...] = ()
     casts: tuple[CastRow, ...] = ()
     built_ins: tuple[BuiltIn, ...] = ()
+    symbols: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The built-in functions of an internal symbol that a function of the database names, too."""
+    signatures: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    """The argument types of built-in functions whose name others bear, too, but for variadic ones."""
+    operands: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    """The same for operators."""
+    implicit: frozenset[tuple[int, int]] = frozenset()
+    """Which built-in types become which others without a word."""
     strangers: frozenset[str] = frozenset()
     """Names of functions in pg_catalog that no table knows on this server: those of a newer minor version."""
 
@@ -217,6 +245,22 @@ class Taint(NamedTuple):
     """Another rule than the kind's own, such as extension-function."""
     root: Key | None = None
     """The object whose own text is no read, where the reason lies: itself, or what it uses."""
+    extension: str = ""
+    """The extension that the object at the root is a member of, where trusting it would help."""
+
+
+class Chosen(NamedTuple):
+    """Say of which types operands or arguments have to be for an object to be chosen among all that bear its name."""
+
+    own: frozenset[int]
+    """The database's own types of whose values one in the statement is enough."""
+    built_in: frozenset[tuple[str, ...]]
+    """What the operands or arguments are where none is of a type of the database's own: names of built-in types,
+    UNKNOWN for a literal that has no type yet."""
+
+
+UNKNOWN = "unknown"
+"""The type of a literal before it becomes what is wanted."""
 
 
 class Callable(NamedTuple):
@@ -230,12 +274,21 @@ class Callable(NamedTuple):
     """The name of the built-in type that it returns; empty for any other type."""
     twin: bool = False
     """Whether a built-in of this name takes the very same types: then the search_path alone decides between them."""
+    chosen: Chosen | None = None
+    """None: nobody knows."""
+    gives: frozenset[int] = frozenset()
+    """The database's own types that its result, or a column of it, is of."""
 
 
 class Relation(NamedTuple):
     oid: int
     schema: str
     columns: frozenset[str]
+    row_type: int = 0
+    own: Mapping[str, int] | None = None
+    """Its columns of types that are not built in, and the types: `columns` are all of its columns then."""
+    types: Mapping[str, str | None] | None = None
+    """As in RelationRow."""
 
 
 class Type(NamedTuple):
@@ -250,6 +303,9 @@ class Operator(NamedTuple):
     schema: str
     left: str
     right: str
+    chosen: Chosen | None = None
+    gives: frozenset[int] = frozenset()
+    """These two are as in Callable."""
 
 
 class Lookup(Protocol):

@@ -85,11 +85,14 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
     read = [[[_text(value) for value in row] for row in rows] for rows in result_sets]
     server, _, functions, relations, expressions, references, unprinted, *more = read
-    inherits, columns, types, operators, families, casts, built_ins = more
+    inherits, columns, column_kinds, types, operators, families, casts, built_ins, operands, implicit, members = more
     ((version, database, encoding, *_),) = server
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
     column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
+    own_columns = _grouped((relation, (name, int(type_))) for relation, name, type_, _ in columns if type_)
+    built_in_types = {relation: json.loads(kinds) for relation, kinds in column_kinds}
+    extensions = {kind + oid: extension for kind, oid, extension in members}
     column_names = _grouped((relation, name) for relation, name, _, is_function in columns if is_function == "t")
     codes: defaultdict[str, set[int]] = defaultdict(set)
     used_operators: defaultdict[str, set[int]] = defaultdict(set)
@@ -131,6 +134,9 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
                 operators=tuple(sorted(used_operators[oid])),
                 column_types=tuple(dict.fromkeys(column_types[oid])),
                 columns=tuple(column_names[oid]),
+                own_columns=tuple(own_columns[oid]),
+                types=built_in_types.get(oid),
+                extension=extensions.get("r" + oid, ""),
             )
             for oid, schema, name, kind, row_type, definition, server_name in relations
         ),
@@ -142,9 +148,15 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
                 kind=kind,
                 parts=tuple(sorted(own_types.intersection([*_oids(parts), *column_types[relation]]))),
                 expressions=tuple(printed["t" + oid]),
-                functions=tuple(sorted(codes["t" + oid])),
+                functions=tuple(sorted(codes["t" + oid] | codes["d" + oid])),
+                sorting=tuple(sorted(codes["d" + oid])),
+                base=int(base),
+                element=int(element),
+                category=category,
+                preferred=preferred == "t",
+                extension=extensions.get("t" + oid, ""),
             )
-            for oid, schema, name, kind, relation, parts in types
+            for oid, schema, name, kind, relation, parts, base, element, category, preferred in types
         ),
         operators=tuple(
             OperatorRow(
@@ -156,23 +168,32 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
                 function=int(function),
                 support=tuple(sorted(codes["o" + oid])),
                 replaces=replaces == "t",
+                result=int(result),
+                extension=extensions.get("o" + oid, ""),
             )
-            for oid, schema, name, left, right, function, replaces in operators
+            for oid, schema, name, left, right, function, replaces, result in operators
         ),
         families=tuple(
-            FamilyRow(int(oid), schema, name, tuple(sorted(codes["c" + oid]))) for oid, schema, name in families
+            FamilyRow(int(oid), schema, name, tuple(sorted(codes["c" + oid])), extensions.get("c" + oid, ""))
+            for oid, schema, name in families
         ),
         casts=tuple(
-            CastRow(int(oid), int(source), int(target), int(function), context)
+            CastRow(int(oid), int(source), int(target), int(function), context, extensions.get("x" + oid, ""))
             for oid, source, target, function, context in casts
         ),
     )
     called = {cast.function for cast in rows.casts}
     called.update(*codes.values(), (operator.function for operator in rows.operators))
-    named = [BuiltIn(int(oid), schema, name) for oid, schema, name in built_ins]
+    named = [BuiltIn(int(oid), schema, name) for oid, schema, name, *_ in built_ins]
     return replace(
         rows,
         built_ins=tuple(row for row in named if row.oid in called),
+        symbols=_tuples((symbol, name) for *_, name, _, symbol in built_ins if symbol),
+        signatures=_tuples((name, _oids(types)) for _, _, name, types, _ in built_ins if types),
+        operands=_tuples(
+            (name, tuple(oid for oid in map(int, (left, right)) if oid)) for name, left, right in operands
+        ),
+        implicit=frozenset((int(source), int(target)) for source, target in implicit),
         strangers=frozenset(row.name for row in named if row.schema == "pg_catalog") - _known(rows.version // 10000),
     )
 
@@ -200,6 +221,10 @@ def _grouped(pairs: Iterable[tuple[str, T]]) -> defaultdict[str, list[T]]:
     for key, value in pairs:
         groups[key].append(value)
     return groups
+
+
+def _tuples(pairs: Iterable[tuple[str, T]]) -> dict[str, tuple[T, ...]]:
+    return {key: tuple(values) for key, values in _grouped(pairs).items()}
 
 
 def _own_object(oid: str, schema: str) -> bool:

@@ -169,6 +169,7 @@ class FilterConfig:
     mode: str = _key(values.choice("enforce", "observe"), "enforce")
     catalog_refresh: float = _key(values.duration(zero=True), 60.0)
     allow_functions: tuple[str, ...] = _key(values.functions, ())
+    allow_extensions: tuple[str, ...] = _key(values.extensions, ())
     deny_functions: tuple[str, ...] = _key(values.functions, ())
     cache_bytes: int = _key(values.size(0, 1 << 36), 33554432)
 
@@ -253,6 +254,7 @@ def filter_policy(config: Config) -> Policy:
     """Return what the configuration decides about the filter."""
     return Policy(
         allow_functions=config.filter.allow_functions,
+        allow_extensions=config.filter.allow_extensions,
         deny_functions=config.filter.deny_functions,
         max_query_length=config.client.max_query_length,
     )

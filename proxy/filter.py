@@ -27,6 +27,8 @@ __all__ = ["Filter", "Policy"]
 VOID_PARSE = 2
 """How a text came, as `extended` says it: 0 in a Query, 1 in a Parse, this in a Parse that gives a parameter of type
 void, which vanishes from the arguments of a function."""
+OWN_PARSE = 4
+"""The same, and to be added to the others: in a Parse that gives a parameter of a type that is not built in."""
 MAX_SHAPED = 8192
 """Bytes of a text beyond which looking for its constants costs more than it is likely to save."""
 MAX_PLAIN_PARSES = 2_000
@@ -171,7 +173,10 @@ class Filter:
 
     def _judge(self, sql: bytes, encoding: str, extended: int) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it."""
-        judgement = Judgement(self.functions, self.policy, void=extended == VOID_PARSE, bound=bool(extended))
+        own = None if extended & OWN_PARSE else frozenset[int]()
+        judgement = Judgement(
+            self.functions, self.policy, void=bool(extended & VOID_PARSE), bound=bool(extended), own=own
+        )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:

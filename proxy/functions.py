@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import constants, errors, rules
-from .catalog import FUNCTION, OPERATOR, TYPE, Catalog, Taint, Type
+from .catalog import FUNCTION, OPERATOR, TYPE, Callable, Catalog, Taint, Type
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
@@ -95,7 +95,7 @@ class Functions:
         self._version = policy.server_version // 10000
         self.catalog = catalog
         self._remember = remember
-        self._memo: dict[tuple[str, str, int], Refusal | None] = {}
+        self._memo: dict[tuple[str, str, int, tuple[int, ...] | None], Refusal | None] = {}
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
         cast_like = rules.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
@@ -154,6 +154,16 @@ class Functions:
         unqualified = name in rules.UNQUALIFIED_BEFORE and self.before(rules.UNQUALIFIED_BEFORE[name])
         return "" if unqualified else schema, name
 
+    def as_column(self, kind: str, node: dict[str, Any]) -> dict[str, Any] | None:
+        """Give what a node is to this server where that is a column's name, as a ColumnRef."""
+        if kind == "ColumnRef":
+            return node
+        if kind == "FuncCall" and node.get("funcformat") == _SQL_SYNTAX and self.before(rules.SYSTEM_USER_SINCE):
+            fields = node["funcname"][1:]
+            if [part["String"]["sval"] for part in fields] == [rules.SYSTEM_USER]:
+                return {"fields": fields, "location": node.get("location", -1)}
+        return None
+
     def meant_type(self, names: list[dict[str, Any]]) -> tuple[str, str]:
         """Give a type's schema and name as this server reads them."""
         schema, name = constants.qualified(names)
@@ -209,25 +219,25 @@ class Functions:
             return True
         return self.catalog is not None and bool(self.catalog.type(schema, name))
 
-    def judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
+    def judge(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None = None) -> Refusal | None:
         """Say why a function may not be called with so many arguments; None when it may, as far as that tells.
 
-        The caller still looks at the arguments of those in SQL_TEXT_FUNCTIONS and INPUT_TYPE_FUNCTIONS, of set_config
-        and of lo_open.
+        `among`: those of the database's functions that can be meant; None: all that take so many. The caller still
+        looks at the arguments of those in SQL_TEXT_FUNCTIONS and INPUT_TYPE_FUNCTIONS, of set_config and of lo_open.
         """
-        key = (schema, name, arguments)
+        key = (schema, name, arguments, None if among is None else tuple(each.oid for each in among))
         try:
             return self._memo[key]
         except KeyError:
             pass
-        refusal = self._judge(schema, name, arguments)
+        refusal = self._judge(schema, name, arguments, among)
         if self._remember:
             if len(self._memo) >= 4096:  # the names come from clients
                 self._memo.clear()
             self._memo[key] = refusal
         return refusal
 
-    def _judge(self, schema: str, name: str, arguments: int) -> Refusal | None:
+    def _judge(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None) -> Refusal | None:
         shown = dotted(schema, name)
         if self._deny.match(schema, name, unqualified=True):
             return _refusal(
@@ -242,14 +252,14 @@ class Functions:
             return None if self._allow.match("pg_catalog", name, exact=True) else _stranger(name)
         function = self._find(schema, name)
         if function is not None:
-            return self._built_in(name, function) or self._tainted(schema, name, arguments)
+            return self._built_in(name, function) or self._tainted(schema, name, arguments, among)
         extension = rules.EXTENSIONS.get(shown) or rules.EXTENSIONS.get(name)
         if schema == "information_schema" and extension is not None and extension.extension == schema:
             return None
         if self.catalog is None:
             return self._guess(schema, name, shown, extension)
         if self.catalog.function(schema, name, arguments):
-            return self._tainted(schema, name, arguments)
+            return self._tainted(schema, name, arguments, among)
         if self._allow.match(schema, name):
             return None
         plural = "argument" if arguments == 1 else "arguments"
@@ -298,11 +308,14 @@ class Functions:
                 return refusal._replace(message=text, object=name)
         return None
 
-    def _tainted(self, schema: str, name: str, arguments: int) -> Refusal | None:
+    def _tainted(
+        self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None = None
+    ) -> Refusal | None:
         """Refuse a call that can mean a function of the database that is no read."""
         if self.catalog is None:
             return None
-        taint = self.catalog.taint(FUNCTION, self.catalog.function(schema, name, arguments))
+        found = self.catalog.function(schema, name, arguments) if among is None else among
+        taint = self.catalog.taint(FUNCTION, found)
         return None if taint is None else unproved("unproved-function", taint)
 
     def _guess(self, schema: str, name: str, shown: str, extension: rules.Extension | None) -> Refusal | None:
@@ -386,8 +399,11 @@ class Functions:
     def _is_denied(self, name: str) -> bool:
         return self.denies and (self._deny.match("", name, unqualified=True) or ("function", name) in self._callers)
 
-    def attribute(self, name: str) -> Refusal | None:
-        """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast."""
+    def attribute(self, name: str, among: Sequence[Callable]) -> Refusal | None:
+        """Say why `x.name` may not be written where x has no such column: it would call a refused function, or cast.
+
+        `among` are those of the database's functions that can be meant.
+        """
         refusal = None
         if name in self._refused_attributes or self._is_denied(name) or self._is_stranger("", name):
             refusal = self.judge("", name, 1)
@@ -396,7 +412,7 @@ class Functions:
                     "sql-text-function", name, f"The function {name} runs SQL given as text (rule: sql-text-function)."
                 )
         elif self.catalog is not None:
-            refusal = self._tainted("", name, 1)
+            refusal = self._tainted("", name, 1, among)
             taint = None if refusal else self.catalog.taint(TYPE, self.catalog.type("", name))
             if taint is not None:
                 refusal = unproved("unproved-type", taint)

@@ -8,16 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from functools import cache
+from typing import TypeVar
 
 from . import constants, operands, refusals, rules, settings, unread
 from . import text as texts
-from .catalog import CAST_TO, FUNCTION, OPERATOR, RELATION, TYPE, Catalog
+from .catalog import CAST_TO, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
+from .catalog import Callable as Function
 from .functions import Functions
 from .policy import Policy
+from .reach import Reach
 from .rules import Refused
 from .scope import Scope, Table
 from .verdict import AtBind, Effect
 from .walk import INTERESTING, Body, walk
+
+Named = TypeVar("Named", Function, Operator)
 
 
 class Judgement:
@@ -29,8 +34,11 @@ class Judgement:
         "_functions",
         "_interesting",
         "_literals",
+        "_mixed",
         "_polymorphic",
+        "_reach",
         "_read",
+        "_variables",
         "at_bind",
         "bound",
         "boundary",
@@ -40,6 +48,8 @@ class Judgement:
         "flagged",
         "kind",
         "nulls",
+        "occurring",
+        "own",
         "policy",
         "replacement",
         "void",
@@ -53,12 +63,14 @@ class Judgement:
         void: bool = False,
         polymorphic: bool = False,
         bound: bool = False,
+        own: frozenset[int] | None = frozenset(),
+        variables: bool = False,
     ) -> None:
         """Begin. `void`: parameters can be of type void for a reason that the text does not show. `bound`: a Bind gives
         them their values before anything runs.
 
         `polymorphic`: it is the body of a function in SQL with polymorphic arguments, which are parameters, are called
-        by name, too, and can be of any type.
+        by name, too, and can be of any type. `own`: see the attribute. `variables`: it is a piece of PL/pgSQL.
         """
         self._functions = functions
         self.policy = policy
@@ -71,6 +83,13 @@ class Judgement:
         self._literals: dict[int, Body] = {}
         self._depth = 0  # of SQL given as text to functions
         self._polymorphic = polymorphic
+        self.own = own
+        """The database's own types that parameters and names can be of, and the text does not show it; None: any."""
+        self._variables = variables
+        self.occurring: set[int] = set()
+        """With `variables`: the database's own types that values in what was judged can be of."""
+        self._reach: Reach | None = None  # of the statement that is being walked
+        self._mixed = False  # whether it reads a table with columns of the database's own types
         self._read: set[tuple[object, ...]] = set()  # what was looked up and found to be a read
         self.void = void or polymorphic
         self.effects: list[tuple[Effect, str]] = []
@@ -103,6 +122,11 @@ class Judgement:
             raise refusals.unknown(walked.visited, part.kind, part.field, part.rule, part.body)
         functions = self._functions
         scope = Scope(walked)
+        outer = self._reach, self._mixed
+        if self._catalog is not None:
+            given = self.own or frozenset()
+            self._reach = Reach(scope, functions, self._catalog, given, variables=self._variables)
+            self._mixed = False
         plain, attributes, denies = functions.plain, functions.attributes, functions.denies
         for kind, node in walked.found:
             # Most nodes are columns of some table, and calls of built-ins that only read: a tenth less time for a join.
@@ -115,6 +139,12 @@ class Judgement:
                 if len(names) == 1 and names[0]["String"]["sval"] in plain:
                     continue
             _EXPRESSIONS[kind](self, kind, node, scope)
+        if self._reach is not None and self._mixed:
+            for type_, location in self._reach.touched.items():
+                self._touch(type_, location)
+        if self._reach is not None and self._variables:
+            self.occurring |= self._reach.own
+        self._reach, self._mixed = outer
         if self._catalog is None and self.policy.live:
             unread.check(walked, functions, self.policy.trouble)
         if scope.missing and self._catalog is not None:
@@ -125,6 +155,8 @@ class Judgement:
             raise Refused(refusals.unknown_relation(*names, self._catalog.database), at)
 
     def _call(self, _: str, node: Body, scope: Scope) -> None:
+        if self._functions.as_column("FuncCall", node) is not None:
+            return
         schema, name = self._functions.meant(node, *constants.qualified(node["funcname"]))
         # Those without a schema were passed by in `expressions`.
         if schema == "pg_catalog" and name in self._functions.plain:
@@ -139,11 +171,15 @@ class Judgement:
             return
         # WITHIN GROUP (ORDER BY …): the sorted expressions are arguments, too (parser/parse_func.c).
         arguments += len(node.get("agg_order", ())) if node.get("agg_within_group") else 0
-        meant = schema
+        meant, among = schema, None
         if self._catalog is not None and name in self._catalog.functions and not schema:
             first = self._functions.comes_first("")
-            meant = "pg_catalog" if first and operands.means_built_in(name, node, self._catalog.functions) else ""
-        refusal = self._functions.judge(meant, name, arguments)
+            if not (first and operands.means_built_in(name, node, self._catalog.functions)):
+                can_vanish = vanishing and self._can_be_void(scope)
+                given = None if can_vanish or self._reach is None else operands.arguments(node, self._reach.known)
+                among = self._can_mean(self._catalog.function("", name, arguments), given)
+            meant = "" if among or not first else "pg_catalog"
+        refusal = self._functions.judge(meant, name, arguments, among)
         if refusal is not None:
             raise Refused(refusal, location)
         if arguments == 1 and self._functions.can_be_cast(schema, name):
@@ -167,6 +203,11 @@ class Judgement:
         if self._catalog is not None:
             self.effects += self._catalog.left_by(FUNCTION, self._catalog.function(meant, name, arguments))
         self._leaves(name)
+
+    def _can_mean(self, found: tuple[Named, ...], given: tuple[str, ...] | None) -> tuple[Named, ...]:
+        """Leave out the functions or operators that are not chosen where these arguments are given."""
+        own = None if self.own is None or self._reach is None or not found else self._reach.own
+        return tuple(each for each in found if operands.can_be_chosen(each.chosen, given, own))
 
     def _without(self, schema: str, name: str, arguments: int, vanishing: int, location: int) -> bool:
         """Judge a call without any of the arguments that can vanish; return whether it means something only so."""
@@ -229,7 +270,7 @@ class Judgement:
         if self._functions.is_attribute(name):
             schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
             if not self._is_column(schema, fields[-2]["String"]["sval"], name, scope):
-                self._attribute(name, node.get("location", 0))
+                self._attribute(name, operands.TYPED, node.get("location", 0))
 
     def _is_column(self, schema: str, table: str, name: str, scope: Scope) -> bool:
         """Tell whether `table` has this column, wherever in the statement that name is given to something."""
@@ -257,13 +298,14 @@ class Judgement:
     def _indirection(self, _: str, node: Body, __: Scope) -> None:
         for part in node["indirection"]:
             if "String" in part and self._functions.is_attribute(part["String"]["sval"]):
-                self._attribute(part["String"]["sval"], -1)
+                self._attribute(part["String"]["sval"], operands.OPEN, -1)
 
-    def _attribute(self, name: str, location: int) -> None:
-        key = (FUNCTION, name)
+    def _attribute(self, name: str, given: str, location: int) -> None:
+        key = (FUNCTION, name, given)
         if key in self._read:
             return
-        refusal = self._functions.attribute(name)
+        found = () if self._catalog is None else self._catalog.function("", name, 1)
+        refusal = self._functions.attribute(name, self._can_mean(found, (given,)))
         if refusal is not None:
             raise Refused(refusal, location, "" if location >= 0 else f"={name}")
         if self._catalog is not None:
@@ -272,7 +314,7 @@ class Judgement:
         self._read.add(key)
 
     def _operator(self, kind: str, node: Body, _: Scope) -> None:
-        for use in operands.used(kind, node):
+        for use in operands.used(kind, node, _NOTHING if self._reach is None else self._reach.known):
             key = (OPERATOR, use)
             if key not in self._read:
                 self._used(use, node.get("location", 0))
@@ -295,7 +337,7 @@ class Judgement:
                 for operator in meant
                 if operands.can_be(use.left, operator.left) and operands.can_be(use.right, operator.right)
             )
-        taint = catalog.taint(OPERATOR, meant)
+        taint = catalog.taint(OPERATOR, meant if use.schema else self._can_mean(meant, use.given))
         if taint is not None:
             raise Refused(refusals.unproved("unproved-operator", taint), location)
 
@@ -322,7 +364,16 @@ class Judgement:
         if taint is not None:
             raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
         self.effects += self._catalog.left_by(RELATION, meant)
-        self._read.add(key)
+        if any(each.own for each in meant):
+            self._mixed = True  # which of its columns the statement touches is asked of each statement
+        else:
+            self._read.add(key)
+
+    def _touch(self, type_: int, location: int) -> None:
+        """Judge the type of a column that the statement touches, or of the rows of a table."""
+        taint = None if self._catalog is None else self._catalog.taints.get((TYPE, type_))
+        if taint is not None:
+            raise Refused(refusals.unproved("unproved-type", taint), location)
 
     def _cast(self, _: str, node: Body, __: Scope) -> None:
         # The type's own input function reads 'x'::t and null::t; there is nothing to cast (coerce_type()).
@@ -353,6 +404,13 @@ class Judgement:
         if not meant and not built_in:
             raise Refused(refusals.unknown_type(schema, name), location)
         self._read.add(key)
+
+    def are_built_in(self, types: Collection[Body]) -> bool:
+        """Tell whether types can mean nothing but pg_catalog's."""
+        names = (self._functions.meant_type(type_["TypeName"].get("names", ())) for type_ in types)
+        return all(
+            self._functions.comes_first(schema) and self._functions.is_built_in_type(name) for schema, name in names
+        )
 
     def _query(self, _: str, node: Body, __: Scope) -> None:
         """Let a query of WITH be: `Scope` looks for them among what the walk has found."""
@@ -441,6 +499,8 @@ class Judgement:
             taint = self._catalog.taint(RELATION, relations)
             if taint is not None:
                 raise Refused(refusals.unproved("unproved-relation", taint), location)
+            for type_ in (type_ for each in relations if each.own for type_ in (each.row_type, *each.own.values())):
+                self._touch(type_, location)
             self.effects += self._catalog.left_by(RELATION, relations)
 
     def _is_foreign(self) -> bool:
@@ -568,6 +628,7 @@ class Judgement:
         return AtBind(name, value, constants.is_null(arguments[1]), constants.is_true(arguments[2]))
 
 
+_NOTHING = operands.Known({}, {}, operands.nothing)
 _TEXT_DEPTH = 3
 _PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
 _NAME_PART = re.compile(_PART)

@@ -11,8 +11,9 @@ from typing import Final
 
 from proxy import observe, rules
 from proxy import protocol as p
+from proxy.catalog import FIRST_NORMAL_OID
 from proxy.errors import PROGRAM_LIMIT_EXCEEDED
-from proxy.filter import VOID_PARSE, Filter
+from proxy.filter import OWN_PARSE, VOID_PARSE, Filter
 from proxy.functions import Functions
 from proxy.house import Asker, House, Question
 from proxy.verdict import Action, Effect, Verdict
@@ -93,8 +94,8 @@ class Judging:
             judge.hits, judge.shape_hits, judge.misses = counts
             return found
         oids = p.parameter_types(types) if len(types) > 2 else ()
-        if rules.VOID_OID in oids:
-            extended = VOID_PARSE
+        if oids:
+            extended = extended | VOID_PARSE * (rules.VOID_OID in oids) | OWN_PARSE * (max(oids) >= FIRST_NORMAL_OID)
         if len(text) > MAX_INLINE:
             verdict = self._long(text, codec, extended)
         else:

@@ -394,9 +394,10 @@ def _take(
 ) -> None:
     if _is_null(node):
         return
-    parts = node.value if isinstance(node, yaml.SequenceNode) and key.endswith("_functions") else [node]
+    is_list = key.endswith(("_functions", "_extensions"))
+    parts = node.value if isinstance(node, yaml.SequenceNode) and is_list else [node]
     if not all(isinstance(part, yaml.ScalarNode) and part.tag.startswith("tag:yaml.org,2002:") for part in parts):
-        accepted = "a list of function names" if key.endswith("_functions") else "a single value"
+        accepted = f"a list of {key.rpartition('_')[2].removesuffix('s')} names" if is_list else "a single value"
         problems.append(f"{where}: must be {accepted}")
         return
     # The text as written, not YAML 1.1's idea of it: `tls: off` is the word off, a password 0123 keeps its zero.

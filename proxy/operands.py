@@ -9,11 +9,12 @@ down: in constants, in casts, in calls of built-in functions that return one typ
 from __future__ import annotations
 
 import re
+from collections.abc import Callable as Function
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import constants, rules
-from .catalog import Callable
+from .catalog import UNKNOWN, Callable, Chosen, Operator
 
 Body = dict[str, Any]
 
@@ -25,6 +26,8 @@ class Use(NamedTuple):
     name: str
     left: str | None
     right: str
+    given: tuple[str, ...]
+    """What is known of the operands' types, as `given` says it."""
 
 
 ANY = ""
@@ -76,6 +79,81 @@ def family(node: Body | None) -> str:
 
 Functions = Mapping[str, tuple[Callable, ...]]
 """The database's own functions, by name."""
+
+TYPED, OPEN = "", "?"
+"""What stands for a type that is not certain: of an expression that has one, and of one that may be a literal."""
+_TYPED = frozenset(
+    {"A_ArrayExpr", "A_Expr", "BoolExpr", "BooleanTest", "CaseExpr", "CoalesceExpr", "ColumnRef"}
+    | {"FuncCall", "MinMaxExpr", "NullTest", "SQLValueFunction", "SubLink", "TypeCast"}
+)
+"""Expressions that have a type: where all that they are made of is literals, that is text."""
+
+
+class Known(NamedTuple):
+    """What there is to know beside the tree."""
+
+    functions: Functions
+    operators: Mapping[str, tuple[Operator, ...]]
+    column: Function[[Body], str]
+    """Gives the built-in type of a column, TYPED where it is not certain."""
+
+
+def given(node: Body | None, known: Known, depth: int = 0) -> str:
+    """Give the built-in type of an operand where it is certain, UNKNOWN for a literal, TYPED or OPEN.
+
+    A parameter is OPEN: it has a type where the client has given it one.
+    """
+    if node is None:
+        return OPEN
+    ((kind, body),) = node.items()
+    if kind == "ColumnRef":
+        return known.column(body)
+    if kind == "A_Expr" and depth < _DEPTH and [part["String"]["sval"] for part in body["name"]] == ["||"]:
+        sides = tuple(given(body.get(side), known, depth + 1) for side in ("lexpr", "rexpr"))
+        others = known.operators.get("||", ())
+        is_text = _TEXTS.issuperset(sides) and not any(can_be_chosen(other.chosen, sides, _NONE) for other in others)
+        return "text" if is_text else TYPED
+    if kind == "A_Const" and body.keys() & {"sval", "isnull"}:
+        return UNKNOWN
+    names = body["typeName"].get("names") if kind == "TypeCast" else body["funcname"] if kind == "FuncCall" else None
+    if names and names[-1]["String"]["sval"] == UNKNOWN:
+        return OPEN  # 'x'::unknown and unknown('x') are literals still
+    return type_of(node, known.functions) or (TYPED if kind in _TYPED else OPEN)
+
+
+def can_be_chosen(chosen: Chosen | None, given: tuple[str, ...] | None, own: frozenset[int] | None) -> bool:
+    """Tell whether an object can be the one that is meant where these operands or arguments are given.
+
+    `given` is None where what is given stands in another order or number, `own` the database's own types that values
+    in the statement can be of; None: of any.
+    """
+    if chosen is None or given is None or own is None or not chosen.own.isdisjoint(own):
+        return True
+    return any(len(types) == len(given) and all(map(_fits, given, types)) for types in chosen.built_in)
+
+
+_TEXTS = frozenset({"text", "varchar", "bpchar", UNKNOWN})
+_NONE = frozenset[int]()
+_DEPTH = 8
+"""Operators in a row that are looked into: each one is asked for by itself, too."""
+
+
+def nothing(_: Body) -> str:
+    """Know of no column's type."""
+    return TYPED
+
+
+def _fits(given: str, wanted: str) -> bool:
+    return given in (OPEN, wanted) or (given == TYPED and wanted != UNKNOWN)
+
+
+def arguments(call: Body, known: Known) -> tuple[str, ...] | None:
+    """Give what is known of the types of a call's arguments; None where they are not given one by one, in order."""
+    if call.get("func_variadic") or call.get("agg_within_group"):
+        return None
+    if any("NamedArgExpr" in argument for argument in call.get("args", ())):
+        return None
+    return tuple(given(argument, known) for argument in call.get("args", ()))
 
 
 def type_of(node: Body, functions: Functions) -> str:
@@ -171,39 +249,57 @@ def can_be(operand: str | None, wanted: str) -> bool:
     return _FAMILY[wanted] == operand if wanted in _FAMILY else wanted not in rules.TYPES
 
 
-def used(kind: str, node: Body) -> list[Use]:
+def used(kind: str, node: Body, known: Known) -> list[Use]:
     """Give the operators that a node of one of KINDS applies."""
     if kind == "A_Expr":
-        return _expression(node)
+        return _expression(node, known)
     if kind == "CaseExpr":
         if "arg" not in node:
             return []
-        left = family(node["arg"])
+        left = _Operand(family(node["arg"]), OPEN)  # a literal is a text there
         whens = (when["CaseWhen"] for when in node.get("args", ()) if "CaseWhen" in when)
-        return [Use("", "=", left, family(when.get("expr"))) for when in whens]
+        return [_use(_EQUALS, left, _operand(when.get("expr"), known)) for when in whens]
     if kind == "JoinExpr":
-        return [Use("", "=", ANY, ANY)] if node.get("isNatural") or "usingClause" in node else []
+        return [_use(_EQUALS, _COLUMN, _COLUMN)] if node.get("isNatural") or "usingClause" in node else []
     if kind == "SortBy":
-        return [_named(node["useOp"], ANY, ANY)] if "useOp" in node else []
+        return [_use(node["useOp"], _COLUMN, _COLUMN)] if "useOp" in node else []
     if "operName" in node:
-        return [_named(node["operName"], family(node.get("testexpr")), ANY)]
-    return [Use("", "=", family(node.get("testexpr")), ANY)] if "testexpr" in node else []
+        return [_use(node["operName"], _operand(node.get("testexpr"), known), _COLUMN)]
+    return [_use(_EQUALS, _operand(node["testexpr"], known), _COLUMN)] if "testexpr" in node else []
 
 
-def _expression(node: Body) -> list[Use]:
+class _Operand(NamedTuple):
+    family: str
+    given: str
+
+
+_EQUALS = [{"String": {"sval": "="}}]
+_COLUMN = _Operand(ANY, TYPED)
+_ANYTHING = _Operand(ANY, OPEN)
+
+
+def _operand(node: Body | None, known: Known) -> _Operand:
+    return _Operand(family(node), given(node, known))
+
+
+def _expression(node: Body, known: Known) -> list[Use]:
     form = node.get("kind", "AEXPR_OP")
-    left = family(node["lexpr"]) if "lexpr" in node else None
-    right = node.get("rexpr", {})
+    left = _operand(node["lexpr"], known) if "lexpr" in node else None
+    right = node.get("rexpr")
+    items = [] if right is None else right.get("List", {}).get("items", ())
     if form in _BETWEEN:
-        limits = [family(item) for item in right.get("List", {}).get("items", ())] or [ANY]
-        return [Use("", name, left, limit) for name in _BETWEEN[form] for limit in limits]
+        limits = [_operand(item, known) for item in items] or [_ANYTHING]
+        return [_use([{"String": {"sval": name}}], left, limit) for name in _BETWEEN[form] for limit in limits]
     if form in _LISTS:
-        items = right.get("List", {}).get("items", ())
-        return [_named(node["name"], left, family) for family in {family(item) for item in items} or {ANY}]
+        # Of the type that all of them become, or of that of an array's elements.
+        families = {family(item) for item in items} or {ANY}
+        return [_use(node["name"], left, _Operand(each, OPEN)) for each in families]
     if form == "AEXPR_SIMILAR":
-        return [_named(node["name"], left, ANY)]
-    return [_named(node["name"], left, family(right or None))]
+        return [_use(node["name"], left, _ANYTHING)]
+    return [_use(node["name"], left, _operand(right, known))]
 
 
-def _named(names: list[Body], left: str | None, right: str) -> Use:
-    return Use(*constants.qualified(names), left, right)
+def _use(names: list[Body], left: _Operand | None, right: _Operand) -> Use:
+    if left is None:
+        return Use(*constants.qualified(names), None, right.family, (right.given,))
+    return Use(*constants.qualified(names), left.family, right.family, (left.given, right.given))

@@ -195,7 +195,10 @@ def _type(node: Body, is_scalar: IsScalar) -> str:
 def _stand_in(names: tuple[str, ...], is_array: bool, is_scalar: IsScalar) -> str:
     """Give the built-in type to write for a type; empty when it can stay."""
     own = is_scalar(names)
-    return "" if own is None else "text[]" if is_array else "text" if own else ""
+    if own is None or is_array or own:
+        return "" if own is None else "text[]" if is_array else "text"
+    # The parser looks for a type's schema, and knows of two.
+    return f'"public".{_quoted(names[-1])}' if len(names) > 1 else ""
 
 
 def _quoted(name: str) -> str:

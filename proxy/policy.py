@@ -12,6 +12,8 @@ class Policy:
     allow_functions: tuple[str, ...] = ()
     """Functions that are reads although nothing proves it; operators (`schema.@@`), views, types and foreign tables,
     too."""
+    allow_extensions: tuple[str, ...] = ()
+    """Extensions that are trusted as a whole, but for the functions of which the tables say that they do more."""
     deny_functions: tuple[str, ...] = ()
     """Functions that are refused although the tables allow them; wins over `allow_functions`."""
     max_query_length: int = 1 << 20

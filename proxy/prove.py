@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from . import plpgsql, refusals, rules, settings
 from . import text as texts
+from .candidates import Candidates, is_built_in
 from .catalog import (
     ANY_NUMBER,
     CAST,
@@ -138,8 +139,10 @@ class _Court:
         self._functions = {row.oid: row for row in rows.functions}
         self._row_types = {row.oid: row.row_type for row in rows.relations}
         self._shadows = frozenset(self._row_types.values())
+        self._odd_rows = self._find_odd_rows()
         self._plain = Functions(self._policy).plain
-        self._names = _names(rows)
+        self._candidates = Candidates(rows)
+        self._names = _names(rows, self._candidates)
         recording = replace(
             self._names,
             taints=self._recorder,
@@ -202,7 +205,7 @@ class _Court:
         """Tell whether a person has heard of an object: not of the row type of a table beside the table."""
         kind, oid = key
         if kind == TYPE:
-            return oid in self._types and not _initial(self._types[oid]) and oid not in self._shadows
+            return oid in self._types and not is_built_in(self._types[oid]) and oid not in self._shadows
         return kind not in (CAST, CAST_TO) and key in self.objects
 
     def _proof(self, key: Key, found: Finding) -> Proof:
@@ -229,7 +232,7 @@ class _Court:
         for type_ in self._rows.types:
             what = f"{'domain' if type_.kind == 'd' else 'type'} {self._type_name(type_.oid)}"
             self._judge(TYPE, type_, what, self._type)
-            if not _initial(type_):
+            if not is_built_in(type_):
                 # A row, an array and a domain are cast by casting what they are made of.
                 to = f"the cast to {self._type_name(type_.oid)}"
                 self._judge(CAST_TO, type_, to, lambda row: self._use(CAST_TO, row.parts))
@@ -253,7 +256,12 @@ class _Court:
         exact: bool = False,
     ) -> None:
         found = Finding(what, f"{row.schema}.{row.name}")
-        found.allowed = not isinstance(row, BuiltIn) and self._allow.match(row.schema, row.name, exact=exact)
+        if not isinstance(row, BuiltIn):
+            # What the tables call no read has to be named for itself.
+            worse = exact or row.name in rules.READING_EXTENSIONS.get(row.extension, ())
+            found.extension = "" if worse else row.extension
+            found.allowed = self._allow.match(row.schema, row.name, exact=exact)
+            found.allowed |= found.extension in self._policy.allow_extensions
         if kind == FUNCTION and self._deny.match(row.schema, row.name):
             # A text that names it is refused for that; an operator, a cast or an aggregate calls it without a word.
             found.allowed, found.why, found.rule = False, "it is listed in filter.deny_functions", "denied-function"
@@ -309,6 +317,7 @@ class _Court:
         if row.extension in rules.READ_BY_EXTENSIONS and row.language == "c":
             read = self._names.relations.get(rules.READ_BY_EXTENSIONS[row.extension], ())
             self._use(RELATION, (relation.oid for relation in read))
+            self._use(TYPE, (type_ for each in read if each.own for type_ in (each.row_type, *each.own.values())))
         if row.kind == "a":
             self._call(row.support)
         else:
@@ -349,11 +358,13 @@ class _Court:
             if row.language == "plpgsql":
                 self._plpgsql(row)
             elif row.source:
-                self._text(row.source, "body", self._anywhere, polymorphic=self._takes_anything(row))
+                anything = self._takes_anything(row)
+                own = None if anything else self._candidates.given(row.arguments)
+                self._text(row.source, "body", self._anywhere, polymorphic=anything, own=own)
             else:
                 self._sql_standard(row)
-        elif row.language == "internal" and row.source in _CONSTRUCTORS:
-            return  # CREATE TYPE AS RANGE made it; only a superuser can make more such
+        elif row.language == "internal" and (row.source in _CONSTRUCTORS or self._is_plain(row.source)):
+            return  # CREATE TYPE AS RANGE made it, or it is a built-in of another name; a superuser alone makes such
         elif row.language not in ("c", "internal") or row.extension not in rules.READING_EXTENSIONS:
             raise _Spoiled(f"it is written in {row.language}, which cannot be read")
         elif row.name in rules.READING_EXTENSIONS[row.extension]:
@@ -362,6 +373,11 @@ class _Court:
             raise _Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
         elif self._is_given_a_name(row):
             raise _Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
+
+    def _is_plain(self, symbol: str) -> bool:
+        """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
+        names = self._rows.symbols.get(symbol, ())
+        return bool(names) and all(name in self._plain for name in names)
 
     def _is_given_a_name(self, row: FunctionRow) -> bool:
         """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
@@ -380,15 +396,28 @@ class _Court:
         """Tell whether a type is `internal`: then no statement can call the function, only the planner, an index or an
         aggregate, and the label (selectivity functions are VOLATILE) says nothing."""
         row = self._types.get(oid)
-        return row is not None and row.name == "internal" and _initial(row)
+        return row is not None and row.name == "internal" and is_built_in(row)
 
     def _plpgsql(self, row: FunctionRow) -> None:
         try:
             parts = plpgsql.read(row.definition, row.source, self._is_scalar)
         except plpgsql.Unreadable as unreadable:
             raise _Spoiled(f"its body {unreadable.why}", Place(unreadable.text, unreadable.line)) from unreadable
-        for sql, place in {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}.items():
-            self._text(sql, "body", self._anywhere, place)
+        pieces = {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}
+        own: frozenset[int] | None = self._candidates.given((*row.arguments, *row.returns))
+        if parts.row_types or self._takes_anything(row):
+            own = None
+        while True:
+            # A variable takes a value from one piece to another.
+            occurring = frozenset(own or ()).union(
+                *(
+                    self._text(sql, "body", self._anywhere, place, own=own, variables=True)
+                    for sql, place in pieces.items()
+                )
+            )
+            if own is None or occurring == own:
+                break
+            own = occurring
         for row_type in parts.row_types:
             self._recorder.place = Place(".".join(row_type.names), row_type.line)
             for name in row_type.names:
@@ -400,7 +429,7 @@ class _Court:
         found = [
             type_.oid for type_ in self._names.types.get(names[-1], ()) if len(names) == 1 or type_.schema == names[-2]
         ]
-        kinds = {self._types[oid].kind for oid in found if not _initial(self._types[oid])}
+        kinds = {self._types[oid].kind for oid in found if not is_built_in(self._types[oid])}
         return "c" not in kinds if kinds else None
 
     def _sql_standard(self, row: FunctionRow) -> None:
@@ -414,7 +443,8 @@ class _Court:
         start = _STANDARD_BODY.search(row.definition)
         place = Place("" if start is None else row.definition[start.start() :].strip(), 1)
         for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
-            self._statement({"stmt": _selected(statement)}, row.definition, "body", self._exact, place)
+            judgement = Judgement(self._exact, self._policy, own=None)
+            self._statement({"stmt": _selected(statement)}, row.definition, "body", judgement, place)
 
     # -- everything else -----------------------------------------------------------------------------------------------
 
@@ -431,8 +461,13 @@ class _Court:
             self._call(row.functions)
         self._use(OPERATOR, row.operators)
         self._use(RELATION, row.children)
-        # Where a column's value is cast, no name in the statement shows its type.
-        self._use(TYPE, (row.row_type, *row.column_types))
+        is_printed = row.kind != "v" or bool(row.definition)
+        own = [type_ for _, type_ in row.own_columns] if is_printed else []
+        self._use(TYPE, (type_ for type_ in row.column_types if type_ not in own))
+        if row.expressions or row.functions or row.operators or row.row_type in self._odd_rows:
+            # What belongs to the table names no columns as a statement does, and a whole row is a value of its own:
+            # `Reach.touched` knows nothing of either.
+            self._use(TYPE, (row.row_type, *own))
 
     def _type(self, row: TypeRow) -> None:
         for expression in row.expressions:
@@ -449,19 +484,22 @@ class _Court:
             source, target = self._types.get(row.source), self._types.get(row.target)
             what = f"the cast from {self._type_name(row.source)} to {self._type_name(row.target)}"
             function = self.objects.get((FUNCTION, row.function))
-            found = Finding(what, "" if function is None else function.name)
+            found = Finding(what, "" if function is None else function.name, extension=row.extension)
+            found.allowed = row.extension in self._policy.allow_extensions
             if row.function:
                 self._judge_one((CAST, row.oid), found, self._call, (row.function,))
-            else:
+            elif target is not None and source is not None and is_built_in(source):
                 # A type without a default operator class takes that of another one that it is without a word:
                 # GetDefaultOpClass(), commands/indexcmds.c.
+                self._judge_one((CAST, row.oid), found, self._call, target.sorting)
+            else:
                 self._judge_one((CAST, row.oid), found, lambda target: self._use(TYPE, (target,)), row.target)
             if source is None or target is None or self._hidden(row):
                 continue  # the last one spoils everything
-            if not row.function or _initial(target):
+            if not row.function or is_built_in(target):
                 users = [(TYPE, source)]  # what is cast is not named
             elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable
-                users = [(TYPE, type_) for type_ in (source, target) if not _initial(type_)]
+                users = [(TYPE, type_) for type_ in (source, target) if not is_built_in(type_)]
             else:
                 users = [(CAST_TO, target)]
             for user in (self.objects[kind, type_.oid] for kind, type_ in users):
@@ -475,7 +513,7 @@ class _Court:
         that is made of built-in ones (a domain over int) is cast to by casting to those.
         """
         types = (self._types.get(row.source), self._types.get(row.target) if row.function else None)
-        return all(type_ is None or _initial(type_) for type_ in types)
+        return all(type_ is None or is_built_in(type_) for type_ in types)
 
     def _collections(self) -> None:
         """Let arrays and multiranges with casts or operator classes of their own count with what they are made of.
@@ -493,6 +531,14 @@ class _Court:
             waiting += row.parts
             for kind, part in product((TYPE, CAST_TO), row.parts):
                 self.objects[kind, part].uses.setdefault((kind, row.oid), NOWHERE)
+
+    def _find_odd_rows(self) -> frozenset[int]:
+        """Give the row types with casts or operator classes of their own, or of their arrays."""
+        odd = {row.oid for row in self._rows.types if row.functions} | {row.source for row in self._rows.casts}
+        holding = {
+            part for row in self._rows.types if row.oid in odd and row.kind in _COLLECTIONS for part in row.parts
+        }
+        return self._shadows & (odd | holding)
 
     def _use(self, kind: str, oids: Iterable[int]) -> None:
         for oid in oids:
@@ -521,31 +567,37 @@ class _Court:
         place: Place | None = None,
         *,
         polymorphic: bool = False,
-    ) -> None:
-        """Judge a text that is to consist of SELECTs. `part` is what the reason calls it."""
+        own: frozenset[int] | None = None,
+        variables: bool = False,
+    ) -> set[int]:
+        """Judge a text that is to consist of SELECTs. `part` is what the reason calls it.
+
+        Return what `Judgement.occurring` says.
+        """
         if UNREADABLE in sql:  # the parser would stop there without a word
             raise _Spoiled(f"its {part} could not be printed by the server")
         try:
             statements = texts.parse(sql, foreign=bool(self._names.spellings))
         except Refused as refused:
             raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
+        occurring: set[int] = set()
         for raw in statements:
-            self._statement(raw, sql, part, functions, place, polymorphic=polymorphic)
+            judgement = Judgement(functions, self._policy, polymorphic=polymorphic, own=own, variables=variables)
+            self._statement(raw, sql, part, judgement, place)
+            occurring |= judgement.occurring
+        return occurring
 
     def _statement(
         self,
         raw: dict[str, Any],
         sql: str,
         part: str,
-        functions: Functions,
+        judgement: Judgement,
         place: Place | None = None,
-        *,
-        polymorphic: bool = False,
     ) -> None:
         start = raw.get("stmt_location", 0)
         end = start + raw["stmt_len"] if "stmt_len" in raw else None
         self._recorder.place = place or _place(sql, start, end)
-        judgement = Judgement(functions, self._policy, polymorphic=polymorphic)
         ((name, body),) = raw["stmt"].items()
         try:
             if name != "SelectStmt":
@@ -597,11 +649,6 @@ _RELATIONS = {
 }
 
 
-def _initial(row: TypeRow) -> bool:
-    """Tell whether a type is one of pg_catalog's own, made by initdb."""
-    return row.schema == "pg_catalog" and row.oid < FIRST_NORMAL_OID
-
-
 _STANDARD_BODY = re.compile(r"^(?:BEGIN ATOMIC|RETURN )", re.MULTILINE)
 
 
@@ -645,7 +692,7 @@ def _is_polymorphic(name: str) -> bool:
 
 def _voids(rows: Rows) -> frozenset[str]:
     """Give the names of functions and operators with a result, a column of it, or an argument of type void."""
-    void = {type_.oid for type_ in rows.types if _initial(type_) and type_.name == rules.VOID}
+    void = {type_.oid for type_ in rows.types if is_built_in(type_) and type_.name == rules.VOID}
     functions = {
         row.oid: row.name
         for row in rows.functions
@@ -685,10 +732,10 @@ def _can_take(taken: list[str], low: int, built_in: Collection[str], *, variadic
     return False
 
 
-def _names(rows: Rows) -> Catalog:
+def _names(rows: Rows, candidates: Candidates) -> Catalog:
     """Sort the rows by name."""
-    every = {type_.oid: type_.name for type_ in rows.types if _initial(type_)}
-    known = {type_.oid: type_.name for type_ in rows.types if _initial(type_) and type_.kind != "p"}
+    every = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_)}
+    known = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_) and type_.kind != "p"}
     functions: defaultdict[str, tuple[Callable, ...]] = defaultdict(tuple)
     for row in rows.functions:
         if not row.trigger:
@@ -697,12 +744,17 @@ def _names(rows: Rows) -> Catalog:
             taken = [every.get(oid, "?") for oid in row.arguments]
             # Which polymorphic arguments a built-in takes is in no table: any of them can be its twin.
             twin = _can_take(taken, low, rules.CALLS.get(row.name, ("", ()))[1], variadic=row.variadic)
-            twin = twin or any(map(_is_polymorphic, taken))
+            twin = twin or any(map(_is_polymorphic, taken)) or row.arguments in rows.signatures.get(row.name, ())
             returns = known.get(row.returns[0], "")
-            functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin),)
+            chosen, gives = candidates.function(row), candidates.given(row.returns)
+            functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin, chosen, gives),)
     relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
     for relation in rows.relations:
-        relations[relation.name] += (Relation(relation.oid, relation.schema, frozenset(relation.columns)),)
+        own = dict(relation.own_columns) or None
+        found = Relation(
+            relation.oid, relation.schema, frozenset(relation.columns), relation.row_type, own, relation.types
+        )
+        relations[relation.name] += (found,)
     types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
     for type_ in rows.types:
         types[type_.name] += (Type(type_.oid, type_.schema),)
@@ -710,7 +762,8 @@ def _names(rows: Rows) -> Catalog:
     operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
     for operator in rows.operators:
         left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
-        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right),)
+        chosen, gives = candidates.operator(operator), candidates.given((operator.result,))
+        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives),)
     return Catalog(
         dict(functions),
         dict(relations),

@@ -99,9 +99,14 @@ def unknown_operator(schema: str, name: str) -> Refusal:
     )
 
 
-def allow_line(shown: str) -> str:
-    """Give the line of the configuration that would allow an object."""
-    return f"The operator can allow it: filter.allow_functions: {json.dumps([shown], ensure_ascii=False)}."
+def allow_line(shown: str, extension: str = "") -> str:
+    """Give the line of the configuration that would allow an object, or all of the extension that spoils it."""
+    line = f"The operator can allow it: filter.allow_functions: {_list(shown)}"
+    return f"{line}, or all of the extension: filter.allow_extensions: {_list(extension)}." if extension else f"{line}."
+
+
+def _list(name: str) -> str:
+    return json.dumps([name], ensure_ascii=False)
 
 
 def unproved(rule: str, taint: Taint) -> Refusal:
@@ -111,7 +116,7 @@ def unproved(rule: str, taint: Taint) -> Refusal:
         rule,
         f"permission denied for {taint.what}: SideCart forwards reads only",
         f"Nothing proves that {taint.what} only reads: {taint.why} (rule: {rule}).",
-        allow_line(taint.allow),
+        allow_line(taint.allow, taint.extension),
         object=taint.allow,
     )
 

@@ -268,6 +268,8 @@ UNQUALIFIED_TYPES_BEFORE = {"json": 17}
 """Types of which the same is true."""
 EXTRACT, EXTRACT_SINCE, EXTRACT_BEFORE = "extract", 14, "date_part"
 """EXTRACT(… FROM …) calls this function of pg_catalog since that version, and the other one before."""
+SYSTEM_USER, SYSTEM_USER_SINCE = "system_user", 16
+"""SYSTEM_USER calls this function of pg_catalog since that version; before, it is the name of a column."""
 JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}
 
 SAMPLE_METHODS = frozenset({"bernoulli", "system", "system_rows", "system_time"})

@@ -65,7 +65,7 @@ class Scope:
         return set() if self._hides_names else self._named.get(name) or set()
 
     def _find_named(self) -> dict[str, set[Table] | None]:
-        found: dict[str, set[Table] | None] = dict.fromkeys(self.queries)
+        found: dict[str, set[Table] | None] = {}
         for kind, node in self.walked.visited:
             if kind not in _ALIASED:
                 continue
@@ -76,14 +76,29 @@ class Scope:
             if name is None:
                 self._hides_names = self._hides_names or kind in _NAMED_BY_ITSELF
                 continue
-            columns = _columns(alias)
-            if kind != "RangeVar" or (columns is None and "schemaname" not in node and node["relname"] in self.queries):
-                found[name] = None
-                continue
             tables = found.setdefault(name, set())
-            if tables is not None:
+            if tables is None:
+                continue
+            columns = _columns(alias)
+            if kind == "RangeSubselect":
+                tables.add(("", "", _outputs(node["subquery"]) if columns is None else columns))
+            elif kind != "RangeVar":
+                found[name] = None
+            elif columns is None and self.is_query(node):
+                tables.update(("", "", columns) for columns in self._columns_of_query(node["relname"]))
+            else:
                 tables.add((node.get("schemaname", ""), node["relname"], columns))
         return found
+
+    def _columns_of_query(self, name: str) -> list[frozenset[str]]:
+        """Give the names of columns of each query of WITH with this name."""
+        queries = (node for kind, node in self.walked.found if kind == "CommonTableExpr" and node["ctename"] == name)
+        return [
+            frozenset(column["String"]["sval"] for column in query["aliascolnames"])
+            if "aliascolnames" in query
+            else _outputs(query["ctequery"])
+            for query in queries
+        ]
 
     def gives_void(self, names: Set[str]) -> bool:
         """Tell whether the statement uses a function, an operator or a type of one of these names."""
@@ -126,7 +141,21 @@ def _used(kind: str, node: Body) -> list[str]:
         return [name["String"]["sval"] for name in node["fields"][1:] if "String" in name]
     if kind == "A_Indirection":
         return [name["String"]["sval"] for name in node["indirection"] if "String" in name]
-    return [use.name for use in operands.used(kind, node)] if kind in operands.KINDS else []
+    return [use.name for use in operands.used(kind, node, _NAMES_ALONE)] if kind in operands.KINDS else []
+
+
+_NAMES_ALONE = operands.Known({}, {}, operands.nothing)
+
+
+def _outputs(query: Body) -> frozenset[str]:
+    """Give the names of a query's columns, as far as they are written there: FigureColname(), parser/parse_target.c."""
+    select = query.get("SelectStmt", {})
+    while "larg" in select:
+        select = select["larg"]
+    targets = [target["ResTarget"] for target in select.get("targetList", ())]
+    named = {target["name"] for target in targets if "name" in target}
+    fields = [target["val"]["ColumnRef"]["fields"][-1] for target in targets if "ColumnRef" in target.get("val", ())]
+    return frozenset(named.union(field["String"]["sval"] for field in fields if "String" in field))
 
 
 def _columns(alias: Body | None) -> frozenset[str] | None:

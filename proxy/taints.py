@@ -38,6 +38,7 @@ class Finding:
     place: Place = NOWHERE
     rule: str = ""
     allowed: bool = False
+    extension: str = ""
     leaves: set[tuple[Effect, str]] = field(default_factory=set)
     """What it leaves behind in the session by itself."""
     carries: set[Key] = field(default_factory=set)
@@ -79,7 +80,10 @@ def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key
         kind, oid = key
         if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
             spoiled[key] = Finding(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
-    taints = {key: Taint(found.what, found.why, found.name, found.rule, key) for key, found in spoiled.items()}
+    taints = {
+        key: Taint(found.what, found.why, found.name, found.rule, key, found.extension)
+        for key, found in spoiled.items()
+    }
     through: dict[Key, Key] = {}
     waiting = deque((key, key) for key in spoiled)
     while waiting:
@@ -90,7 +94,8 @@ def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key
         for user in users[key]:
             if user not in taints:
                 found = objects[user]
-                taints[user] = Taint(found.what, f"it {_VERBS[key[0]]} {chain}", found.name, root=root)
+                why = f"it {_VERBS[key[0]]} {chain}"
+                taints[user] = Taint(found.what, why, found.name, root=root, extension=taints[root].extension)
                 through[user] = key
                 waiting.append((user, root))
     return {key: taint for key, taint in taints.items() if key in objects}, through

@@ -92,6 +92,14 @@ def functions(text: str) -> tuple[str, ...]:
     return names
 
 
+def extensions(text: str) -> tuple[str, ...]:
+    """Read names of extensions, as CREATE EXTENSION takes them."""
+    names = tuple(name for name in (part.strip() for part in text.split(",")) if name)
+    if any(re.search(r"[*.()\s]", name) for name in names):
+        raise ValueError("names of extensions, such as hll")
+    return names
+
+
 def mode(text: str) -> int:
     """Read the permissions of a file as chmod writes them."""
     if re.fullmatch(r"0?[0-7]{3}", text):

@@ -126,4 +126,6 @@ class Verdict:
 
 
 _STEERING = frozenset({"begin", "commit", "rollback", "multi", "execute"})
-_UNRESOLVED = frozenset({"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue"})
+_UNRESOLVED = frozenset(
+    {"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue", "keyword-function"}
+)

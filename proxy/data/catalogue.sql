@@ -113,8 +113,8 @@ FROM pg_type
 WHERE typdefaultbin IS NOT NULL AND oid >= 16384
 ORDER BY 1, 2, 3;
 
--- references: (f)unctions, (r)elations, (t)ypes, (o)perators and operator families (c), and which functions and operators
--- their definitions refer to.
+-- references: (f)unctions, (r)elations, (t)ypes and their (d)efault operator classes, (o)perators and operator families (c),
+-- and which functions and operators their definitions refer to.
 -- Printed text hides calls: an implicit cast, the equality of CASE x WHEN, of NULLIF and of JOIN USING.
 -- Planning a read of a relation computes the constant parts of CHECK constraints, indexes, partition keys and extended
 -- statistics (eval_const_expressions() below get_relation_info(), plancat.c), and calls operator classes.
@@ -229,8 +229,8 @@ JOIN referred d USING (refclassid, refobjid)
 JOIN referring g USING (classid, objid)
 UNION
 -- ORDER BY, GROUP BY and DISTINCT name no operator: they take the default operator class of btree or hash. Those of
--- built-in types are among the operator families below.
-SELECT 't', opcintype, code, 0
+-- built-in types are among the operator families below. (d)efault classes of a type are told apart from its (t)ype.
+SELECT 'd', opcintype, code, 0
 FROM opclass
 WHERE opcdefault AND opcmethod IN (403, 405) AND opcintype >= 16384
 UNION
@@ -284,15 +284,21 @@ ORDER BY 1, 2, 3;
 -- inheritance and partitions
 SELECT inhparent, inhrelid FROM pg_inherits ORDER BY inhparent, inhrelid;
 
--- columns with types that are not built in, or with names of functions and types: x.name is a call or a cast, too
-SELECT a.attrelid, a.attname, t.oid, f.proname IS NOT NULL
-FROM pg_attribute a
-LEFT JOIN (
+-- columns with types that are not built in, and all the others beside one; columns with names of functions and types:
+-- x.name is a call or a cast, too
+WITH own AS MATERIALIZED (
     SELECT t.oid
     FROM pg_type t
     JOIN pg_namespace n ON n.oid = t.typnamespace
     WHERE t.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
-) t ON t.oid = a.atttypid
+),
+mixed AS MATERIALIZED (
+    SELECT DISTINCT attrelid FROM pg_attribute WHERE atttypid IN (SELECT oid FROM own)
+)
+SELECT a.attrelid, a.attname, t.oid, f.proname IS NOT NULL OR m.attrelid IS NOT NULL
+FROM pg_attribute a
+LEFT JOIN own t ON t.oid = a.atttypid
+LEFT JOIN mixed m ON m.attrelid = a.attrelid
 LEFT JOIN (
     SELECT p.proname
     FROM pg_proc p
@@ -307,12 +313,29 @@ LEFT JOIN (
     UNION
     SELECT unnest($names::name[])
 ) f ON f.proname = a.attname
-WHERE a.attnum > 0 AND NOT a.attisdropped AND (t.oid IS NOT NULL OR f.proname IS NOT NULL)
+WHERE a.attnum > 0 AND NOT a.attisdropped AND (m.attrelid IS NOT NULL OR f.proname IS NOT NULL)
 ORDER BY a.attrelid, a.attnum;
+
+-- the built-in types of all columns, where an operator that is meant can depend on one: somebody's bears a built-in's name.
+-- For a very large database that is too much to know.
+SELECT a.attrelid, json_object_agg(a.attname, t.typname ORDER BY a.attnum)
+FROM pg_attribute a
+JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+LEFT JOIN pg_type t ON t.oid = a.atttypid AND t.oid < 16384 AND t.typnamespace = 'pg_catalog'::regnamespace
+WHERE a.attnum > 0 AND NOT a.attisdropped
+    AND EXISTS (
+        SELECT FROM pg_operator o
+        JOIN pg_operator other ON other.oprname = o.oprname AND other.oid < 16384
+        WHERE o.oid >= 16384
+    )
+    AND (SELECT sum(relnatts) FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')) <= 100000
+GROUP BY a.attrelid
+ORDER BY a.attrelid;
 
 -- types, and those that they are made of, but for row types of temporary and TOAST tables; multiranges came with 14
 SELECT t.oid, n.nspname, t.typname, t.typtype, t.typrelid,
-    concat_ws(' ', t.typbasetype, t.typelem, r.rngsubtype, m.rngtypid)
+    concat_ws(' ', t.typbasetype, t.typelem, r.rngsubtype, m.rngtypid),
+    t.typbasetype, CASE t.typcategory WHEN 'A' THEN t.typelem ELSE 0 END, t.typcategory, t.typispreferred
 FROM pg_type t
 JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_range r ON r.rngtypid = t.oid
@@ -324,7 +347,7 @@ ORDER BY t.oid;
 
 -- operators, and whether one of pg_catalog's has it as its commutator or negator
 SELECT o.oid, n.nspname, o.oprname, o.oprleft, o.oprright, o.oprcode::oid,
-    o.oid IN (SELECT unnest(ARRAY[oprcom, oprnegate]) FROM pg_operator WHERE oid < 16384)
+    o.oid IN (SELECT unnest(ARRAY[oprcom, oprnegate]) FROM pg_operator WHERE oid < 16384), o.oprresult
 FROM pg_operator o
 JOIN pg_namespace n ON n.oid = o.oprnamespace
 WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
@@ -353,11 +376,47 @@ FROM pg_cast
 WHERE oid >= 16384 AND (castfunc <> 0 OR castcontext = 'i')
 ORDER BY oid;
 
--- the names of built-in functions
-SELECT p.oid, n.nspname, p.proname
+-- built-in functions: the argument types of those whose name others bear, too, and the symbols that others name
+WITH others AS MATERIALIZED (
+    SELECT proname, CASE WHEN lanname = 'internal' THEN prosrc END AS symbol
+    FROM pg_proc p
+    JOIN pg_language l ON l.oid = p.prolang
+    WHERE p.oid >= 16384
+)
+SELECT p.oid, n.nspname, p.proname,
+    CASE WHEN p.provariadic = 0 AND p.proname IN (SELECT proname FROM others) THEN p.proargtypes END,
+    CASE WHEN l.lanname = 'internal' AND p.prosrc IN (SELECT symbol FROM others WHERE symbol IS NOT NULL)
+        THEN p.prosrc END
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_language l ON l.oid = p.prolang
 WHERE p.oid < 16384 AND n.nspname IN ('pg_catalog', 'information_schema')
 ORDER BY p.oid;
+
+-- built-in operators whose name others bear, too
+SELECT oprname, oprleft, oprright
+FROM pg_operator
+WHERE oid < 16384 AND oprname IN (SELECT oprname FROM pg_operator WHERE oid >= 16384)
+ORDER BY oid;
+
+-- what built-in types become without a word
+SELECT castsource, casttarget
+FROM pg_cast
+WHERE oid < 16384 AND castcontext = 'i'
+ORDER BY oid;
+
+-- members of extensions, but for functions: (r)elations, (t)ypes, (o)perators, casts (x), operator families (c)
+SELECT CASE d.classid
+        WHEN 'pg_class'::regclass THEN 'r'
+        WHEN 'pg_type'::regclass THEN 't'
+        WHEN 'pg_operator'::regclass THEN 'o'
+        WHEN 'pg_cast'::regclass THEN 'x'
+        ELSE 'c'
+    END, d.objid, e.extname
+FROM pg_depend d
+JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass,
+    'pg_cast'::regclass, 'pg_opfamily'::regclass)
+ORDER BY d.classid, d.objid;
 
 COMMIT

@@ -275,8 +275,17 @@ def test_virtual_generated_column_is_an_expression(rows: Rows) -> None:
 
 def test_columns_that_could_be_calls_or_casts_are_listed(rows: Rows) -> None:
     row = relation(rows, "holds_ct")
-    assert row.columns == ("label", "lo_unlink", "mood")
+    assert row.columns == ("id", "first", "second", "label", "lo_unlink", "mood")
     assert row.column_types == (type_(rows, "ct").oid,)
+    assert row.own_columns == (("first", type_(rows, "ct").oid), ("second", type_(rows, "ct").oid))
+    assert row.types == {
+        "id": "int4",
+        "first": None,
+        "second": None,
+        "label": "text",
+        "lo_unlink": "int4",
+        "mood": "text",
+    }
     assert row.row_type == type_(rows, "holds_ct").oid
     assert type_(rows, "holds_ct").parts == (type_(rows, "ct").oid,)
 
@@ -314,7 +323,7 @@ def test_default_operator_class_runs_functions_that_no_statement_names(rows: Row
 
 def test_built_in_types_have_nothing_but_their_names(rows: Rows) -> None:
     row = type_(rows, "int4", "pg_catalog")
-    assert row == TypeRow(23, "pg_catalog", "int4", "b", (), (), ())
+    assert row == TypeRow(23, "pg_catalog", "int4", "b", (), (), (), category="N")
     assert type_(rows, "_int4", "pg_catalog").oid == 1007
 
 

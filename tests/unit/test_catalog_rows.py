@@ -11,7 +11,7 @@ from proxy import catalog_rows
 from proxy.catalog import UNREADABLE, Rows
 from proxy.filter import Filter
 
-SETS = 14
+SETS = 18
 FUNCTION = (
     *(b"16400", b"public", b"f", b"f", b"sql", b"v", b"23", b"1", b"f", b"23", None, None),
     *(b"select 1", None, None, None, None),

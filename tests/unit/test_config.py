@@ -18,6 +18,7 @@ from proxy.config import (
     Metrics,
     PoolLimits,
     Upstream,
+    filter_policy,
     start_up_notes,
 )
 from proxy.errors import ConfigError
@@ -84,6 +85,7 @@ FREE_TEXT = {
     *("unix_socket_dir", "unix_socket_owner", "unix_socket_group", "users_file", "file"),
 }
 STRUCTURES = {"rules", "users"}
+_LISTS = ("_functions", "_extensions")
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
@@ -91,7 +93,7 @@ def test_every_key_can_come_from_the_environment(section: str, key: str) -> None
     variable = f"SIDECART_{section}_{key}".upper()
     if key in STRUCTURES:
         assert wrong(None, MINIMAL | {variable: "t"})[0].startswith(f"{variable}: must be ")
-    elif key.endswith("_functions") or key in FREE_TEXT:
+    elif key.endswith(_LISTS) or key in FREE_TEXT:
         pairs = (
             "LISTEN_TLS_CERT_FILE",
             "LISTEN_TLS_KEY_FILE",
@@ -101,9 +103,14 @@ def test_every_key_can_come_from_the_environment(section: str, key: str) -> None
         )
         environ = {f"SIDECART_{name}": "t" for name in pairs}
         value = getattr(getattr(load(None, MINIMAL | environ | {variable: "t"}), section), key)
-        assert value == (("t",) if key.endswith("_functions") else "t")
+        assert value == (("t",) if key.endswith(_LISTS) else "t")
     else:
         assert wrong(None, MINIMAL | {variable: "\t"})[0].startswith(f"{variable}: must be ")
+
+
+def test_extensions_are_named_one_by_one() -> None:
+    config = load("filter: {allow_extensions: [hll, uuid-ossp]}", MINIMAL)
+    assert filter_policy(config).allow_extensions == ("hll", "uuid-ossp")
 
 
 def test_empty_variable_counts_as_not_set() -> None:
@@ -220,6 +227,8 @@ def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
         ("log:\n  level: !x info", "config.yaml, line 2: log.level: must be a single value"),
         ("filter:\n  allow_functions: {a: b}", "line 2: filter.allow_functions: must be a list of function names"),
         ("filter:\n  allow_functions: ['f(int)']", "must be names of functions without their arguments"),
+        ("filter:\n  allow_extensions: {a: b}", "line 2: filter.allow_extensions: must be a list of extension names"),
+        ("filter:\n  allow_extensions: ['*']", "must be names of extensions, such as hll"),
         ("filter:\n  allow_functions: [f]\n  deny_functions: [f]", "line 2: filter.allow_functions: f stands in"),
         ("log:\n  level: loud", "log.level: must be one of debug, info, warning, error; it is 'loud'"),
         ("listen:\n  port: 65536", "listen.port: must be a whole number from 0 to 65535; it is '65536'"),

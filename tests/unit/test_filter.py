@@ -1011,3 +1011,9 @@ def test_attack_name_with_a_letter_that_python_takes_for_another_one(encoding: s
     assert name.encode(codec) == bytes_
     begin = Filter().judge(b"begin read write; select '" + bytes_ + b"'", codec)
     assert begin.text == b"BEGIN READ ONLY; select '" + bytes_ + b"'"
+
+
+def test_system_user_is_a_column_before_it_is_a_keyword() -> None:
+    for sql in ("select system_user from t", "select 1 as system_user", "select t.system_user from t"):
+        for version in (150018, 160014):
+            assert Filter(Policy(server_version=version)).judge(sql.encode()).action is Action.ALLOW, (sql, version)

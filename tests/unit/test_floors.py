@@ -14,11 +14,11 @@ PURE = (
     "ours",
     "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats",
     "config rules cache constants certificates unnamed catalog",
-    "loading protocol walk refusals settings text operands shape catalog_rows taints ledger pool statements"
+    "loading protocol walk refusals settings text operands shape catalog_rows candidates taints ledger pool statements"
     " scram quotas",
     "guard",
     "replies functions scope role_probe users auth own_answer bound",
-    "unread findings access",
+    "unread reach findings access",
     "judgement lobby",
     "diagnosis",
     "conditions",

@@ -864,3 +864,42 @@ def test_attack_columns_named_like_functions_cost_no_more_the_more_there_are(mon
     without.learn_catalog(replace(CATALOG, operators={}))
     assert without.judge(f"select 1 from t x, {others} where {many}".encode()).action is Action.ALLOW
     assert asked < 10
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "with c as (select 1 as nextval) select c.nextval from c",
+        "with c (nextval) as (select 1) select c.nextval from c",
+        "with c (nextval) as (select 1) select d.nextval from c d",
+        "select s.nextval from (select 1 as nextval) s",
+        "select s.nextval from (select 1) s (nextval)",
+        "select s.nextval from (select total as nextval from t union select 2) s",
+        "with c as (select t.writer from (select 1 as writer) t) select c.writer from c",
+    ],
+)
+def test_column_of_a_query_is_no_call(sql: str) -> None:
+    assert judge(sql).action is Action.ALLOW, judge(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "with c as (select 't_seq'::text) select c.nextval from c",
+        "with c (a) as (select 1 as nextval) select c.nextval from c",
+        "select s.nextval from (select 1 as nextval) s (a)",
+        "select s.nextval from (select 1 as nextval) s, (select s.nextval from (select 2) s) x",
+        "with c as (select 1 as nextval) select c.nextval from u c",
+        "with c as (select 1 as nextval) select (select c.nextval from u c) from c",
+        "with c as (select 1 as nextval) select c.nextval from (with c as (select 2) select c.nextval from c) x, c",
+    ],
+)
+def test_attack_call_that_looks_like_a_column_of_a_query(sql: str) -> None:
+    assert judge(sql).action is Action.REFUSE, sql
+
+
+def test_function_with_the_name_of_a_keyword_is_looked_for_once_more() -> None:
+    judged = Filter(Policy(server_version=150018))
+    judged.learn_catalog(replace(CATALOG, version=150018))
+    verdict = judged.judge(b"select json_array(1)")
+    assert (verdict.rule, verdict.unresolved) == ("keyword-function", True)

@@ -1,0 +1,251 @@
+"""Tell what of a database's own types a statement can reach: columns that it touches, types that its values can be of.
+
+A table with a column of a type that is no read can be read, as long as nothing touches that column. And an operator or
+a function that takes such a type plays no part where no value of it can occur (see `candidates.py`). A value has its
+type from a column, a name of a type, a parameter, or the result of a function or operator: from nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from . import constants, operands, rules
+from .catalog import Callable, Catalog, Operator, Relation
+from .functions import Functions
+from .scope import Scope
+from .walk import Body
+
+_DERIVED = frozenset({"RangeSubselect", "RangeFunction", "RangeTableFunc", "JsonTable", "CommonTableExpr"})
+"""What else FROM can name."""
+_SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
+
+
+class Reach:
+    """Answer for one statement that was walked. `given` are the database's own types that its parameters can be of.
+
+    `variables`: what looks like a column can be a variable.
+    """
+
+    __slots__ = (
+        "_catalog",
+        "_found",
+        "_functions",
+        "_given",
+        "_own",
+        "_qualified",
+        "_relations",
+        "_scope",
+        "_touched",
+        "_unqualified",
+        "known",
+    )
+
+    def __init__(
+        self, scope: Scope, functions: Functions, catalog: Catalog, given: frozenset[int], *, variables: bool
+    ) -> None:
+        self._scope = scope
+        self._functions = functions
+        self._catalog = catalog
+        self._given = given
+        self._relations: list[tuple[Body, tuple[Relation, ...]]] | None = None
+        self._touched: dict[int, int] | None = None
+        self._own: frozenset[int] | None = None
+        self._found: dict[tuple[str, str], tuple[Relation, ...]] = {}
+        self._qualified: dict[tuple[str, str], str] = {}
+        self._unqualified: dict[str, str] | None = None
+        column = operands.nothing if variables else self._type_of_column
+        self.known = operands.Known(catalog.functions, catalog.operators, column)
+
+    @property
+    def touched(self) -> dict[int, int]:
+        """Give the types of the columns that the statement touches, each with a location."""
+        if self._touched is None:
+            mixed = any(each.own for _, meant in self._named() for each in meant)
+            self._touched = self._find_touched() if mixed else {}
+        return self._touched
+
+    @property
+    def own(self) -> frozenset[int]:
+        """Give the database's own types that values in the statement can be of."""
+        if self._own is None:
+            self._own = self._find_own()
+        return self._own
+
+    def _named(self) -> list[tuple[Body, tuple[Relation, ...]]]:
+        """Give the tables and views in the statement, and what each can mean."""
+        if self._relations is None:
+            self._relations = [
+                (node, self._meant(node.get("schemaname", ""), node["relname"]))
+                for kind, node in self._scope.walked.visited
+                if kind == "RangeVar" and not self._scope.is_query(node)
+            ]
+        return self._relations
+
+    def _meant(self, schema: str, name: str) -> tuple[Relation, ...]:
+        key = (schema, name)
+        if key not in self._found:
+            self._found[key] = self._catalog.relation(schema, name)
+        return self._found[key]
+
+    # -- columns -------------------------------------------------------------------------------------------------------
+
+    def _find_touched(self) -> dict[int, int]:
+        tables: defaultdict[str, list[Relation]] = defaultdict(list)
+        by_node: dict[int, list[Relation]] = {}
+        found: dict[int, int] = {}
+
+        def whole(relations: Iterable[Relation], location: int) -> None:
+            for each in relations:
+                for type_ in (each.row_type, *(each.own or {}).values()):
+                    found.setdefault(type_, location)
+
+        for node, meant in self._named():
+            mixed = [each for each in meant if each.own]
+            alias = node.get("alias", {})
+            if "colnames" in alias or self._scope.root == "CopyStmt":
+                whole(mixed, node.get("location", -1))  # the columns bear other names, or are not named
+            tables[alias.get("aliasname", node["relname"])] += mixed
+            by_node[id(node)] = mixed
+        every = [each for meant in tables.values() for each in meant]
+        expanded: set[int] = set()
+        for node in (node for kind, node in self._scope.walked.visited if kind == "SelectStmt"):
+            stars = [star for star in map(_star, node.get("targetList", ())) if star is not None]
+            if stars:
+                expanded.update(map(id, stars))
+                for table in _tables(node.get("fromClause", [])):
+                    whole(by_node.get(id(table), ()), stars[0].get("location", -1))
+        joins: set[str] = set()
+        for kind, node in self._scope.walked.visited:
+            if kind == "JoinExpr":
+                alias = node.get("alias", {})
+                joins.update(each["aliasname"] for each in (alias, node.get("join_using_alias")) if each)
+                if node.get("isNatural") or "colnames" in alias:
+                    whole(every, -1)
+                for using in node.get("usingClause", ()):
+                    _touch(using["String"]["sval"], every, found, -1)
+        columns = (self._functions.as_column(kind, node) for kind, node in self._scope.walked.visited)
+        for column in columns:
+            if column is None or id(column) in expanded:
+                continue
+            *qualifiers, last = ("*" if "A_Star" in part else part["String"]["sval"] for part in column["fields"])
+            location = column.get("location", -1)
+            near = tables[qualifiers[-1]] if qualifiers else every
+            if joins.intersection((*qualifiers[-1:], last)) or (last == "*" and not qualifiers):
+                whole(every, location)
+            elif qualifiers:
+                # x.f is f(x) where x has no column f.
+                whole((each for each in near if last not in each.columns | _SYSTEM_COLUMNS), location)
+            _touch(last, near, found, location)
+            whole(tables.get(last, ()), location)  # a whole row
+        return found
+
+    def _type_of_column(self, node: Body) -> str:
+        """Give the built-in type of a column where all that it can be in are tables and views; else TYPED."""
+        if any("A_Star" in part for part in node["fields"]):
+            return operands.TYPED
+        *qualifiers, name = (part["String"]["sval"] for part in node["fields"])
+        if not qualifiers:
+            if self._unqualified is None:
+                self._unqualified = self._find_unqualified()
+            return self._unqualified.get(name, operands.TYPED)
+        key = (qualifiers[-1], name)
+        if key not in self._qualified:
+            named = self._scope.tables(qualifiers[-1])
+            tables = [self._meant(schema, table) for schema, table, columns in named if columns is None]
+            found = {(each.types or {}).get(name) for meant in tables for each in meant}
+            is_certain = len(tables) == len(named) and len(found) == 1
+            self._qualified[key] = (found.pop() if is_certain else None) or operands.TYPED
+        return self._qualified[key]
+
+    def _find_unqualified(self) -> dict[str, str]:
+        """Give the types of columns whose names need no table's, where that is the same type in each table."""
+        called = self._plain_tables()
+        found: dict[str, set[str | None]] = {}
+        for meant in {id(meant): meant for _, meant in self._named()}.values() if called else ():
+            if not all(each.types for each in meant):
+                return {}
+            types = [each.types or {} for each in meant]
+            for name in {name for each in types for name in each}:
+                found.setdefault(name, set()).update(each.get(name) for each in types)
+        certain = ((name, types.pop()) for name, types in found.items() if len(types) == 1 and name not in called)
+        return {name: type_ for name, type_ in certain if type_ is not None}
+
+    def _plain_tables(self) -> frozenset[str]:
+        """Give what the tables in FROM are called, where there is nothing else, and no column bears another name."""
+        for kind, node in self._scope.walked.visited:
+            if kind in _DERIVED or (kind in ("RangeVar", "JoinExpr") and "colnames" in node.get("alias", ())):
+                return frozenset()
+        return frozenset(node.get("alias", {}).get("aliasname", node["relname"]) for node, _ in self._named())
+
+    # -- types of values -----------------------------------------------------------------------------------------------
+
+    def _find_own(self) -> frozenset[int]:
+        found = {*self._given, *self.touched}
+        # A whole row with columns of such types is among what is touched.
+        found.update(each.row_type for _, meant in self._named() for each in meant if not each.own)
+        waiting: list[tuple[Callable | Operator, tuple[str, ...] | None]] = []
+        for kind, node in self._scope.walked.visited:
+            if kind == "TypeName" and "names" in node:
+                found.update(self._types(*self._functions.meant_type(node["names"])))
+                continue
+            for name, arguments in self._called(kind, node):
+                found.update(self._types("", name))
+                waiting += ((each, arguments) for each in self._catalog.functions.get(name, ()) if each.gives)
+            if kind in operands.KINDS:
+                for use in operands.used(kind, node, self.known):
+                    meant = self._catalog.operators.get(use.name, ())
+                    waiting += ((each, use.given) for each in meant if each.gives)
+        while True:
+            own = frozenset(found)
+            found.update(
+                type_
+                for each, given in waiting
+                if operands.can_be_chosen(each.chosen, given, own)
+                for type_ in each.gives
+            )
+            if len(found) == len(own):
+                return own
+
+    def _types(self, schema: str, name: str) -> Iterator[int]:
+        return (each.oid for each in self._catalog.type(schema, name))
+
+    def _called(self, kind: str, node: Body) -> Iterator[tuple[str, tuple[str, ...] | None]]:
+        """Give the names of functions or types that a node calls, or may call, and what with."""
+        if kind == "FuncCall":
+            schema, name = self._functions.meant(node, *constants.qualified(node["funcname"]))
+            yield name, None if schema else operands.arguments(node, self.known)
+        elif kind == "ColumnRef" and "String" in node["fields"][-1] and len(node["fields"]) > 1:
+            yield node["fields"][-1]["String"]["sval"], (operands.TYPED,)
+        elif kind == "A_Indirection":
+            for part in node["indirection"]:
+                if "String" in part:
+                    yield part["String"]["sval"], (operands.OPEN,)
+        elif kind in rules.KEYWORD_FUNCTIONS:
+            name = rules.KEYWORD_FUNCTIONS[kind][0] or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
+            yield name, None
+
+
+def _star(target: Body) -> Body | None:
+    """Give the `*` that an output of a SELECT is."""
+    column: Body = target.get("ResTarget", {}).get("val", {}).get("ColumnRef", {})
+    return column if len(column.get("fields", ())) == 1 and "A_Star" in column["fields"][0] else None
+
+
+def _tables(items: list[Body]) -> Iterator[Body]:
+    """Give the tables that stand in a FROM, and in none below it."""
+    waiting = list(items)
+    while waiting:
+        ((kind, node),) = waiting.pop().items()
+        if kind == "RangeVar":
+            yield node
+        elif kind == "JoinExpr":
+            waiting += (node["larg"], node["rarg"])
+        elif kind == "RangeTableSample":
+            waiting.append(node["relation"])
+
+
+def _touch(name: str, relations: Iterable[Relation], found: dict[int, int], location: int) -> None:
+    for each in relations:
+        if each.own and name in each.own:
+            found.setdefault(each.own[name], location)
