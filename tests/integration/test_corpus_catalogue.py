@@ -90,7 +90,8 @@ select leaks_setting()
 select last(1)
 select public.lower('x'::varchar)
 select lower('x'::varchar)
-select lower(v) from t
+select lower(v::varchar) from t
+select lower(name) from (select v::varchar as name from t) s
 select touch()
 select * from json_to_record('{"a":"x"}') as r(a evildom)
 prepare p(evildom) as select $1
@@ -108,6 +109,7 @@ select 'a' === 'b'
 select 'a' operator(public.===) 'b'
 select slugify('x'), lower('X'), lower(v::text), id + 1, amount + 2, now() + interval '1 day' from t
 select pg_catalog.lower(v) from t
+select lower(v) from t
 select "Count"(1), "pg_catalog.count"(1)
 select t.amount, t.v from t
 select id from t where id in (1, 2) and id between 1 and 3 and v like 'x%'
