@@ -237,7 +237,7 @@ class Functions:
             self._memo[key] = refusal
         return refusal
 
-    def _judge(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None) -> Refusal | None:
+    def _judge(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None = None) -> Refusal | None:
         shown = dotted(schema, name)
         if self._deny.match(schema, name, unqualified=True):
             return _refusal(

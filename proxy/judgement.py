@@ -206,6 +206,8 @@ class Judgement:
 
     def _can_mean(self, found: tuple[Named, ...], given: tuple[str, ...] | None) -> tuple[Named, ...]:
         """Leave out the functions or operators that are not chosen where these arguments are given."""
+        if not self._functions.comes_first(""):
+            return found  # then not even an exact match of pg_catalog's is sure to be chosen
         own = None if self.own is None or self._reach is None or not found else self._reach.own
         return tuple(each for each in found if operands.can_be_chosen(each.chosen, given, own))
 

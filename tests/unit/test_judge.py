@@ -12,7 +12,7 @@ import pytest
 
 from proxy import judge as judging
 from proxy.catalog import Callable as Function
-from proxy.catalog import Catalog, Operator, Relation, Taint, Type
+from proxy.catalog import Catalog, Chosen, Operator, Relation, Taint, Type
 from proxy.catalogues import LOOK, MIN_INTERVAL, PATIENCE, RETRY, Catalogues
 from proxy.errors import CloseReason, QueryFailedError, UpstreamError
 from proxy.filter import Filter
@@ -44,11 +44,12 @@ class Asking:
         self.bugs += 1
 
 
+CHOSEN = Chosen(frozenset({3}), frozenset({("int4", "unknown")}))
 FULL = Catalog(
-    functions={"f": (Function(1, "public", 0, 2),)},
-    relations={"v": (Relation(2, "public", frozenset({"a", "b"})),)},
+    functions={"f": (Function(1, "public", 0, 2, chosen=CHOSEN, gives=frozenset({3})),)},
+    relations={"v": (Relation(2, "public", frozenset({"a", "b"}), 5, {"a": 3}, {"a": None, "b": "int4"}),)},
     types={"t": (Type(3, "public"),)},
-    operators={"@@": (Operator(4, "public", "text", ""),)},
+    operators={"@@": (Operator(4, "public", "text", "", CHOSEN, frozenset({3})),)},
     leaves={("function", 1): ((Effect.SETTING_INSIDE, "timezone"),)},
     taints={("function", 1): Taint("function public.f()", "it writes", "public.f", "extension-function")},
     tainted_operators=frozenset({"@@"}),
