@@ -195,7 +195,8 @@ class Reach:
             if kind in operands.KINDS:
                 for use in operands.used(kind, node, self.known):
                     meant = self._catalog.operators.get(use.name, ())
-                    waiting += ((each, use.given) for each in meant if each.gives)
+                    # With its schema written, no built-in one is chosen before it.
+                    waiting += ((each, None if use.schema else use.given) for each in meant if each.gives)
         while True:
             own = frozenset(found)
             found.update(

@@ -41,6 +41,8 @@ CREATE FUNCTION "case"(int) RETURNS mood LANGUAGE sql AS $$ SELECT 'well'::mood 
 CREATE FUNCTION rows_of() RETURNS TABLE (i int, x mood) LANGUAGE sql AS $$ SELECT 1, 'well'::mood $$;
 CREATE FUNCTION sum_of(int, int) RETURNS mood LANGUAGE sql AS $$ SELECT 'well'::mood $$;
 CREATE OPERATOR <@@> (FUNCTION = sum_of, LEFTARG = int, RIGHTARG = int);
+CREATE FUNCTION sum_of(bigint, bigint) RETURNS mood LANGUAGE sql AS $$ SELECT 'well'::mood $$;
+CREATE OPERATOR - (FUNCTION = sum_of, LEFTARG = bigint, RIGHTARG = bigint);
 """
 OPERATOR = f"""
 CREATE FUNCTION same(mood, mood) RETURNS bool {_NOTIFYING};
@@ -65,6 +67,7 @@ BY_VALUE = [
     "SELECT x = 'well' FROM rows_of()",
     "SELECT (rows_of()).x = 'well'",
     "SELECT (1 <@@> 2) = 'well'",
+    "SELECT (3 OPERATOR(public.-) 4) = 'well'",
     "SELECT \"case\"(1) = 'well'",
     "SELECT t.of_row = 'well' FROM t",
     "SELECT (t).of_row = 'well' FROM t",
