@@ -21,6 +21,8 @@ PROVED = {
     "B-ext-0626": "the body of the function with the long name reads",
 }
 """Blocked cases that are reads by a live catalogue: they are about names, and the fixture's functions are honest."""
+BY_BIND = {"B-txn-rw-0155": "the values of each Bind are judged: see test_set_config.py"}
+"""Blocked cases that are not refused at their Parse."""
 SPOILED = {"A-cap-0136": "the policy on rls calls chk, which writes"}
 """Allowed cases that are none by a live catalogue."""
 

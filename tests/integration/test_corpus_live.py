@@ -12,7 +12,7 @@ import pytest
 from proxy import protocol as p
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
-from tests.corpus import EXTENSIONS, PROVED, SPOILED, SQL, create
+from tests.corpus import BY_BIND, EXTENSIONS, PROVED, SPOILED, SQL, create
 from tests.running import SideCart
 from tests.wire import Wire
 
@@ -63,6 +63,8 @@ def test_what_the_corpus_blocks_is_refused(corpus: SideCart, ask: Callable[[Wire
     with Wire(corpus.port, "corpus") as wire:
         for case in SQL:
             if case["verdict"] != "block" or case.get("policy_knob") or case["id"] in PROVED:
+                continue
+            if ask is parsed and case["id"] in BY_BIND:
                 continue
             outcome = ask(wire, case["sql"])
             # Also what is no SQL, and several statements in one Parse.
