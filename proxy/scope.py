@@ -154,7 +154,8 @@ def _outputs(query: Body) -> frozenset[str]:
         select = select["larg"]
     targets = [target["ResTarget"] for target in select.get("targetList", ())]
     named = {target["name"] for target in targets if "name" in target}
-    fields = [target["val"]["ColumnRef"]["fields"][-1] for target in targets if "ColumnRef" in target.get("val", ())]
+    bare = (target["val"].get("ColumnRef") for target in targets if "name" not in target)
+    fields = [column["fields"][-1] for column in bare if column is not None]
     return frozenset(named.union(field["String"]["sval"] for field in fields if "String" in field))
 
 

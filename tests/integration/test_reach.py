@@ -23,6 +23,7 @@ TABLES = """
 CREATE TYPE mood AS ENUM ('well', 'ill');
 CREATE TYPE other AS ENUM ('well', 'ill');
 CREATE TYPE pair AS (a int, b int);
+CREATE TABLE columns_of (hidden int); INSERT INTO columns_of VALUES (1);
 CREATE TABLE t (id int, name text, m mood);
 INSERT INTO t VALUES (5, 'x', 'well');
 CREATE TABLE u (id int, m mood, s other, email varchar(99), total numeric, made timestamptz, meta jsonb, tags text[]);
@@ -52,6 +53,7 @@ CREATE OPERATOR || (FUNCTION = joined, LEFTARG = mood, RIGHTARG = mood);
 CREATE FUNCTION joined(pair, pair) RETURNS text {_NOTIFYING};
 CREATE OPERATOR || (FUNCTION = joined, LEFTARG = pair, RIGHTARG = pair);
 CREATE FUNCTION lower(mood) RETURNS text {_NOTIFYING};
+CREATE FUNCTION hidden(anyelement) RETURNS text {_NOTIFYING};
 CREATE FUNCTION to_pair(int) RETURNS pair LANGUAGE sql IMMUTABLE AS $$ SELECT ROW($1, $1)::pair $$;
 CREATE CAST (int AS pair) WITH FUNCTION to_pair(int) AS IMPLICIT;
 CREATE CAST (other AS mood) WITH INOUT AS IMPLICIT;
@@ -104,6 +106,8 @@ BY_VALUE = [
     "SELECT s || s FROM u",
     "SELECT 1 || 2",
     "SELECT id || id FROM plain",
+    "SELECT x.hidden FROM (SELECT c.hidden AS other FROM columns_of c) x",
+    "WITH x AS (SELECT c.hidden AS other FROM columns_of c) SELECT x.hidden FROM x",
 ]
 """Each gets a value of one of the types to an operator or a function that is no read."""
 UNTOUCHED = [
