@@ -342,7 +342,7 @@ class Carrying(Linked):
         """Put statements that SQL names on the link under their own names: PREPARE, EXECUTE and DEALLOCATE see them.
 
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
-        this client's alone. `query`: in front of a Query; `ended`: behind a ROLLBACK of ours. Raises UnsettledError.
+        this client's alone. `query`: in front of a Query; `ended`: behind a Query of ours alone. Raises UnsettledError.
         """
         if link.replies.status == p.FAILED and not link.replies.owed:
             return b""  # whatever it is, the server says no more than that the transaction has failed
@@ -538,7 +538,7 @@ class Carrying(Linked):
         return link.replies.status != p.FAILED
 
     def _replan(self, link: Upstream, *, query: bool = False) -> bytes:
-        """Have functions plan anew. Ahead of a Query nothing that raises UnsettledError may follow: it is one, too."""
+        """Have functions plan anew. Ahead of a Query it is one, too, which is unanswered then."""
         self._replans = False
         link.held.drop_apart()
         if not query:
@@ -638,6 +638,11 @@ class Carrying(Linked):
                 self._discards = self.groups.sent
                 self._put_off = True
                 return b""
+            just: dict[str, Restore] = {}
+            for effect, name in effects:
+                just |= self.ledger.lost_by(effect, name)
+            if self.ledger.lost.keys() <= just.keys():  # this runs if the RESET has, and takes no snapshot
+                return b"".join(self._help(set_again(*each), r.SKIP_SET) for each in self.ledger.lost.items())
             return self._help(restore(self.ledger.lost), r.SKIP_SET)
         self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
         return p.query(restore(self.ledger.lost))

@@ -519,16 +519,16 @@ class Session(Answering):
                 return self._refuse(verdict, simple=True, unnamed=True)
             if self._put_off and self.groups.unanswered:
                 raise UnsettledError
-            replans = self._has_to_replan(link, verdict)
             before = self._set_after_discard(verdict)
+            replans = self._has_to_replan(link, verdict)
+            if replans:  # ahead of statements that keep what they were parsed as
+                before += self._replan(link, query=True)
             if failed and self._ends_failed(verdict, verdict.text or text):
                 before += self._provide_in_failed(link, verdict)
             elif verdict.effects:
-                before += self._provide_own(link, verdict, query=True)
+                before += self._provide_own(link, verdict, query=True, ended=replans)
         except UnsettledError:
             return self._stall()
-        if replans:
-            before += self._replan(link, query=True)
         if self._block == OURS:
             before += self._help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
         replaced = self._let_through(link, verdict)
@@ -619,12 +619,12 @@ class Session(Answering):
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
             told = self._can_be_told(verdict)
             before = self._set_after_discard(verdict)
+            if self._has_to_replan(link, verdict):
+                before += self._replan(link)
             if verdict.effects:
                 before += self._provide_own(link, verdict, parse=True)
         except UnsettledError:
             return self._stall()
-        if self._has_to_replan(link, verdict):
-            before += self._replan(link)
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True

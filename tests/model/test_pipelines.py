@@ -122,6 +122,12 @@ FOUND = {
     "an unnamed statement that is ignored behind an error": """
         A: P t 'select 1', S, P t 'select 7', P "" 'set timezone to ''Asia/Tokyo''' | S, B "" "", E "", S
     """,
+    "an isolation level behind a RESET of its group, of a client with a start-up setting": """
+        A [DateStyle=German]: P t 'reset datestyle', S | B p t, E p | Q 'start transaction isolation level repeatable read' | Q 'show datestyle'
+    """,  # noqa: E501
+    "EXECUTE behind a SET LOCAL of the statement's group": """
+        A: P "" 'set local timezone to ''Asia/Tokyo''', B "" "", E "", P t 'select timestamptz ''2025-06-01 00:00'', ''01/02/2020''::date', S, Q 'execute t'
+    """,  # noqa: E501
     "EXECUTE behind a setting of its group, which has functions plan anew": """
         A: P t 'set datestyle to german' | B "" t, E "", Q 'execute s', Q 'execute t'
     """,
