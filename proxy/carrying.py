@@ -344,7 +344,7 @@ class Carrying(Linked):
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
         this client's alone. `query`: in front of a Query; `ended`: behind a Query of ours alone. Raises UnsettledError.
         """
-        if link.replies.status == p.FAILED and not link.replies.owed:
+        if self._status_behind(link) == p.FAILED:
             return b""  # whatever it is, the server says no more than that the transaction has failed
         wanted: dict[bytes, tuple[Statement, bool]] = {}
         lists = False

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 from . import constants, operands, refusals, rules, settings, unread
 from . import text as texts
-from .catalog import CAST_TO, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
+from .catalog import CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
 from .catalog import Callable as Function
 from .functions import Functions
 from .policy import Policy
@@ -376,10 +376,35 @@ class Judgement:
         if taint is not None:
             raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
         self.effects += self._catalog.left_by(RELATION, meant)
+        if name in rules.ANYARRAYS and schema in ("", "pg_catalog"):
+            self._values_of_any_type(name, self._catalog, scope)
+            return
         if any(each.own for each in meant):
             self._mixed = True  # which of its columns the statement touches is asked of each statement
         else:
             self._read.add(key)
+
+    def _values_of_any_type(self, name: str, catalog: Catalog, scope: Scope) -> None:
+        """Judge every type of the database where a statement touches a column that holds values of any type.
+
+        What is given them looks them over at run time: to_json() casts them.
+        """
+        rows = {name}  # the name of a table is its whole row
+        for kind, node in scope.walked.visited:
+            if kind in ("RangeVar", "JoinExpr", "RangeSubselect"):
+                alias = node.get("alias", {})
+                rows.update(alias[part] for part in ("aliasname",) if part in alias)
+                if "colnames" in alias or node.get("isNatural"):
+                    rows.update(_ANY_COLUMN)
+        for kind, node in scope.walked.visited:
+            if kind != "ColumnRef":
+                continue
+            last = node["fields"][-1]
+            if "A_Star" in last or rows >= _ANY_COLUMN or last["String"]["sval"] in rules.ANYARRAYS[name] | rows:
+                for type_ in (each.oid for found in catalog.types.values() for each in found):
+                    if type_ >= FIRST_NORMAL_OID:
+                        self._touch(type_, node.get("location", -1))
+                return
 
     def _touch(self, type_: int, location: int) -> None:
         """Judge the type of a column that the statement touches, or of the rows of a table."""
@@ -641,6 +666,8 @@ class Judgement:
 
 
 _NOTHING = operands.Known({}, {}, operands.nothing)
+_ANY_COLUMN = frozenset({"*"})
+"""Stands for every name, where columns have other ones than their tables give them."""
 _TEXT_DEPTH = 3
 _PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
 _NAME_PART = re.compile(_PART)

@@ -230,7 +230,6 @@ class Ledger:
             self.as_asked = self.as_asked and found[APPLICATION_NAME] == value
         self.settings = Settings.of((kept | reset | found).items())
         self.asked = frozenset()
-        self.ended()
         carried = all(
             name not in _STAY_BEHIND or _STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
         )

@@ -153,6 +153,8 @@ class _Court:
         self._anywhere = Functions(self._policy, recording, remember=False)
         self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
         self.objects: dict[Key, Finding] = {}
+        records = {oid for oid, type_ in self._types.items() if type_.name in _ROWS}
+        self._record_givers = {row.name.lower() for row in rows.functions if records.issuperset(row.returns)}
         self._leaves: set[tuple[Effect, str]] = set()  # what the object that is judged leaves behind
         self._judge_all()
         self._left = carried(self.objects)
@@ -405,7 +407,7 @@ class _Court:
             raise _Spoiled(f"its body {unreadable.why}", Place(unreadable.text, unreadable.line)) from unreadable
         pieces = {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}
         own: frozenset[int] | None = self._candidates.given((*row.arguments, *row.returns))
-        if parts.row_types or self._takes_anything(row):
+        if parts.row_types or self._takes_anything(row) or self._takes_rows(row):
             own = None
         while True:
             # A variable takes a value from one piece to another.
@@ -555,6 +557,13 @@ class _Court:
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 
+    def _takes_rows(self, row: FunctionRow) -> bool:
+        """Tell whether a function in PL/pgSQL gets rows from elsewhere, whose columns can be of any type."""
+        if any(self._types[oid].name in _ROWS for oid in row.arguments if oid in self._types):
+            return True
+        words = {word.lower() for word in _WORD.findall(row.source)}
+        return not words.isdisjoint(_CURSORS) or not words.isdisjoint(self._record_givers)
+
     def _takes_anything(self, row: FunctionRow) -> bool:
         """Tell whether a function in SQL takes arguments of types that its call decides: of void, among others."""
         return any(_is_polymorphic(self._types[oid].name) for oid in row.arguments if oid in self._types)
@@ -703,6 +712,9 @@ def _voids(rows: Rows) -> frozenset[str]:
     return frozenset(operators.union(functions.values()))
 
 
+_ROWS = frozenset({"record", "_record", "refcursor", "_refcursor"})
+_CURSORS = frozenset({"fetch", "cursor", "refcursor"})
+_WORD = re.compile(r"\w+")
 _READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
 _COMPILED = ("c", "internal")
 

@@ -429,6 +429,18 @@ SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 TRANSACTION_ID_FUNCTIONS = frozenset(name for name, function in FUNCTIONS.items() if function.group == "transaction_id")
 """Functions that give their transaction an id where it has none: the one trace that a read may leave."""
 
+ANYARRAYS: dict[str, frozenset[str]] = {
+    "pg_attribute": frozenset({"attmissingval"}),
+    "pg_statistic": frozenset(f"stavalues{number}" for number in range(1, 6)),
+    "pg_statistic_ext_data": frozenset({"stxdexpr"}),
+    **dict.fromkeys(
+        ("pg_stats", "pg_stats_ext_exprs"),
+        frozenset({"most_common_vals", "histogram_bounds", "most_common_elems", "range_length_histogram"})
+        | {"range_bounds_histogram"},
+    ),
+}
+"""Relations of pg_catalog with columns of type anyarray, and these columns: they hold values of any type."""
+
 STATEMENTS_VIEW, STATEMENTS_FUNCTION = "pg_prepared_statements", "pg_prepared_statement"
 """What shows the prepared statements of the session (system view): those of other clients are taken away before."""
 SHARED_SCHEMA = "pg_catalog"

@@ -261,10 +261,16 @@ def test_attack_variable_that_takes_the_value_to_the_operator(server: EmbeddedSe
         "record": "DECLARE r record; BEGIN SELECT * INTO r FROM t; RETURN r.m = 'well'; END",
         "loop": "DECLARE r record; BEGIN FOR r IN SELECT m AS x FROM t LOOP RETURN r.x = 'well'; END LOOP; END",
         "result": "DECLARE r record; BEGIN r := rows_of(); RETURN r.x = 'well'; END",
+        "row of any type": "DECLARE r record; BEGIN r := some_row(); RETURN r.m = 'well'; END",
+        "cursor by its name": "DECLARE c refcursor := 'c'; r record; BEGIN FETCH c INTO r; RETURN r.m = r.m; END",
     }
+    server.sql("CREATE FUNCTION some_row() RETURNS record LANGUAGE sql AS $$ SELECT t FROM t $$", database)
     for number, body in enumerate(bodies.values()):
         server.sql(f"CREATE FUNCTION carries{number}() RETURNS bool LANGUAGE plpgsql AS $$ {body} $$", database)
     server.sql("CREATE FUNCTION given(x mood) RETURNS bool LANGUAGE sql AS $$ SELECT x = 'well' $$", database)
+    rows = "CREATE FUNCTION row_of(r {}) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN r.m = r.m; END $$"
+    if server.sql("SHOW server_version_num") >= "140000":
+        server.sql(rows.format("record"), database)
     server.sql(
         "CREATE FUNCTION taken(x mood) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RETURN x = 'well'; END $$", database
     )
@@ -275,11 +281,43 @@ def test_attack_variable_that_takes_the_value_to_the_operator(server: EmbeddedSe
     server.sql("CREATE FUNCTION asks(a text) RETURNS bool LANGUAGE sql AS $$ SELECT a = 'x' AND 5 = 5 $$", database)
     judge = learn(server, database)
     attacks = [f"SELECT carries{number}()" for number in range(len(bodies))]
+    by_cursor = "BEGIN; DECLARE c CURSOR FOR SELECT * FROM t; {}; ROLLBACK"
     for text in [*attacks, "SELECT given('well')", "SELECT taken('well')"]:
-        assert runs(server, text, database), text
+        assert runs(server, by_cursor.format(text) if text == attacks[-1] else text, database), text
         assert judge.judge(text.encode()).rule == "unproved-function", text
+    assert judge.judge(b"SELECT row_of(t) FROM t").action is Action.REFUSE
     for text in ("SELECT counts('x')", "SELECT asks('x')"):
         assert judge.judge(text.encode()).action is Action.ALLOW, judge.judge(text.encode())
+
+
+def test_attack_column_of_the_catalogues_that_holds_values_of_any_type(server: EmbeddedServer) -> None:
+    """to_json() looks for the casts of what it is given when it runs."""
+    server.sql("CREATE DATABASE reach_any")
+    try:
+        server.sql(
+            f"""CREATE TYPE mood AS ENUM ('well');
+            CREATE FUNCTION to_json(mood) RETURNS json {_NOTIFYING};
+            CREATE CAST (mood AS json) WITH FUNCTION to_json(mood);
+            CREATE TABLE t (id int); INSERT INTO t VALUES (1); ALTER TABLE t ADD m mood DEFAULT 'well';""",
+            "reach_any",
+        )
+        judge = learn(server, "reach_any")
+        where = "WHERE attrelid = 't'::regclass AND attnum = 2"
+        for text in (
+            f"SELECT pg_catalog.to_json(attmissingval) FROM pg_attribute {where}",
+            f"SELECT row_to_json(x) FROM pg_catalog.pg_attribute x {where}",
+            f"SELECT json_agg(x.*) FROM pg_attribute x {where}",
+            f"SELECT json_agg(pg_attribute) FROM pg_attribute {where}",
+            f"SELECT row_to_json(s) FROM (SELECT * FROM pg_attribute {where}) s",
+            f"WITH q AS (TABLE pg_attribute) SELECT json_agg(q) FROM q {where}",
+            f"SELECT json_build_array(attmissingval) FROM pg_attribute {where}",
+        ):
+            assert runs(server, text, "reach_any"), text
+            assert judge.judge(text.encode()).action is Action.REFUSE, text
+        for text in (f"SELECT attname, atttypid::regtype FROM pg_attribute {where}", "SELECT tablename FROM pg_stats"):
+            assert judge.judge(text.encode()).action is Action.ALLOW, text
+    finally:
+        server.sql("DROP DATABASE reach_any")
 
 
 def test_attack_operator_of_built_in_types(server: EmbeddedServer) -> None:

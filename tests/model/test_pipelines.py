@@ -128,6 +128,9 @@ FOUND = {
     "EXECUTE behind a SET LOCAL of the statement's group": """
         A: P "" 'set local timezone to ''Asia/Tokyo''', B "" "", E "", P t 'select timestamptz ''2025-06-01 00:00'', ''01/02/2020''::date', S, Q 'execute t'
     """,  # noqa: E501
+    "names for a Query that a failed transaction ignores, behind a Close": """
+        A: P b 'select 1', S | Q 'begin', Q 'select nope' | C S a, Q 'explain execute b; rollback to s; deallocate a' | Q 'rollback'
+    """,  # noqa: E501
     "EXECUTE behind a setting of its group, which has functions plan anew": """
         A: P t 'set datestyle to german' | B "" t, E "", Q 'execute s', Q 'execute t'
     """,

@@ -297,6 +297,8 @@ def test_settings_that_shape_a_parse_are_unknown_until_they_are_read_back(effect
         ledger.ended()
         assert ledger.context is None
         answer(ledger, {"datestyle": "ISO"})
+        assert ledger.context is None, "what was sent meanwhile may have changed it for its transaction"
+        ledger.ended()
         assert ledger.context is Settings.of([("datestyle", "ISO")])
     else:
         assert ledger.context is Settings.of([("datestyle", "German")])
