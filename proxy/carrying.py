@@ -344,7 +344,7 @@ class Carrying(Linked):
         Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
         this client's alone. `query`: in front of a Query; `ended`: behind a Query of ours alone. Raises UnsettledError.
         """
-        if self._status_behind(link) == p.FAILED:
+        if self._status_behind(link) == p.FAILED and not (ended or self.groups.unanswered):
             return b""  # whatever it is, the server says no more than that the transaction has failed
         wanted: dict[bytes, tuple[Statement, bool]] = {}
         lists = False
@@ -423,6 +423,8 @@ class Carrying(Linked):
         group = self.groups.sent
         if self._asked_in != group or self._ran_in == group or self._block or self._blind:
             return False
+        if self.link is not None and self._status_behind(self.link) == p.FAILED:
+            return False  # it fails in any case
         if any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
             return True
         return verdict.kind in ("begin", "multi") and self._read_in != group

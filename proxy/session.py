@@ -31,7 +31,7 @@ from proxy.filter import Filter
 from proxy.guard import UNKNOWN
 from proxy.house import House, Upstream, Wire
 from proxy.judging import Judging
-from proxy.ledger import PREPARED_STATEMENT, Ledger
+from proxy.ledger import ENCODING, PREPARED_STATEMENT, Ledger
 from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.ours import NO_NAME, PREFIX
 from proxy.pool import Pool
@@ -570,7 +570,7 @@ class Session(Answering):
     ) -> bytes | None:
         """Serve a message in the encoding in which the server reads it, if that is known before all is answered."""
         if self.link is None or not (self.link.replies.owed or self._group_open):
-            self._recoded = (self.groups.sent, self.codec)
+            self._recoded = (self.groups.sent, self._codec_ahead())
         group, codec = self._recoded
         if group != self.groups.sent:
             return serve(data, pos, end)
@@ -579,6 +579,14 @@ class Session(Answering):
             return serve(data, pos, end)
         finally:
             self.codec = answered
+
+    def _codec_ahead(self) -> str:
+        """Return the codec by which the server reads what is sent now; nothing is unanswered.
+
+        Behind a DISCARD ALL what the client connected with is set again first: see `_check_discarded`.
+        """
+        again = None if self._discards is None else self.ledger.lost.get(ENCODING)
+        return self.codec if again is None else self.filter.python_codec(again[0]) or self.codec
 
     def _parse(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self.ledger.recodes:

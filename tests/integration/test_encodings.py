@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
+from proxy import protocol as p
 from proxy import rules
 from proxy import text as texts
 from proxy.commands.embedded import EmbeddedServer
+from proxy.config import Upstream
 from proxy.rules import Refused
+from tests.running import SideCart, wait_until
+from tests.wire import Wire, bind, execute
 
 NAMES = {"eucjp": "EUC_JP", "eucjis2004": "EUC_JIS_2004", "euckr": "EUC_KR", "euccn": "EUC_CN"}
 """Where the key is not the server's name, too."""
@@ -50,3 +55,31 @@ def test_attack_character_that_the_server_takes_for_another_one(postgres: Embedd
         if told[bytes_.hex()] not in ("", text.encode().hex())
     }
     assert wrong == {}
+
+
+def test_attack_letters_behind_a_discard_all_that_ends_what_the_client_has_set(
+    postgres: EmbeddedServer, upstream: Upstream
+) -> None:
+    """Behind DISCARD ALL the client's first encoding is set again ahead of what it sends next."""
+    postgres.sql("DROP DATABASE IF EXISTS lowered WITH (FORCE)")
+    postgres.sql("CREATE DATABASE lowered ENCODING LATIN1 LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    postgres.sql(
+        "SET client_encoding TO 'UTF8'; CREATE FUNCTION \"é\"() RETURNS text LANGUAGE sql AS $$ SELECT 'read' $$;"
+        ' CREATE FUNCTION "ã©"() RETURNS text LANGUAGE plpgsql'
+        " AS $$ BEGIN PERFORM pg_notify('c', ''); RETURN 1; END $$",
+        "lowered",
+    )
+
+    def group(text: bytes, *values: bytes) -> bytes:
+        return p.parse(b"", text) + bind("", values) + execute() + p.SYNC_MESSAGE
+
+    set_it = group(b"select set_config($1, $2, $3)", b"client_encoding", b"utf8", b"f")
+    with SideCart(replace(upstream, dbname="lowered")) as own:
+        wait_until(lambda: "catalogue loaded" in own.log, 20, "the catalogue")
+        with Wire(own.port, "lowered") as wire:
+            wire.send(set_it + group(b"discard all") + group(b'select "\xc3\xa9"()'))
+            assert ["E" in wire.until_ready() for _ in range(3)] == [False, False, True]
+            assert wire.error["C"] in ("22021", "42883", "42501"), wire.error
+            assert "S" in wire.send(set_it + p.query(b"select 1")).until_ready()
+            wire.until_ready()
+            assert "E" not in wire.send(group(b'select "\xc3\xa9"()')).until_ready(), wire.error

@@ -131,6 +131,15 @@ FOUND = {
     "names for a Query that a failed transaction ignores, behind a Close": """
         A: P b 'select 1', S | Q 'begin', Q 'select nope' | C S a, Q 'explain execute b; rollback to s; deallocate a' | Q 'rollback'
     """,  # noqa: E501
+    "a BEGIN behind an EXECUTE that a failed transaction ignores": """
+        A: Q 'begin', Q 'select nope' | C S zz, P "" 'execute c', Q 'begin', S, Q 'show timezone' | Q 'rollback'
+    """,
+    "an EXECUTE that a failed transaction ignores, of a client that is pinned, behind a Close": """
+        A: P b 'select 1', S | Q 'begin' | Q 'declare a cursor with hold for select 1' | Q 'select 1/0' | C S a, Q 'execute b' | Q 'rollback'
+    """,  # noqa: E501
+    "PREPARE behind a Query and the ROLLBACK of a failed transaction": """
+        A: Q 'begin', P s 'select 7', B "" t ('4'), S | Q 'show search_path', Q 'rollback; prepare s as select 13'
+    """,
     "EXECUTE behind a setting of its group, which has functions plan anew": """
         A: P t 'set datestyle to german' | B "" t, E "", Q 'execute s', Q 'execute t'
     """,
