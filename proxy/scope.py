@@ -81,7 +81,7 @@ class Scope:
                 continue
             columns = _columns(alias)
             if kind == "RangeSubselect":
-                tables.add(("", "", _outputs(node["subquery"]) if columns is None else columns))
+                tables.add(("", "", _outputs(node["subquery"], name) if columns is None else columns))
             elif kind != "RangeVar":
                 found[name] = None
             elif columns is None and self.is_query(node):
@@ -96,7 +96,7 @@ class Scope:
         return [
             frozenset(column["String"]["sval"] for column in query["aliascolnames"])
             if "aliascolnames" in query
-            else _outputs(query["ctequery"])
+            else _outputs(query["ctequery"], name)
             for query in queries
         ]
 
@@ -147,15 +147,19 @@ def _used(kind: str, node: Body) -> list[str]:
 _NAMES_ALONE = operands.Known({}, {}, operands.nothing)
 
 
-def _outputs(query: Body) -> frozenset[str]:
-    """Give the names of a query's columns, as far as they are written there: FigureColname(), parser/parse_target.c."""
+def _outputs(query: Body, own: str) -> frozenset[str]:
+    """Give the names of a query's columns, as far as they are written there: FigureColname(), parser/parse_target.c.
+
+    `own` is what the query is called: nothing that it has from something of that name says what it has itself.
+    """
     select = query.get("SelectStmt", {})
     while "larg" in select:
         select = select["larg"]
     targets = [target["ResTarget"] for target in select.get("targetList", ())]
     named = {target["name"] for target in targets if "name" in target}
     bare = (target["val"].get("ColumnRef") for target in targets if "name" not in target)
-    fields = [column["fields"][-1] for column in bare if column is not None]
+    columns = (column["fields"] for column in bare if column is not None)
+    fields = [names[-1] for names in columns if names[-2:-1] != [{"String": {"sval": own}}]]
     return frozenset(named.union(field["String"]["sval"] for field in fields if "String" in field))
 
 

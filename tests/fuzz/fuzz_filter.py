@@ -251,7 +251,7 @@ class Contract:
             return verdict, f"another verdict from the filter that remembers: {remembered}"
         several = parsed.rule == "several-statements" and verdict.kind in ("multi", "unparsable")
         # What set_config is given may be judged later, at a Bind: then something else is what is wrong, or nothing.
-        later = parsed.at_bind or verdict.rule in ("setting-name", "setting-value")
+        later = parsed.at_bind or verdict.rule.startswith(("setting", "encoding", "reset-read-only"))
         if parsed != verdict and not several and not later:
             return verdict, f"another verdict for Parse: {parsed}"
         wrong = breach(self._cold, text, encoding, verdict)
