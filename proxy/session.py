@@ -517,8 +517,6 @@ class Session(Answering):
             opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
             if opens and self._group_open:
                 return self._refuse(verdict, simple=True, unnamed=True)
-            if self._put_off and self.groups.unanswered:
-                raise UnsettledError
             before = self._set_after_discard(verdict)
             replans = self._has_to_replan(link, verdict)
             if replans:  # ahead of statements that keep what they were parsed as

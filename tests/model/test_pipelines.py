@@ -140,6 +140,9 @@ FOUND = {
     "PREPARE behind a Query and the ROLLBACK of a failed transaction": """
         A: Q 'begin', P s 'select 7', B "" t ('4'), S | Q 'show search_path', Q 'rollback; prepare s as select 13'
     """,
+    "a list of statements behind a DISCARD ALL of its group, of a client with a start-up setting": """
+        A [options=-c app.tenant=start]: P "" 'discard all', B "" "", E "", P "" 'select name, statement, from_sql from pg_prepared_statements order by name', S
+    """,  # noqa: E501
     "EXECUTE behind a setting of its group, which has functions plan anew": """
         A: P t 'set datestyle to german' | B "" t, E "", Q 'execute s', Q 'execute t'
     """,
