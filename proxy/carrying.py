@@ -518,8 +518,8 @@ class Carrying(Linked):
         """Set start-up settings again for what is parsed or bound behind a DISCARD ALL of the same group.
 
         Not in front of another one: what runs ahead of it in a group forbids it (PreventInTransactionBlock(), xact.c).
-        All names are gone in this group, and where nothing else is unanswered nothing behind this raises UnsettledError.
-        Until then this does: what it registers would be owed, and never sent.
+        All names are gone in this group. Where nothing else is unanswered nothing behind this raises UnsettledError;
+        until then this does: what it registers would be owed, and never sent.
         """
         if not self._put_off or any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects):
             return b""
