@@ -94,6 +94,8 @@ class Answering(Carrying):
             return None
         if self.groups.unanswered:
             return self._stall()
+        if self._obscured_in != self.groups.sent:
+            return None  # what has changed it was in a group before this one, and is answered
         error = p.error_response(
             "ERROR",
             FEATURE_NOT_SUPPORTED,

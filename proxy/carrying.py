@@ -248,6 +248,7 @@ class Carrying(Linked):
         inside = tuple(each for each in verdict.effects if each[0] is Effect.SETTING_INSIDE)
         if inside:
             self._pin_for(inside)
+            self._obscured_in = self.groups.sent
             self._recoded = (NEVER, "")
 
     def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
@@ -277,14 +278,17 @@ class Carrying(Linked):
         does not tell, or that may end the transaction for which it was set: it is not known any more.
         """
         group = self.groups.sent
-        if verdict is not None and verdict.codec:
-            self._recoded = (group, verdict.codec)
-        elif self._recoded[0] == group and not (
+        if (
             verdict is not None
             and verdict.kind in _READS
             and not verdict.steers
             and all(effect in _VALUES and name != ENCODING for effect, name in verdict.effects)
         ):
+            return
+        self._obscured_in = group
+        if verdict is not None and verdict.codec:
+            self._recoded = (group, verdict.codec)
+        elif self._recoded[0] == group:
             self._recoded = (NEVER, "")
 
     def _note_portal(self, portal: bytes, verdict: Verdict | None) -> None:

@@ -160,18 +160,18 @@ class Client:
 
     def _note_end(self) -> None:
         if not self._finished[0]:
-            self._finished = (self._house.now(), 0 if self.session is None else self.session.activity)
+            self._finished = (self._house.now(), 0 if self.session is None else self.session.delivered)
 
     def look_at_end(self, now: float) -> None:
         """End a client that sends nothing more where it is gone, or nothing has come for it for long enough."""
-        since, activity = self._finished
+        since, delivered = self._finished
         if not since:
             return
         session = self.session
-        seen = 0 if session is None else session.activity
+        seen = 0 if session is None else session.delivered
         if self._wire.ended is End.RESET:
             self.client_lost()
-        elif seen != activity or (session is not None and session.unread):
+        elif seen != delivered or (session is not None and session.unread):
             self._finished = (now, seen)  # what is written to one that is closed is answered with a reset
         elif now - since >= self._house.half_close_grace:
             self.client_lost()

@@ -389,6 +389,11 @@ class Judgement:
 
         What is given them looks them over at run time: to_json() casts them.
         """
+        if not any(
+            kind in rules.KEYWORD_FUNCTIONS or (kind == "FuncCall" and "json" in node["funcname"][-1]["String"]["sval"])
+            for kind, node in scope.walked.visited
+        ):
+            return
         rows = {name}  # the name of a table is its whole row
         for kind, node in scope.walked.visited:
             if kind in ("RangeVar", "JoinExpr", "RangeSubselect"):

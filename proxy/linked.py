@@ -115,6 +115,7 @@ class Linked:
         "_meter",
         "_need",
         "_notices",
+        "_obscured_in",
         "_outside",
         "_own",
         "_parting",
@@ -147,6 +148,7 @@ class Linked:
         "answered",
         "closed",
         "codec",
+        "delivered",
         "doing",
         "filter",
         "groups",
@@ -197,6 +199,8 @@ class Linked:
         """Counts the chunks that brought a ReadyForQuery: while it stands still, one statement runs."""
         self.activity = 0
         """Counts chunks of either side; a sweep that finds it unchanged knows that nothing happened."""
+        self.delivered = 0
+        """Counts chunks that brought something for the client."""
         self._meter = Meter(house.quotas, who.user, who.peer, house.now) if house.quotas.meters else None
         self._inbox: list[bytes] = []
         self._have = 0
@@ -253,6 +257,7 @@ class Linked:
         self._steered_until = NEVER
         # In which group something of ours has run, or was parsed; the client has read in it; it has run anything.
         self._asked_in = self._read_in = self._ran_in = NEVER
+        self._obscured_in = NEVER  # the last group in which something may have changed client_encoding
         self._recoded = (NEVER, "")  # in this group what comes next is read by this codec, if the server gets to it
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
@@ -353,6 +358,9 @@ class Linked:
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         self._former = link.settings
+        if link.restless and link.settings is not None:
+            link.restless = False
+            self.pool.reported(link, link.settings)
         if self._defaults is not link.defaults:
             self._tell_defaults(link)
         if link.settings is not self.ledger.settings:
@@ -557,6 +565,9 @@ class Linked:
         if self.ledger.lost:
             link.settings = None
             self.ledger.lost.clear()
+        if link.restless and link.settings is not None:
+            link.restless = False
+            self.pool.reported(link, link.settings)
         link.unnamed_of = self._token if self.unnamed.stays else None
         self._unit = None
         self._repeated = self._cancelled = False
@@ -604,6 +615,7 @@ class Linked:
             self._group_open = True  # a Query in its middle would have ended it: that is ignored, with all up to a Sync
         if out:
             self._unit = None
+            self.delivered += 1
             self._house.stats.client_bytes_sent += len(out)
             self._wire.write(out)
         if self._notices and link.replies.whole:
@@ -815,7 +827,7 @@ class Linked:
         link = self.link
         name, value = p.note_parameter(link.parameters if link is not None else {}, body)
         if link is not None and (name in OF_THE_SERVER or not self._sets(link, name)):
-            self.pool.reported(link, name, value)  # it was promoted, or reloaded
+            link.restless = True  # it was promoted, or reloaded
         return self._tell(name, value)
 
     def _tell(self, name: str, value: str) -> bytes:

@@ -51,6 +51,8 @@ class Upstream(Protocol):
     """What its server has reported by ParameterStatus."""
     defaults: Settings
     """What of that it reports to a client without settings of its own."""
+    restless: bool
+    """It has reported something that no client has set: see `Pool.reported`."""
 
     @property
     def cancelling(self) -> bool:
@@ -285,10 +287,18 @@ class Pool:
         self.cleaning.discard(upstream)
         self._grow(now)
 
-    def reported(self, upstream: Upstream, name: str, value: str) -> None:
-        """Learn what a server reports, though no client has set it: its configuration was reloaded."""
+    def reported(self, upstream: Upstream, own: Settings) -> None:
+        """Learn what a server reports by now that no client has set: its configuration was reloaded.
+
+        `own` are the settings of a client that hold on the upstream.
+        """
         self.reloaded = True
-        upstream.defaults = Settings.of((*upstream.defaults.items, (name, value)))
+        set_ = {name for name, _ in own.items}
+        told = {name.lower(): value for name, value in upstream.parameters.items()}
+        kept = (
+            (name, told[name] if name in told and name not in set_ else old) for name, old in upstream.defaults.items
+        )
+        upstream.defaults = Settings.of(kept)
         self._reports(upstream.defaults)
 
     def _reports(self, defaults: Settings) -> None:

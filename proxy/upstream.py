@@ -129,6 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         "pool",
         "pooled",
         "replies",
+        "restless",
         "settings",
         "tls_version",
         "unnamed",
@@ -144,6 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
         self.defaults = NO_SETTINGS
+        self.restless = False
         self.customs: set[str] = set()
         self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
         self.unnamed: Unnamed[object] = Unnamed(self._groups)
@@ -400,7 +402,7 @@ class UpstreamConnection(asyncio.Protocol):
         if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
             raise r.TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
-            self.pool.reported(self, name, value)
+            self.restless = True
         return b""
 
     def skipped_row(self, body: bytes) -> None:

@@ -33,6 +33,7 @@ class FakeUpstream:
     heard: float = 0.0
     parameters: dict[str, str] = field(default_factory=dict)
     defaults: Settings = NO_SETTINGS
+    restless: bool = False
     checks: int = 0
     outlived: CloseReason = CloseReason.SERVER_LIFETIME
     address: str = "10.0.0.1"

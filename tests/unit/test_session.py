@@ -121,6 +121,7 @@ class FakeUpstream:
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
         self.defaults = NO_SETTINGS
+        self.restless = False
         self.customs: set[str] = set()
         self.unnamed: Unnamed[object] = Unnamed(self.replies.groups)
         self.groups = self.replies.groups
