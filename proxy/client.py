@@ -109,7 +109,10 @@ class Client:
         self._busy_since = 0.0
         self._seen = 0
         self._since = arrived
-        self._finished = (0.0, 0)  # since when it is waited whether a client still reads that sends no more; activity
+        self._finished = (
+            0.0,
+            0,
+        )  # since when it is waited whether a client still reads that sends no more; `delivered`
 
     def __repr__(self) -> str:
         return f"<Client {self.who} {self.phase.value}>"

@@ -358,9 +358,7 @@ class Linked:
         self._blind = READ_ONLY not in link.parameters
         self._leased_at = now
         self._former = link.settings
-        if link.restless and link.settings is not None:
-            link.restless = False
-            self.pool.reported(link, link.settings)
+        self.pool.settle(link)
         if self._defaults is not link.defaults:
             self._tell_defaults(link)
         if link.settings is not self.ledger.settings:
@@ -565,9 +563,7 @@ class Linked:
         if self.ledger.lost:
             link.settings = None
             self.ledger.lost.clear()
-        if link.restless and link.settings is not None:
-            link.restless = False
-            self.pool.reported(link, link.settings)
+        self.pool.settle(link)
         link.unnamed_of = self._token if self.unnamed.stays else None
         self._unit = None
         self._repeated = self._cancelled = False
@@ -827,7 +823,7 @@ class Linked:
         link = self.link
         name, value = p.note_parameter(link.parameters if link is not None else {}, body)
         if link is not None and (name in OF_THE_SERVER or not self._sets(link, name)):
-            link.restless = True  # it was promoted, or reloaded
+            self.pool.unsettle(link)
         return self._tell(name, value)
 
     def _tell(self, name: str, value: str) -> bytes:

@@ -52,7 +52,7 @@ class Upstream(Protocol):
     defaults: Settings
     """What of that it reports to a client without settings of its own."""
     restless: bool
-    """It has reported something that no client has set: see `Pool.reported`."""
+    """It has reported something that no client has set: see `Pool.settle`."""
 
     @property
     def cancelling(self) -> bool:
@@ -287,13 +287,17 @@ class Pool:
         self.cleaning.discard(upstream)
         self._grow(now)
 
-    def reported(self, upstream: Upstream, own: Settings) -> None:
-        """Learn what a server reports by now that no client has set: its configuration was reloaded.
+    def unsettle(self, upstream: Upstream) -> None:
+        """Learn that a server has reported what no client has set: it was promoted, or its configuration reloaded."""
+        upstream.restless = self.reloaded = True
+        self.greetings.clear()
 
-        `own` are the settings of a client that hold on the upstream.
-        """
-        self.reloaded = True
-        set_ = {name for name, _ in own.items}
+    def settle(self, upstream: Upstream) -> None:
+        """Look at what it reports by now, once for all reports; not while nobody knows which settings hold on it."""
+        if not upstream.restless or upstream.settings is None:
+            return
+        upstream.restless = False
+        set_ = {name for name, _ in upstream.settings.items}
         told = {name.lower(): value for name, value in upstream.parameters.items()}
         kept = (
             (name, told[name] if name in told and name not in set_ else old) for name, old in upstream.defaults.items

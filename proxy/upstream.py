@@ -402,7 +402,7 @@ class UpstreamConnection(asyncio.Protocol):
         if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
             raise r.TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
-            self.restless = True
+            self.pool.unsettle(self)
         return b""
 
     def skipped_row(self, body: bytes) -> None:
