@@ -394,18 +394,17 @@ class Judgement:
             for kind, node in scope.walked.visited
         ):
             return
-        rows = {name}  # the name of a table is its whole row
+        rows, renamed = {name}, False  # the name of a table is its whole row
         for kind, node in scope.walked.visited:
             if kind in ("RangeVar", "JoinExpr", "RangeSubselect"):
                 alias = node.get("alias", {})
-                rows.update(alias[part] for part in ("aliasname",) if part in alias)
-                if "colnames" in alias or node.get("isNatural"):
-                    rows.update(_ANY_COLUMN)
+                rows.add(alias.get("aliasname", name))
+                renamed = renamed or "colnames" in alias or "isNatural" in node
         for kind, node in scope.walked.visited:
             if kind != "ColumnRef":
                 continue
             last = node["fields"][-1]
-            if "A_Star" in last or rows >= _ANY_COLUMN or last["String"]["sval"] in rules.ANYARRAYS[name] | rows:
+            if "A_Star" in last or renamed or last["String"]["sval"] in rules.ANYARRAYS[name] | rows:
                 for type_ in (each.oid for found in catalog.types.values() for each in found):
                     if type_ >= FIRST_NORMAL_OID:
                         self._touch(type_, node.get("location", -1))
@@ -671,8 +670,6 @@ class Judgement:
 
 
 _NOTHING = operands.Known({}, {}, operands.nothing)
-_ANY_COLUMN = frozenset({"*"})
-"""Stands for every name, where columns have other ones than their tables give them."""
 _TEXT_DEPTH = 3
 _PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
 _NAME_PART = re.compile(_PART)

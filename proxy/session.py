@@ -1041,7 +1041,7 @@ class Session(Answering):
             if link is None:
                 return self._waited(simple=False)
             server_name = self._name_on(link, statement, name)
-        if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
+        if portal is not None and self._comes_too_late(verdict):
             self._end_group(link)
             return self._stall()
         of_another = portal is None and verdict.kind in OF_ANOTHER
@@ -1174,7 +1174,7 @@ class Session(Answering):
                 answer = self._use_when_failed(b"", message[6:], verdict, values)
                 if answer is not None:
                     return answer
-            if portal is not None and self._asked_in == self.groups.sent and self._comes_too_late(verdict):
+            if portal is not None and self._comes_too_late(verdict):
                 self._end_group(link)
                 return self._stall()
             of_another = portal is None and verdict.kind in OF_ANOTHER
