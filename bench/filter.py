@@ -21,7 +21,7 @@ import pglast
 from pglast.visitors import Visitor
 
 from proxy.cache import VerdictCache
-from proxy.filter import Filter
+from proxy.filter import MAX_SEEN, Filter
 from proxy.verdict import Action
 
 SELECT = "SELECT abalance FROM pgbench_accounts WHERE aid = 47110;"
@@ -46,7 +46,15 @@ WHERE a.attrelid = '16385' AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;"""
 TEXTS = {"pgbench's SELECT": (SELECT, 15.0), "a join": (JOIN, 60.0), r"psql's \d": (DESCRIBE, 110.0)}
 """Texts, and the microseconds that a verdict without the cache may take."""
-REPEATED_AIM, SHAPED_AIM, RATIO_AIM, BATCH_AIM = 0.5, 3.0, 0.3, 10_000
+COMMENTS = {
+    "pgbench's SELECT": "{sql} /*action='index',traceparent='00-{number:032x}-{number:016x}-01'*/",
+    "a join": "-- user: analyst{number}, dashboard: 7\n{sql}",
+    r"psql's \d": "/* Query ID: {number}, Scheduled: False */ {sql} -- {number}",
+}
+"""What tools put before and behind each of the texts, another one with every statement."""
+REPEATED_AIM, SHAPED_AIM, COMMENTED_AIM, RATIO_AIM, BATCH_AIM = 0.5, 3.0, 4.0, 0.3, 10_000
+"""Microseconds for a text that is known, and for one with new constants; how often that of the same text without a
+comment one may take whose comment changes; how much of pglast's time; statements a second."""
 
 ROUND = 0.004  # seconds
 OTHERS = 2_000  # texts that differ in a constant: more than are judged in a round
@@ -101,7 +109,8 @@ def main(rounds: int, batch: bool) -> None:
         Variant("repeated text", _repeated(SELECT), REPEATED_AIM),
         Variant("same shape, new constant", _new_constants(), SHAPED_AIM),
     ]
-    variants = [*itertools.chain(*pairs), *cached]
+    commented = [_comment_changes(name) for name in TEXTS]
+    variants = [*itertools.chain(*pairs), *cached, *itertools.chain(*commented)]
     empty = Variant("", lambda: None)
     for variant in (empty, *variants):
         variant.calibrate()
@@ -121,6 +130,13 @@ def main(rounds: int, batch: bool) -> None:
         )
     for variant in cached:
         click.echo(f"{variant.name:42} {variant.median - empty.median:8.2f} {variant.aim:6.1f}")
+    click.echo(f"\n{'comment changes':42} {'verdict':>8} {'without':>8} {'ratio':>6} {'aim':>5}   {'uncached':>8}")
+    for (uncached, _), (changing, without) in zip(pairs, commented, strict=True):
+        ratio = statistics.median(a / b for a, b in zip(changing.times, without.times, strict=True))
+        click.echo(
+            f"{changing.name:42} {changing.median - empty.median:8.2f} {without.median - empty.median:8.2f}"
+            f" {ratio:6.2f} {COMMENTED_AIM:5.1f}   {uncached.median - empty.median:8.1f}"
+        )
     if batch:
         for name, statements in (("new constants", _others()), ("other names, so no cached verdict", _other_names())):
             click.echo(f"check --batch, {name}: {_batch(statements):.0f} statements/s, aim {BATCH_AIM}")
@@ -159,6 +175,22 @@ def _new_constants() -> Callable[[], object]:
     call()
     assert filter_.shape_hits == 1, "there is no normal form"
     return call
+
+
+def _comment_changes(name: str) -> tuple[Variant, Variant]:
+    """Return a text under comments that are all different, and the same with new constants and no comment."""
+    sql, comment = TEXTS[name][0], COMMENTS[name]
+    plain = itertools.cycle([sql.replace("1", str(number)).encode() for number in range(OTHERS)]).__next__
+    texts = [comment.format(sql=sql, number=number).encode() for number in range(4 * MAX_SEEN)]
+    filter_, following = Filter(), itertools.cycle(texts).__next__
+    judge = filter_.judge
+    known = Filter().judge
+    for text in (plain(), plain()):
+        known(text)
+    for text in (following(), following()):
+        judge(text)
+    assert filter_.misses == 1, "the comment decides"
+    return Variant(name, lambda: judge(following())), Variant(name, lambda: known(plain()))
 
 
 def _batch(statements: list[bytes]) -> float:

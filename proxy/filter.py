@@ -13,13 +13,13 @@ from typing import Any
 
 from . import bound, conditions, errors, refusals, rules, settings, unread
 from . import text as texts
-from .cache import VerdictCache
+from .cache import Key, VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refusal, Refused
-from .shape import is_shareable, normal_form
+from .shape import emptied, is_shareable, normal_form
 from .verdict import Action, Effect, Verdict
 
 __all__ = ["Filter", "Policy"]
@@ -31,6 +31,10 @@ OWN_PARSE = 4
 """The same, and to be added to the others: in a Parse that gives a parameter of a type that is not built in."""
 MAX_SHAPED = 8192
 """Bytes of a text beyond which looking for its constants costs more than it is likely to save."""
+MAX_COMMENTED = 64 << 10
+"""Bytes of a text beyond which its comments are not looked for: that would hold the event loop for 0.2 ms."""
+MAX_SEEN = 4_096
+"""Texts with comments of which it is known that they came lately."""
 MAX_PLAIN_PARSES = 2_000
 MAX_PLAIN_PARSE = 2_048
 """Bytes of a Parse message that is remembered whole: 4 MB in all at most."""
@@ -39,12 +43,14 @@ MAX_PLAIN_PARSE = 2_048
 class Filter:
     """Judge texts for one database under one policy, and remember the verdicts.
 
-    `hits` (of exact texts), `shape_hits` (of normal forms) and `misses` are plain integers for the metrics.
+    `hits` (of exact texts), `shape_hits` (of normal forms, and of texts whose comments differ) and `misses` are plain
+    integers for the metrics.
     """
 
     __slots__ = (
         "_entries",
         "_scope",
+        "_seen",
         "_types",
         "cache",
         "caches",
@@ -67,6 +73,7 @@ class Filter:
         """As in Catalog."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
+        self._seen: set[int] = set()  # hashes: see _again
         self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
         self.hits = 0
         self.shape_hits = 0
@@ -125,41 +132,91 @@ class Filter:
             self.hits += 1
             self._entries.move_to_end(key)
             return verdict
-        shape = self._shape(sql, encoding)
-        if shape is not None:
-            verdict = self._entries.get((shape, encoding, extended, self._scope))
-            if verdict is not None:
-                # The exact text is not kept: those that come with a new constant each time would push out the others.
-                self.shape_hits += 1
-                self._entries.move_to_end((shape, encoding, extended, self._scope))
-                return verdict
+        bare, shape = self._forms(sql, encoding)
+        verdict = self._alike(sql, encoding, extended, bare, shape)
+        if verdict is not None:
+            return verdict
         self.misses += 1
-        verdict, constants_decide = self._judge(sql, encoding, extended)
-        self.cache.remember(key, verdict)
-        if verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape):
-            self.cache.remember((shape, encoding, extended, self._scope), verdict)
+        verdict, constants_decide = self._judge(sql, encoding, extended, bare)
+        alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
+        self._keep(sql, encoding, extended, verdict, bare, shape if alike else None)
         return verdict
 
-    def _shape(self, sql: bytes, encoding: str) -> str | None:
-        if len(sql) > MAX_SHAPED or len(sql) > self.policy.max_query_length:
-            return None
+    def _forms(self, sql: bytes, encoding: str) -> tuple[bytes | None, str | None]:
+        """Return the text with its comments emptied, None where it has none; and its normal form, if there is one."""
+        size = len(sql)
+        if size > MAX_COMMENTED or size > self.policy.max_query_length:
+            return None, None
         if not sql.isascii():
             try:
                 sql.decode(encoding)
             except (UnicodeDecodeError, LookupError):
-                return None
-        return normal_form(sql)
+                return None, None
+        shape = normal_form(sql) if size <= MAX_SHAPED else None
+        if shape is not None or not (b"--" in sql or b"/*" in sql):
+            return None, shape
+        bare = emptied(sql)
+        if bare is None:
+            return None, None
+        try:
+            texts.check_operator_runs(sql.decode("latin-1"))  # those in comments cost the server as much
+        except Refused:
+            return None, None
+        shape = normal_form(bare, comments=True) if len(bare) <= MAX_SHAPED else None
+        return None if bare == sql else bare, shape
+
+    def _alike(self, sql: bytes, encoding: str, extended: int, bare: bytes | None, shape: str | None) -> Verdict | None:
+        """Return what is remembered of a text that differs in constants, or in comments."""
+        key: Key | None = None
+        verdict = None
+        if shape is not None:
+            key = (shape, encoding, extended, self._scope)
+            verdict = self._entries.get(key)
+        if verdict is None and bare is not None:
+            key = (bare, encoding, extended, self._scope)
+            verdict = self._entries.get(key)
+        if key is None or verdict is None or not verdict.placeless:
+            return None
+        # The exact text is not kept: those that come with a new constant each time would push out the others.
+        self.shape_hits += 1
+        self._entries.move_to_end(key)
+        if bare is not None and self._again(sql):
+            self.cache.remember((sql, encoding, extended, self._scope), verdict)
+        return verdict
+
+    def _keep(
+        self, sql: bytes, encoding: str, extended: int, verdict: Verdict, bare: bytes | None, shape: str | None
+    ) -> None:
+        """Remember a verdict for its text, or for all that differ from it in comments; and for all of a `shape`."""
+        if bare is None or self._again(sql):
+            self.cache.remember((sql, encoding, extended, self._scope), verdict)
+        elif shape is None and verdict.placeless:
+            self.cache.remember((bare, encoding, extended, self._scope), verdict)
+        if shape is not None:
+            self.cache.remember((shape, encoding, extended, self._scope), verdict)
+
+    def _again(self, text: bytes) -> bool:
+        """Tell whether a text with comments came lately: of those that change with every statement none is kept."""
+        mark = hash(text)
+        if mark in self._seen:
+            return True
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
 
     def recall(self, sql: bytes, encoding: str, extended: int) -> Verdict | None:
-        """Return what is remembered of this very text; None has it judged elsewhere, and counts as a miss."""
+        """Return what is remembered of such a text; None has it judged elsewhere, and counts as a miss."""
         if (sql, encoding, extended, self._scope) in self._entries:
             return self.judge(sql, encoding, extended=extended)
-        self.misses += 1
-        return None
+        verdict = self._alike(sql, encoding, extended, *self._forms(sql, encoding))
+        if verdict is None:
+            self.misses += 1
+        return verdict
 
     def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict) -> None:
         """Keep a verdict that another process found under this filter's policy and catalogue."""
-        self.cache.remember((sql, encoding, extended, self._scope), verdict)
+        self._keep(sql, encoding, extended, verdict, self._forms(sql, encoding)[0], None)
 
     def remember_parse(self, message: bytes, verdict: Verdict) -> None:
         """Keep the verdict of a whole Parse message, as long as it is short, allowed and without effects.
@@ -167,12 +224,14 @@ class Filter:
         Drivers send the same bytes again and again: one look-up then stands for decoding and judging them.
         """
         if verdict.action is Action.ALLOW and not verdict.effects and len(message) <= MAX_PLAIN_PARSE:
+            if (b"--" in message or b"/*" in message) and not self._again(message):
+                return
             if len(self.plain_parses) >= MAX_PLAIN_PARSES:
                 self.plain_parses.clear()
             self.plain_parses[message] = verdict
 
-    def _judge(self, sql: bytes, encoding: str, extended: int) -> tuple[Verdict, bool]:
-        """Return the verdict, and whether a constant's value had a part in it."""
+    def _judge(self, sql: bytes, encoding: str, extended: int, bare: bytes | None = None) -> tuple[Verdict, bool]:
+        """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_forms`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
         judgement = Judgement(
             self.functions, self.policy, void=bool(extended & VOID_PARSE), bound=bool(extended), own=own
@@ -180,7 +239,7 @@ class Filter:
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
         try:
-            self._check_spelling(sql, encoding, raw_utf8)
+            self._check_spelling(sql if bare is None else bare, encoding, raw_utf8)
             verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
         except Refused as refused:  # about the text as a whole
             verdict = _refuse(refused.refusal, "unparsable", max(refused.location + 1, 0))

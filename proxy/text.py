@@ -48,7 +48,7 @@ _LONG_RUN = Refusal(
 )
 
 
-def _check_operator_runs(text: str) -> None:
+def check_operator_runs(text: str) -> None:
     """Refuse a text on which PostgreSQL's lexer takes quadratic time: `/*/*/*…` or `+-+-+-…`.
 
     At each `/*` inside a comment, and at each `+` of an operator, scan.l matches the whole run of operator characters
@@ -102,7 +102,7 @@ def parse(text: str, *, foreign: bool = False) -> list[dict[str, Any]]:
 
     `foreign`: for a server in another encoding than UTF-8; names that it may read otherwise are refused.
     """
-    _check_operator_runs(text)
+    check_operator_runs(text)
     if foreign:
         _check_names(text)
     try:

@@ -120,6 +120,11 @@ class Verdict:
         better."""
         return self.rule in _UNRESOLVED
 
+    @property
+    def placeless(self) -> bool:
+        """Whether it holds for every text of the same tokens: it is allowed, and nothing in it is of a place there."""
+        return self.action is Action.ALLOW and not self.prepares and not self.nulls
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
         object.__setattr__(self, "steers", self.kind in _STEERING or self.action is Action.REFUSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -757,6 +758,101 @@ def test_statements_that_differ_in_constants_are_parsed_once() -> None:
     for number in range(50):
         assert cached.judge(f"select a from t where id = {number} and v = 'é{number}'".encode()).action is Action.ALLOW
     assert (cached.misses, cached.shape_hits) == (1, 49)
+
+
+TRACED = "/*action='index',traceparent='00-{number:032x}-{number:016x}-01'*/"
+
+
+@pytest.mark.parametrize(
+    ("sql", "extended"),
+    [
+        (f"select a from t where id = {{number}} {TRACED}", 0),
+        (f"{TRACED} select a from t where v = 'it''s' and w = '\\w+'", 1),
+        ("-- user: o'hara{number}\nselect a from t where v = E'a\\nb'", 0),
+        ("/* Query ID: {number}; Username: é */ select 1 -- {number}", 0),
+        (f"select set_config('a.b', 'c', false) {TRACED}", 0),
+        (f"begin {TRACED}", 0),
+        (f"select 1; select 2 {TRACED}", 0),
+        ("select " + "a, " * 4_000 + "b from t " + TRACED, 0),
+    ],
+)
+def test_statements_that_differ_in_comments_are_parsed_once_and_kept_once(sql: str, extended: int) -> None:
+    cached = Filter()
+    texts = changing(sql, 200)
+    alone = Filter().judge(texts[0], extended=extended)
+    assert alone.action is Action.ALLOW
+    for each in texts:
+        assert cached.judge(each, extended=extended) == alone
+    assert (cached.misses, cached.shape_hits, len(cached.cache.entries)) == (1, 199, 1)
+    assert cached.recall(changing(sql, 300)[-1], "utf-8", extended) == alone
+
+
+def changing(sql: str, count: int) -> list[bytes]:
+    """Return a text under so many numbers, which stand there as in a format string."""
+    return [numbered(sql, number).encode() for number in range(count)]
+
+
+def numbered(sql: str, number: int) -> str:
+    return re.sub(r"\{number:?(\w*)\}", lambda found: format(number, found[1]), sql)
+
+
+def test_a_text_whose_comment_stays_is_kept_whole() -> None:
+    cached = Filter()
+    for _ in range(5):
+        cached.judge(b"/* the application */ select a from t where v = 'x'")
+    assert (cached.misses, cached.shape_hits, cached.hits) == (1, 1, 3)
+    for _ in range(4):
+        cached.judge(b"/* the application */ delete from t")
+    assert (cached.misses, cached.hits) == (3, 5)
+
+
+def test_refusals_and_whole_messages_are_not_kept_under_comments_that_change() -> None:
+    cached = Filter()
+    for each in changing(f"delete from t {TRACED}", 50):
+        assert cached.judge(each).rule == Filter().judge(each).rule
+    assert not cached.cache.entries
+    for each in changing(f"select 1 {TRACED}", 50):
+        cached.remember_parse(b"P" + each, cached.judge(each, extended=1))
+    assert not cached.plain_parses
+    for _ in range(2):
+        cached.remember_parse(b"P/* the application */ select 1", cached.judge(b"/**/ select 1", extended=1))
+    assert len(cached.plain_parses) == 1
+
+
+def test_a_refusal_points_to_its_place_behind_any_comment() -> None:
+    cached = Filter()
+    cached.judge(b"/**/ select 1, lo_create(1)")
+    for comment in ("/**/", "/* é */", "-- x\n", "/* a longer one */"):
+        text = f"{comment} select 1, lo_create(1)"
+        assert cached.judge(text.encode()).position == text.index("lo_create") + 1
+        text = f"{comment} select 1 frm frm"
+        assert cached.judge(text.encode()).position == text.rindex("frm") + 1
+
+
+def test_a_comment_is_read_in_its_encoding_all_the_same() -> None:
+    cached = Filter()
+    assert cached.judge("/* é */ select 1".encode()).action is Action.ALLOW
+    assert cached.judge(b"/* \xe9 */ select 1").rule == "encoding"
+    assert cached.judge(b"/* \xe9 */ select 1", "latin-1").action is Action.ALLOW
+    assert cached.judge(b"/* \0 */ select 1").rule == "nul-byte"
+    short = Filter(Policy(max_query_length=100))
+    assert short.judge(b"/* a */ select 1").action is Action.ALLOW
+    assert short.judge(b"/* " + b"a" * 100 + b" */ select 1").rule == "length"
+
+
+def test_operators_without_end_are_refused_in_comments_too() -> None:
+    cached = Filter()
+    assert cached.judge(b"/* a */ select 1").action is Action.ALLOW
+    assert cached.judge(b"/*" + b"/*" * 3_000 + b"*/ select 1").rule == "operator-run"
+    assert cached.judge(b"select " + b"+-" * 1_500 + b"1 /*a*/").action is Action.ALLOW
+    assert cached.judge(b"select " + b"+-" * 1_500 + b"/*" + b"-" * 5_000 + b"*/1").rule == "operator-run"
+
+
+def test_letters_beyond_ascii_in_a_comment_name_nothing() -> None:
+    cached = Filter()
+    cached.learn_catalog(Catalog(spellings="LATIN1"))
+    assert cached.judge("/* José */ select 1".encode("latin-1"), rules.RAW).action is Action.ALLOW
+    assert cached.judge("select 1 as é /* José */".encode("latin-1"), rules.RAW).rule == "encoding"
 
 
 def test_a_shape_is_of_no_use_where_a_constant_decides() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pglast.parser import ParseError, parse_sql_json
+from pglast.parser import ParseError, parse_sql_json, scan
 
 from proxy.filter import Filter
-from proxy.shape import is_shareable, normal_form
+from proxy.shape import emptied, is_shareable, normal_form
 
 DATA = Path(__file__).parent.parent / "data"
 CORPUS = [
@@ -48,10 +49,11 @@ def parsed(sql: str) -> Any:
 
 def check(sql: str) -> None:
     """Hold a text against its normal form: what the cache relies on."""
-    form = normal_form(sql.encode())
+    bare = emptied(sql.encode())
+    form = normal_form(sql.encode()) if bare is None else normal_form(bare, comments=True)
     if form is None or not is_shareable(form):
         return
-    assert normal_form(form.encode()) == form
+    assert normal_form(form.encode(), comments=True) == form
     tree = parsed(sql)
     only_selects = tree is not None and all("SelectStmt" in raw["stmt"] for raw in tree)
     if only_selects:
@@ -237,3 +239,175 @@ def test_no_form_where_lexing_could_change(sql: str) -> None:
 )  # fmt: skip
 def test_forms(sql: str, form: str | None) -> None:
     assert normal_form(sql.encode()) == form
+
+
+# -- comments ----------------------------------------------------------------------------------------------------------
+
+COMMENTS = [
+    "/*traceparent='00-5bd66ef5095369c7b0d1f8f4bd33716a-c532cb4098ac3dd2-01'*/",
+    '/* it\'s "quoted" and $$ */',
+    "/*+ SeqScan(t) Set(transaction_read_only off) */",
+    "/* Query ID: 1; Username: é */",
+    "/***/",
+    "/**/",
+    "/*--*/",
+    "-- user: o'hara\n",
+    "--\r",
+    "-- /* \r\n",
+    "--- 'x' \\\n",
+]
+WORDS = r"""/* */ /*/ */* /*/**/*/ -- \ \' \\' \\ ' '' E' e'\' U&' 'a' 'a\\' E'a\nb' " "a--b" U&"\0061" '--' '/*' '*/'
+$$ $a$ $1 1$ a$1 $ é$$ + - * / @ < 1 1e 1. .5 a ; uescape"""
+FRAGMENTS = st.sampled_from([*COMMENTS, *WORDS.split(), " ", "\n", "\r", "/* /* */ */"])
+
+
+def comments_of(sql: str, *, escapes: bool) -> list[tuple[int, int]] | None:
+    """Find the comments as scan.l does, letter by letter; None if something has no end. `escapes`: a backslash does."""
+    found = []
+    at = 0
+    while at < len(sql):
+        here = sql[at]
+        dollar = re.match(r"\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$", sql[at:], re.ASCII)
+        word = re.match(r"[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*", sql[at:], re.ASCII)
+        if sql.startswith("--", at):
+            end = at
+            while end < len(sql) and sql[end] not in "\r\n":
+                end += 1
+            found.append((at, end))
+        elif sql.startswith("/*", at):
+            end, depth = at + 2, 1
+            while depth:
+                if end >= len(sql):
+                    return None
+                two = sql[end : end + 2]
+                depth += (two == "/*") - (two == "*/")
+                end += 2 if two in ("/*", "*/") else 1
+            found.append((at, end))
+        elif here in "'\"":
+            backslash = here == "'" and (escapes or sql[at - 1 : at] in ("e", "E"))
+            end = at + 1
+            while sql[end : end + 1] != here:
+                end += 2 if backslash and sql[end : end + 1] == "\\" else 1
+                if end >= len(sql):
+                    return None
+            end += 1
+        elif dollar is not None:
+            end = sql.find(dollar[0], at + len(dollar[0]))
+            if end < 0:
+                return None
+            end += len(dollar[0])
+        elif word is not None and word[0] not in ("e", "E"):
+            end = at + len(word[0])
+        else:
+            end = at + 1
+        at = end
+    return found
+
+
+@given(st.lists(FRAGMENTS, max_size=14).map("".join))
+@example("'\\'/*'*/")
+@example("'a\\\\'--b")
+@example("$$/*$$*/")
+@example("a$$/*$$*/")
+@example("/*/*/")
+@example("'a'--b\n'c'")
+@example("1e--5")
+@example("+/*+*/-")
+def test_what_is_emptied_is_a_comment_whatever_a_backslash_means(sql: str) -> None:
+    bare = emptied(sql.encode())
+    if bare is None:
+        return
+    expected = sql
+    for start, end in reversed(comments_of(sql, escapes=False) or []):
+        expected = expected[:start] + ("--" if sql[start] == "-" else "/**/") + expected[end:]
+    assert bare.decode() == expected
+    assert comments_of(sql, escapes=False) == comments_of(sql, escapes=True)
+    assert emptied(bare) == bare
+
+
+@given(st.lists(FRAGMENTS, max_size=14).map("".join))
+@example("'a' --b\n'c'")
+@example("a <--b\n c")
+def test_a_text_has_the_tokens_that_it_has_without_its_comments(sql: str) -> None:
+    bare = emptied(sql.encode())
+    if bare is None:
+        return
+    try:
+        expected = tokens(sql)
+    except ParseError:
+        with pytest.raises(ParseError):
+            tokens(bare.decode())
+        return
+    assert tokens(bare.decode()) == expected
+
+
+def tokens(sql: str) -> list[tuple[str, str]]:
+    """Give kind and spelling of each token; a string that goes on behind a new line can have a comment in it."""
+    found = [(token.name, sql[token.start : token.end + 1]) for token in scan(sql)]
+    return [
+        (name, "" if name in ("SQL_COMMENT", "C_COMMENT") else (emptied(word.encode()) or word.encode()).decode())
+        for name, word in found
+    ]
+
+
+def commented(sql: str, comments: list[tuple[int, str]]) -> str:
+    """Put comments where blanks are, and at both ends."""
+    parts = ["", *sql.split(" "), ""]
+    for place, comment in comments:
+        at = place % (len(parts) - 1)
+        parts[at] += f" {comment}"
+    return " ".join(parts)
+
+
+@given(
+    st.sampled_from(CORPUS + LINES),
+    st.lists(st.tuples(st.integers(0, 50), st.sampled_from(COMMENTS), st.sampled_from(COMMENTS)), max_size=3),
+    st.sampled_from(["utf-8", "latin-1", "euc_jp"]),
+)
+def test_a_verdict_does_not_depend_on_comments(sql: str, comments: list[tuple[int, str, str]], encoding: str) -> None:
+    """Whatever another text with other comments has left in the cache."""
+    # A text may end a line comment, or begin with one: only the kind of a comment's beginning has to be the same.
+    pairs = [(place, one, other if other[:2] == one[:2] else one) for place, one, other in comments]
+    try:
+        first = commented(sql, [(place, one) for place, one, _ in pairs]).encode(encoding)
+        second = commented(sql, [(place, other) for place, _, other in pairs]).encode(encoding)
+    except UnicodeEncodeError:
+        return
+    warm = Filter()
+    warm.judge(first, encoding)
+    assert warm.judge(second, encoding) == Filter().judge(second, encoding)
+    assert warm.judge(second, encoding) == Filter().judge(second, encoding)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select 1 /* a /* b */ c */",
+        "select 1 /* a /*/ b */",
+        "select 1 /* open",
+        "select 'open -- x",
+        'select "open -- x',
+        "select E'\\'' -- x",
+        "select '\\' -- '",
+        "select $$ -- $$",
+        "select $a$ /* $a$, 1 */",
+        "select a$b /* x */",
+        "select 1 -- a\0b",
+        "select 1" + "/**/" * 100,
+    ],
+)
+def test_no_comment_is_emptied_where_it_may_be_none(sql: str) -> None:
+    assert emptied(sql.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "bare"),
+    [
+        ("/* a */ select '/* b */' -- c", "/**/ select '/* b */' --"),
+        ("-- a\nselect 1, -- b\r\n $1/*c*/", "--\nselect 1, --\r\n $1/**/"),
+        ("select 'a\\nb', '\\\\' /* it's */", "select 'a\\nb', '\\\\' /**/"),
+        ("select 1 -/*+*/- 1", "select 1 -/**/- 1"),
+    ],
+)
+def test_emptied_comments(sql: str, bare: str) -> None:
+    assert emptied(sql.encode()) == bare.encode()
