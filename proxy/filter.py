@@ -132,30 +132,36 @@ class Filter:
             self.hits += 1
             self._entries.move_to_end(key)
             return verdict
-        bare, shape = self._forms(sql, encoding)
-        verdict = self._alike(sql, encoding, extended, bare, shape)
-        if verdict is not None:
-            return verdict
+        bare = None
+        shape = self._shape(sql, encoding)
+        if shape is not None:  # here and not in `_alike`, which would cost half as much again
+            verdict = self._entries.get((shape, encoding, extended, self._scope))
+            if verdict is not None:
+                # The exact text is not kept: those that come with a new constant each time would push out the others.
+                self.shape_hits += 1
+                self._entries.move_to_end((shape, encoding, extended, self._scope))
+                return verdict
+        else:
+            bare, shape = self._commented(sql, encoding)
+            verdict = self._alike(sql, encoding, extended, bare, shape)
+            if verdict is not None:
+                return verdict
         self.misses += 1
         verdict, constants_decide = self._judge(sql, encoding, extended, bare)
         alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
         self._keep(sql, encoding, extended, verdict, bare, shape if alike else None)
         return verdict
 
-    def _forms(self, sql: bytes, encoding: str) -> tuple[bytes | None, str | None]:
-        """Return the text with its comments emptied, None where it has none; and its normal form, if there is one."""
-        size = len(sql)
-        if size > MAX_COMMENTED or size > self.policy.max_query_length:
+    def _shape(self, sql: bytes, encoding: str) -> str | None:
+        if len(sql) > MAX_SHAPED or len(sql) > self.policy.max_query_length:
+            return None
+        return normal_form(sql) if sql.isascii() or _is_valid(sql, encoding) else None
+
+    def _commented(self, sql: bytes, encoding: str) -> tuple[bytes | None, str | None]:
+        """Return a text with its comments emptied, if it has any, and the normal form of that; None where in doubt."""
+        if not (b"--" in sql or b"/*" in sql) or len(sql) > MAX_COMMENTED or len(sql) > self.policy.max_query_length:
             return None, None
-        if not sql.isascii():
-            try:
-                sql.decode(encoding)
-            except (UnicodeDecodeError, LookupError):
-                return None, None
-        shape = normal_form(sql) if size <= MAX_SHAPED else None
-        if shape is not None or not (b"--" in sql or b"/*" in sql):
-            return None, shape
-        bare = emptied(sql)
+        bare = emptied(sql) if sql.isascii() or _is_valid(sql, encoding) else None
         if bare is None:
             return None, None
         try:
@@ -177,7 +183,6 @@ class Filter:
             verdict = self._entries.get(key)
         if key is None or verdict is None or not verdict.placeless:
             return None
-        # The exact text is not kept: those that come with a new constant each time would push out the others.
         self.shape_hits += 1
         self._entries.move_to_end(key)
         if bare is not None and self._again(sql):
@@ -209,14 +214,16 @@ class Filter:
         """Return what is remembered of such a text; None has it judged elsewhere, and counts as a miss."""
         if (sql, encoding, extended, self._scope) in self._entries:
             return self.judge(sql, encoding, extended=extended)
-        verdict = self._alike(sql, encoding, extended, *self._forms(sql, encoding))
+        shape = self._shape(sql, encoding)
+        bare, shape = self._commented(sql, encoding) if shape is None else (None, shape)
+        verdict = self._alike(sql, encoding, extended, bare, shape)
         if verdict is None:
             self.misses += 1
         return verdict
 
     def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict) -> None:
         """Keep a verdict that another process found under this filter's policy and catalogue."""
-        self._keep(sql, encoding, extended, verdict, self._forms(sql, encoding)[0], None)
+        self._keep(sql, encoding, extended, verdict, self._commented(sql, encoding)[0], None)
 
     def remember_parse(self, message: bytes, verdict: Verdict) -> None:
         """Keep the verdict of a whole Parse message, as long as it is short, allowed and without effects.
@@ -231,13 +238,13 @@ class Filter:
             self.plain_parses[message] = verdict
 
     def _judge(self, sql: bytes, encoding: str, extended: int, bare: bytes | None = None) -> tuple[Verdict, bool]:
-        """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_forms`."""
+        """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
         judgement = Judgement(
             self.functions, self.policy, void=bool(extended & VOID_PARSE), bound=bool(extended), own=own
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
-        raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_utf8(sql)
+        raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
         try:
             self._check_spelling(sql if bare is None else bare, encoding, raw_utf8)
             verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
@@ -470,10 +477,10 @@ def _part(sql: bytes, text: str, encoding: str, raw: dict[str, Any]) -> bytes:
     return part.encode(encoding) if text.encode(encoding, "replace") == sql else sql
 
 
-def _is_utf8(sql: bytes) -> bool:
+def _is_valid(sql: bytes, encoding: str) -> bool:
     try:
-        sql.decode()
-    except UnicodeDecodeError:
+        sql.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
         return False
     return True
 

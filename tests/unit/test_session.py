@@ -1340,6 +1340,20 @@ def newborn(*names: str) -> Catalog:
     return Catalog(functions={name: (Callable(number, "public", 1, 1),) for number, name in enumerate(names, 20_000)})
 
 
+def test_the_server_gets_each_comment_and_a_statement_for_each(town: Town) -> None:
+    session, _ = town.client()
+    texts = [b"/*+ SeqScan(t) */ select 1 /*traceparent='00-%d'*/" % number for number in range(3)]
+    for text in texts:
+        session.client_data(p.query(text))
+        upstream = town.link(session)
+        assert upstream.take() == p.query(text)
+        upstream.says(SELECTED, READY_I)
+    session.client_data(b"".join(p.parse(text[-4:-3], text) for text in texts) + SYNC)
+    sent = town.link(session).take()
+    assert [sent.count(text) for text in texts] == [1, 1, 1]
+    assert (town.filter.misses, town.filter.shape_hits) == (2, 4)
+
+
 def test_text_of_the_inline_length_is_judged_at_once_and_a_longer_one_elsewhere(town: Town) -> None:
     session, _ = town.client()
     text = b"select '" + b"x" * (MAX_INLINE - 9) + b"'"
