@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Final
 
-from proxy import tls
+from proxy import text, tls
 from proxy.addresses import Resolve, ask_system
 from proxy.cache import VerdictCache
 from proxy.catalogues import Catalogues
@@ -68,6 +68,8 @@ class Backends:
         self.pools: dict[str, Pool] = {}
         self.filters: dict[str, Filter] = {}
         """One for each pool, and as long as it; pools of one database share it."""
+        self._newest = 0
+        """The newest version that was warned of: one that the grammar does not know."""
         self._connectors: dict[Upstream, Connector] = {}
         self._catalogues: Catalogues
         self._roles: RoleWatch
@@ -272,6 +274,11 @@ class Backends:
         found = re.match(r"(\d+)", upstream.parameters.get("server_version", ""))
         if found is not None:
             judge.learn_version(int(found[1]) * 10000)
+            if judge.newer > self._newest:
+                self._newest = judge.newer
+                self._audit.event(
+                    "server newer", level="warning", database=name, server=judge.newer, grammar=text.GRAMMAR
+                )
         own = upstream.pool
         others = (*own.idle, *own.leased, *own.cleaning)
         await self.poolers.admit(name, upstream.pid, others, pooled=upstream.pooled)

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from proxy import certificates
 from proxy.certificates import Authority, Certificate
 from proxy.config import Upstream
-from proxy.findings import GRAMMAR, OLDEST
+from proxy.findings import OLDEST
+from proxy.text import GRAMMAR
 
 ENDS_SOON: Final = 30
 """Days before the end of a certificate from which on it is worth a note."""

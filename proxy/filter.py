@@ -285,7 +285,7 @@ class Filter:
         try:
             parsed = texts.parse(text, foreign=self.catalog is not None and bool(self.catalog.spellings))
         except Refused as refused:
-            return _refuse(refused.refusal, "unparsable", refused.location + 1)
+            return _refuse(self._in_time(refused.refusal), "unparsable", refused.location + 1)
         if not parsed:
             return _ALLOWED["empty"]
         if extended and len(parsed) > 1:
@@ -301,6 +301,21 @@ class Filter:
             )
         verdict = self._judge_statements(sql, text, encoding, parsed, judgement)
         return verdict if len(parsed) == 1 else replace(verdict, statements=len(parsed))
+
+    @property
+    def newer(self) -> int:
+        """Return the server's major version, where it is newer than the grammar; otherwise 0."""
+        major = self.policy.server_version // 10000
+        return major if major > texts.GRAMMAR else 0
+
+    def _in_time(self, refusal: Refusal) -> Refusal:
+        """Say of a syntax error that a newer server may know what the grammar does not."""
+        if refusal.rule != "syntax" or not self.newer:
+            return refusal
+        return refusal._replace(
+            hint=f"The server is PostgreSQL {self.newer}, and SideCart reads with the grammar of PostgreSQL"
+            f" {texts.GRAMMAR}: if the syntax is new since then, upgrade SideCart, or write the statement without it."
+        )
 
     def _judge_statements(
         self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement

@@ -15,11 +15,10 @@ from . import rules
 from .catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Key, Taint
 from .role_probe import EXTENSIONS, Attributes, Executable, Grant, Probe, Way
 from .settings import shadows
+from .text import GRAMMAR
 
 OLDEST: Final = 13
 """The oldest major version of PostgreSQL that this was tried with."""
-GRAMMAR: Final = 18
-"""The major version whose grammar the filter reads with."""
 
 
 class Severity(enum.IntEnum):

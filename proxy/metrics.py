@@ -58,6 +58,8 @@ class Gauges:
     """Database to the count of objects that could not be printed because of locks."""
     role_findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(database, severity) to the count of what the role may do beside reading: info, warning, critical."""
+    servers_newer: Mapping[str, int] = field(default_factory=dict)
+    """Database to 1 where its server is newer than the grammar, otherwise 0."""
     poolers: Mapping[str, str] = field(default_factory=dict)
     """Database to what the pooler before it does with the server's sessions: session, shared."""
     certificate_ends: float = 0.0
@@ -101,6 +103,12 @@ class StatsCollector(Collector):
         yield from _verdict_cache(gauges)
         yield from _catalogues(stats, gauges)
         yield from _roles(stats, gauges)
+        yield _gauge(
+            "sidecart_server_newer",
+            "1 where a database's server is of a newer major version than the grammar that statements are read with.",
+            ("database",),
+            _by_one(gauges.servers_newer),
+        )
         yield _gauge(
             "sidecart_pooler",
             "What a pooler in front of a database does with sessions (session, shared); the value is always 1.",

@@ -32,6 +32,7 @@ from proxy.role_watch import RoleWatch, summary
 from proxy.scram import Verifier
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.text import GRAMMAR
 from proxy.turns import Turns
 from proxy.users import NOBODY, OwnLogin, Users, read_users_file
 from proxy.watch import Watched
@@ -423,6 +424,7 @@ class Server:
                 for database, found in self._roles.found().items()
                 for severity, count in summary(found).items()
             },
+            servers_newer={name: int(each.newer > 0) for name, each in self.backends.filters.copy().items()},
             poolers=self.backends.poolers.found(),
             certificate_ends=self._doors.certificate_ends,
             draining=self.house.draining,
@@ -457,6 +459,11 @@ class Server:
             for name, found in self._roles.found().items()
         }
         poolers = self.backends.poolers.found()
+        newer = {
+            name: {"server": each.newer, "grammar": GRAMMAR}
+            for name, each in self.backends.filters.copy().items()
+            if each.newer
+        }
         return well, {
             "draining": draining,
             "stuck": not self._turns(),
@@ -464,6 +471,7 @@ class Server:
             "slow": self._slow(),
             "roles": roles,
             "poolers": poolers,
+            "newer": newer,
         }
 
     def _slow(self) -> dict[str, object]:

@@ -19,6 +19,8 @@ from . import errors, rules
 from .constants import NAMEDATALEN
 from .rules import Refusal, Refused
 
+GRAMMAR = 18
+"""The major version of PostgreSQL whose grammar reads here."""
 MAX_DEPTH = 8000
 """Levels of JSON that are decoded: 4,000 terms of `a || b`, 8,000 of UNION."""
 _PLAIN_LIMIT = 2000

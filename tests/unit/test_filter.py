@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pglast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -739,6 +740,28 @@ def test_databases_share_a_cache_and_no_verdict() -> None:
     assert one.judge(b"select slugify('x')").action is Action.REFUSE
     assert other.judge(b"select slugify('x')").action is Action.ALLOW
     assert len(cache.entries) == 3  # both texts, and the shape of the allowed one
+
+
+def test_grammar_is_that_of_the_parser() -> None:
+    assert pglast.get_postgresql_version()[0] == text.GRAMMAR
+
+
+def test_a_syntax_error_says_that_a_newer_server_may_know_better() -> None:
+    newer, grammar = Filter(), text.GRAMMAR
+    newer.learn_version((grammar + 1) * 10000)
+    statement = b"WAIT FOR LSN '0/306EE20'"
+    verdict = newer.judge(statement)
+    assert (verdict.rule, verdict.sqlstate, verdict.position) == ("syntax", "42601", 1)
+    assert verdict.hint == (
+        f"The server is PostgreSQL {grammar + 1}, and SideCart reads with the grammar of PostgreSQL {grammar}:"
+        " if the syntax is new since then, upgrade SideCart, or write the statement without it."
+    )
+    assert newer.judge(b"delete from t") == Filter().judge(b"delete from t")
+    for version in (0, 13, grammar):
+        older = Filter()
+        older.learn_version(version * 10000)
+        assert older.judge(statement).hint == ""
+        assert older.newer == 0
 
 
 def test_a_new_catalogue_forgets_every_verdict() -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pglast
 import pytest
 
 from proxy import findings, role_probe
@@ -47,10 +46,6 @@ def executable(oid: int = 20000, what: str = "FUNCTION public.f()", **more: Any)
 def test_healthy_role_on_a_standby_has_no_finding() -> None:
     assert find(HEALTHY, {}) == ()
     assert findings.worst(()) is Severity.OK
-
-
-def test_grammar_is_that_of_the_parser() -> None:
-    assert pglast.get_postgresql_version()[0] == findings.GRAMMAR
 
 
 @pytest.mark.parametrize("version", [120022, 190000])
