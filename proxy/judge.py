@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -540,13 +541,33 @@ def main() -> None:
             judge = Filter(request.policy, _cache())
             if request.catalog is not None:
                 judge.learn_catalog(_catalog(request.catalog))
+            _set_apart()
         elif isinstance(request, Text):
-            verdict = judge.judge(request.sql, request.encoding, extended=request.extended)
+            verdict = judge_text(judge, request)
             _answer(sys.stdout.buffer, Judged(TOO_COMPLEX if verdict.message == "out of memory" else verdict))
         else:
             _prove(sys.stdout.buffer, request)
         del request  # before the next one is read: it can be large
         signal.alarm(0)
+
+
+def judge_text(judge: Filter, request: Text) -> Verdict:
+    """Judge one text without a search for cycles: a parse tree has none, and was searched the oftener the longer it is.
+
+    That took 0.09 of 0.2 s for 180 kB of `c.name = c.name`, and grew faster than the length.
+    """
+    gc.disable()
+    try:
+        return judge.judge(request.sql, request.encoding, extended=request.extended)
+    finally:
+        gc.enable()
+
+
+def _set_apart() -> None:
+    """Have a new catalogue searched for cycles once, with what is left of the old one, and then no more."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _cache() -> VerdictCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from dataclasses import fields
 from typing import Any
@@ -123,6 +124,20 @@ def test_requests_travel_whole() -> None:
 
 
 # --- who comes next ---------------------------------------------------------------------------------------------------
+
+
+def test_no_search_for_cycles_interrupts_the_judging_of_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    searching: list[bool] = []
+
+    def judge(*_: Any, **__: Any) -> Verdict:
+        searching.append(gc.isenabled())
+        raise MemoryError
+
+    monkeypatch.setattr(Filter, "judge", judge)
+    with pytest.raises(MemoryError):
+        judging.judge_text(Filter(), judging.Text(b"select 1", "utf-8", 0))
+    assert searching == [False]
+    assert gc.isenabled()
 
 
 class Helping:
