@@ -21,9 +21,11 @@ from .verdict import Effect
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
 CAST_TO = "cast to"
 FAMILY = "operator family"
+TEXT_SEARCH = "text search"
 Key = tuple[str, int]
 """An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
-which a value's own type and its columns do not run."""
+which a value's own type and its columns do not run. TEXT_SEARCH has OID 0 alone: it stands for all dictionaries and
+parsers."""
 
 FIRST_NORMAL_OID = 16384
 """FirstNormalObjectId (access/transam.h): the objects that initdb made are below it."""
@@ -71,9 +73,10 @@ class FunctionRow(NamedTuple):
     extension: str
     """The extension that owns it by pg_depend (deptype e), or empty."""
     support: tuple[int, ...]
-    """Functions that run when this one does: an aggregate's transition, final, combine, serial and moving functions
-    (built-in ones, too), and what pg_depend says that a body in SQL-standard form and the arguments' defaults call:
-    through operators and casts as well, which the printed text need not show."""
+    """Functions that run when this one does, or when it is planned: its support function, an aggregate's transition,
+    final, combine, serial and moving functions (built-in ones, too), and what pg_depend says that a body in
+    SQL-standard form and the arguments' defaults call: through operators and casts as well, which the printed text need
+    not show."""
 
 
 class RelationRow(NamedTuple):
@@ -152,8 +155,9 @@ class OperatorRow(NamedTuple):
     right: int
     function: int
     support: tuple[int, ...] = ()
-    """The functions of its commutator and its negator, and of theirs, which the planner puts in its place, and all of
-    the operator families of btree and hash that have one of them: sorting, merging and hashing call those."""
+    """Its estimators, the functions of its commutator and its negator, and of theirs, which the planner puts in its
+    place, and all of the operator families of btree and hash that have one of them: sorting, merging and hashing call
+    those."""
     replaces: bool = False
     """Whether it is the commutator or negator of an operator of pg_catalog's, so that the planner puts it in the place
     of that one."""
@@ -225,6 +229,12 @@ class Rows:
     """The same for operators."""
     implicit: frozenset[tuple[int, int]] = frozenset()
     """Which built-in types become which others without a word."""
+    renamed: tuple[BuiltIn, ...] = ()
+    """Built-in functions that do more than read, or can, under another name than theirs."""
+    nameless: tuple[int, ...] = ()
+    """Functions outside the built-ins that serve what is built in, as an estimator of `=`, or convert encodings."""
+    text_search: tuple[int, ...] = ()
+    """The functions outside the built-ins of text search templates and parsers."""
     strangers: frozenset[str] = frozenset()
     """Names of functions in pg_catalog that no table knows on this server: those of a newer minor version."""
 

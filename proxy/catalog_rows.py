@@ -194,6 +194,9 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
             (name, tuple(oid for oid in map(int, (left, right)) if oid)) for name, left, right in operands
         ),
         implicit=frozenset((int(source), int(target)) for source, target in implicit),
+        renamed=tuple(row for row in named if row.name not in rules.OIDS.get(row.oid, {row.name})),
+        nameless=tuple(sorted(codes["n0"])),
+        text_search=tuple(sorted(codes["s0"])),
         strangers=frozenset(row.name for row in named if row.schema == "pg_catalog") - _known(rows.version // 10000),
     )
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import constants, errors, rules
-from .catalog import FUNCTION, OPERATOR, TYPE, Callable, Catalog, Taint, Type
+from .catalog import FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Taint, Type
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
@@ -103,6 +103,8 @@ class Functions:
         special |= {rules.STATEMENTS_FUNCTION} | rules.TRANSACTION_ID_FUNCTIONS
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         special |= rules.CODE_FUNCTIONS
+        search = rules.TEXT_SEARCH_FUNCTIONS if catalog is not None else frozenset[str]()
+        special |= search
         self.plain = frozenset(
             name
             for name, function in rules.FUNCTIONS.items()
@@ -120,7 +122,7 @@ class Functions:
         self.voids = voids.union({rules.VOID}, () if catalog is None else catalog.voids)
         """Names of functions, operators and types that can make a parameter one of type void, and are allowed."""
         self._refused_attributes = self._find_refused_attributes()
-        known |= catalog.strangers if catalog is not None else set()
+        known |= (catalog.strangers | search) if catalog is not None else set()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
         """Names that need a second look as an attribute; where `denies`, all do."""
 
@@ -289,9 +291,15 @@ class Functions:
         return schema == "pg_catalog" and name not in rules.FUNCTIONS and name not in rules.TYPES
 
     def operator(self, schema: str, name: str) -> Refusal | None:
-        """Say why an operator of pg_catalog may not be used, whatever its operands are: it calls a denied function."""
+        """Say why an operator of pg_catalog may not be used, whatever its operands are.
+
+        It calls a denied function, or text search, which is no read here.
+        """
         if schema in _BUILT_IN and ("operator", name) in self._callers:
             return self._denied_caller("operator", name, name)
+        if self.catalog is not None and name in rules.TEXT_SEARCH_OPERATORS and schema in _BUILT_IN:
+            taint = self.catalog.taints.get((TEXT_SEARCH, 0))
+            return None if taint is None else unproved("unproved-function", taint)
         return None
 
     def relation(self, schema: str, name: str) -> Refusal | None:
@@ -316,6 +324,8 @@ class Functions:
             return None
         found = self.catalog.function(schema, name, arguments) if among is None else among
         taint = self.catalog.taint(FUNCTION, found)
+        if taint is None and name in rules.TEXT_SEARCH_FUNCTIONS and schema in _BUILT_IN:
+            taint = self.catalog.taints.get((TEXT_SEARCH, 0))
         return None if taint is None else unproved("unproved-function", taint)
 
     def _guess(self, schema: str, name: str, shown: str, extension: rules.Extension | None) -> Refusal | None:

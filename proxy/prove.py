@@ -32,6 +32,7 @@ from .catalog import (
     FUNCTION,
     OPERATOR,
     RELATION,
+    TEXT_SEARCH,
     TYPE,
     UNREADABLE,
     BuiltIn,
@@ -141,12 +142,14 @@ class _Court:
         self._shadows = frozenset(self._row_types.values())
         self._odd_rows = self._find_odd_rows()
         self._plain = Functions(self._policy).plain
+        self._reads = Functions(replace(policy, server_version=0)).plain  # of any version: a symbol can be as old
         self._candidates = Candidates(rows)
         self._names = _names(rows, self._candidates)
         recording = replace(
             self._names,
             taints=self._recorder,
-            tainted_operators=frozenset(self._names.operators),  # so that each one is asked for
+            # So that each one is asked for.
+            tainted_operators=rules.TEXT_SEARCH_OPERATORS.union(self._names.operators),
             tainted_types=True,
             code=Taint("code that is no read", "which one, its argument says", ""),
         )
@@ -164,6 +167,8 @@ class _Court:
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
         operators = {row.name for row in self._rows.operators if (OPERATOR, row.oid) in self.taints}
+        if _SEARCH in self.taints:
+            operators |= rules.TEXT_SEARCH_OPERATORS
         return replace(
             self._names,
             taints=self.taints,
@@ -184,9 +189,24 @@ class _Court:
             if operator.replaces and (OPERATOR, operator.oid) in self.taints:
                 taint = self.taints[OPERATOR, operator.oid]
                 yield taint._replace(rule=taint.rule or "unproved-operator")
+        for oid in (*self._rows.nameless, *(row.oid for row in self._rows.functions if _is_replaced(row))):
+            if (FUNCTION, oid) in self.taints:
+                taint = self.taints[FUNCTION, oid]
+                yield taint._replace(rule=taint.rule or "unproved-function")
+        yield from self._renamed()
         for cast in self._rows.casts:
             if self._hidden(cast) and (CAST, cast.oid) in self.taints:
                 yield self.taints[CAST, cast.oid]
+
+    def _renamed(self) -> Iterator[Taint]:
+        """Give the built-in functions that bear the name of a read, and do more."""
+        major = self._rows.version // 10000
+        for row in self._rows.renamed:
+            # What is gone from this version has left its OID to another one.
+            own = [each for each in rules.OIDS[row.oid] if not 0 < rules.FUNCTIONS[each].until < major]
+            if own and row.name in self._plain and not self._plain.issuperset(own):
+                why = f"it is {min(own)} under another name"
+                yield Taint(f"function {row.schema}.{row.name}", why, f"{row.schema}.{row.name}", "unproved-function")
 
     def _tainted_code(self) -> Iterator[Taint]:
         """Give the taints of code that belongs to tables."""
@@ -227,6 +247,8 @@ class _Court:
                 # A pattern with a * cannot have meant dblink_exec.
                 self._judge(FUNCTION, function, what, self._function, exact=self._listed(function) == "block")
         for built_in in self._rows.built_ins:
+            if (FUNCTION, built_in.oid) in self.objects:
+                continue  # somebody has replaced it
             self._judge(FUNCTION, built_in, f"function {built_in.schema}.{built_in.name}", self._built_in)
         for relation in self._rows.relations:
             what = f"{_RELATIONS.get(relation.kind, 'table')} {relation.schema}.{relation.name}"
@@ -245,6 +267,7 @@ class _Court:
         for family in self._rows.families:
             what = f"operator family {family.schema}.{family.name}"
             self._judge(FAMILY, family, what, lambda row: self._call(row.functions))
+        self._judge_one(_SEARCH, Finding("text search", ""), self._call, self._rows.text_search)
         self._casts()
         self._collections()
 
@@ -341,17 +364,16 @@ class _Court:
         # judged by their arguments will not do.
         if row.schema == "pg_catalog" and row.name not in self._plain:
             raise _Spoiled("it does more than read, or can do more than read")
+        if row.name in rules.TEXT_SEARCH_FUNCTIONS:
+            self._recorder.get(_SEARCH)
 
     def _listed(self, row: FunctionRow) -> str:
         """Give the table's verdict on an extension's function; empty without one. pg_depend says whose it is."""
         found = rules.EXTENSIONS.get(f"{row.schema}.{row.name}") or rules.EXTENSIONS.get(row.name)
         if found is None:
             return ""
-        owner = row.extension
-        if not owner and row.schema == "information_schema" and row.oid < FIRST_NORMAL_OID:
-            owner = row.schema
         owners = found.extension.partition(" (")[0].split("/")
-        return found.verdict if owner in owners else ""
+        return found.verdict if row.extension in owners else ""
 
     def _body(self, row: FunctionRow) -> None:
         if row.language in ("sql", "plpgsql"):
@@ -379,7 +401,7 @@ class _Court:
     def _is_plain(self, symbol: str) -> bool:
         """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
         names = self._rows.symbols.get(symbol, ())
-        return bool(names) and all(name in self._plain for name in names)
+        return bool(names) and self._reads.issuperset((*names, *rules.bearers(symbol)))
 
     def _is_given_a_name(self, row: FunctionRow) -> bool:
         """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
@@ -645,6 +667,7 @@ class _Court:
         return name if row.schema == "pg_catalog" else f"{row.schema}.{name}"
 
 
+_SEARCH = (TEXT_SEARCH, 0)
 _COLLECTIONS = frozenset("bm")
 """typtype of arrays, which nothing but what they are made of sets apart from base types, and of multiranges."""
 _LISTED = "extension-function"
@@ -693,6 +716,11 @@ def _reason(refusal: rules.Refusal, command: str) -> str:
     if message.startswith("permission denied "):
         message = f"{message}: {_RULE.sub('', refusal.detail).rstrip('.')}"
     return f"is refused: {message}"
+
+
+def _is_replaced(row: FunctionRow) -> bool:
+    """Tell whether a function is a built-in that is not as initdb wrote it."""
+    return row.oid < FIRST_NORMAL_OID and row.schema in ("pg_catalog", "information_schema")
 
 
 def _is_polymorphic(name: str) -> bool:

@@ -10,6 +10,8 @@ The long tables are tab-separated files in `proxy/data/`:
 - `functions_types.tsv`: from pg_proc of 13 to 18: argument and result types, to tell which overload a call means.
 - `functions_arguments.tsv`: what becomes of arguments that can hold SQL or name something, for each signature with
   texts, names or OIDs: of pg_proc of 13 to 18 and of extensions' functions that no body proves. See `ARGUMENTS`.
+- `functions_symbols.tsv`: from 13 to 18: the OIDs of functions that do more than read, and what they are called in C
+  where that is not their name.
 - `functions_calls.tsv`: from 13 to 18: which built-in functions those written in SQL, views and operators call.
 - `extensions.tsv`: the extensions whose labels on functions in C are believed, the exceptions among them, and the
   relation that the others read.
@@ -317,6 +319,29 @@ def _load_functions() -> dict[str, Function]:
 FUNCTIONS: dict[str, Function] = _load_functions()
 """pg_catalog's functions of PostgreSQL 13 to 18, by name."""
 
+OIDS: dict[int, set[str]] = {}
+"""The built-in functions in C that do more than read, or can: a row of pg_proc may bear another name by now. Some have
+had several."""
+_SYMBOLS: dict[str, set[str]] = {}
+for _name, _oids, _symbols in _rows("functions_symbols.tsv"):
+    for _oid in _oids.split():
+        OIDS.setdefault(int(_oid), set()).add(_name)
+    for _symbol in _symbols.split():
+        _SYMBOLS.setdefault(_symbol, set()).add(_name)
+
+
+def bearers(symbol: str) -> set[str]:
+    """Give the names under which PostgreSQL has a function in C (an `internal` one's prosrc), if they matter."""
+    return _SYMBOLS.get(symbol, set()).union({symbol} & FUNCTIONS.keys())
+
+
+TEXT_SEARCH_FUNCTIONS = frozenset(
+    {"to_tsvector", "json_to_tsvector", "jsonb_to_tsvector", "to_tsquery", "plainto_tsquery", "phraseto_tsquery"}
+    | {"websearch_to_tsquery", "ts_headline", "ts_lexize", "ts_parse", "ts_token_type", "ts_debug"}
+    | {"ts_match_tt", "ts_match_tq"}
+)
+TEXT_SEARCH_OPERATORS = frozenset({"@@", "@@@"})
+"""What calls a text search parser's functions, or a dictionary's."""
 
 CALLS: dict[str, tuple[str, frozenset[str]]] = {
     name: (returns, frozenset(signatures.split())) for name, returns, signatures in _rows("functions_types.tsv")

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Key, Taint
+from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TEXT_SEARCH, TYPE, Key, Taint
 from .verdict import Effect
 
 
@@ -47,6 +47,7 @@ class Finding:
 
 _RELATIVE = {"it": "which", "its": "whose"}
 _VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
+_VERBS[TEXT_SEARCH] = "leads to"
 
 
 def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:
@@ -95,7 +96,8 @@ def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key
             if user not in taints:
                 found = objects[user]
                 why = f"it {_VERBS[key[0]]} {chain}"
-                taints[user] = Taint(found.what, why, found.name, root=root, extension=taints[root].extension)
+                allow = found.name or taints[root].allow
+                taints[user] = Taint(found.what, why, allow, root=root, extension=taints[root].extension)
                 through[user] = key
                 waiting.append((user, root))
     return {key: taint for key, taint in taints.items() if key in objects}, through

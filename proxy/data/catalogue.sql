@@ -58,7 +58,23 @@ SELECT current_setting('server_version_num'), current_database(), getdatabaseenc
 -- state
 $state
 
--- functions
+-- functions. A language is what its handler makes it, whatever it is called: initdb gives the first three their OIDs. A
+-- built-in function is read, too, if it is not as initdb wrote it: those in SQL are older than the views of
+-- information_schema, which stand at the end of its script. (Freezing a row leaves its xmin as it is.) Those in C are of
+-- libraries that come with the server. An internal one is what its OID says (fmgr_isbuiltin(), utils/fmgr/fmgr.c),
+-- whatever has become of its row, as long as that does not say that it is in SQL, for then the planner takes its body.
+WITH language AS MATERIALIZED (
+    SELECT l.oid, CASE
+            WHEN l.oid = 12 THEN 'internal'
+            WHEN l.oid = 13 THEN 'c'
+            WHEN l.oid = 14 THEN 'sql'
+            WHEN h.prolang = 13 AND (h.probin, h.prosrc) = ('$libdir/plpgsql', 'plpgsql_call_handler') THEN 'plpgsql'
+            WHEN l.lanname IN ('internal', 'c', 'sql', 'plpgsql') THEN 'another ' || l.lanname
+            ELSE l.lanname
+        END AS lanname
+    FROM pg_language l
+    LEFT JOIN pg_proc h ON h.oid = l.lanplcallfoid
+)
 SELECT p.oid, n.nspname, p.proname, p.prokind, l.lanname, p.provolatile, p.proargtypes, p.pronargdefaults,
     p.provariadic <> 0, concat_ws(' ', p.prorettype, a.aggtranstype, nullif(a.aggmtranstype, 0)),
     array_to_string(p.proallargtypes, ' '), array_to_string(p.proargmodes, ''), p.prosrc,
@@ -69,11 +85,18 @@ SELECT p.oid, n.nspname, p.proname, p.prokind, l.lanname, p.provolatile, p.proar
     to_json(p.proconfig), e.extname
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
-JOIN pg_language l ON l.oid = p.prolang
+JOIN language l ON l.oid = p.prolang
 LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid
 LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_extension e ON e.oid = d.refobjid
 WHERE p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
+    OR l.lanname = 'internal' AND p.oid >= 10000
+    OR l.lanname = 'c' AND p.probin !~ '^\$libdir/(\w+_and_\w+|euc2004_sjis2004|dict_snowball|plpgsql)$'
+    OR l.lanname NOT IN ('internal', 'c') AND p.xmin::text::int8 >= coalesce((
+        SELECT min(xmin::text::int8)
+        FROM pg_class
+        WHERE oid < 16384 AND relkind = 'v' AND relnamespace = 'information_schema'::regnamespace
+    ), 0)
 ORDER BY p.oid;
 
 -- relations; built-in views are not printed: they are reads, and information_schema is long. Other sessions' temporary
@@ -118,14 +141,14 @@ ORDER BY 1, 2, 3;
 -- Printed text hides calls: an implicit cast, the equality of CASE x WHEN, of NULLIF and of JOIN USING.
 -- Planning a read of a relation computes the constant parts of CHECK constraints, indexes, partition keys and extended
 -- statistics (eval_const_expressions() below get_relation_info(), plancat.c), and calls operator classes.
--- Functions that take `internal` are left out: only C can, they are the inner works of a type or an extension, and
--- their labels say little (PostGIS leaves its estimators volatile). Those of aggregates are kept.
+-- What the planner asks belongs to an operator (its estimators) or a function (its support function). Nobody names what
+-- serves a built-in object (kind n, owner 0), nor what converts to and from a client's encoding. Text search reaches its
+-- templates and parsers by the names of dictionaries and configurations (kind s, owner 0).
 WITH RECURSIVE code AS (
     SELECT p.oid
     FROM pg_proc p
     JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
-        AND 'internal'::regtype <> ALL (p.proargtypes)
+    WHERE p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
 ),
 operator AS (
     SELECT o.oid, o.oprcode::oid AS code
@@ -136,10 +159,9 @@ operator AS (
 -- What was put into an operator family: a built-in support function can be made one of a family that it is not meant for
 -- (CREATE OPERATOR CLASS looks at its result and the number of its arguments).
 family AS (
-    SELECT p.amprocfamily AS oid, p.amproc::oid AS code
-    FROM pg_amproc p
-    JOIN pg_proc f ON f.oid = p.amproc
-    WHERE p.oid >= 16384 AND 'internal'::regtype <> ALL (f.proargtypes)
+    SELECT amprocfamily AS oid, amproc::oid AS code
+    FROM pg_amproc
+    WHERE oid >= 16384
     UNION
     SELECT a.amopfamily, operator.code
     FROM pg_amop a
@@ -222,6 +244,54 @@ referring (classid, objid, kind, owner) AS (
     FROM pg_attribute a
     JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attgenerated = 'v'
+),
+serving (kind, owner, code) AS (
+    SELECT CASE WHEN o.oid < 16384 THEN 'n' ELSE 'o' END, CASE WHEN o.oid < 16384 THEN 0 ELSE o.oid END, part.code
+    FROM pg_operator o
+    CROSS JOIN LATERAL unnest(ARRAY[oprcode, oprrest, oprjoin]::oid[]) part (code)
+    UNION ALL
+    SELECT CASE WHEN oid < 16384 THEN 'n' ELSE 'f' END, CASE WHEN oid < 16384 THEN 0 ELSE oid END, prosupport::oid
+    FROM pg_proc
+    UNION ALL
+    SELECT 'n', 0, part.code
+    FROM pg_aggregate a
+    CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+        a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) part (code)
+    WHERE a.aggfnoid < 16384
+    UNION ALL
+    SELECT 'n', 0, part.code
+    FROM pg_type t
+    CROSS JOIN LATERAL unnest(ARRAY[typinput, typoutput, typreceive, typsend, typmodin, typmodout, typanalyze,
+        (to_jsonb(t) ->> 'typsubscript')::regproc]::oid[]) part (code) -- since 14
+    WHERE t.oid < 16384
+    UNION ALL
+    SELECT 'n', 0, part.code
+    FROM pg_range
+    CROSS JOIN LATERAL unnest(ARRAY[rngcanonical, rngsubdiff]::oid[]) part (code)
+    WHERE rngtypid < 16384
+    UNION ALL
+    SELECT 'n', 0, castfunc FROM pg_cast WHERE oid < 16384
+    UNION ALL
+    SELECT 'n', 0, amproc::oid FROM pg_amproc WHERE oid < 16384
+    UNION ALL
+    SELECT 'n', 0, amhandler::oid FROM pg_am WHERE oid < 16384
+    UNION ALL
+    SELECT 'n', 0, conproc::oid FROM pg_conversion WHERE condefault
+    UNION ALL
+    SELECT 'r', coalesce(i.indrelid, c.oid), a.amhandler::oid
+    FROM pg_class c
+    JOIN pg_am a ON a.oid = c.relam
+    LEFT JOIN pg_index i ON i.indexrelid = c.oid
+    WHERE a.oid >= 16384
+    UNION ALL
+    SELECT 's', 0, part.code
+    FROM pg_ts_template t
+    CROSS JOIN LATERAL unnest(ARRAY[tmplinit, tmpllexize]::oid[]) part (code)
+    WHERE EXISTS (SELECT FROM pg_ts_dict WHERE dicttemplate = t.oid)
+    UNION ALL
+    SELECT 's', 0, part.code
+    FROM pg_ts_parser
+    CROSS JOIN LATERAL unnest(ARRAY[prsstart, prstoken, prsend, prsheadline, prslextype]::oid[]) part (code)
 )
 SELECT g.kind, g.owner, d.code, d.operator
 FROM pg_depend
@@ -239,6 +309,10 @@ FROM beside
 UNION
 SELECT 'c', oid, code, 0
 FROM family
+UNION
+SELECT kind, owner, code, 0
+FROM serving
+JOIN code ON code.oid = serving.code
 UNION
 SELECT 'f', p.oid, part.code, 0
 FROM pg_proc p
@@ -354,14 +428,14 @@ WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) 
 ORDER BY o.oid;
 
 -- operator families of btree and hash that nobody has to name: they have operators of pg_catalog, or a class in them is
--- the default of a type of pg_catalog
+-- the default of a type of pg_catalog. And what was put into a built-in family of another method.
 SELECT f.oid, n.nspname, f.opfname
 FROM pg_opfamily f
 JOIN pg_namespace n ON n.oid = f.opfnamespace
-WHERE f.opfmethod IN (403, 405)
-    AND (EXISTS (SELECT FROM pg_amop WHERE amopfamily = f.oid AND oid >= 16384)
+WHERE (EXISTS (SELECT FROM pg_amop WHERE amopfamily = f.oid AND oid >= 16384)
         OR EXISTS (SELECT FROM pg_amproc WHERE amprocfamily = f.oid AND oid >= 16384))
-    AND (EXISTS (
+    AND (f.oid < 16384 OR f.opfmethod IN (403, 405))
+    AND (f.opfmethod NOT IN (403, 405) OR EXISTS (
             SELECT
             FROM pg_amop a
             JOIN pg_operator o ON o.oid = a.amopopr AND o.oid < 16384
@@ -378,18 +452,13 @@ ORDER BY oid;
 
 -- built-in functions: the argument types of those whose name others bear, too, and the symbols that others name
 WITH others AS MATERIALIZED (
-    SELECT proname, CASE WHEN lanname = 'internal' THEN prosrc END AS symbol
-    FROM pg_proc p
-    JOIN pg_language l ON l.oid = p.prolang
-    WHERE p.oid >= 16384
+    SELECT proname, CASE WHEN prolang = 12 THEN prosrc END AS symbol FROM pg_proc WHERE oid >= 16384
 )
 SELECT p.oid, n.nspname, p.proname,
     CASE WHEN p.provariadic = 0 AND p.proname IN (SELECT proname FROM others) THEN p.proargtypes END,
-    CASE WHEN l.lanname = 'internal' AND p.prosrc IN (SELECT symbol FROM others WHERE symbol IS NOT NULL)
-        THEN p.prosrc END
+    CASE WHEN p.prolang = 12 AND p.prosrc IN (SELECT symbol FROM others WHERE symbol IS NOT NULL) THEN p.prosrc END
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
-JOIN pg_language l ON l.oid = p.prolang
 WHERE p.oid < 16384 AND n.nspname IN ('pg_catalog', 'information_schema')
 ORDER BY p.oid;
 

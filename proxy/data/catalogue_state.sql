@@ -22,6 +22,10 @@ part (name, rows, new) AS (
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_aggregate
     UNION ALL
+    SELECT 'pg_am', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_am
+    UNION ALL
     SELECT 'pg_amop', count(*),
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_amop
@@ -43,6 +47,10 @@ part (name, rows, new) AS (
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_constraint
     WHERE connamespace NOT IN (SELECT oid FROM temporary)
+    UNION ALL
+    SELECT 'pg_conversion', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_conversion
     UNION ALL
     SELECT 'pg_depend', count(*),
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
@@ -102,6 +110,18 @@ part (name, rows, new) AS (
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_statistic_ext
     WHERE stxnamespace NOT IN (SELECT oid FROM temporary)
+    UNION ALL
+    SELECT 'pg_ts_dict', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_ts_dict
+    UNION ALL
+    SELECT 'pg_ts_parser', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_ts_parser
+    UNION ALL
+    SELECT 'pg_ts_template', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_ts_template
     UNION ALL
     SELECT 'pg_type', count(*),
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))

@@ -1,0 +1,269 @@
+"""Code that the server runs and no statement names: estimators, support functions, parsers, replaced built-ins.
+
+Each attack is code that raises HOSTILE. Where the server alone is asked, it does: so each of these tests can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.commands.embedded import EmbeddedError, EmbeddedServer
+from proxy.filter import Policy
+from proxy.verdict import Action
+from tests import servers
+from tests.integration.test_reach import learn
+
+HOSTILE = "binary upgrade mode"  # what the symbol below says, whatever it is given
+_SYMBOL = "LANGUAGE internal AS 'binary_upgrade_set_record_init_privs'"
+_BODY = f"LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RAISE EXCEPTION '{HOSTILE}'; END $$"
+_DATABASE = "unnamed"
+_TABLE = "CREATE TABLE t (id int, v varchar); INSERT INTO t VALUES (1, 'x'); CREATE TABLE other (id int);"
+_DICTIONARY = f"""
+CREATE FUNCTION lexize(internal, internal, internal, internal) RETURNS internal {_SYMBOL};
+CREATE TEXT SEARCH TEMPLATE evil (LEXIZE = lexize);
+CREATE TEXT SEARCH DICTIONARY evil (TEMPLATE = evil);
+CREATE TEXT SEARCH CONFIGURATION evil (COPY = simple);
+ALTER TEXT SEARCH CONFIGURATION evil ALTER MAPPING FOR asciiword WITH evil;
+"""
+
+SERVING: dict[str, tuple[str, str]] = {
+    "estimator of an operator": (
+        f"""CREATE FUNCTION estimate(internal, oid, internal, int) RETURNS float8 {_SYMBOL};
+        CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq, RESTRICT = estimate)""",
+        "SELECT * FROM t WHERE id === 1",
+    ),
+    "join estimator of an operator": (
+        f"""CREATE FUNCTION estimate(internal, oid, internal, int2, internal) RETURNS float8 {_SYMBOL};
+        CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq, JOIN = estimate)""",
+        "SELECT * FROM t JOIN other o ON t.id === o.id",
+    ),
+    "estimator of a built-in operator": (
+        f"""CREATE FUNCTION estimate(internal, oid, internal, int) RETURNS float8 {_SYMBOL};
+        ALTER OPERATOR pg_catalog.= (int, int) SET (RESTRICT = estimate)""",
+        "SELECT * FROM t WHERE id = 1",
+    ),
+    "support function": (
+        f"""CREATE FUNCTION supports(internal) RETURNS internal {_SYMBOL};
+        CREATE FUNCTION honest(int) RETURNS int LANGUAGE plpgsql SUPPORT supports AS 'BEGIN RETURN 1; END'""",
+        "SELECT honest(id) FROM t",
+    ),
+    "support function of a built-in": (
+        f"""CREATE FUNCTION supports(internal) RETURNS internal {_SYMBOL};
+        ALTER FUNCTION pg_catalog.lower(text) SUPPORT supports""",
+        "SELECT lower(v) FROM t",
+    ),
+    "type modifier of a built-in type": (
+        f"""CREATE FUNCTION modified(cstring[]) RETURNS int {_SYMBOL};
+        ALTER TYPE pg_catalog.varchar SET (TYPMOD_IN = modified)""",
+        "SELECT 'x'::varchar(3)",
+    ),
+    "access method of a table": (
+        """CREATE FUNCTION handles(internal) RETURNS table_am_handler LANGUAGE internal AS 'heap_tableam_handler';
+        CREATE ACCESS METHOD evil TYPE TABLE HANDLER handles;
+        CREATE TABLE held (id int) USING evil;
+        """
+        f"CREATE OR REPLACE FUNCTION handles(internal) RETURNS table_am_handler {_SYMBOL}",
+        "SELECT * FROM held",
+    ),
+    "aggregate of pg_catalog's that is replaced": (
+        f"""CREATE FUNCTION sums(bigint, int) RETURNS bigint {_BODY};
+        CREATE OR REPLACE AGGREGATE pg_catalog.sum(int) (SFUNC = sums, STYPE = bigint)""",
+        "SELECT sum(id) FROM t",
+    ),
+    "dictionary of a configuration": (_DICTIONARY, "SELECT to_tsvector('evil', v) FROM t"),
+    "dictionary by its name": (_DICTIONARY, "SELECT ts_lexize('evil', 'x')"),
+    "dictionary of the default configuration": (
+        f"{_DICTIONARY}; ALTER DATABASE {_DATABASE} SET default_text_search_config = 'public.evil'",
+        "SELECT * FROM t WHERE v::text @@ 'x'",
+    ),
+    "dictionary of a query": (_DICTIONARY, "SELECT plainto_tsquery('evil', 'x')"),
+    "dictionary as an attribute": (
+        f"{_DICTIONARY}; ALTER DATABASE {_DATABASE} SET default_text_search_config = 'public.evil'",
+        "SELECT (x.y).to_tsvector FROM (VALUES ('x'::text)) x(y)",
+    ),
+    "dictionary in a function": (
+        f"""{_DICTIONARY}
+        CREATE FUNCTION honest(text) RETURNS tsvector LANGUAGE sql AS $$ SELECT to_tsvector('evil', $1) $$""",
+        "SELECT honest('x')",
+    ),
+    "dictionary under an operator": (
+        f"""{_DICTIONARY}; ALTER DATABASE {_DATABASE} SET default_text_search_config = 'public.evil';
+        CREATE OPERATOR ==> (RIGHTARG = text, FUNCTION = to_tsvector)""",
+        "SELECT ==> 'x'::text",
+    ),
+    "template that begins": (
+        f"""CREATE FUNCTION begins(internal) RETURNS internal {_SYMBOL};
+        CREATE TEXT SEARCH TEMPLATE evil (INIT = dsimple_init, LEXIZE = dsimple_lexize);
+        CREATE TEXT SEARCH DICTIONARY evil (TEMPLATE = evil);
+        UPDATE pg_ts_template SET tmplinit = 'begins'::regproc WHERE tmplname = 'evil'""",
+        "SELECT ts_lexize('evil', 'x')",
+    ),
+    "parser": (
+        f"""CREATE FUNCTION begins(internal, int) RETURNS internal {_SYMBOL};
+        CREATE TEXT SEARCH PARSER evil (START = begins, GETTOKEN = prsd_nexttoken, END = prsd_end,
+            LEXTYPES = prsd_lextype)""",
+        "SELECT * FROM ts_parse('evil', 'x')",
+    ),
+    "default conversion": (
+        f"""CREATE FUNCTION converts(int, int, cstring, internal, int) RETURNS void {_SYMBOL};
+        CREATE FUNCTION converts(int, int, cstring, internal, int, bool) RETURNS int {_SYMBOL};
+        CREATE DEFAULT CONVERSION evil FOR 'LATIN2' TO 'WIN1250' FROM latin2_to_win1250;
+        UPDATE pg_conversion c SET conproc = p.oid, conforencoding = pg_char_to_encoding('LATIN1'),
+            contoencoding = pg_char_to_encoding('LATIN2')
+        FROM pg_proc p, pg_proc before
+        WHERE conname = 'evil' AND before.oid = conproc AND p.proname = 'converts' AND p.pronargs = before.pronargs""",
+        "SELECT convert('x', 'LATIN1', 'LATIN2')",
+    ),
+    "canonical function of a range": (
+        """CREATE TYPE r;
+        CREATE FUNCTION canonical(r) RETURNS r LANGUAGE internal IMMUTABLE AS 'int4range_canonical';
+        CREATE TYPE r AS RANGE (SUBTYPE = int, CANONICAL = canonical);
+        """
+        f"CREATE OR REPLACE FUNCTION canonical(r) RETURNS r IMMUTABLE {_BODY}",
+        "SELECT r(1, 2)",
+    ),
+}
+REPLACED: dict[str, tuple[str, str]] = {
+    "internal function that is in SQL by now": (
+        f"""CREATE FUNCTION hostile() RETURNS text {_BODY};
+        CREATE OR REPLACE FUNCTION pg_catalog.lower(text) RETURNS text LANGUAGE sql AS 'SELECT public.hostile()'""",
+        "SELECT lower(v) FROM t",
+    ),
+    "function of an operator": (
+        f"""CREATE FUNCTION hostile() RETURNS int {_BODY};
+        CREATE OR REPLACE FUNCTION pg_catalog.int4pl(int, int) RETURNS int LANGUAGE sql AS 'SELECT public.hostile()'""",
+        "SELECT id + 1 FROM t",
+    ),
+    "function in SQL": (
+        f"""CREATE FUNCTION hostile() RETURNS interval {_BODY};
+        CREATE OR REPLACE FUNCTION pg_catalog.age(timestamptz) RETURNS interval LANGUAGE sql
+            AS 'SELECT public.hostile()'""",
+        "SELECT age(now())",
+    ),
+    "function of information_schema": (
+        f"""CREATE FUNCTION hostile() RETURNS int {_BODY};
+        CREATE OR REPLACE FUNCTION information_schema._pg_char_max_length(typid oid, typmod int4) RETURNS int
+            LANGUAGE sql AS 'SELECT public.hostile()'""",
+        "SELECT information_schema._pg_char_max_length(1, 1)",
+    ),
+    "renamed to an overload of a read": (
+        "ALTER FUNCTION pg_catalog.binary_upgrade_set_record_init_privs(bool) RENAME TO abs",
+        "SELECT abs(true)",
+    ),
+    "renamed, with the source of a read": (
+        """ALTER FUNCTION pg_catalog.binary_upgrade_set_record_init_privs(bool) RENAME TO abs;
+        CREATE OR REPLACE FUNCTION pg_catalog.abs(bool) RETURNS void LANGUAGE internal AS 'int4abs'""",
+        "SELECT abs(true)",
+    ),
+    "other source, where no OID says what it is": (
+        f"""CREATE OR REPLACE FUNCTION information_schema._pg_char_max_length(typid oid, typmod int4) RETURNS int
+            {_SYMBOL}""",
+        "SELECT information_schema._pg_char_max_length(1, 1)",
+    ),
+    "renamed, and another in its place": (
+        f"""ALTER FUNCTION pg_catalog.lower(text) RENAME TO lowered;
+        CREATE FUNCTION pg_catalog.lower(text) RETURNS text {_BODY}""",
+        "SELECT lower('X')",
+    ),
+    "symbol whose bearer was renamed": (
+        f"""ALTER FUNCTION pg_catalog.binary_upgrade_set_record_init_privs(bool) RENAME TO abs;
+        CREATE FUNCTION mine() RETURNS int {_SYMBOL}""",
+        "SELECT mine()",
+    ),
+    "language that is called plpgsql": (
+        f"""CREATE FUNCTION handles() RETURNS language_handler {_SYMBOL};
+        ALTER LANGUAGE plpgsql RENAME TO real; CREATE LANGUAGE plpgsql HANDLER handles;
+        CREATE FUNCTION mine() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'""",
+        "SELECT mine()",
+    ),
+}
+EVERY = SERVING | REPLACED
+
+
+@pytest.fixture(scope="module", params=servers.EVERY)
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    with servers.serving(request) as found:
+        yield found
+
+
+@pytest.fixture
+def database(server: EmbeddedServer) -> Iterator[str]:
+    server.sql(f"CREATE DATABASE {_DATABASE}")
+    try:
+        server.sql(_TABLE, _DATABASE)
+        yield _DATABASE
+    finally:
+        server.sql(f"DROP DATABASE {_DATABASE}")
+
+
+def runs(server: EmbeddedServer, sql: str) -> bool:
+    """Tell whether a statement runs what must not run, on the server alone."""
+    try:
+        server.sql(sql, _DATABASE)
+    except EmbeddedError as error:
+        return HOSTILE in str(error)
+    return False
+
+
+@pytest.mark.parametrize("attack", EVERY)
+def test_attack_code_that_no_statement_names(server: EmbeddedServer, database: str, attack: str) -> None:
+    setup, statement = EVERY[attack]
+    before = learn(server, database)
+    server.sql(f"SET allow_system_table_mods = on; {setup}", database)
+    assert runs(server, statement)
+    judge = learn(server, database)
+    assert judge.judge(statement.encode()).action is not Action.ALLOW
+    assert before.judge(b"SELECT id + 1, lower(v), to_tsvector('simple', v) FROM t").action is Action.ALLOW
+
+
+def test_text_search_that_is_no_read_spoils_nothing_else(server: EmbeddedServer, database: str) -> None:
+    server.sql(_DICTIONARY, database)
+    judge = learn(server, database)
+    for text in (b"SELECT id + 1, lower(v) FROM t", b"SELECT 'a b'::tsvector", b"SELECT count(*) FROM t WHERE v ~ 'x'"):
+        assert judge.judge(text).action is Action.ALLOW
+    refused = judge.judge(b"SELECT to_tsvector('simple', v) FROM t")
+    assert refused.rule == "unproved-function"
+    assert refused.hint == 'The operator can allow it: filter.allow_functions: ["public.lexize"].'
+    allowing = learn(server, database, Policy(allow_functions=("public.lexize",)))
+    assert allowing.judge(b"SELECT to_tsvector('simple', v) FROM t").action is Action.ALLOW
+
+
+def test_rights_on_built_in_functions_can_change(server: EmbeddedServer, database: str) -> None:
+    """A hardened server revokes rights on many of them, and they remain what they are."""
+    server.sql(
+        """DO $$ DECLARE f regprocedure; BEGIN
+            FOR f IN SELECT oid FROM pg_proc WHERE oid < 16384 AND prokind <> 'a' LOOP
+                EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);
+            END LOOP;
+        END $$""",
+        database,
+    )
+    judge = learn(server, database)
+    for text in (
+        b"SELECT id + 1, lower(v), age(now()), lpad(v, 3), quote_literal(1) FROM t",
+        b"SELECT * FROM information_schema.columns",
+    ):
+        verdict = judge.judge(text)
+        assert verdict.action is Action.ALLOW, (verdict.message, verdict.detail)
+
+
+def test_ordinary_contrib(server: EmbeddedServer, database: str) -> None:
+    made = [
+        name
+        for name in ("unaccent", "dict_xsyn", "dict_int", "pg_trgm", "btree_gist", "btree_gin", "bloom", "citext")
+        if server.sql(f"SELECT name FROM pg_available_extensions WHERE name = '{name}'", database).strip()
+    ]
+    server.sql("".join(f"CREATE EXTENSION {name};" for name in made), database)
+    if "bloom" in made:
+        server.sql("CREATE INDEX ON t USING bloom (id)", database)
+    if "btree_gist" in made:
+        server.sql("CREATE INDEX ON t USING gist (id)", database)
+    texts = [b"SELECT to_tsvector(v), v::text @@ 'x', id + 1 FROM t WHERE id = 1", b"SELECT ts_lexize('simple', 'x')"]
+    texts += [b"SELECT unaccent(v) FROM t"] if "unaccent" in made else []
+    texts += [b"SELECT v % 'x', similarity(v, 'x') FROM t WHERE v LIKE '%x%'"] if "pg_trgm" in made else []
+    judge = learn(server, database)
+    for text in texts:
+        verdict = judge.judge(text)
+        assert verdict.action is Action.ALLOW, (text, verdict.message, verdict.detail)
