@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import constants, errors, rules
-from .catalog import FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Taint, Type
+from .catalog import CAST_TO, FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Key, Taint, Type
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
@@ -28,6 +28,11 @@ _BUILT_IN = ("", "pg_catalog")
 _ASSIGNED = "pg_current_xact_id_if_assigned() tells the transaction's id where it has one, and gives it none."
 _VIEWS = ("", "pg_catalog", "information_schema")
 _REFUSED = frozenset(name for name, function in rules.FUNCTIONS.items() if function.verdict != "allow")
+LEADS: dict[str, Key] = {
+    **dict.fromkeys(rules.TEXT_SEARCH_FUNCTIONS | rules.TEXT_SEARCH_OPERATORS, (TEXT_SEARCH, 0)),
+    **dict.fromkeys(rules.CASTS_TO_TEXT, (CAST_TO, rules.TEXT_OID)),
+}
+"""Functions and operators of pg_catalog that run what the database has, and name none of it."""
 _SQL_SYNTAX = "COERCE_SQL_SYNTAX"
 
 
@@ -103,8 +108,8 @@ class Functions:
         special |= {rules.STATEMENTS_FUNCTION} | rules.TRANSACTION_ID_FUNCTIONS
         special |= rules.RELATION_TEXT_FUNCTIONS | rules.SCHEMA_TEXT_FUNCTIONS | rules.DATABASE_FUNCTIONS
         special |= rules.CODE_FUNCTIONS
-        search = rules.TEXT_SEARCH_FUNCTIONS if catalog is not None else frozenset[str]()
-        special |= search
+        leading = LEADS.keys() if catalog is not None else set[str]()
+        special |= leading
         self.plain = frozenset(
             name
             for name, function in rules.FUNCTIONS.items()
@@ -122,7 +127,7 @@ class Functions:
         self.voids = voids.union({rules.VOID}, () if catalog is None else catalog.voids)
         """Names of functions, operators and types that can make a parameter one of type void, and are allowed."""
         self._refused_attributes = self._find_refused_attributes()
-        known |= (catalog.strangers | search) if catalog is not None else set()
+        known |= catalog.strangers | leading if catalog is not None else set()
         self.attributes = self._refused_attributes | rules.SESSION_STATE_FUNCTIONS | rules.ADVISORY_LOCKS.keys() | known
         """Names that need a second look as an attribute; where `denies`, all do."""
 
@@ -293,14 +298,11 @@ class Functions:
     def operator(self, schema: str, name: str) -> Refusal | None:
         """Say why an operator of pg_catalog may not be used, whatever its operands are.
 
-        It calls a denied function, or text search, which is no read here.
+        It calls a denied function, or leads to what is no read.
         """
         if schema in _BUILT_IN and ("operator", name) in self._callers:
             return self._denied_caller("operator", name, name)
-        if self.catalog is not None and name in rules.TEXT_SEARCH_OPERATORS and schema in _BUILT_IN:
-            taint = self.catalog.taints.get((TEXT_SEARCH, 0))
-            return None if taint is None else unproved("unproved-function", taint)
-        return None
+        return self._led(schema, name)
 
     def relation(self, schema: str, name: str) -> Refusal | None:
         """Say why a built-in view may not be read: it calls a function that is refused or denied."""
@@ -324,9 +326,16 @@ class Functions:
             return None
         found = self.catalog.function(schema, name, arguments) if among is None else among
         taint = self.catalog.taint(FUNCTION, found)
-        if taint is None and name in rules.TEXT_SEARCH_FUNCTIONS and schema in _BUILT_IN:
-            taint = self.catalog.taints.get((TEXT_SEARCH, 0))
-        return None if taint is None else unproved("unproved-function", taint)
+        refusal = None if taint is None else unproved("unproved-function", taint)
+        return refusal or self._led(schema, name)
+
+    def _led(self, schema: str, name: str) -> Refusal | None:
+        """Refuse a function or operator of pg_catalog that leads to what is no read."""
+        if self.catalog is None or name not in LEADS or schema not in _BUILT_IN:
+            return None
+        kind, _ = LEADS[name]
+        taint = self.catalog.taints.get(LEADS[name])
+        return None if taint is None else unproved("unproved-cast" if kind == CAST_TO else "unproved-function", taint)
 
     def _guess(self, schema: str, name: str, shown: str, extension: rules.Extension | None) -> Refusal | None:
         """Judge a name that is not built in without a catalogue."""
@@ -449,6 +458,12 @@ class Functions:
             detail = "lo_open needs its mode as 4 bytes in binary format, without INV_WRITE (rule: fastpath)."
             return _refusal("fastpath", name, detail)
         return None
+
+    def json_casts(self) -> Refusal | None:
+        """Say why what SQL/JSON's functions cast may not be cast."""
+        taints = () if self.catalog is None else (self.catalog.taints.get((CAST_TO, oid)) for oid in rules.JSON_CASTS)
+        found = [taint for taint in taints if taint is not None]  # while bodies are proved, each one is asked for
+        return unproved("unproved-cast", found[0]) if found else None
 
     def keyword(self, name: str, since: int) -> Refusal | None:
         """Say why a keyword that PostgreSQL has since `since` may not be used on this server; None when it may."""

@@ -465,6 +465,9 @@ class Judgement:
 
     def _keyword(self, kind: str, node: Body, scope: Scope) -> None:
         name, since = rules.KEYWORD_FUNCTIONS[kind]
+        refusal = self._functions.json_casts()
+        if refusal is not None:
+            raise Refused(refusal, node.get("location", -1))
         if kind == "JsonParseExpr":
             # The one that is a type's name, too: before it was a keyword, json(x) was a function or a cast.
             if self._functions.before(since):

@@ -51,7 +51,7 @@ from .catalog import (
     Type,
     TypeRow,
 )
-from .functions import Functions, Patterns
+from .functions import LEADS, Functions, Patterns
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refused
@@ -149,7 +149,7 @@ class _Court:
             self._names,
             taints=self._recorder,
             # So that each one is asked for.
-            tainted_operators=rules.TEXT_SEARCH_OPERATORS.union(self._names.operators),
+            tainted_operators=frozenset((*self._names.operators, *LEADS)),
             tainted_types=True,
             code=Taint("code that is no read", "which one, its argument says", ""),
         )
@@ -167,8 +167,7 @@ class _Court:
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
         operators = {row.name for row in self._rows.operators if (OPERATOR, row.oid) in self.taints}
-        if _SEARCH in self.taints:
-            operators |= rules.TEXT_SEARCH_OPERATORS
+        operators |= {name for name, key in LEADS.items() if key in self.taints}
         return replace(
             self._names,
             taints=self.taints,
@@ -253,13 +252,14 @@ class _Court:
         for relation in self._rows.relations:
             what = f"{_RELATIONS.get(relation.kind, 'table')} {relation.schema}.{relation.name}"
             self._judge(RELATION, relation, what, self._relation)
+        written = any(cast.context == "e" for cast in self._rows.casts)
         for type_ in self._rows.types:
             what = f"{'domain' if type_.kind == 'd' else 'type'} {self._type_name(type_.oid)}"
             self._judge(TYPE, type_, what, self._type)
-            if not is_built_in(type_):
+            if not is_built_in(type_) or written:
                 # A row, an array and a domain are cast by casting what they are made of.
                 to = f"the cast to {self._type_name(type_.oid)}"
-                self._judge(CAST_TO, type_, to, lambda row: self._use(CAST_TO, row.parts))
+                self._judge(CAST_TO, type_, to, lambda row: self._use(CAST_TO, (*row.parts, row.base, row.element)))
         for operator in self._rows.operators:
             operands = ", ".join(self._type_name(oid) for oid in (operator.left, operator.right) if oid)
             what = f"operator {operator.schema}.{operator.name} ({operands})"
@@ -364,8 +364,8 @@ class _Court:
         # judged by their arguments will not do.
         if row.schema == "pg_catalog" and row.name not in self._plain:
             raise _Spoiled("it does more than read, or can do more than read")
-        if row.name in rules.TEXT_SEARCH_FUNCTIONS:
-            self._recorder.get(_SEARCH)
+        if row.name in LEADS:
+            self._recorder.get(LEADS[row.name])
 
     def _listed(self, row: FunctionRow) -> str:
         """Give the table's verdict on an extension's function; empty without one. pg_depend says whose it is."""
@@ -520,7 +520,11 @@ class _Court:
                 self._judge_one((CAST, row.oid), found, lambda target: self._use(TYPE, (target,)), row.target)
             if source is None or target is None or self._hidden(row):
                 continue  # the last one spoils everything
-            if not row.function or is_built_in(target):
+            if is_built_in(source) and is_built_in(target):
+                # The columns of a row are cast with it, and which types they are of is not known here.
+                rows = (type_ for type_ in self._rows.types if type_.kind == "c")
+                users = [(CAST_TO, type_) for type_ in (target, *rows)]
+            elif not row.function or is_built_in(target):
                 users = [(TYPE, source)]  # what is cast is not named
             elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable
                 users = [(TYPE, type_) for type_ in (source, target) if not is_built_in(type_)]
@@ -531,11 +535,13 @@ class _Court:
                     user.uses.setdefault((CAST, row.oid), NOWHERE)
 
     def _hidden(self, row: CastRow) -> bool:
-        """Tell whether a cast runs where no name shows it: between built-in types.
+        """Tell whether a cast runs where no name shows it: between built-in types, if it need not be written.
 
-        Explicit ones, too: `quote_literal(anyelement)` casts to text, JSON_EXISTS to jsonb, and a type of the database
-        that is made of built-in ones (a domain over int) is cast to by casting to those.
+        Where one runs that has to be, the statement has the name of the type, or of what casts by itself: see `LEADS`
+        and `Functions.json_casts`.
         """
+        if row.context == "e" and row.source in self._types and row.target in self._types:
+            return False
         types = (self._types.get(row.source), self._types.get(row.target) if row.function else None)
         return all(type_ is None or is_built_in(type_) for type_ in types)
 

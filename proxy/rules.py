@@ -342,6 +342,11 @@ TEXT_SEARCH_FUNCTIONS = frozenset(
 )
 TEXT_SEARCH_OPERATORS = frozenset({"@@", "@@@"})
 """What calls a text search parser's functions, or a dictionary's."""
+CASTS_TO_TEXT = frozenset({"quote_literal", "quote_nullable", "textanycat", "anytextcat", "||"})
+"""Functions in SQL with a polymorphic argument that their bodies cast to text, and their operator (pg_proc.dat)."""
+TEXT_OID = 25  # pg_type.dat
+JSON_CASTS = (114, 3802, TEXT_OID, 17)  # json, jsonb, text, bytea
+"""What SQL/JSON's functions cast their arguments to, and their results, without a word (parser/parse_expr.c)."""
 
 CALLS: dict[str, tuple[str, frozenset[str]]] = {
     name: (returns, frozenset(signatures.split())) for name, returns, signatures in _rows("functions_types.tsv")

@@ -267,3 +267,50 @@ def test_ordinary_contrib(server: EmbeddedServer, database: str) -> None:
     for text in texts:
         verdict = judge.judge(text)
         assert verdict.action is Action.ALLOW, (text, verdict.message, verdict.detail)
+
+
+_CAST = f"""
+CREATE FUNCTION castf({{source}}) RETURNS {{target}} {_BODY};
+CREATE CAST ({{source}} AS {{target}}) WITH FUNCTION castf({{source}});
+CREATE DOMAIN d AS {{target}};
+CREATE TYPE c AS (a {{target}});
+"""
+_JSON_SINCE = 17
+
+
+def test_attack_cast_that_has_to_be_written_where_nobody_writes_it(server: EmbeddedServer, database: str) -> None:
+    """A cast between built-in types that is no read counts where it can run, and nowhere else."""
+    setup = _CAST.format(source="macaddr", target="text")
+    server.sql(f"{setup}; CREATE TABLE cards (m macaddr); INSERT INTO cards VALUES ('08:00:2b:01:02:03')", database)
+    judge = learn(server, database)
+    casts = (
+        *("m::text", "CAST(m AS text)", "ARRAY[m]::text[]", "m::d", "ARRAY[m]::d[]", "ROW(m)::c", "quote_literal(m)"),
+        *("quote_nullable(m)", "m || ' '", "' ' || m", "ARRAY[m]::_text"),
+    )
+    for cast in casts:
+        statement = f"SELECT {cast} FROM cards"
+        assert judge.judge(statement.encode()).rule == "unproved-cast", statement
+        assert runs(server, statement), statement
+    reads = (
+        *(
+            "SELECT 1",
+            "SELECT m, trunc(m) FROM cards",
+            "SELECT 1::bigint, 'x'::text",
+            "SELECT * FROM cards WHERE m = '::'",
+        ),
+        "SELECT to_json(m), format('%L', m), concat(m, ' '), m::macaddr FROM cards",
+    )
+    for statement in reads:
+        verdict = judge.judge(statement.encode())
+        assert verdict.action is Action.ALLOW, (statement, verdict.detail)
+        assert not runs(server, statement), statement
+
+
+def test_attack_cast_to_json_that_nobody_writes(server: EmbeddedServer, database: str) -> None:
+    if int(server.version.split(".")[0]) < _JSON_SINCE:
+        pytest.skip("its functions in SQL/JSON came with PostgreSQL 17")
+    server.sql(_CAST.format(source="bytea", target="jsonb"), database)
+    judge = learn(server, database)
+    for text in ("SELECT JSON_EXISTS('\\x20'::bytea, '$')", "SELECT JSON_VALUE('\\x20'::bytea, '$')"):
+        assert judge.judge(text.encode()).rule == "unproved-cast"
+    assert judge.judge(b"SELECT 1, to_json(1)").action is Action.ALLOW
