@@ -84,7 +84,7 @@ class Candidates:
     ) -> bool:
         """Tell whether a built-in is chosen before what wants these types, whatever else bears the name."""
         if rival == wanted:
-            return not operator  # of two such functions pg_catalog's comes first; who makes such an operator is watched
+            return True  # of the two pg_catalog's comes first: see `Functions.comes_first` and `Functions.shadow`
         if not all(map(self._becomes, given, rival)):
             return False
         if operator and given.count(_LITERAL) == 1 and len(given) == 2:

@@ -315,7 +315,8 @@ class Operator(NamedTuple):
     right: str
     chosen: Chosen | None = None
     gives: frozenset[int] = frozenset()
-    """These two are as in Callable."""
+    twin: bool = False
+    """These three are as in Callable."""
 
 
 class Lookup(Protocol):

@@ -15,11 +15,11 @@ somebody wrote yesterday. What the file adds then are refusals, and hints.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import constants, errors, rules
-from .catalog import CAST_TO, FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Key, Taint, Type
+from .catalog import CAST_TO, FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Key, Operator, Taint, Type
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
@@ -496,19 +496,24 @@ class Functions:
             if found.twin
         )
         types = [found for name in catalog.types.keys() & rules.TYPES for found in catalog.types[name]]
-        return catalog.taint(FUNCTION, twins) or catalog.taint(TYPE, types) or self._mistaken(catalog, types)
+        operators = (found for found in _tainted_operators(catalog) if found.twin)
+        taint = catalog.taint(FUNCTION, twins) or catalog.taint(OPERATOR, operators)
+        return taint or catalog.taint(TYPE, types) or self._mistaken(catalog, types)
 
     def _mistaken(self, catalog: Catalog, types: Sequence[Type]) -> Taint | None:
         """Give a taint that an operand can reach whose type is taken for the built-in one of its name."""
         if all(found.schema == "pg_catalog" for found in types):
             return None
-        operators = (found for name in catalog.tainted_operators for found in catalog.operators[name])
         overloads = (found for name in catalog.functions.keys() & rules.FUNCTIONS for found in catalog.functions[name])
-        return catalog.taint(OPERATOR, operators) or catalog.taint(FUNCTION, overloads)
+        return catalog.taint(OPERATOR, _tainted_operators(catalog)) or catalog.taint(FUNCTION, overloads)
 
     def allows_operator(self, schema: str, name: str) -> bool:
         """Tell whether the operator of SideCart lists this operator of SQL as a read."""
         return self._allow.match(schema, name)
+
+
+def _tainted_operators(catalog: Catalog) -> Iterator[Operator]:
+    return (found for name in catalog.tainted_operators for found in catalog.operators.get(name, ()))
 
 
 def _refusal(rule: str, shown: str, detail: str, hint: str = "") -> Refusal:

@@ -672,7 +672,7 @@ class Judgement:
         return AtBind(name, value, constants.is_null(arguments[1]), constants.is_true(arguments[2]))
 
 
-_NOTHING = operands.Known({}, {}, operands.nothing)
+_NOTHING = operands.Known({}, {}, operands.nothing, operands.anything)
 _TEXT_DEPTH = 3
 _PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
 _NAME_PART = re.compile(_PART)

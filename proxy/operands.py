@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable as Function
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from . import constants, rules
@@ -80,8 +81,10 @@ def family(node: Body | None) -> str:
 Functions = Mapping[str, tuple[Callable, ...]]
 """The database's own functions, by name."""
 
-TYPED, OPEN = "", "?"
-"""What stands for a type that is not certain: of an expression that has one, and of one that may be a literal."""
+TYPED, OPEN, STORED = "", "?", "*"
+"""What stands for a type that is not certain: of an expression that has one, of one that may be a literal, and of a
+column of a table or view."""
+_NEVER_STORED = frozenset({UNKNOWN, "record", "_record"})  # CheckAttributeType(), catalog/heap.c
 _TYPED = frozenset(
     {"A_ArrayExpr", "A_Expr", "BoolExpr", "BooleanTest", "CaseExpr", "CoalesceExpr", "ColumnRef"}
     | {"FuncCall", "MinMaxExpr", "NullTest", "SQLValueFunction", "SubLink", "TypeCast"}
@@ -95,7 +98,9 @@ class Known(NamedTuple):
     functions: Functions
     operators: Mapping[str, tuple[Operator, ...]]
     column: Function[[Body], str]
-    """Gives the built-in type of a column, TYPED where it is not certain."""
+    """Gives the built-in type of a column, STORED or TYPED where it is not certain."""
+    joined: Function[[str], Collection[str]]
+    """Gives the same of all columns of a name that a join takes together: the result is of the type of one of them."""
 
 
 def given(node: Body | None, known: Known, depth: int = 0) -> str:
@@ -143,7 +148,14 @@ def nothing(_: Body) -> str:
     return TYPED
 
 
+def anything(_: str) -> Collection[str]:
+    """Know of no columns' types."""
+    return (TYPED,)
+
+
 def _fits(given: str, wanted: str) -> bool:
+    if given == STORED:
+        return wanted not in _NEVER_STORED
     return given in (OPEN, wanted) or (given == TYPED and wanted != UNKNOWN)
 
 
@@ -256,11 +268,19 @@ def used(kind: str, node: Body, known: Known) -> list[Use]:
     if kind == "CaseExpr":
         if "arg" not in node:
             return []
-        left = _Operand(family(node["arg"]), OPEN)  # a literal is a text there
+        left = _operand(node["arg"], known)
+        if left.given == UNKNOWN:
+            left = left._replace(given="text")  # transformCaseExpr(), parser/parse_expr.c
         whens = (when["CaseWhen"] for when in node.get("args", ()) if "CaseWhen" in when)
         return [_use(_EQUALS, left, _operand(when.get("expr"), known)) for when in whens]
     if kind == "JoinExpr":
-        return [_use(_EQUALS, _COLUMN, _COLUMN)] if node.get("isNatural") or "usingClause" in node else []
+        if node.get("isNatural"):
+            return [_use(_EQUALS, _COLUMN, _COLUMN)]
+        return [
+            _use(_EQUALS, _Operand(ANY, left), _Operand(ANY, right))
+            for using in node.get("usingClause", ())
+            for left, right in product(known.joined(using["String"]["sval"]), repeat=2)
+        ]
     if kind == "SortBy":
         return [_use(node["useOp"], _COLUMN, _COLUMN)] if "useOp" in node else []
     if "operName" in node:
@@ -292,7 +312,10 @@ def _expression(node: Body, known: Known) -> list[Use]:
         return [_use([{"String": {"sval": name}}], left, limit) for name in _BETWEEN[form] for limit in limits]
     if form in _LISTS:
         # Of the type that all of them become, or of that of an array's elements.
-        families = {family(item) for item in items} or {ANY}
+        if not items:
+            array = given(right, known)
+            return [_use(node["name"], left, _Operand(ANY, array[1:] if array.startswith("_") else OPEN))]
+        families = {family(item) for item in items}
         return [_use(node["name"], left, _Operand(each, OPEN)) for each in families]
     if form == "AEXPR_SIMILAR":
         return [_use(node["name"], left, _ANYTHING)]

@@ -809,7 +809,8 @@ def _names(rows: Rows, candidates: Candidates) -> Catalog:
     for operator in rows.operators:
         left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
         chosen, gives = candidates.operator(operator), candidates.given((operator.result,))
-        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives),)
+        twin = tuple(oid for oid in (operator.left, operator.right) if oid) in rows.operands.get(operator.name, ())
+        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives, twin),)
     return Catalog(
         dict(functions),
         dict(relations),

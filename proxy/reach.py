@@ -8,7 +8,7 @@ type from a column, a name of a type, a parameter, or the result of a function o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from . import constants, operands, rules
 from .catalog import Callable, Catalog, Operator, Relation
@@ -53,9 +53,9 @@ class Reach:
         self._own: frozenset[int] | None = None
         self._found: dict[tuple[str, str], tuple[Relation, ...]] = {}
         self._qualified: dict[tuple[str, str], str] = {}
-        self._unqualified: dict[str, str] | None = None
+        self._unqualified: dict[str, set[str]] | None = None
         column = operands.nothing if variables else self._type_of_column
-        self.known = operands.Known(catalog.functions, catalog.operators, column)
+        self.known = operands.Known(catalog.functions, catalog.operators, column, self._types_of_columns)
 
     @property
     def touched(self) -> dict[int, int]:
@@ -141,25 +141,30 @@ class Reach:
         return found
 
     def _type_of_column(self, node: Body) -> str:
-        """Give the built-in type of a column where all that it can be in are tables and views; else TYPED."""
+        """Give the built-in type of a column, or STORED, where all it can be in are tables and views; else TYPED."""
         if any("A_Star" in part for part in node["fields"]):
             return operands.TYPED
         *qualifiers, name = (part["String"]["sval"] for part in node["fields"])
         if not qualifiers:
-            if self._unqualified is None:
-                self._unqualified = self._find_unqualified()
-            return self._unqualified.get(name, operands.TYPED)
+            found = self._types_of_columns(name)
+            return next(iter(found)) if len(found) == 1 else operands.STORED
         key = (qualifiers[-1], name)
         if key not in self._qualified:
             named = self._scope.tables(qualifiers[-1])
             tables = [self._meant(schema, table) for schema, table, columns in named if columns is None]
-            found = {(each.types or {}).get(name) for meant in tables for each in meant}
-            is_certain = len(tables) == len(named) and len(found) == 1
-            self._qualified[key] = (found.pop() if is_certain else None) or operands.TYPED
+            types = [each.types or {} for meant in tables for each in meant]
+            is_column = bool(types) and len(tables) == len(named) and all(name in each for each in types)
+            self._qualified[key] = _common({each[name] for each in types}) if is_column else operands.TYPED
         return self._qualified[key]
 
-    def _find_unqualified(self) -> dict[str, str]:
-        """Give the types of columns whose names need no table's, where that is the same type in each table."""
+    def _types_of_columns(self, name: str) -> Set[str]:
+        """Give the types of all columns of a name, as above."""
+        if self._unqualified is None:
+            self._unqualified = self._find_unqualified()
+        return self._unqualified.get(name, _UNCERTAIN)
+
+    def _find_unqualified(self) -> dict[str, set[str]]:
+        """Give the types of columns whose names need no table's, in each table."""
         called = self._plain_tables()
         found: dict[str, set[str | None]] = {}
         for meant in {id(meant): meant for _, meant in self._named()}.values() if called else ():
@@ -168,8 +173,9 @@ class Reach:
             types = [each.types or {} for each in meant]
             for name in {name for each in types for name in each}:
                 found.setdefault(name, set()).update(each.get(name) for each in types)
-        certain = ((name, types.pop()) for name, types in found.items() if len(types) == 1 and name not in called)
-        return {name: type_ for name, type_ in certain if type_ is not None}
+        return {
+            name: {type_ or operands.STORED for type_ in types} for name, types in found.items() if name not in called
+        }
 
     def _plain_tables(self) -> frozenset[str]:
         """Give what the tables in FROM are called, where there is nothing else, and no column bears another name."""
@@ -225,6 +231,14 @@ class Reach:
         elif kind in rules.KEYWORD_FUNCTIONS:
             name = rules.KEYWORD_FUNCTIONS[kind][0] or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
             yield name, None
+
+
+_UNCERTAIN = frozenset({operands.TYPED})
+
+
+def _common(types: set[str | None]) -> str:
+    """Give the built-in type that columns of some types are of."""
+    return (next(iter(types)) if len(types) == 1 else None) or operands.STORED
 
 
 def _star(target: Body) -> Body | None:

@@ -144,7 +144,7 @@ def _used(kind: str, node: Body) -> list[str]:
     return [use.name for use in operands.used(kind, node, _NAMES_ALONE)] if kind in operands.KINDS else []
 
 
-_NAMES_ALONE = operands.Known({}, {}, operands.nothing)
+_NAMES_ALONE = operands.Known({}, {}, operands.nothing, operands.anything)
 
 
 def _outputs(query: Body, own: str) -> frozenset[str]:

@@ -304,6 +304,13 @@ SELECT 'd', opcintype, code, 0
 FROM opclass
 WHERE opcdefault AND opcmethod IN (403, 405) AND opcintype >= 16384
 UNION
+-- The operators of enums are pg_catalog's own, for anyenum; so what stands beside them in a family is that of every enum.
+SELECT 'd', t.oid, family.code, 0
+FROM family
+JOIN pg_amop a ON a.amopfamily = family.oid AND a.amopmethod IN (403, 405)
+JOIN pg_operator o ON o.oid = a.amopopr AND o.oid < 16384 AND 'anyenum'::regtype IN (o.oprleft, o.oprright)
+JOIN pg_type t ON t.typtype = 'e'
+UNION
 SELECT 'o', oid, code, 0
 FROM beside
 UNION
@@ -427,8 +434,8 @@ JOIN pg_namespace n ON n.oid = o.oprnamespace
 WHERE (o.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND o.oprcode <> 0
 ORDER BY o.oid;
 
--- operator families of btree and hash that nobody has to name: they have operators of pg_catalog, or a class in them is
--- the default of a type of pg_catalog. And what was put into a built-in family of another method.
+-- operator families of btree and hash that nobody has to name: they have operators of pg_catalog (but for those of
+-- enums), or a class in them is the default of a type of pg_catalog. And what was put into a built-in family of another method.
 SELECT f.oid, n.nspname, f.opfname
 FROM pg_opfamily f
 JOIN pg_namespace n ON n.oid = f.opfnamespace
@@ -439,7 +446,7 @@ WHERE (EXISTS (SELECT FROM pg_amop WHERE amopfamily = f.oid AND oid >= 16384)
             SELECT
             FROM pg_amop a
             JOIN pg_operator o ON o.oid = a.amopopr AND o.oid < 16384
-            WHERE a.amopfamily = f.oid
+            WHERE a.amopfamily = f.oid AND 'anyenum'::regtype NOT IN (o.oprleft, o.oprright)
         )
         OR EXISTS (SELECT FROM pg_opclass WHERE opcfamily = f.oid AND opcdefault AND opcintype < 16384))
 ORDER BY f.oid;

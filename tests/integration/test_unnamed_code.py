@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from proxy.commands import catalogue
 from proxy.commands.embedded import EmbeddedError, EmbeddedServer
 from proxy.filter import Policy
+from proxy.prove import prove
 from proxy.verdict import Action
 from tests import servers
 from tests.integration.test_reach import learn
@@ -314,3 +316,59 @@ def test_attack_cast_to_json_that_nobody_writes(server: EmbeddedServer, database
     for text in ("SELECT JSON_EXISTS('\\x20'::bytea, '$')", "SELECT JSON_VALUE('\\x20'::bytea, '$')"):
         assert judge.judge(text.encode()).rule == "unproved-cast"
     assert judge.judge(b"SELECT 1, to_json(1)").action is Action.ALLOW
+
+
+OVERLOADS = {
+    "= of a composite type": f"""CREATE TYPE c AS (a int); CREATE FUNCTION same(c, c) RETURNS bool {_BODY};
+        CREATE OPERATOR = (LEFTARG = c, RIGHTARG = c, FUNCTION = same)""",
+    "= in a schema that no path has": f"""CREATE TYPE c AS (a int); CREATE SCHEMA s;
+        CREATE FUNCTION s.same(int, int) RETURNS bool {_BODY};
+        CREATE OPERATOR s.= (LEFTARG = int, RIGHTARG = int, FUNCTION = s.same)""",
+    "= of built-in types": f"""CREATE TYPE c AS (a int); CREATE FUNCTION same(int, int) RETURNS bool {_BODY};
+        CREATE OPERATOR public.= (LEFTARG = int, RIGHTARG = int, FUNCTION = same)""",
+    "operator class of an enum": f"""CREATE TYPE c AS ENUM ('a'); CREATE TYPE other_enum AS ENUM ('b', 'c');
+        CREATE FUNCTION compares(anyenum, anyenum) RETURNS int {_SYMBOL};
+        CREATE OPERATOR CLASS cs DEFAULT FOR TYPE c USING btree AS OPERATOR 1 < (anyenum, anyenum),
+            OPERATOR 3 = (anyenum, anyenum), FUNCTION 1 (c, c) compares(anyenum, anyenum)""",
+}
+REFUSED = {
+    "= of a composite type": ("SELECT x = x FROM (VALUES (ROW(1)::c)) v(x)",),
+    "= in a schema that no path has": ("SELECT id OPERATOR(s.=) 1 FROM t",),
+    "= of built-in types": ("SELECT id OPERATOR(public.=) 1 FROM t",),
+    "operator class of an enum": (
+        "SELECT ARRAY['a'::c] < ARRAY['a'::c]",
+        # A merge may go by any family that has the operator.
+        "SELECT x FROM unnest('{b,c}'::other_enum[]) v(x) ORDER BY x",
+    ),
+}
+
+
+@pytest.mark.parametrize("overload", OVERLOADS)
+def test_hostile_overload_spoils_no_statement_that_cannot_mean_it(
+    server: EmbeddedServer, database: str, overload: str
+) -> None:
+    server.sql(OVERLOADS[overload], database)
+    judge = learn(server, database)
+    for statement in (
+        "SELECT * FROM t JOIN other USING (id)",
+        "SELECT * FROM t LEFT JOIN other o ON o.id = t.id WHERE o.id IS NULL",
+        "SELECT CASE v WHEN 'x' THEN 1 ELSE 0 END, nullif(v, ''), id = 1 FROM t",
+        "SELECT CASE 'x' WHEN v THEN 1 END FROM t",
+        "SELECT * FROM t WHERE id IN (SELECT id FROM other) ORDER BY id",
+        "SELECT relname FROM pg_class WHERE 'x' = ANY(reloptions) ORDER BY 1",
+    ):
+        verdict = judge.judge(statement.encode())
+        assert verdict.action is Action.ALLOW, (statement, verdict.detail)
+        assert not runs(server, statement), statement
+    for statement in REFUSED[overload]:
+        assert judge.judge(statement.encode()).action is not Action.ALLOW, statement
+    assert runs(server, REFUSED[overload][0])
+
+
+def test_attack_operator_of_the_same_types_where_a_path_can_come_first(server: EmbeddedServer, database: str) -> None:
+    server.sql(OVERLOADS["= in a schema that no path has"], database)
+    judge = learn(server, database)
+    assert judge.judge(b"SELECT set_config('search_path', $1, true)").rule == "setting-value"
+    judge.learn_path(shadowed=True)
+    judge.learn_catalog(prove(catalogue.load(server.dsn(database)), judge.policy))
+    assert judge.judge(b"SELECT id = 1 FROM t").rule == "unproved-operator"
