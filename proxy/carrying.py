@@ -5,6 +5,7 @@ Every method returns the bytes to send, and has registered the replies to them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -43,6 +44,11 @@ NAMING: Final = frozenset({Effect.PREPARE, Effect.EXECUTE, Effect.DEALLOCATE})
 RESETTING: Final = frozenset({Effect.RESET, Effect.RESET_LOCAL, Effect.DISCARD_ALL})
 _PLANNED: Final = frozenset({"select", "explain", "execute", "copy", "declare", "fetch", "multi"})
 """Kinds of texts that can call a function."""
+_LEAVING: Final = frozenset({"commit", "rollback", "rollback_to"})
+_FIRST: Final = re.compile(rb'[\s;]*((?:\s|--[^\n]*\n|/\*[^*/]*\*/|[\w$\x80-\xff]|"[^"]*")*);')
+"""The first statement of a text, if it has only words and names in it."""
+_Missing = tuple[bytes, Statement, bool, bool | None]
+"""A name that SQL uses, its statement, whether it needs all of that, and what of it is on the link: see `Own`."""
 _READS: Final = frozenset({"select", "set", "show", "empty"})
 _VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
@@ -65,9 +71,13 @@ class Carrying(Linked):
         # letters its bytes are is settled at once.
         return self.ledger.context if verdict.kind == "select" or not text.isascii() else ANY_SETTINGS
 
-    def _in_context(self, link: Upstream, context: Context, parse: Callable[[], bytes]) -> bytes:
-        """Send a Parse again under the settings that shaped it, whatever they are now."""
-        if context in (None, ANY_SETTINGS, self.ledger.context) or link.replies.status == p.FAILED:
+    def _in_context(
+        self, link: Upstream, context: Context, parse: Callable[[], bytes], *, ended: bool = False
+    ) -> bytes:
+        """Send a Parse again under the settings that shaped it, whatever they are now. `ended`: no matter how it is
+        known to stand with the transaction."""
+        failed = self._status_behind(link) == p.FAILED and not ended
+        if failed or context in (None, ANY_SETTINGS, self.ledger.context):
             return parse()
         return self._help(wear(context)) + parse() + self._help(TAKE_OFF)
 
@@ -350,6 +360,33 @@ class Carrying(Linked):
         """
         if self._status_behind(link) == p.FAILED and not (ended or self.groups.unanswered):
             return b""  # whatever it is, the server says no more than that the transaction has failed
+        missing, lists = self._missing_own(verdict, parse=parse)
+        if (parse or query) and (missing or lists) and self.groups.unanswered and not ended:
+            raise UnsettledError  # in a transaction that fails only now, ours would fail in the place of the client's
+        alone = query and (ended or not self._group_open)
+        out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
+        code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
+        for name, statement, whole, there in missing:
+            if there is not None:
+                self._own.close_sent(name)
+                link.replies.owe(r.SKIP_TICKET, Done(partial(self._own.forget, name)))
+                out += p.target(p.CLOSE, b"S", name)
+            if whole:
+                parse_it = partial(self._parse_as_it_is, link, statement, name, code)
+                out += self._in_context(link, statement.context, parse_it, ended=ended)
+            else:
+                self._owe_own(link, name, whole, code)
+                shown = statement.original if lists else None
+                out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
+        if out and alone:
+            # A Query behind a failed message would be ignored; on its own it gets the server's answer. Inside a group
+            # that is the client's to end it has to be ignored where what stands before it has failed.
+            link.replies.owe(r.SKIP_SYNC)
+            out += p.SYNC_MESSAGE
+        return out
+
+    def _missing_own(self, verdict: Verdict, *, parse: bool = False) -> tuple[list[_Missing], bool]:
+        """Return the statements that SQL names and the link lacks, and whether it lists all. Raises UnsettledError."""
         wanted: dict[bytes, tuple[Statement, bool]] = {}
         lists = False
         for effect, text in self._effects(verdict):
@@ -370,36 +407,13 @@ class Carrying(Linked):
         ordered = list(wanted.items())[::-1]
         ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
         ordered.sort(key=lambda item: not item[1][0].silent)
-        missing = [
+        return [
             (name, statement, whole, there)
             for name, (statement, whole) in ordered
             if (there := self._own.find(name)) is None
             or there < whole
             or (lists and not whole)  # under its original text, which is never run
-        ]
-        if (parse or query) and (missing or lists) and self.groups.unanswered and not ended:
-            raise UnsettledError  # in a transaction that fails only now, ours would fail in the place of the client's
-        alone = query and not self._group_open
-        out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
-        code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
-        for name, statement, whole, there in missing:
-            if there is not None:
-                self._own.close_sent(name)
-                link.replies.owe(r.SKIP_TICKET, Done(partial(self._own.forget, name)))
-                out += p.target(p.CLOSE, b"S", name)
-            if whole:
-                parse_it = partial(self._parse_as_it_is, link, statement, name, code)
-                out += self._in_context(link, statement.context, parse_it)
-            else:
-                self._owe_own(link, name, whole, code)
-                shown = statement.original if lists else None
-                out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
-        if out and alone:
-            # A Query behind a failed message would be ignored; on its own it gets the server's answer. Inside a group
-            # that is the client's to end it has to be ignored where what stands before it has failed.
-            link.replies.owe(r.SKIP_SYNC)
-            out += p.SYNC_MESSAGE
-        return out
+        ], lists
 
     def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, code: int) -> bytes:
         """Parse a statement under the client's own name."""
@@ -579,30 +593,49 @@ class Carrying(Linked):
                 built = built[:at] + literal(value) + built[at + 4 :]
         return None if built is text else built
 
-    def _ends_failed(self, verdict: Verdict, text: bytes) -> bool:
-        """Whether a Query in a failed transaction ends it first, and uses names behind that."""
-        if not any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
-            return False
-        if len(text) > MAX_INLINE:
-            return False
-        try:
-            decoded = texts.decode(text, self.codec).encode()
-            first = decoded[: texts.ends(decoded.decode())[0]].decode()
-        except Refused:
-            return False
-        return self.filter.judge(first.encode(self.codec), self.codec).boundary in ("commit", "rollback")
+    def _leaves_failed(self, link: Upstream, verdict: Verdict, text: bytes) -> tuple[str, bytes] | None:
+        """Return the kind and the text of the first statement of a Query, if names that it uses need that to run first.
 
-    def _provide_in_failed(self, link: Upstream, verdict: Verdict) -> bytes:
-        """Put names on the link in front of a Query that ends a failed transaction first.
-
-        In that nothing can be parsed: so it ends, and another one fails in its place.
+        In a failed transaction nothing can be parsed until it is left. Raises UnsettledError.
         """
-        self._ask_first(b"ROLLBACK")
-        before = self._provide_own(link, verdict, query=True, ended=True)
-        link.replies.owe(r.SKIP_QUERY)
-        link.replies.owe(r.SKIP_ANYHOW, Ticket())
-        link.replies.owe(r.SKIP_SYNC)
-        return before + p.query(b"BEGIN") + p.REFUSED_EXECUTE + p.SYNC_MESSAGE
+        if verdict.kind != "multi" or self._status_behind(link) != p.FAILED or self.groups.unanswered:
+            return None
+        if not any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
+            return None
+        found = _FIRST.match(text)
+        if found is None:
+            return None
+        kind = self.filter.judge(found[1], self.codec).kind
+        return (kind, found[1]) if kind in _LEAVING and any(self._missing_own(verdict)) else None
+
+    def _provide_in_failed(self, link: Upstream, verdict: Verdict, kind: str, first: bytes) -> bytes:
+        """Put names on the link in front of a Query that leaves a failed transaction by its first statement.
+
+        That runs ahead of them already. ROLLBACK TO can be said twice; behind another one a transaction fails in the
+        place of the one that has ended.
+        """
+        owe = link.replies.owe
+        if kind == "rollback_to":
+            name = link.held.new_name()
+            begin, execute, end = p.run(name, first)
+            owe(r.SKIP)
+            owe(r.SKIP)
+            owe(r.SKIP_ANYHOW, Ticket())  # there may be no such savepoint
+            owe(r.SKIP)
+            owe(r.SKIP_TICKET, Dropped(link.held, name))
+            provided = self._provide_own(link, verdict, query=True, ended=True)
+            if not provided:
+                owe(r.SKIP_SYNC)
+            return begin + execute + end + (provided or p.SYNC_MESSAGE)
+        chains = not self.filter.judge(first, self.codec).boundary
+        owe(r.SKIP_QUERY)
+        provided = self._provide_own(link, verdict, query=True, ended=True)
+        if not chains:
+            owe(r.SKIP_QUERY)
+        owe(r.SKIP_ANYHOW, Ticket())
+        owe(r.SKIP_SYNC)
+        again = b"" if chains else p.query(b"BEGIN")
+        return p.query(first) + provided + again + p.REFUSED_EXECUTE + p.SYNC_MESSAGE
 
     def _set_between(self, run: Run, text: bytes) -> bytes | None:
         """Set start-up settings again between a RESET and the statements behind it in the same Query.

@@ -400,6 +400,15 @@ class Linked:
         else:
             self._steered = UNKNOWN
 
+    def _steer_by(self, link: Upstream, verdict: Verdict) -> None:
+        """Note what becomes of the status behind a statement of this verdict."""
+        if not verdict.steers:
+            return
+        if verdict.kind != "rollback_to":
+            self._steer(UNKNOWN)
+        elif self._status_behind(link) != p.IDLE:
+            self._steer(p.IN_TRANSACTION)  # it begins no block, and ends none
+
     def _status_behind(self, link: Upstream) -> int:
         """Return the transaction status as a message finds it that is sent now, or UNKNOWN."""
         return self._steered if self._is_steered else link.replies.status

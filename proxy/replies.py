@@ -125,7 +125,7 @@ _BINDS = frozenset((BIND, BIND_NOTED))
 _DESCRIBES = frozenset((DESCRIBE, DESCRIBE_UNNAMED, SKIP_DESCRIBE))
 _REPEATS = frozenset((REPEAT_UNNAMED, REPEAT_NAMED))
 _QUERIES = frozenset((QUERY, QUERY_RUN, SKIP_QUERY, SKIP_TRY))
-_EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET, GUARDING_PART))
+_EXECUTES = frozenset((EXECUTE, EXECUTE_RUN, SKIP, SKIP_EXECUTE, SKIP_SET, SKIP_ANYHOW, GUARDING_PART))
 
 # Which owed reply each of these answers, and whether it completes it. Query and FunctionCall are only completed by
 # ReadyForQuery.

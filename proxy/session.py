@@ -396,8 +396,7 @@ class Session(Answering):
             if guard:
                 link.replies.owed.append(r.GUARDING)
                 ahead = guard
-        if verdict.steers:
-            self._steer(UNKNOWN)
+        self._steer_by(link, verdict)
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions, self.codec))
         self.filter.hits += 1
@@ -501,7 +500,6 @@ class Session(Answering):
             return late
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=True)
-        failed = self.status == p.FAILED and verdict.kind == "multi" and not (self.running or self._group_open)
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=True, unnamed=True)
@@ -521,8 +519,12 @@ class Session(Answering):
             replans = self._has_to_replan(link, verdict)
             if replans:  # ahead of statements that keep what they were parsed as
                 before += self._replan(link, query=True)
-            if failed and self._ends_failed(verdict, verdict.text or text):
-                before += self._provide_in_failed(link, verdict)
+            leaving = self._leaves_failed(link, verdict, verdict.text or text)
+            if leaving is not None:
+                if self._group_open and link.replies.owed:
+                    self._end_group(link)  # in a transaction block its Sync changes nothing
+                    return self._stall()
+                before += self._provide_in_failed(link, verdict, *leaving)
             elif verdict.effects:
                 before += self._provide_own(link, verdict, query=True, ended=replans)
         except UnsettledError:
@@ -539,8 +541,7 @@ class Session(Answering):
         if opens:
             link.replies.owe(r.SKIP_QUERY)
             before += p.query(observe.BEGIN)
-        if verdict.steers:
-            self._steer(UNKNOWN)
+        self._steer_by(link, verdict)
         self._ended_within()
         self.unnamed.end_sent()
         if verdict.effects:
@@ -781,8 +782,7 @@ class Session(Answering):
             return self._stall()
         if verdict.kind in ("begin", "commit", "rollback"):
             self._block = CLIENTS if verdict.kind == "begin" else 0
-        if verdict.steers:
-            self._steer(UNKNOWN)
+        self._steer_by(link, verdict)
         effects = self._effects(verdict)
         ends = verdict.kind in _ENDS or any(effect is Effect.DISCARD_ALL for effect, _ in verdict.effects)
         self._ran_in = NEVER if ends else self.groups.sent

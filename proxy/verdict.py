@@ -112,7 +112,7 @@ class Verdict:
     label: tuple[str, str] = field(init=False)
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)
-    """Whether only the server knows, once it has run, if the session is in a transaction block."""
+    """Whether only the server knows, once it has run, if the session is in a transaction block that has not failed."""
 
     @property
     def unresolved(self) -> bool:
@@ -130,7 +130,7 @@ class Verdict:
         object.__setattr__(self, "steers", self.kind in _STEERING or self.action is Action.REFUSE)
 
 
-_STEERING = frozenset({"begin", "commit", "rollback", "multi", "execute"})
+_STEERING = frozenset({"begin", "commit", "rollback", "rollback_to", "multi", "execute"})
 _UNRESOLVED = frozenset(
     {"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue", "keyword-function"}
 )

@@ -198,6 +198,17 @@ FOUND = {
         A: Q 'begin', Q 'declare c cursor for select x from generate_series(1, 9) as x' | P s 'fetch 2 from c', D S s, S | D S s, B "" s, D P "", E "", D P "", S | P "" 'fetch 2 from c', D S "", B "" "", D P "", E "", S | Q 'commit'
         B: P s 'fetch 2 from c', D S s, S, D S s, B "" s, D P "", E "", S | P "" 'fetch 2 from c', D S "", B "" "", D P "", E "", S
     """,  # noqa: E501
+    "a name behind what leaves a failed transaction, a savepoint's and a chain's included": """
+        A: P b 'select date ''01/02/2020''', S | Q 'begin' | Q 'set datestyle to ''ISO, DMY''' | Q 'savepoint s' | Q 'select nope' | Q 'rollback to nope; execute b' | Q 'rollback to s; execute b; rollback; execute b' | Q 'begin; savepoint "s;"; select nope' | Q ' rollback /* ; */ to "s;"; deallocate b; execute b' | Q 'rollback'
+        B: P b 'select 2', S | Q 'begin isolation level repeatable read' | Q 'select nope' | Q 'commit and chain; execute b; show transaction_isolation; select nope' | Q 'rollback and chain; execute b; show transaction_isolation' | Q 'rollback'
+        C: P b 'select date ''01/02/2020''', S | Q 'set datestyle to ''ISO, DMY''' | Q 'begin' | Q 'select nope' | Q 'rollback; execute b'
+    """,  # noqa: E501
+    "a name behind what leaves a failed transaction, in a group that is open": """
+        A: P b 'select 1', S | Q 'begin' | Q 'select nope' | C S x, Q 'rollback; execute b', S | Q 'begin; select nope' | P x 'rollback', B "" x, H, Q 'rollback; execute b', S | Q 'begin; select nope' | C S x, H | Q 'rollback; execute b' | S
+        B: P b 'select 2', S | Q 'begin', Q 'savepoint s', Q 'set search_path to here', Q 'select nope', C S x, Q 'rollback to s; execute b; show search_path', S | Q 'rollback'
+        C: P b 'select 3', S | Q 'begin', Q 'select nope', C S x, P "" 'select 1', Q 'rollback; execute b' | Q 'select 1' | S | Q 'rollback'
+        D: P b 'select 4', S | Q 'begin' | Q 'savepoint s' | Q 'select nope' | P "" 'rollback to s', B "" "", E "", P "" 'execute b', B "" "", E "", S | Q 'select nope' | P "" 'rollback to s', B "" "", E "", Q 'execute b' | Q 'select nope' | Q 'rollback to s', Q 'execute b' | Q 'rollback'
+    """,  # noqa: E501
 }
 """What once differed."""
 
