@@ -353,6 +353,8 @@ class Catalog:
     """Whether a function may return what a setting says and is labelled IMMUTABLE: plans have its value in them."""
     caches: bool = False
     """Whether functions keep plans of their own in the session: those in PL/pgSQL, and since 18 in SQL."""
+    dated: bool = False
+    """Whether a plan can have in it what held when it was made: no client is to get another one's then."""
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     code: Taint | None = None

@@ -54,6 +54,7 @@ class Filter:
         "_types",
         "cache",
         "caches",
+        "dated",
         "folds",
         "functions",
         "hits",
@@ -69,7 +70,7 @@ class Filter:
         self.cache = VerdictCache() if cache is None else cache
         self._entries = self.cache.entries
         self._scope = self.cache.new_scope()
-        self.folds = self.caches = False
+        self.folds = self.caches = self.dated = False
         """As in Catalog."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
@@ -117,7 +118,8 @@ class Filter:
         self.functions = Functions(self.policy, catalog)
         self._scope = self.cache.new_scope()
         self._types = None
-        self.folds, self.caches = (False, False) if catalog is None else (catalog.folds, catalog.caches)
+        known = catalog or Catalog()
+        self.folds, self.caches, self.dated = known.folds, known.caches, known.dated
         self.plain_parses.clear()
 
     def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: int = False) -> Verdict:

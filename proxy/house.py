@@ -74,8 +74,9 @@ class Upstream(PooledUpstream, Protocol):
     parameters: dict[str, str]
     customs: set[str]
     """Custom settings that were ever set on it."""
-    plans: Settings | None
-    """Under which settings functions have made the plans that they keep in its session; None: under several."""
+    plans: object
+    """Under which settings functions have made the plans that they keep in its session, or for which client where none
+    is to get another one's; None: for several."""
     held: Held
     """The statements that it holds under names of ours."""
     unnamed_of: object | None

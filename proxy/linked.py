@@ -366,10 +366,12 @@ class Linked:
             link.settings = self.ledger.settings
             link.customs |= self.ledger.settings.customs
             self._count_replay()
-        shaping = self.ledger.settings if self.filter.folds else self.ledger.settings.parsing
+        shaping: object = self.ledger.settings if self.filter.folds else self.ledger.settings.parsing
+        if self.filter.dated:
+            shaping = self._token
         if link.plans is not shaping:
             link.plans = None
-            if self.filter.caches:
+            if self.filter.caches or self.filter.dated:
                 self._ask_first(DISCARD_PLANS)
                 link.held.drop_apart()
                 link.plans = shaping

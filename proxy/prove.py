@@ -176,7 +176,23 @@ class _Court:
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
+            dated=any(map(self._is_dated, self._rows.functions)),
         )
+
+    def _is_dated(self, row: FunctionRow) -> bool:
+        """Tell whether a plan with a call of a function, or one of its own, can hold what was true when it was made.
+
+        A literal such as 'now' is read when it is analysed, and what is labelled IMMUTABLE runs when it is planned.
+        """
+        key = (FUNCTION, row.oid)
+        if row.language in _COMPILED or row.trigger or key in self.taints:
+            return False
+        if texts.has_moment(row.source):
+            return True
+        if row.volatility != "i":
+            return False
+        reads = any(kind == RELATION for kind, _ in self.objects[key].uses) if key in self.objects else True
+        return reads or _CLOCK.search(row.source + row.definition) is not None
 
     def _nameless(self) -> Iterator[Taint]:
         """Give the taints of what runs where no name in a statement shows it."""
@@ -750,6 +766,9 @@ _ROWS = frozenset({"record", "_record", "refcursor", "_refcursor"})
 _CURSORS = frozenset({"fetch", "cursor", "refcursor"})
 _WORD = re.compile(r"\w+")
 _READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"\b(now\s*\(|current_(date|time)|localtime|(clock|statement|transaction)_timestamp|timeofday)", re.IGNORECASE
+)
 _COMPILED = ("c", "internal")
 
 

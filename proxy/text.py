@@ -10,7 +10,7 @@ import re
 import sys
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pglast.parser import ParseError, parse_sql_json, scan
@@ -136,6 +136,22 @@ def ends(text: str) -> list[int]:
     return [raw.get("stmt_location", 0) + raw["stmt_len"] if "stmt_len" in raw else size for raw in raws]
 
 
+_MOMENT: Final = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+
+
+def has_moment(text: str) -> bool:
+    """Tell whether a text has a literal that means another time whenever it is analysed, such as 'now'."""
+    if _MOMENT.search(text) is None:
+        return False
+    try:
+        tokens = scan(text)
+    except ParseError:
+        return True
+    literals = (text[token.start : token.end + 1] for token in tokens if token.name in _LITERALS)
+    return any(map(_MOMENT.search, literals))
+
+
+_LITERALS: Final = frozenset({"SCONST", "USCONST"})
 _PART = re.compile(r'[{}\[\]]|"(?:[^"\\]|\\.)*"|[^{}\[\]",:\s]+')
 
 

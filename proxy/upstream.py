@@ -143,7 +143,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._groups = self.replies.groups
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
-        self.plans: Settings | None = NO_SETTINGS
+        self.plans: object = NO_SETTINGS
         self.defaults = NO_SETTINGS
         self.restless = False
         self.customs: set[str] = set()

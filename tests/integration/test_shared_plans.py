@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -42,11 +43,12 @@ def one_upstream(postgres: EmbeddedServer, shop: Shop, upstream: Upstream, reque
 
 @pytest.fixture
 def pair(one_upstream: SideCart) -> Iterator[tuple[Connection, Connection]]:
-    def connect() -> Connection:
-        return psycopg.connect(one_upstream.dsn, autocommit=True, prepare_threshold=0)
-
-    with connect() as first, connect() as second:
+    with connected(one_upstream) as first, connected(one_upstream) as second:
         yield first, second
+
+
+def connected(sidecart: SideCart) -> Connection:
+    return psycopg.connect(sidecart.dsn, autocommit=True, prepare_threshold=0)
 
 
 def ask(connection: Connection, text: str) -> list[Any]:
@@ -135,3 +137,45 @@ def test_statements_are_still_shared(pair: tuple[Connection, Connection]) -> Non
     assert ask(first, text) == ask(second, text) == [2]
     held = "select count(*) from pg_prepared_statements where statement = 'select count(*) from customers'"
     assert ask(first, held) == [1]
+
+
+DATED = """
+CREATE TABLE facts (value text); INSERT INTO facts VALUES ('old');
+CREATE FUNCTION moment() RETURNS timestamptz STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN timestamptz 'now'; END $$;
+CREATE FUNCTION moment_in_sql() RETURNS SETOF timestamptz STABLE LANGUAGE sql AS $$ SELECT timestamptz 'now' $$;
+CREATE FUNCTION moment_inlined() RETURNS timestamptz STABLE LANGUAGE sql AS $$ SELECT timestamptz 'now' $$;
+CREATE FUNCTION moment_by_label() RETURNS timestamptz IMMUTABLE LANGUAGE sql AS $$ SELECT clock_timestamp() $$;
+CREATE FUNCTION fact_by_label() RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT value FROM facts $$;
+"""
+
+
+@pytest.fixture(scope="module")
+def dated(postgres: EmbeddedServer, shop: Shop, upstream: Upstream) -> Iterator[SideCart]:
+    postgres.sql("CREATE DATABASE plans_dated")
+    postgres.sql(DATED + f"GRANT SELECT ON facts TO {shop.reader}", "plans_dated")
+    with SideCart(replace(upstream, dbname="plans_dated"), **ONE) as running:
+        wait_until(lambda: "catalogue loaded" in running.log, 20, "the first catalogue")
+        yield running
+
+
+@pytest.mark.parametrize("name", ["moment", "moment_in_sql", "moment_inlined", "moment_by_label"])
+def test_complaint_another_clients_now(dated: SideCart, name: str) -> None:
+    """PostgreSQL keeps what 'now' was when a function was planned, for as long as its session lasts."""
+
+    text = f"select {name}()"
+    with connected(dated) as first, connected(dated) as second:
+        second.pgconn.prepare(b"s", text.encode())
+        ask(first, text)
+        before = ask(first, "select clock_timestamp()")[0]
+        told = second.pgconn.exec_prepared(b"s", []).get_value(0, 0)
+        assert told is not None
+        assert datetime.fromisoformat(told.decode()) >= before
+        assert ask(second, text)[0] >= before
+
+
+def test_complaint_what_another_client_has_read(dated: SideCart, postgres: EmbeddedServer) -> None:
+    with connected(dated) as first, connected(dated) as second:
+        second.pgconn.prepare(b"s", b"select fact_by_label()")
+        assert ask(first, "select fact_by_label()") == ["old"]
+        postgres.sql("UPDATE facts SET value = 'new'", dated.database)
+        assert second.pgconn.exec_prepared(b"s", []).get_value(0, 0) == b"new"

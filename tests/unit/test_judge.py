@@ -60,6 +60,7 @@ FULL = Catalog(
     voids=frozenset({"v"}),
     folds=True,
     caches=True,
+    dated=True,
     exact=True,
     code=Taint("function public.key()", "it writes", "public.key"),
     strangers=frozenset({"pg_brand_new"}),

@@ -1277,3 +1277,34 @@ def test_what_gives_a_value_of_type_void_is_known_by_name(world: World) -> None:
     world.operator("###", "int4", "int4", world.function("public.other() returns int4", "begin return 1; end"))
     world.operator("##", "", "float8", world.built_in(2626, "pg_sleep"))
     assert world.prove().voids == {"noted", "columns", "taken", "####", "##", "pg_sleep"}
+
+
+# -- what plans hold ---------------------------------------------------------------------------------------------------
+
+DATED = (
+    ("begin return date 'now'; end", "v", True),
+    ("begin return date $x$ Tomorrow 12:00 $x$; end", "v", True),
+    ("begin return U&'today'; end", "s", True),
+    ("begin return 1; -- it's now\nend", "v", False),
+    ("begin return now(); end", "s", False),
+    ("begin return now(); end", "i", True),
+    ("begin return current_date; end", "i", True),
+    ("begin return (select 1 from facts); end", "s", False),
+    ("begin return (select 1 from facts); end", "i", True),
+    ("begin return extract(year from date '2020-01-01'); end", "i", False),
+    ("begin insert into facts values ('now'); end", "v", False),
+)
+
+
+@pytest.mark.parametrize(("body", "volatility", "expected"), DATED)
+def test_plans_that_hold_what_was_true_when_they_were_made(
+    body: str, volatility: str, expected: bool, world: World
+) -> None:
+    world.relation("facts")
+    world.function("public.f() returns text", body, volatility=volatility)
+    assert world.prove().dated is expected
+
+
+def test_a_trigger_that_has_the_time_in_it_is_in_no_plan_of_a_reader(world: World) -> None:
+    world.function("public.stamp() returns trigger", "begin new.at := 'now'; return new; end", trigger=True)
+    assert not world.prove().dated
