@@ -29,6 +29,8 @@ OBSERVED: Final = "observed"
 """The pin of a client that sent what filter.mode observe has let through."""
 _WITH_ROWS: Final = frozenset(("select", "show", "explain", "fetch", "execute"))
 """Kinds of statements that may give rows (UtilityReturnsTuples(), tcop/utility.c)."""
+ANALYSED: Final = frozenset(("select", "explain", "declare"))
+"""Kinds of statements that are analysed at their Parse, under a snapshot (analyze_requires_snapshot(), parser/analyze.c)."""
 RUNS_ITSELF: Final = Verdict(
     Action.REFUSE,
     "execute",
@@ -211,7 +213,7 @@ class Answering(Carrying):
             return None  # what is under way may end it
         if self.status != p.FAILED and not self.groups.unanswered:
             return None
-        wrong = "" if values is None else self._miscounted(name, body, values)
+        wrong = "" if values is None else self._miscounted(name, body, verdict, values)
         if not wrong and (values is not None or verdict.kind in _WITH_ROWS):
             return None
         if self.groups.unanswered:
@@ -221,15 +223,19 @@ class Answering(Carrying):
             return self._answer_error(error, simple=False)
         return self._describe_here(body[body.index(0) + 1 :])
 
-    def _miscounted(self, name: bytes, body: bytes, values: bytes) -> str:
-        """Say what is wrong with the count of values in a Bind; "" if nothing is, or nobody knows."""
+    def _miscounted(self, name: bytes, body: bytes, verdict: Verdict, values: bytes) -> str:
+        """Say what is wrong with the count of values in a Bind; "" if nothing is, or nobody knows.
+
+        What is not analysed at its Parse has the parameters alone that are typed there: the $1 of a PREPARE is not its.
+        """
         end = body.index(0)
         formats = 2 + 2 * int.from_bytes(values[:2], "big")
-        if end > MAX_INLINE or len(values) < formats + 2:
+        analysed = verdict.kind in ANALYSED
+        if (analysed and end > MAX_INLINE) or len(values) < formats + 2:
             return ""
         given = int.from_bytes(values[formats : formats + 2], "big")
         typed = int.from_bytes(body[end + 1 : end + 3], "big")
-        wanted = max(typed, texts.parameters(body[:end].decode(self.codec, "replace")))
+        wanted = max(typed, texts.parameters(body[:end].decode(self.codec, "replace"))) if analysed else typed
         if given == wanted:
             return ""
         shown = name.decode(self.codec, "replace")

@@ -13,7 +13,6 @@ from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
 from proxy.quotas import Quotas
 from proxy.replies import Replies
-from proxy.snapshot import Settings
 from proxy.statements import Held
 from proxy.stats import Stats
 from proxy.verdict import Verdict

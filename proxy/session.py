@@ -15,7 +15,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.answering import FETCH_OF_FETCH, RUNS_ITSELF, STOP, Answering
+from proxy.answering import ANALYSED, FETCH_OF_FETCH, RUNS_ITSELF, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
@@ -78,8 +78,6 @@ _BY_BIND_ALONE: Final = Verdict(
 )
 """Of an EXECUTE of what was prepared by the protocol."""
 _ENDS: Final = frozenset(("commit", "rollback"))
-_READING: Final = frozenset(("select", "explain", "declare"))
-"""Kinds of statements for which a Parse takes a snapshot (analyze_requires_snapshot(), parser/analyze.c)."""
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
 
@@ -635,7 +633,7 @@ class Session(Answering):
         replaced = self._let_through(link, verdict)
         self._ending = verdict.kind in _ENDS
         self._group_open = True
-        if verdict.kind in _READING:
+        if verdict.kind in ANALYSED:
             self._read_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"S" + name, self.groups.sent)

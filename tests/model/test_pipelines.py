@@ -209,6 +209,9 @@ FOUND = {
         C: P b 'select 3', S | Q 'begin', Q 'select nope', C S x, P "" 'select 1', Q 'rollback; execute b' | Q 'select 1' | S | Q 'rollback'
         D: P b 'select 4', S | Q 'begin' | Q 'savepoint s' | Q 'select nope' | P "" 'rollback to s', B "" "", E "", P "" 'execute b', B "" "", E "", S | Q 'select nope' | P "" 'rollback to s', B "" "", E "", Q 'execute b' | Q 'select nope' | Q 'rollback to s', Q 'execute b' | Q 'rollback'
     """,  # noqa: E501
+    "too many values, or too few, for what is not analysed at its Parse, in a failed transaction": """
+        A: P a 'prepare x (int) as select $1 + 1', P b 'execute x($1)', P d 'explain select $1::int', P e 'declare c cursor for select $1::int', P f 'show timezone' (23), P i '', S | Q 'begin' | Q 'select nope' | B "" a ('0'), S | B "" a, S | B "" b ('0'), S | B "" d, S | B "" d ('0'), S | B "" e, S | B "" e ('0'), S | B "" f, S | B "" f ('0'), S | B "" i ('0'), S | B "" i, S | Q 'rollback'
+    """,  # noqa: E501
 }
 """What once differed."""
 
