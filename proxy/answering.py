@@ -22,7 +22,7 @@ from proxy.judging import MAX_INLINE
 from proxy.ledger import PREPARED_STATEMENT
 from proxy.ours import NO_NAME
 from proxy.sent import UnsettledError
-from proxy.statements import MAX_KEPT
+from proxy.statements import MAX_KEPT, Shown
 from proxy.verdict import Action, Effect, Verdict
 
 OBSERVED: Final = "observed"
@@ -30,7 +30,7 @@ OBSERVED: Final = "observed"
 _WITH_ROWS: Final = frozenset(("select", "show", "explain", "fetch", "execute"))
 """Kinds of statements that may give rows (UtilityReturnsTuples(), tcop/utility.c)."""
 ANALYSED: Final = frozenset(("select", "explain", "declare"))
-"""Kinds of statements that are analysed at their Parse, under a snapshot (analyze_requires_snapshot(), parser/analyze.c)."""
+"""Kinds of statements that are analysed at their Parse, under a snapshot (analyze_requires_snapshot() in analyze.c)."""
 RUNS_ITSELF: Final = Verdict(
     Action.REFUSE,
     "execute",
@@ -84,7 +84,7 @@ class Answering(Carrying):
         self._wait_error = self._too_fast(excess)
         return self._waited(simple=simple, unnamed=unnamed)
 
-    def _in_doubt(self, text: bytes, *, simple: bool, unnamed: bool) -> bytes | None:
+    def _in_doubt(self, text: bytes) -> bytes | None:
         """Hold a text up whose letters depend on a client_encoding that was sent and not answered; None: it goes on.
 
         The server reads each message in the encoding that it has by then: judged in another one it means other names.
@@ -98,15 +98,22 @@ class Answering(Carrying):
             return self._stall()
         if self._obscured_in != self.groups.sent:
             return None  # what has changed it was in a group before this one, and is answered
-        error = p.error_response(
-            "ERROR",
-            FEATURE_NOT_SUPPORTED,
-            "cannot judge a statement in an encoding that is not known yet",
-            detail="Ahead of it in the same group of messages client_encoding may be changed.",
-            hint="Send Sync behind the change of client_encoding.",
-            codec=self.codec,
-        )
-        return self._answer_error(error, simple=simple, unnamed=unnamed)
+        # The server tells a change in the middle of a group when that ends, before 14 at once: so it is asked.
+        if not self._asking:
+            self._ask_codec(link)
+        return self._stall()
+
+    def _ask_codec(self, link: Upstream) -> None:
+        """Ask which client_encoding there is now, in the middle of a group; behind an error nobody wants to know."""
+        group = self.groups.sent
+
+        def told(value: str) -> None:
+            self._asking = False
+            if value:
+                self._recoded = (group, self._codec_of(value))
+
+        self._asking = True
+        self._suffix += self._help(b"SHOW client_encoding", r.SKIP_EXECUTE, Shown(told)) + p.message(p.FLUSH)
 
     def _stall(self) -> bytes:
         """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""

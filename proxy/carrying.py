@@ -268,7 +268,7 @@ class Carrying(Linked):
             self._bound_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"P" + portal, self.groups.sent)
-        noted = verdict if verdict.effects or verdict.steers or self._recoded[0] == self.groups.sent else None
+        noted = verdict if verdict.effects or verdict.steers or self.ledger.recodes else None
         if noted is not None or self._portals or not self._portals_sent.settled:
             key = portal[: NAMEDATALEN - 1]
             self._portals_sent.put(key, noted)

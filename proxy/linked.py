@@ -86,6 +86,7 @@ class Linked:
 
     __slots__ = (
         "_asked_in",
+        "_asking",
         "_begin",
         "_blind",
         "_block",
@@ -258,6 +259,7 @@ class Linked:
         # In which group something of ours has run, or was parsed; the client has read in it; it has run anything.
         self._asked_in = self._read_in = self._ran_in = NEVER
         self._obscured_in = NEVER  # the last group in which something may have changed client_encoding
+        self._asking = False  # the server is being asked which client_encoding there is
         self._recoded = (NEVER, "")  # in this group what comes next is read by this codec, if the server gets to it
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
@@ -851,10 +853,7 @@ class Linked:
                 # The server's value after a RESET; ours, which follows, is what the client connected with.
                 value = self._greeted.get(name, value)
         if name == "client_encoding":
-            codec = self.filter.python_codec(value)
-            if codec is None:
-                raise TripwireError(f"the upstream reports client_encoding = {value}")
-            self.codec = codec
+            self.codec = self._codec_of(value)
         elif name == APPLICATION_NAME:
             if self.ledger.naming is not None:
                 value = self.ledger.naming.to_client(value)
@@ -863,6 +862,13 @@ class Linked:
             return b""
         self.reported = {**self.reported, name: value}
         return p.parameter_status(name, value)
+
+    def _codec_of(self, encoding: str) -> str:
+        """Return the Python codec of what the upstream says client_encoding is. Raises TripwireError."""
+        codec = self.filter.python_codec(encoding)
+        if codec is None:
+            raise TripwireError(f"the upstream reports client_encoding = {encoding}")
+        return codec
 
     def _sets(self, link: Upstream, name: str) -> bool:
         """Whether a parameter may have its value from this client, or from what puts its settings on."""

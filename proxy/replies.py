@@ -51,7 +51,7 @@ from proxy.protocol import (
     row_values,
 )
 from proxy.sent import Groups
-from proxy.statements import Described, Learned, Run, Ticket
+from proxy.statements import Described, Learned, Run, Shown, Ticket
 from proxy.unnamed import Unnamed
 
 # What is owed, as small integers: a slotted object for each would cost twice the header walk. Those that somebody has
@@ -84,7 +84,7 @@ STAND_IN: Final = 23  # a Close of nothing, for a message that is answered here:
 SKIP: Final = 24  # one message of a group
 SKIP_TICKET: Final = 25  # the same, with a ticket
 SKIP_DESCRIBE: Final = 26  # the same, with the ticket of a Described
-SKIP_EXECUTE: Final = 27  # the same, with the ticket of a Learned
+SKIP_EXECUTE: Final = 27  # the same, with the ticket of a Learned or a Shown
 SKIP_SET: Final = 28  # an Execute that sets settings again: what it reports is the client's to know
 SKIP_FIRM: Final = 29  # as SKIP_TICKET: if it fails, the Query behind it is ignored, and nobody could answer it
 SKIP_ANYHOW: Final = 30  # one message and its Sync, with a ticket: whether it fails does not matter
@@ -558,7 +558,7 @@ class Replies:
     def _own_row(self, head: int, body: bytes) -> None:
         self._keep(len(body))
         if head == SKIP_EXECUTE:
-            cast(Learned, self._tickets[0]).add(row_values(body))
+            cast(Learned | Shown, self._tickets[0]).add(row_values(body))
         elif head >= SKIP_QUERY:
             self.listener.skipped_row(body)
 

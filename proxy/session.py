@@ -482,7 +482,7 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
             return late
         text = p.query_text(data, pos + 5, end)
-        if self.ledger.recodes and (late := self._in_doubt(text, simple=True, unnamed=True)) is not None:
+        if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=False)
         if verdict is None:
@@ -566,8 +566,7 @@ class Session(Answering):
         self, serve: Callable[[bytes, int, int], bytes | None], data: bytes, pos: int, end: int
     ) -> bytes | None:
         """Serve a message in the encoding in which the server reads it, if that is known before all is answered."""
-        if self.link is None or not (self.link.replies.owed or self._group_open):
-            self._recoded = (self.groups.sent, self._codec_ahead())
+        self._note_codec()
         group, codec = self._recoded
         if group != self.groups.sent:
             return serve(data, pos, end)
@@ -576,6 +575,11 @@ class Session(Answering):
             return serve(data, pos, end)
         finally:
             self.codec = answered
+
+    def _note_codec(self) -> None:
+        """Keep in mind in which encoding the server reads a group that begins now, if nothing else is under way."""
+        if self.link is None or not (self.link.replies.owed or self._group_open):
+            self._recoded = (self.groups.sent, self._codec_ahead())
 
     def _codec_ahead(self) -> str:
         """Return the codec by which the server reads what is sent now; nothing is unanswered.
@@ -597,7 +601,7 @@ class Session(Answering):
             return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
         types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
-        if self.ledger.recodes and (late := self._in_doubt(text, simple=False, unnamed=not name)) is not None:
+        if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=True, types=types)
         if verdict is None:
@@ -710,7 +714,7 @@ class Session(Answering):
             return self._answer_error(error, simple=False)
         values = p.bind_values(data, rest, end)
         told = b"".join(value for value in values if value is not None)
-        if self.ledger.recodes and (late := self._in_doubt(told, simple=False, unnamed=False)) is not None:
+        if self.ledger.recodes and (late := self._in_doubt(told)) is not None:
             return late
         given = self.filter.judge_bind(verdict, p.parameter_types(types), values, self.codec)
         return self._refuse(given, simple=False) if given.action is Action.REFUSE else given
@@ -718,6 +722,8 @@ class Session(Answering):
     def _describe(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
+        if self.ledger.recodes:
+            self._note_codec()
         target, name = p.target_parts(data, pos + 5, end, "Describe")
         if target == 0x50:  # 'P', a portal
             return self._describe_portal(name, data, pos, end)
@@ -744,6 +750,8 @@ class Session(Answering):
     def _execute(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
+        if self.ledger.recodes:
+            self._note_codec()
         p.check_execute(data, pos + 5, end)
         self._fresh = None
         if end - pos == 10 and self._bound_in != self.groups.sent:
@@ -798,6 +806,8 @@ class Session(Answering):
     def _close(self, data: bytes, pos: int, end: int) -> bytes | None:
         if self._ignored():
             return b""
+        if self.ledger.recodes:
+            self._note_codec()
         target, name = p.target_parts(data, pos + 5, end, "Close")
         link = self.link
         statement = target == 0x53  # 'S'

@@ -541,6 +541,22 @@ class Learned(Ticket):
                 self._statement.context = self.context
 
 
+class Shown(Ticket):
+    """A SHOW of ours: `told` is called with what it shows, or with "" if it has failed or was ignored."""
+
+    __slots__ = ("_told", "_value")
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        self._told = told
+        self._value = ""
+
+    def add(self, row: list[bytes | None]) -> None:
+        self._value = (row[0] or b"").decode("ascii", "replace")
+
+    def settle(self, outcome: bool | None) -> None:
+        self._told(self._value if outcome else "")
+
+
 class Run(Ticket):
     """A Query or Execute whose statements change names or settings: what its CommandCompletes mean.
 

@@ -212,6 +212,12 @@ FOUND = {
     "too many values, or too few, for what is not analysed at its Parse, in a failed transaction": """
         A: P a 'prepare x (int) as select $1 + 1', P b 'execute x($1)', P d 'explain select $1::int', P e 'declare c cursor for select $1::int', P f 'show timezone' (23), P i '', S | Q 'begin' | Q 'select nope' | B "" a ('0'), S | B "" a, S | B "" b ('0'), S | B "" d, S | B "" d ('0'), S | B "" e, S | B "" e ('0'), S | B "" f, S | B "" f ('0'), S | B "" i ('0'), S | B "" i, S | Q 'rollback'
     """,  # noqa: E501
+    "letters in a group that may have changed their encoding": """
+        A: Q 'begin' | Q 'set client_encoding to latin1' | P x 'select ''é'', length(''é'')', S | C S x, P x 'select ''é'', length(''é'')', B "" x, E "", C S x, P x 'select ''ö'', length(''é'')', B "" x, E "", S | Q 'commit'
+        B: P s 'select set_config($1, $2, $3)', S | Q 'begin', Q 'set client_encoding to latin1', B "" s ('client_encoding', 'utf8', 'f'), E "", B "" s ('app.tenant', 'é', 'f'), E "", P "" 'select ''é'', length(''é'')', B "" "", E "", S | Q 'rollback'
+        C: Q 'begin' | Q 'set client_encoding to latin1', Q 'savepoint s', Q 'set client_encoding to utf8' | P "" 'rollback to s', B "" "", E "", P "" 'select ''é'', length(''é'')', B "" "", E "", P "" 'rollback', B "" "", E "", P n 'select ''é'', length(''é'')', B "" n, E "", S | B "" n, E "", S
+        D: P "" 'select set_config(''client_encoding'', ''latin1'', false)', B "" "", E "", Q 'select ''é'', length(''é'')' | P "" 'select set_config(''client_encoding'', ''utf8'', false)', B "" "", E "", P "" 'select ''é'', 1/0', B "" "", E "", P "" 'select ''é''', S | Q 'select ''é'', length(''é'')'
+    """,  # noqa: E501
 }
 """What once differed."""
 
