@@ -49,6 +49,8 @@ _FIRST: Final = re.compile(rb'[\s;]*((?:\s|--[^\n]*\n|/\*[^*/]*\*/|[\w$\x80-\xff
 """The first statement of a text, if it has only words and names in it."""
 _Missing = tuple[bytes, Statement, bool, bool | None]
 """A name that SQL uses, its statement, whether it needs all of that, and what of it is on the link: see `Own`."""
+_EXPLAINED: Final = frozenset({"select", "declare", "execute"})
+"""Kinds of prepared statements of which EXPLAIN EXECUTE does not say that they have no plan."""
 _READS: Final = frozenset({"select", "set", "show", "empty"})
 _VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
@@ -452,8 +454,7 @@ class Carrying(Linked):
         if not any(effect in NAMING for effect, _ in verdict.effects):
             return verdict.effects
         effects: list[tuple[Effect, str]] = []
-        seen: set[bytes] = set()
-        self._expand(verdict.effects, effects, seen)
+        self._expand(verdict.effects, effects, {})
         return tuple(effects)
 
     def _keep_prepared(self, verdict: Verdict) -> None:
@@ -489,20 +490,41 @@ class Carrying(Linked):
             verdict = statement.verdict
         return False
 
-    def _expand(self, effects: Effects, into: list[tuple[Effect, str]], seen: set[bytes]) -> None:
-        """Add these effects, and those of what they execute, which may be an EXECUTE again."""
-        into += effects
+    def _expand(
+        self,
+        effects: Effects,
+        into: list[tuple[Effect, str]],
+        drops: dict[tuple[bytes, bool], Effects],
+        *,
+        runs: bool = True,
+    ) -> None:
+        """Add these effects, and those of what they execute, which may be an EXECUTE again, each where it comes.
+
+        `drops` holds the names that have been looked at, and what each of them drops. What is explained, and not `runs`,
+        runs nothing but a query (ExplainOneUtility(), commands/explain.c).
+        """
         if any(effect is Effect.PREPARE for effect, _ in effects):
             what = {each for each in effects if each[0] not in NAMING}
             self._sql_effects = tuple(what.union(self._sql_effects))
+        explained = False
         for effect, text in effects:
+            into.append((effect, text))
+            explained, now = effect is Effect.EXPLAIN, runs and not explained
+            if effect is not Effect.EXECUTE:
+                continue
             name = text.encode(self.codec, "replace")
-            if effect is Effect.EXECUTE and name not in seen:
-                seen.add(name)
-                statement = self.prepared.find(name)
-                if statement is not None:
-                    self._keep_prepared(statement.verdict)
-                self._expand(self._sql_effects if statement is None else statement.verdict.effects, into, seen)
+            if (name, now) in drops:
+                into += drops[name, now]
+                continue
+            drops[name, now] = ()
+            start = len(into)
+            statement = self.prepared.find(name)
+            if statement is None:
+                into += self._sql_effects
+            elif now or statement.verdict.kind in _EXPLAINED:
+                self._keep_prepared(statement.verdict)
+                self._expand(statement.verdict.effects, into, drops, runs=now)
+            drops[name, now] = tuple(each for each in into[start:] if each[0] is Effect.DEALLOCATE)
 
     def _followed(self, link: Upstream, effects: Effects, code: int) -> tuple[int, Ticket | None]:
         """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""

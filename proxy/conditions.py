@@ -62,7 +62,10 @@ def _inner(judgement: Judgement, body: Body, allowed: frozenset[str], command: s
 
 def _explain(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
+    before = len(judgement.effects)
     _inner(judgement, body, _EXPLAINABLE, "EXPLAIN")
+    if any(effect is Effect.EXECUTE for effect, _ in judgement.effects[before:]):
+        judgement.effects.insert(before, (Effect.EXPLAIN, ""))
 
 
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:

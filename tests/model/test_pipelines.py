@@ -218,6 +218,13 @@ FOUND = {
         C: Q 'begin' | Q 'set client_encoding to latin1', Q 'savepoint s', Q 'set client_encoding to utf8' | P "" 'rollback to s', B "" "", E "", P "" 'select ''é'', length(''é'')', B "" "", E "", P "" 'rollback', B "" "", E "", P n 'select ''é'', length(''é'')', B "" n, E "", S | B "" n, E "", S
         D: P "" 'select set_config(''client_encoding'', ''latin1'', false)', B "" "", E "", Q 'select ''é'', length(''é'')' | P "" 'select set_config(''client_encoding'', ''utf8'', false)', B "" "", E "", P "" 'select ''é'', 1/0', B "" "", E "", P "" 'select ''é''', S | Q 'select ''é'', length(''é'')'
     """,  # noqa: E501
+    "what EXPLAIN EXECUTE does not run, and what a list of EXECUTEs has dropped before one fails": """
+        A: P t 'deallocate t' | P "" 'explain (costs off) execute t', B "" "", E "", B "" t, E "", S | Q 'explain (costs off) execute t'
+        B: P t 'deallocate t', P u 'execute t', S | P "" 'explain (costs off) execute u', B "" "", E "", B "" t, E "", B "" u, E "", S | Q 'execute t'
+        C: P t 'deallocate all', P d 'discard all', P u 'select 1', S | P "" 'explain (costs off) execute t', B "" "", E "", P "" 'explain (costs off) execute d', B "" "", E "", B "" u, E "", S | Q 'execute u'
+        D: P t 'deallocate t', S | Q 'execute t; deallocate nope' | Q 'execute t'
+        E: P t 'deallocate x', P x 'select 1', P y 'select 2', S | Q 'explain execute t; deallocate y; execute y' | Q 'execute x' | Q 'execute t; deallocate nope' | Q 'execute x'
+    """,  # noqa: E501
 }
 """What once differed."""
 

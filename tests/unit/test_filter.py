@@ -410,7 +410,7 @@ def test_every_kind_of_boundary_stays_apart_from_what_shares_its_kind() -> None:
         ("set local seed to 0.5", [(Effect.SESSION_STATE, "setseed")]),
         ('prepare "P" as select 1', [(Effect.PREPARE, "P")]),
         ("execute p(1, now())", [(Effect.EXECUTE, "p")]),
-        ('explain (analyze) execute "P"', [(Effect.EXECUTE, "P")]),
+        ('explain (analyze) execute "P"', [(Effect.EXPLAIN, ""), (Effect.EXECUTE, "P")]),
         ("prepare p as select 1; execute p", [(Effect.PREPARE, "p"), (Effect.EXECUTE, "p")]),
         ("deallocate p", [(Effect.DEALLOCATE, "p")]),
         ("deallocate all", [(Effect.DEALLOCATE, "")]),

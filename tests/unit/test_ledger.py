@@ -182,6 +182,7 @@ def test_every_effect_either_pins_or_takes_away() -> None:
     for effect in set(Effect) - {
         Effect.SETTING_LOCAL,
         Effect.EXECUTE,
+        Effect.EXPLAIN,
         Effect.FETCH,
         Effect.LIST_STATEMENTS,
         Effect.TRANSACTION_ID,
