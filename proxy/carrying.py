@@ -500,8 +500,8 @@ class Carrying(Linked):
     ) -> None:
         """Add these effects, and those of what they execute, which may be an EXECUTE again, each where it comes.
 
-        `drops` holds the names that have been looked at, and what each of them drops. What is explained, and not `runs`,
-        runs nothing but a query (ExplainOneUtility(), commands/explain.c).
+        `drops` holds the names that have been looked at, and what each of them drops. Of what is explained (not `runs`)
+        only a query counts (ExplainOneUtility(), commands/explain.c).
         """
         if any(effect is Effect.PREPARE for effect, _ in effects):
             what = {each for each in effects if each[0] not in NAMING}

@@ -43,7 +43,7 @@ _SETS: Final = frozenset(
 )
 _ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor", "listen", "advisory_lock"})
 """Pins of which the server can say whether there is a reason for them: see snapshot.read_back."""
-_STAY_BEHIND: Final = {
+STAY_BEHIND: Final = {
     # Our own statements would run under them, those of the next client's lease included.
     "statement_timeout": re.compile(r"0|\d+(s|min|h|d)"),
     "transaction_timeout": re.compile("0"),
@@ -231,7 +231,7 @@ class Ledger:
         self.settings = Settings.of((kept | reset | found).items())
         self.asked = frozenset()
         carried = all(
-            name not in _STAY_BEHIND or _STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
+            name not in STAY_BEHIND or STAY_BEHIND[name].fullmatch(value) for name, value in self.settings.items
         )
         if carried and not self.scarred:
             self.pins.pop(SETTING, None)

@@ -17,6 +17,7 @@ from proxy import errors
 from proxy.answering import OBSERVED
 from proxy.cli import VERBS
 from proxy.config import ENVIRONMENT_NAMES, SECTIONS
+from proxy.ledger import STAY_BEHIND
 from proxy.loading import load
 from proxy.verdict import Effect
 
@@ -185,6 +186,11 @@ def test_every_pin_reason_is_explained() -> None:
 # --- docs/architecture.md ---------------------------------------------------------------------------------------------
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_that_pins_is_named() -> None:
+    told = next(row for row in README.splitlines() if row.startswith("| `setting` |"))
+    assert sorted(re.findall("`([a-z_]+)`", told)[1:]) == sorted(STAY_BEHIND)
 
 
 def test_every_module_has_its_floor_in_the_architecture() -> None:
