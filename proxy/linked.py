@@ -354,11 +354,9 @@ class Linked:
         link.attach(self)
         if not self._writable:
             link.pause_reading()
-        self._unit = b""
-        self.prepared.mark()
+        self._begin_unit(now)
         self._replayed = self._put_back = self._replans = False
         self._blind = READ_ONLY not in link.parameters
-        self._leased_at = now
         self._former = link.settings
         self.pool.settle(link)
         if self._defaults is not link.defaults:
@@ -377,10 +375,16 @@ class Linked:
                 self._ask_first(DISCARD_PLANS)
                 link.held.drop_apart()
                 link.plans = shaping
-        self._lease_state = (self._outside, self._begin)
         if self._outside != p.IDLE:
             self._make_real(link)
         return link
+
+    def _begin_unit(self, now: float) -> None:
+        """Remember what is sent from now on, to send it again: nothing is owed, and the client left nothing behind."""
+        self._unit = b""
+        self._lease_state = (self._outside, self._begin)
+        self._leased_at = now
+        self.prepared.mark()
 
     def _ahead(self, link: Upstream) -> bytes | None:
         """Return what has to go ahead of a group that begins now: the guard, or nothing.
@@ -512,22 +516,32 @@ class Linked:
             link.cancel(partial(self._cancel_ended, link))  # which could hit what is asked now
             return False
         if self._own:
-            self._close_all(link, self._own.all())  # what SQL was to see under the client's own names
+            names = self._own.all()  # what SQL was to see under the client's own names
+            if not (ledger.touched or ledger.loosened):
+                self._clean_up()
+            self._close_all(link, names)
             return False
         if ledger.touched or ledger.loosened:
             self._read_back(link)
             return False
         if surplus := link.held.surplus():
+            self._clean_up()
             self._close_all(link, surplus)
             return False
         if self._blind and not self._put_back:
             self._put_back = True
+            self._clean_up()
             link.replies.owe(r.GUARDING)
             link.replies.owe(r.SKIP_SYNC)
             link.write(GUARD + p.SYNC_MESSAGE)
             return False
         self._release(link)
         return True
+
+    def _clean_up(self) -> None:
+        """Note that what is sent now is ours alone: should the upstream end, a client that goes on does so elsewhere."""
+        self._repeated = False
+        self._begin_unit(self._house.now())
 
     def _cancel_ended(self, link: Upstream) -> None:
         if self.link is link and self._let_go(link):

@@ -197,6 +197,18 @@ def test_before_14_it_is_put_back_before_anybody_else_gets_the_upstream(town: To
     assert town.pool.idle == [link]
 
 
+def test_complaint_before_14_a_statement_right_behind_an_answer_was_not_run_again(town: Town) -> None:
+    session, link = blind(town)
+    session.client_data(ONE)
+    link.says(SELECTED, READY_I)
+    session.client_data(TWO)
+    session.upstream_lost()
+    again = town.opened()
+    assert again.whole == TWO
+    again.says(SELECTED, READY_I)
+    assert session.status == p.IDLE and not session.closed
+
+
 def test_before_14_an_upstream_of_a_client_that_has_gone_is_discarded(town: Town) -> None:
     session, link = blind(town)
     session.client_data(ONE)
