@@ -539,7 +539,7 @@ class Linked:
         return True
 
     def _clean_up(self) -> None:
-        """Note that what is sent now is ours alone: should the upstream end, a client that goes on does so elsewhere."""
+        """Note that what is sent now is ours alone: should the upstream end, the client goes on elsewhere."""
         self._repeated = False
         self._begin_unit(self._house.now())
 
