@@ -56,6 +56,11 @@ _VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
+def _gives(rows: bytes, described: bytes) -> bool:
+    """Return whether a statement that is described so gives these rows."""
+    return described[2 + 4 * int.from_bytes(described[:2], "big") :] == rows
+
+
 class Carrying(Linked):
     """A client's session, and what it takes along from upstream to upstream."""
 
@@ -218,11 +223,19 @@ class Carrying(Linked):
         told = self._unnamed_told
         if told is None or told[0] is not message or verdict.kind in OF_ANOTHER:
             return message  # the client has to ask what it gives, in a group that it does not know yet
-        link.replies.owe(r.SKIP_DESCRIBE, Described(told[1].__eq__))
+        _, before, whole = told
+        same = before.__eq__ if whole else partial(_gives, before)
+        link.replies.owe(r.SKIP_DESCRIBE, Described(same))
         return message + p.target(p.DESCRIBE, b"S", b"")
 
     def _tell_unnamed(self, message: bytes, described: bytes) -> bool:
-        self._unnamed_told = (message, described)
+        self._unnamed_told = (message, described, True)
+        return True
+
+    def _tell_rows(self, message: bytes, rows: bytes) -> bool:
+        """The same of what a Describe of its portal has said, which tells no parameters."""
+        if self._unnamed_told is None or self._unnamed_told[0] is not message:
+            self._unnamed_told = (message, rows, False)
         return True
 
     def _opens(self, link: Upstream) -> bool:
@@ -266,6 +279,7 @@ class Carrying(Linked):
     def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
         """Owe the reply to a Bind, and keep in mind what an Execute of this portal leaves behind."""
         if not portal:
+            self._portal_of = None
             self._bound = True
             self._bound_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:

@@ -121,6 +121,7 @@ class Linked:
         "_own",
         "_parting",
         "_paused",
+        "_portal_of",
         "_portals",
         "_portals_sent",
         "_prefix",
@@ -230,7 +231,9 @@ class Linked:
         # Those whose statements leave something behind: as far as the server has answered, and what is sent.
         self._portals: dict[bytes, Verdict] = {}
         self._portals_sent: Sent[bytes, Verdict | None] = Sent(self.groups)
-        self._unnamed_told: tuple[bytes, bytes] | None = None  # its Parse, and what the client was told that it gives
+        # Its Parse, and what the server has said that it gives: all that belongs to its identity, or its rows alone.
+        self._unnamed_told: tuple[bytes, bytes, bool] | None = None
+        self._portal_of: tuple[bytes, int] | None = None  # whose the unnamed portal is: its Parse; bound in which group
         # The statement that gives rows of another one, or its portal, that was just made, and in which group: what it
         # has found there cannot have gone yet.
         self._fresh: tuple[bytes, int] | None = None

@@ -731,6 +731,10 @@ class Session(Answering):
 
     def _describe_portal(self, portal: bytes, data: bytes, pos: int, end: int) -> bytes | None:
         link = self.link
+        if link is not None and not portal and self._portal_of is not None and self._portal_of[1] == self.groups.sent:
+            self._group_open = True
+            link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_rows, self._portal_of[0])))
+            return None
         if link is None or (not self._portals and self._portals_sent.settled):
             return self._forward(r.DESCRIBE)
         try:
@@ -1203,6 +1207,8 @@ class Session(Answering):
                 self._group_open = True
                 return before + data[pos:end] if before else None
             self._owe_use(link, portal, verdict)
+            if not portal and verdict.kind == "select":
+                self._portal_of = (message, self.groups.sent)
         elif there:
             self._owe_use(link, portal, _NOTHING)
         else:

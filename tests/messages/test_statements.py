@@ -980,6 +980,13 @@ CHANGED = (
         step(parse("", ALL_COLUMNS), run(), SYNC),
     ),
     changing(
+        "a plan whose result has changed is 0A000 for an unnamed statement of which a portal was described",
+        step(parse("", ALL_COLUMNS), b(portal="p"), b(binary=True), describe_portal(), e(), SYNC),
+        step(b(), e(), SYNC),
+        step(b(), e(), SYNC, before=ADD),
+        step(run(), SYNC),
+    ),
+    changing(
         "a plan whose result has changed is 0A000 in the middle of a pipeline",
         step(parse("s", ALL_COLUMNS), SYNC),
         step(run("s"), SYNC),
