@@ -176,6 +176,8 @@ def type_of(node: Body, functions: Functions) -> str:
             return "int4"
         if "fval" in constant:
             return _type_of_number(constant["fval"].get("fval", ""))
+        if "bsval" in constant:
+            return "bit"
         return "bool" if "boolval" in constant else ""
     cast = node.get("TypeCast")
     if cast is not None:

@@ -542,8 +542,8 @@ class _Court:
                 users = [(CAST_TO, type_) for type_ in (target, *rows)]
             elif not row.function or is_built_in(target):
                 users = [(TYPE, source)]  # what is cast is not named
-            elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable
-                users = [(TYPE, type_) for type_ in (source, target) if not is_built_in(type_)]
+            elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable, but what it assigns is of a type
+                users = [(TYPE, target if is_built_in(source) else source)]
             else:
                 users = [(CAST_TO, target)]
             for user in (self.objects[kind, type_.oid] for kind, type_ in users):

@@ -96,7 +96,7 @@ def extensions(text: str) -> tuple[str, ...]:
     """Read names of extensions, as CREATE EXTENSION takes them."""
     names = tuple(name for name in (part.strip() for part in text.split(",")) if name)
     if any(re.search(r"[*.()\s]", name) for name in names):
-        raise ValueError("names of extensions, such as hll")
+        raise ValueError("names of extensions, such as unit")
     return names
 
 

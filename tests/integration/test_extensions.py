@@ -1,135 +1,239 @@
-"""Extensions in C that nobody has looked at: ordinary statements over ordinary tables do not mind them.
+"""Beside each extension that the server has, alone in its database, ordinary statements get the server's answers; what
+an extension does itself is a read or none.
 
-Each test takes the extensions that the server has: packages of a distribution, as postgresql-15-hll.
+Nothing is installed: the extensions are those of the machine, and what cannot be created is named in a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from proxy.commands.embedded import EmbeddedError, EmbeddedServer
+from proxy.config import Upstream
 from proxy.filter import Policy
 from proxy.verdict import Action
+from tests import ordinary
 from tests.integration.test_reach import learn
+from tests.running import SideCart, wait_until
 
-UNKNOWN = (
-    *("asn1oid", "debversion", "hll", "ip4r", "jsquery", "numeral", "orafce", "pg_rational", "pgpcre", "pgmp"),
-    *("pointcloud", "prefix", "q3c", "rum", "semver", "tdigest", "unit"),
-)
-KNOWN = (
-    *("btree_gin", "btree_gist", "citext", "cube", "dblink", "earthdistance", "fuzzystrmatch", "hstore", "intarray"),
-    *("isn", "lo", "ltree", "pageinspect", "pg_stat_statements", "pg_trgm", "pgcrypto", "pgrowlocks", "pgstattuple"),
-    *("postgis", "postgis_raster", "postgis_topology", "postgres_fdw", "seg", "tablefunc", "unaccent", "uuid-ossp"),
-    *("vector", "xml2"),
-)
-TABLES = """
-CREATE TABLE customers (id bigserial PRIMARY KEY, name text NOT NULL, email varchar(200), status varchar(20),
-    country char(2), created_at timestamptz DEFAULT now(), tags text[], meta jsonb, ip inet, active bool);
-CREATE TABLE orders (id serial PRIMARY KEY, customer_id bigint REFERENCES customers, total numeric(12, 2), quantity int,
-    placed timestamp, shipped_on date, note text, status text);
-CREATE INDEX ON orders (customer_id);
-CREATE INDEX ON customers (lower(email));
-CREATE VIEW big_orders AS SELECT id, customer_id, total FROM orders WHERE total > 100 AND status <> 'void';
-CREATE FUNCTION vat(x numeric) RETURNS numeric LANGUAGE sql AS 'SELECT round(x * 0.19, 2)';
-"""
-STATEMENTS = (
-    "SELECT * FROM customers WHERE id = 5",
-    "SELECT * FROM customers WHERE id = '5' OR status = 'active' AND country IN ('DE', 'FR')",
-    "SELECT count(*) FROM orders WHERE total > 100",
-    "SELECT id, total * quantity AS amount FROM orders ORDER BY amount DESC LIMIT 10",
-    "SELECT c.name, sum(o.total) FROM customers c JOIN orders o ON o.customer_id = c.id GROUP BY c.name"
-    " HAVING sum(o.total) > 1000",
-    "SELECT * FROM customers WHERE created_at >= '2024-01-01' AND created_at < now() - interval '7 days'",
-    "SELECT date_trunc('month', placed) AS m, count(*), avg(total) FROM orders GROUP BY 1 ORDER BY 1",
-    "SELECT lower(email), upper(name), length(name), substr(name, 1, 3) FROM customers WHERE email LIKE '%@x.com'",
-    "SELECT name || ' <' || email || '>' FROM customers",
-    "SELECT * FROM orders WHERE id BETWEEN 10 AND 20 AND quantity <> 0",
-    "SELECT CASE status WHEN 'paid' THEN 1 ELSE 0 END, coalesce(note, ''), nullif(status, '') FROM orders",
-    "SELECT * FROM orders o WHERE EXISTS (SELECT 1 FROM customers c WHERE c.id = o.customer_id AND c.active)",
-    "WITH m AS (SELECT customer_id, sum(total) AS s FROM orders GROUP BY customer_id) SELECT * FROM m WHERE s > 500",
-    "SELECT rank() OVER (PARTITION BY customer_id ORDER BY total DESC), row_number() OVER () FROM orders",
-    "SELECT extract(year FROM placed) AS y, round(avg(total), 2) FROM orders WHERE extract(year FROM placed) = 2024"
-    " GROUP BY 1",
-    "SELECT meta->>'plan', meta @> '{}', tags && ARRAY['x'], 'x' = ANY(tags), ip << '10.0.0.0/8' FROM customers",
-    "SELECT placed::date, shipped_on - placed::date FROM orders WHERE shipped_on > placed::date + 3",
-    "SELECT * FROM customers c LEFT JOIN orders o USING (id) WHERE o.id IS NULL",
-    "SELECT DISTINCT ON (customer_id) * FROM orders ORDER BY customer_id, placed DESC",
-    "SELECT * FROM customers WHERE id = $1 AND status = $2 AND created_at > $3",
-    "SELECT o.id FROM big_orders o WHERE total = 5 UNION SELECT c.id FROM customers c WHERE c.name ~* '^a'",
-    "SELECT vat(total), quantity::numeric / 3, -total, abs(total), quantity & 1 FROM orders",
-)
-EVERY = f"""
-SET client_min_messages = error;
-DO $$ DECLARE extension text; BEGIN
-    FOR extension IN SELECT name FROM pg_available_extensions WHERE name = ANY('{{{",".join(UNKNOWN + KNOWN)}}}') LOOP
-        BEGIN
-            EXECUTE format('CREATE EXTENSION IF NOT EXISTS %I CASCADE', extension);
-        EXCEPTION WHEN OTHERS THEN NULL; -- some want libraries, or settings at start
-        END;
-    END LOOP;
-END $$"""
-COUNTED = "CREATE TABLE counted (id int, seen hll); INSERT INTO counted VALUES (1, hll_empty())"
+DATABASE = "analysis"
+READER = "reader_of_all"
+PASSWORD = secrets.token_urlsafe(18)
+
+HANDFUL = ("citext", "hstore", "ip4r", "jsquery", "orafce", "pg_trgm", "postgis", "unit")
+_LOGICAL = {"wal_level": "logical", "track_commit_timestamp": "on"}
+AT_START: Mapping[str, Mapping[str, str]] = {
+    "pg_cron": {"shared_preload_libraries": "pg_cron", "cron.database_name": DATABASE},
+    "pg_qualstats": {"shared_preload_libraries": "pg_stat_statements, pg_qualstats"},
+    "pg_stat_kcache": {"shared_preload_libraries": "pg_stat_statements, pg_stat_kcache"},
+    "pg_wait_sampling": {"shared_preload_libraries": "pg_wait_sampling"},
+    "pgaudit": {"shared_preload_libraries": "pgaudit"},
+    "pgauditlogtofile": {"shared_preload_libraries": "pgaudit, pgauditlogtofile"},
+    "pgautofailover": {"shared_preload_libraries": "pgautofailover"},
+    "pglogical": {"shared_preload_libraries": "pglogical", **_LOGICAL},
+    "pglogical_ticker": {"shared_preload_libraries": "pglogical, pglogical_ticker", **_LOGICAL},
+    "repmgr": {"shared_preload_libraries": "repmgr"},
+    "set_user": {"shared_preload_libraries": "set_user"},
+}
+"""What the server wants to be told when it starts, by extension."""
+
+
+@contextmanager
+def running(settings: Mapping[str, str]) -> Iterator[EmbeddedServer]:
+    """Run a server with room for the workers of extensions, and with the role that reads."""
+    room = {"max_worker_processes": "20", "max_wal_senders": "4", "wal_level": "replica"}
+    with EmbeddedServer(settings=room | dict(settings)) as server:
+        server.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}'")
+        yield server
+
+
+def missing(server: EmbeddedServer, names: Iterable[str]) -> dict[str, str]:
+    """Make the database with these extensions and the tables; say of each extension that cannot be made, why."""
+    server.sql(f"CREATE DATABASE {DATABASE}")
+    found = {}
+    for name in names:
+        try:
+            server.sql(f'SET client_min_messages = error; CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE', DATABASE)
+        except EmbeddedError as error:
+            found[name] = str(error).partition("ERROR:  ")[2].partition("\n")[0] or str(error)
+    server.sql(ordinary.TABLES, DATABASE)
+    server.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READER}", DATABASE)
+    return found
+
+
+def answers(dsn: str) -> dict[str, object]:
+    """Ask everything, and give each statement's columns and rows, or the error."""
+    found: dict[str, object] = {}
+    asked: list[tuple[str, tuple[object, ...] | None]] = [(text, None) for text in ordinary.STATEMENTS]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for text, values in (*asked, *ordinary.PREPARED):
+            try:
+                cursor = connection.execute(text, values)
+                found[text] = [column.name for column in cursor.description or ()], cursor.fetchall()
+            except psycopg.Error as error:
+                found[text] = f"{error.sqlstate} {error}"
+    return found
+
+
+def differences(server: EmbeddedServer) -> dict[str, tuple[object, object]]:
+    """Give what SideCart answers otherwise than the server does, each with the server's answer."""
+    reader = {"user": READER, "password": PASSWORD}
+    upstream = Upstream(host=server.host, port=server.port, dbname=DATABASE, sslrootcert=str(server.ca_file), **reader)
+    with SideCart(upstream) as own:
+        wait_until(lambda: '"catalogue loaded"' in own.log, 60, "the catalogue")
+        direct = answers(server.dsn(DATABASE, **reader))
+        through = answers(f"{own.dsn} password={PASSWORD}")
+        own.stop()
+        assert '"event":"bug"' not in own.log
+    return {text: (through[text], direct[text]) for text in direct if through[text] != direct[text]}
+
+
+def spoilt(server: EmbeddedServer, name: str) -> str:
+    """Give what is answered otherwise beside one extension; warn where it cannot be created."""
+    if name in AT_START:
+        try:
+            with running(AT_START[name]) as own:
+                return _spoilt(own, name)
+        except EmbeddedError as error:
+            warnings.warn(f"no server runs with the extension {name}: {error}", stacklevel=2)
+            return ""
+    try:
+        return _spoilt(server, name)
+    finally:
+        server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+def _spoilt(server: EmbeddedServer, name: str) -> str:
+    if why := missing(server, [name]):
+        warnings.warn(f"the extension {name} could not be created: {why[name]}", stacklevel=3)
+        return ""
+    found = differences(server)
+    return f"{name}: {found}" if found else ""
 
 
 @pytest.fixture(scope="module")
-def available(postgres: EmbeddedServer) -> set[str]:
-    return set(postgres.sql("SELECT name FROM pg_available_extensions").split())
+def server() -> Iterator[EmbeddedServer]:
+    with running({}) as server:
+        yield server
 
 
-@pytest.fixture
-def database(postgres: EmbeddedServer) -> Iterator[str]:
-    postgres.sql("CREATE DATABASE extensions")
+@pytest.fixture(scope="module")
+def available(server: EmbeddedServer) -> list[str]:
+    return server.sql('SELECT name FROM pg_available_extensions ORDER BY name COLLATE "C"').split()
+
+
+def test_the_server_alone_answers_every_statement(server: EmbeddedServer) -> None:
+    """Compared errors would be worth nothing."""
+    missing(server, [])
     try:
-        postgres.sql(TABLES, "extensions")
-        yield "extensions"
+        found = answers(server.dsn(DATABASE, user=READER, password=PASSWORD))
     finally:
-        postgres.sql("DROP DATABASE extensions")
+        server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    assert {text: answer for text, answer in found.items() if isinstance(answer, str)} == {}
 
 
-def make(server: EmbeddedServer, database: str, name: str) -> bool:
-    """Make an extension; not every package can be: some want libraries, or settings at start."""
-    try:
-        server.sql(f'SET client_min_messages = error; CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE', database)
-    except EmbeddedError:
-        return False
-    return True
-
-
-def refused(server: EmbeddedServer, database: str) -> dict[str, str]:
-    judge = learn(server, database)
-    verdicts = {text: judge.judge(text.encode(), extended=1) for text in STATEMENTS}
-    return {text: verdict.detail for text, verdict in verdicts.items() if verdict.action is not Action.ALLOW}
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_unknown_extension_spoils_no_ordinary_statement(
-    postgres: EmbeddedServer, database: str, available: set[str], name: str
-) -> None:
-    if name not in available or not make(postgres, database, name):
+@pytest.mark.filterwarnings("default:the extension")
+@pytest.mark.parametrize("name", HANDFUL)
+def test_ordinary_statements_beside_an_extension(server: EmbeddedServer, available: list[str], name: str) -> None:
+    if name not in available:
         pytest.skip(f"the extension {name} is not installed on this server")
-    assert refused(postgres, database) == {}
+    assert spoilt(server, name) == ""
 
 
-def test_all_extensions_together_spoil_no_ordinary_statement(postgres: EmbeddedServer, database: str) -> None:
-    postgres.sql(EVERY, database)
-    assert refused(postgres, database) == {}
+@pytest.mark.deep
+@pytest.mark.filterwarnings("default:the extension", "default:no server runs")
+def test_ordinary_statements_beside_each_extension_alone(server: EmbeddedServer, available: list[str]) -> None:
+    assert [text for name in available if (text := spoilt(server, name))] == []
 
 
-def test_trusted_extension(postgres: EmbeddedServer, database: str, available: set[str]) -> None:
-    if "hll" not in available or not make(postgres, database, "hll"):
-        pytest.skip("the extension hll is not installed on this server")
-    postgres.sql(COUNTED, database)
-    judge = learn(postgres, database)
-    assert judge.judge(b"SELECT id FROM counted WHERE id = 1").action is Action.ALLOW
+@pytest.mark.filterwarnings("default:extensions that")
+def test_ordinary_statements_beside_all_extensions_together(server: EmbeddedServer, available: list[str]) -> None:
+    try:
+        why = missing(server, [name for name in available if name not in AT_START])
+        warnings.warn(f"extensions that do not live with the others: {why}", stacklevel=1)
+        assert differences(server) == {}
+    finally:
+        server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+def test_extension_that_an_operator_trusts(server: EmbeddedServer, available: list[str]) -> None:
+    if "unit" not in available:
+        pytest.skip("the extension unit is not installed on this server")
     texts = (
-        b"SELECT * FROM counted",
-        b"SELECT id, hll_cardinality(seen) FROM counted",
-        b"SELECT id, # seen FROM counted WHERE seen = hll_empty()",
-        b"SELECT hll_union_agg(seen) || hll_empty() FROM counted",
+        b"SELECT * FROM measured",
+        b"SELECT id, dimension(length) FROM measured",
+        b"SELECT id, -length FROM measured WHERE length = unit '2 m'",
+        b"SELECT sum(length) / 2 FROM measured",
     )
-    for text in texts:
-        assert judge.judge(text).hint.endswith('or all of the extension: filter.allow_extensions: ["hll"].')
-    trusting = learn(postgres, database, Policy(allow_extensions=("hll",)))
-    assert [text for text in texts if trusting.judge(text).action is not Action.ALLOW] == []
+    assert missing(server, ["unit"]) == {}
+    try:
+        server.sql("CREATE TABLE measured (id int, length unit); INSERT INTO measured VALUES (1, '2 m')", DATABASE)
+        judge = learn(server, DATABASE)
+        assert judge.judge(b"SELECT id FROM measured WHERE id = 1").action is Action.ALLOW
+        for text in texts:
+            assert judge.judge(text).hint.endswith('or all of the extension: filter.allow_extensions: ["unit"].')
+        trusting = learn(server, DATABASE, Policy(allow_extensions=("unit",)))
+        assert [text for text in texts if trusting.judge(text).action is not Action.ALLOW] == []
+    finally:
+        server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+READS = {
+    "hll": ("SELECT hll_cardinality(hll_add_agg(hll_hash_bigint(id))) FROM customers", "SELECT # hll_empty()"),
+    "ip4r": ("SELECT ip4r '10.0.0.0/8' >>= ip4 '10.1.2.3', ip4 '10.0.0.1' + 1",),
+    "jsquery": ("SELECT id FROM customers WHERE meta @@ 'plan = \"p1\"'::jsquery",),
+    "orafce": (
+        "SELECT oracle.add_months(date '2024-01-31', 1), 'a'::oracle.varchar2 OPERATOR(oracle.||) 'b'::oracle.varchar2, oracle.nvl(note, '') FROM"
+        " orders",
+        "SELECT plvstr.left('abcdef', 2)",
+    ),
+    "pg_rational": ("SELECT 1::rational / 3, sum(id::rational) FROM orders",),
+    "pgmp": ("SELECT 2::mpz ^ 200, gcd(12::mpz, 8::mpz)",),
+    "pgpcre": ("SELECT name FROM customers WHERE name =~ pcre '^customer \\d$'",),
+    "prefix": ("SELECT prefix_range '0049' @> '004930'",),
+    "semver": ("SELECT semver '1.2.3' < '1.10.0', get_semver_major('2.0.1')",),
+    "tdigest": ("SELECT tdigest_percentile(total::float8, 100, 0.95) FROM orders",),
+}
+"""Ordinary statements of those who use an extension whose functions somebody has read."""
+EFFECTS = {
+    "hll": (
+        "SELECT hll_set_max_sparse(1)",
+        "SELECT hll_set_output_version(1)",
+        "SELECT hll_set_defaults(11, 5, -1, 1)",
+    ),
+    "orafce": (
+        "SELECT dbms_random.initialize(1)",
+        "SELECT dbms_random.seed(1)",
+        "SELECT oracle.set_nls_sort('C')",
+        "SELECT dbms_pipe.send_message('p')",
+        "SELECT utl_file.fopen('/tmp', 'x', 'w')",
+        "SELECT dbms_alert.signal('a', 'b')",
+        "SELECT dbms_output.put_line('x')",
+        "SELECT dbms_sql.open_cursor()",
+    ),
+    "pgmp": ("SELECT randinit()", "SELECT randseed(1)"),
+    "icu_ext": ("SELECT icu_set_default_locale('de')",),
+}
+
+
+@pytest.mark.parametrize("name", sorted(READS | EFFECTS))
+def test_what_an_extension_does_itself(server: EmbeddedServer, available: list[str], name: str) -> None:
+    if name not in available:
+        pytest.skip(f"the extension {name} is not installed on this server")
+    assert missing(server, [name]) == {}
+    try:
+        judge = learn(server, DATABASE)
+        verdicts = {text: judge.judge(text.encode()) for text in READS.get(name, ())}
+        assert {text: each.detail for text, each in verdicts.items() if each.action is not Action.ALLOW} == {}
+        for text in READS.get(name, ()):
+            server.sql(text, DATABASE)  # they mean what they say
+        allowed = [text for text in EFFECTS.get(name, ()) if judge.judge(text.encode()).action is Action.ALLOW]
+        assert allowed == []
+    finally:
+        server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")

@@ -228,7 +228,7 @@ def test_relative_path_in_a_file_is_relative_to_that_file() -> None:
         ("filter:\n  allow_functions: {a: b}", "line 2: filter.allow_functions: must be a list of function names"),
         ("filter:\n  allow_functions: ['f(int)']", "must be names of functions without their arguments"),
         ("filter:\n  allow_extensions: {a: b}", "line 2: filter.allow_extensions: must be a list of extension names"),
-        ("filter:\n  allow_extensions: ['*']", "must be names of extensions, such as hll"),
+        ("filter:\n  allow_extensions: ['*']", "must be names of extensions, such as unit"),
         ("filter:\n  allow_functions: [f]\n  deny_functions: [f]", "line 2: filter.allow_functions: f stands in"),
         ("log:\n  level: loud", "log.level: must be one of debug, info, warning, error; it is 'loud'"),
         ("listen:\n  port: 65536", "listen.port: must be a whole number from 0 to 65535; it is '65536'"),

@@ -774,35 +774,35 @@ def test_attack_copy_and_execute_where_a_cast_spoils_everything(world: World) ->
 
 
 def test_extension_is_trusted_as_a_whole_but_for_what_is_known_to_do_more(world: World) -> None:
-    c = {"extension": "hll", "source": "hll"}
-    hll = world.type("hll", "b", functions=(world.function("public.hll_in(a cstring)", "", "c", **c),), extension="hll")
-    union = world.function("public.hll_union(a public.hll, b public.hll) returns public.hll", "", "c", **c)
-    world.operator("@||", "public.hll", "public.hll", union)
-    world.rows = replace(world.rows, operators=tuple(row._replace(extension="hll") for row in world.rows.operators))
-    world.relation("counted", column_types=(hll,), own_columns=(("seen", hll),), columns=("id", "seen"))
-    world.function("public.mine(a public.hll)", "", "c")
+    c = {"extension": "unit", "source": "unit"}
+    unit = world.type("unit", "b", functions=(world.function("public.unit_in(a cstring)", "", "c", **c),), extension="unit")
+    union = world.function("public.unit_union(a public.unit, b public.unit) returns public.unit", "", "c", **c)
+    world.operator("@||", "public.unit", "public.unit", union)
+    world.rows = replace(world.rows, operators=tuple(row._replace(extension="unit") for row in world.rows.operators))
+    world.relation("counted", column_types=(unit,), own_columns=(("seen", unit),), columns=("id", "seen"))
+    world.function("public.mine(a public.unit)", "", "c")
     world.function("public.dblink_exec(a text)", "", "c", extension="dblink")
-    trusting = Policy(allow_extensions=("hll", "dblink"))
-    for text in ("select seen from counted", "select hll_union(seen, seen) from counted", "select 'x'::hll @|| 'y'"):
+    trusting = Policy(allow_extensions=("unit", "dblink"))
+    for text in ("select seen from counted", "select unit_union(seen, seen) from counted", "select 'x'::unit @|| 'y'"):
         assert world.refused(text).startswith("unproved-")
         assert world.refused(text, trusting) == ""
     assert world.refused("select id from counted") == ""
     assert world.refused("select mine('x')", trusting) == "unproved-function"
     assert world.refused("select dblink_exec('x')", trusting) == "extension-function"
     assert world.refused("select seen from counted", Policy(allow_extensions=("hl",))) == "unproved-type"
-    deny = Policy(allow_extensions=("hll",), deny_functions=("hll_union",))
-    assert world.refused("select hll_union(seen, seen) from counted", deny) == "denied-function"
+    deny = Policy(allow_extensions=("unit",), deny_functions=("unit_union",))
+    assert world.refused("select unit_union(seen, seen) from counted", deny) == "denied-function"
 
 
 def test_hint_names_the_extension(world: World) -> None:
-    world.function("public.hll_union(a int4)", "", "c", extension="hll")
-    world.sql("public.mine(a int4)", "select hll_union(a)")
+    world.function("public.unit_union(a int4)", "", "c", extension="unit")
+    world.sql("public.mine(a int4)", "select unit_union(a)")
     judge = Filter(Policy())
     judge.learn_catalog(world.prove())
-    for name in ("hll_union", "mine"):
+    for name in ("unit_union", "mine"):
         assert judge.judge(f"select {name}(1)".encode()).hint == (
             f'The operator can allow it: filter.allow_functions: ["public.{name}"], or all of the extension:'
-            ' filter.allow_extensions: ["hll"].'
+            ' filter.allow_extensions: ["unit"].'
         )
     world.function("public.dblink_exec(a text)", "", "c", extension="dblink")
     judge.learn_catalog(world.prove())
