@@ -113,11 +113,8 @@ def given(node: Body | None, known: Known, depth: int = 0) -> str:
     ((kind, body),) = node.items()
     if kind == "ColumnRef":
         return known.column(body)
-    if kind == "A_Expr" and depth < _DEPTH and [part["String"]["sval"] for part in body["name"]] == ["||"]:
-        sides = tuple(given(body.get(side), known, depth + 1) for side in ("lexpr", "rexpr"))
-        others = known.operators.get("||", ())
-        is_text = _TEXTS.issuperset(sides) and not any(can_be_chosen(other.chosen, sides, _NONE) for other in others)
-        return "text" if is_text else TYPED
+    if kind in _MADE and depth < _DEPTH:
+        return _made(kind, body, known, depth) or TYPED
     if kind == "A_Const" and body.keys() & {"sval", "isnull"}:
         return UNKNOWN
     names = body["typeName"].get("names") if kind == "TypeCast" else body["funcname"] if kind == "FuncCall" else None
@@ -126,14 +123,126 @@ def given(node: Body | None, known: Known, depth: int = 0) -> str:
     return type_of(node, known.functions) or (TYPED if kind in _TYPED else OPEN)
 
 
+def _made(kind: str, body: Body, known: Known, depth: int) -> str:
+    """Give the built-in type of what is made of others, where theirs are certain; else an empty text."""
+    if kind == "A_Expr":
+        return _result(body, known, depth)
+    if kind == "SQLValueFunction":
+        return _VALUES.get(body.get("op", ""), "")
+    if kind == "SubLink":
+        return "" if body.get("subLinkType") in _NO_TEST else "bool"
+    if kind not in _CHOOSING:
+        return "bool"
+    if kind == "CaseExpr":
+        parts = [when["CaseWhen"].get("result") for when in body.get("args", ())] + [body.get("defresult")]
+        chosen = {given(part, known, depth + 1) for part in parts if part is not None}
+    else:
+        chosen = {given(part, known, depth + 1) for part in body.get("args", ())}
+    types = chosen - {UNKNOWN}
+    return "text" if not types else types.pop() if len(types) == 1 and types.isdisjoint((TYPED, OPEN)) else ""
+
+
+def _result(body: Body, known: Known, depth: int) -> str:
+    """Give the type of an operator's result where it is certain that a built-in one is meant.
+
+    Only what is in its tables counts: of what types the built-in operators' results are, where the operands' are these.
+    """
+    form = body.get("kind", "AEXPR_OP")
+    if form not in ("AEXPR_OP", "AEXPR_LIKE", "AEXPR_ILIKE"):
+        return "bool" if form in _TESTS else ""
+    (*schema, name) = (part["String"]["sval"] for part in body["name"])
+    sides = tuple(given(body[side], known, depth + 1) for side in ("lexpr", "rexpr") if side in body)
+    if schema or not {TYPED, OPEN}.isdisjoint(sides):
+        return ""
+    if any(can_be_chosen(other.chosen, sides, _NONE) for other in known.operators.get(name, ())):
+        return ""
+    if len(sides) == 1:
+        return sides[0] if name == "-" and sides[0] in _NUMBERS else ""
+    left, right = sides
+    if name == "||":
+        texts = _TEXTS.intersection(sides)
+        return "text" if texts and _SAID.issuperset(sides) else ""
+    if name in _COMPARISONS:
+        return "bool" if _SAID.issuperset(sides) and (left == right or UNKNOWN in sides or _alike(left, right)) else ""
+    if name in ("->>", "#>>"):
+        return "text" if left in ("json", "jsonb") else ""
+    if left == right == UNKNOWN:
+        return ""
+    left, right = (right if left == UNKNOWN else left), (left if right == UNKNOWN else right)
+    if left in _NUMBERS and right in _NUMBERS:
+        return _arithmetic(name, left, right)
+    if UNKNOWN in sides:
+        return ""
+    return _TIMES.get((name, left, right), "")
+
+
+def _arithmetic(name: str, left: str, right: str) -> str:
+    """Give the type of a number that is reckoned of two: func_select_candidate(), parser/parse_func.c."""
+    if name not in ("+", "-", "*", "/"):
+        return ""
+    if left == right:
+        return left
+    both = {left, right}
+    return "float8" if not both.isdisjoint(("float4", "float8")) else max(both, key=_NUMBERS.index)
+
+
+def _alike(left: str, right: str) -> bool:
+    return bool(_FAMILY.get(left)) and _FAMILY.get(left) == _FAMILY.get(right)
+
+
+_MADE = frozenset(
+    {"A_Expr", "BoolExpr", "BooleanTest", "CaseExpr", "CoalesceExpr", "MinMaxExpr", "NullTest", "SQLValueFunction"}
+    | {"SubLink"}
+)
+_CHOOSING = frozenset({"CaseExpr", "CoalesceExpr", "MinMaxExpr"})
+_NO_TEST = frozenset({None, "EXPR_SUBLINK", "MULTIEXPR_SUBLINK", "ARRAY_SUBLINK", "CTE_SUBLINK"})
+_TESTS = frozenset(
+    {"AEXPR_BETWEEN", "AEXPR_NOT_BETWEEN", "AEXPR_BETWEEN_SYM", "AEXPR_NOT_BETWEEN_SYM"}
+    | {"AEXPR_DISTINCT", "AEXPR_NOT_DISTINCT", "AEXPR_IN", "AEXPR_OP_ANY", "AEXPR_OP_ALL"}
+)
+"""What gives a bool or an error, whatever the operator."""
+_NUMBERS = ("int2", "int4", "int8", "numeric", "float4", "float8")
+_SAID = frozenset(
+    {*_NUMBERS, "text", "varchar", "bpchar", UNKNOWN, "name", "bool", "uuid"} | set(_FAMILIES["time"].split())
+)
+"""Types a value of which becomes text beside a text and `||`, and that `=` takes two of."""
+_COMPARISONS = frozenset(["=", "<>", "!=", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"])
+_TIMES = {
+    ("+", "date", "int4"): "date",
+    ("-", "date", "int4"): "date",
+    ("-", "date", "date"): "int4",
+    ("+", "date", "interval"): "timestamp",
+    ("-", "date", "interval"): "timestamp",
+    ("+", "timestamp", "interval"): "timestamp",
+    ("-", "timestamp", "interval"): "timestamp",
+    ("-", "timestamp", "timestamp"): "interval",
+    ("+", "timestamptz", "interval"): "timestamptz",
+    ("-", "timestamptz", "interval"): "timestamptz",
+    ("-", "timestamptz", "timestamptz"): "interval",
+    ("+", "interval", "interval"): "interval",
+    ("-", "interval", "interval"): "interval",
+}
+_VALUES = {
+    **dict.fromkeys(("SVFOP_CURRENT_USER", "SVFOP_CURRENT_ROLE", "SVFOP_USER", "SVFOP_SESSION_USER"), "name"),
+    **dict.fromkeys(("SVFOP_CURRENT_CATALOG", "SVFOP_CURRENT_SCHEMA"), "name"),
+    "SVFOP_CURRENT_DATE": "date",
+    **dict.fromkeys(("SVFOP_CURRENT_TIME", "SVFOP_CURRENT_TIME_N"), "timetz"),
+    **dict.fromkeys(("SVFOP_CURRENT_TIMESTAMP", "SVFOP_CURRENT_TIMESTAMP_N"), "timestamptz"),
+    **dict.fromkeys(("SVFOP_LOCALTIME", "SVFOP_LOCALTIME_N"), "time"),
+    **dict.fromkeys(("SVFOP_LOCALTIMESTAMP", "SVFOP_LOCALTIMESTAMP_N"), "timestamp"),
+}
+
+
 def can_be_chosen(chosen: Chosen | None, given: tuple[str, ...] | None, own: frozenset[int] | None) -> bool:
     """Tell whether an object can be the one that is meant where these operands or arguments are given.
 
     `given` is None where what is given stands in another order or number, `own` the database's own types that values
     in the statement can be of; None: of any.
     """
-    if chosen is None or given is None or own is None or not chosen.own.isdisjoint(own):
+    if chosen is None or given is None or own is None:
         return True
+    if not {TYPED, OPEN}.isdisjoint(given) and not chosen.own.isdisjoint(own):
+        return True  # a value of such a type can stand where nobody knows what stands
     return any(len(types) == len(given) and all(map(_fits, given, types)) for types in chosen.built_in)
 
 

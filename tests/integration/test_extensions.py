@@ -189,8 +189,8 @@ READS = {
     "ip4r": ("SELECT ip4r '10.0.0.0/8' >>= ip4 '10.1.2.3', ip4 '10.0.0.1' + 1",),
     "jsquery": ("SELECT id FROM customers WHERE meta @@ 'plan = \"p1\"'::jsquery",),
     "orafce": (
-        "SELECT oracle.add_months(date '2024-01-31', 1), 'a'::oracle.varchar2 OPERATOR(oracle.||) 'b'::oracle.varchar2, oracle.nvl(note, '') FROM"
-        " orders",
+        "SELECT oracle.add_months(date '2024-01-31', 1), oracle.nvl(note, '') FROM orders",
+        "SELECT 'a'::oracle.varchar2 OPERATOR(oracle.||) 'b'::oracle.varchar2",
         "SELECT plvstr.left('abcdef', 2)",
     ),
     "pg_rational": ("SELECT 1::rational / 3, sum(id::rational) FROM orders",),

@@ -775,7 +775,9 @@ def test_attack_copy_and_execute_where_a_cast_spoils_everything(world: World) ->
 
 def test_extension_is_trusted_as_a_whole_but_for_what_is_known_to_do_more(world: World) -> None:
     c = {"extension": "unit", "source": "unit"}
-    unit = world.type("unit", "b", functions=(world.function("public.unit_in(a cstring)", "", "c", **c),), extension="unit")
+    unit = world.type(
+        "unit", "b", functions=(world.function("public.unit_in(a cstring)", "", "c", **c),), extension="unit"
+    )
     union = world.function("public.unit_union(a public.unit, b public.unit) returns public.unit", "", "c", **c)
     world.operator("@||", "public.unit", "public.unit", union)
     world.rows = replace(world.rows, operators=tuple(row._replace(extension="unit") for row in world.rows.operators))
