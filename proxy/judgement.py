@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import TypeVar, cast
 
@@ -65,13 +65,14 @@ class Judgement:
         polymorphic: bool = False,
         bound: bool = False,
         own: frozenset[int] | None = frozenset(),
-        variables: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """Begin. `void`: parameters can be of type void for a reason that the text does not show. `bound`: a Bind gives
         them their values before anything runs.
 
         `polymorphic`: it is the body of a function in SQL with polymorphic arguments, which are parameters, are called
-        by name, too, and can be of any type. `own`: see the attribute. `variables`: it is a piece of PL/pgSQL.
+        by name, too, and can be of any type. `own`: see the attribute. `variables`: it is a piece of a function with
+        parameters or variables of these names and built-in types; an empty text is any type.
         """
         self._functions = functions
         self.policy = policy
@@ -141,7 +142,7 @@ class Judgement:
         if self._mixed and self._catalog is not None:
             for type_, location in self._reached(self._catalog).touched.items():
                 self._touch(type_, location)
-        if self._variables and self._catalog is not None:
+        if self._variables is not None and self._catalog is not None:
             self.occurring |= self._reached(self._catalog).own
         self._scope, self._reach, self._mixed = outer
         if self._catalog is None and self.policy.live:

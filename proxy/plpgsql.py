@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 from pglast.parser import ParseError, Token, parse_plpgsql_json, scan
 
+from . import rules
 from . import text as texts
 from .rules import Refused
 
@@ -54,6 +55,8 @@ class Parts(NamedTuple):
 
     pieces: list[Piece]
     row_types: list[RowType]
+    variables: dict[str, str]
+    """The built-in type of each variable; an empty text where it has another, or where several bear the name."""
 
 
 IsScalar = Callable[[tuple[str, ...]], bool | None]
@@ -140,7 +143,7 @@ def read(definition: str, source: str, is_scalar: IsScalar) -> Parts:
 
     `definition` is the whole CREATE FUNCTION, `source` the body in it (pg_proc.prosrc).
     """
-    parts = Parts([], [])
+    parts = Parts([], [], {})
     if "declare" in source.lower():
         source = _Declarations(source, parts, is_scalar).read()
     try:
@@ -154,7 +157,16 @@ def read(definition: str, source: str, is_scalar: IsScalar) -> Parts:
     if "action" not in function.get("PLpgSQL_function", ()):
         raise Unreadable("cannot be parsed: it is not in PL/pgSQL")
     _walk(function, parts)
+    _name_variables(function["PLpgSQL_function"].get("datums", ()), parts.variables)
     return parts
+
+
+def _name_variables(datums: Sequence[Body], variables: dict[str, str]) -> None:
+    for kind, datum in (item for each in datums for item in each.items()):
+        type_ = datum.get("datatype", {}).get("PLpgSQL_type", {}).get("typname", "")
+        known = type_ if kind == "PLpgSQL_var" and type_ in rules.TYPES and type_ != _STAND_IN else ""
+        name = datum.get("refname", "")
+        variables[name] = known if variables.get(name, known) == known else ""
 
 
 def _create_function(definition: str, source: str, is_scalar: IsScalar) -> str:
@@ -182,6 +194,9 @@ def _create_function(definition: str, source: str, is_scalar: IsScalar) -> str:
     )
 
 
+_STAND_IN = "name"
+"""What stands for a type of the database, which may have a collation; what is of this type itself is taken for one."""
+OUTPUTS = frozenset({"FUNC_PARAM_OUT", "FUNC_PARAM_TABLE"})
 _MODES = {"FUNC_PARAM_OUT": "OUT", "FUNC_PARAM_TABLE": "OUT", "FUNC_PARAM_INOUT": "INOUT"}  # VARIADIC is left out
 
 
@@ -196,7 +211,7 @@ def _stand_in(names: tuple[str, ...], is_array: bool, is_scalar: IsScalar) -> st
     """Give the built-in type to write for a type; empty when it can stay."""
     own = is_scalar(names)
     if own is None or is_array or own:
-        return "" if own is None else "text[]" if is_array else "text"
+        return "" if own is None else "text[]" if is_array else _STAND_IN
     # The parser looks for a type's schema, and knows of two.
     return f'"public".{_quoted(names[-1])}' if len(names) > 1 else ""
 
@@ -341,6 +356,7 @@ class _Declarations:
     def _declaration(self) -> None:
         name = self._name()
         if self._word() == "alias":
+            self._parts.variables[_identifier(self._text([name]))] = ""
             self._until(";")
         elif self._word() in ("cursor", "no", "scroll"):  # the query is in the tree
             while self._word() in ("no", "scroll", "cursor"):

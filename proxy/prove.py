@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable as Function
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -400,7 +400,8 @@ class _Court:
             elif row.source:
                 anything = self._takes_anything(row)
                 own = None if anything else self._candidates.given(row.arguments)
-                self._text(row.source, "body", self._anywhere, polymorphic=anything, own=own)
+                named = self._parameters(row)
+                self._text(row.source, "body", self._anywhere, polymorphic=anything, own=own, variables=named)
             else:
                 self._sql_standard(row)
         elif row.language == "internal" and (row.source in _CONSTRUCTORS or self._is_plain(row.source)):
@@ -413,6 +414,24 @@ class _Court:
             raise _Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
         elif self._is_given_a_name(row):
             raise _Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
+
+    def _parameters(self, row: FunctionRow) -> dict[str, str]:
+        """Give the names of the arguments of a function in SQL, and their types where those are built-in ones."""
+        try:
+            (raw,) = texts.parse(row.definition, foreign=bool(self._names.spellings))
+            parameters = raw["stmt"]["CreateFunctionStmt"].get("parameters", ())
+        except (Refused, ValueError, KeyError) as error:
+            raise _Spoiled("its arguments cannot be parsed") from error
+        given = [each["FunctionParameter"] for each in parameters]
+        named = [each.get("name", "") for each in given if each["mode"] not in plpgsql.OUTPUTS]
+        types = [self._types.get(oid) for oid in row.arguments]
+        if len(named) != len(types):
+            return dict.fromkeys(named, "")
+        return {
+            name: type_.name if type_ is not None and is_built_in(type_) and type_.name in rules.TYPES else ""
+            for name, type_ in zip(named, types, strict=True)
+            if name
+        }
 
     def _is_plain(self, symbol: str) -> bool:
         """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
@@ -451,7 +470,7 @@ class _Court:
             # A variable takes a value from one piece to another.
             occurring = frozenset(own or ()).union(
                 *(
-                    self._text(sql, "body", self._anywhere, place, own=own, variables=True)
+                    self._text(sql, "body", self._anywhere, place, own=own, variables=parts.variables)
                     for sql, place in pieces.items()
                 )
             )
@@ -621,7 +640,7 @@ class _Court:
         *,
         polymorphic: bool = False,
         own: frozenset[int] | None = None,
-        variables: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> set[int]:
         """Judge a text that is to consist of SELECTs. `part` is what the reason calls it.
 

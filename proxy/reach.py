@@ -8,7 +8,7 @@ type from a column, a name of a type, a parameter, or the result of a function o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from . import constants, operands, rules
 from .catalog import Callable, Catalog, Operator, Relation
@@ -24,7 +24,7 @@ _SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"}
 class Reach:
     """Answer for one statement that was walked. `given` are the database's own types that its parameters can be of.
 
-    `variables`: what looks like a column can be a variable.
+    `variables`: what looks like a column can be one of these, of that built-in type; an empty text is any type.
     """
 
     __slots__ = (
@@ -32,17 +32,25 @@ class Reach:
         "_found",
         "_functions",
         "_given",
+        "_named_types",
         "_own",
         "_qualified",
         "_relations",
         "_scope",
         "_touched",
         "_unqualified",
+        "_variables",
         "known",
     )
 
     def __init__(
-        self, scope: Scope, functions: Functions, catalog: Catalog, given: frozenset[int], *, variables: bool
+        self,
+        scope: Scope,
+        functions: Functions,
+        catalog: Catalog,
+        given: frozenset[int],
+        *,
+        variables: Mapping[str, str] | None,
     ) -> None:
         self._scope = scope
         self._functions = functions
@@ -54,7 +62,9 @@ class Reach:
         self._found: dict[tuple[str, str], tuple[Relation, ...]] = {}
         self._qualified: dict[tuple[str, str], str] = {}
         self._unqualified: dict[str, set[str]] | None = None
-        column = operands.nothing if variables else self._type_of_column
+        self._variables = variables or {}
+        self._named_types: dict[tuple[str, ...], str] = {}
+        column = self._type_of_column if variables is None else self._type_of_name
         self.known = operands.Known(catalog.functions, catalog.operators, column, self._types_of_columns)
 
     @property
@@ -163,6 +173,40 @@ class Reach:
             self._unqualified = self._find_unqualified()
         return self._unqualified.get(name, _UNCERTAIN)
 
+    def _type_of_name(self, node: Body) -> str:
+        """Give the built-in type of a column or variable where all that it can be is of it; else TYPED.
+
+        Which of two is meant, the language and plpgsql.variable_conflict decide.
+        """
+        names = tuple("" if "A_Star" in part else part["String"]["sval"] for part in node["fields"])
+        if names not in self._named_types:
+            self._named_types[names] = self._find_type_of_name(names, node)
+        return self._named_types[names]
+
+    def _find_type_of_name(self, names: tuple[str, ...], node: Body) -> str:
+        if not any(kind == "RangeVar" or kind in _DERIVED for kind, _ in self._scope.walked.visited):
+            return self._variables.get(names[0], operands.TYPED) if len(names) == 1 else operands.TYPED
+        if self._variables.keys().isdisjoint(names):
+            return self._type_of_column(node)
+        if len(names) > 1:
+            return operands.TYPED  # a record's field, or behind the name of a block
+        variable = self._variables[names[0]]
+        if self._is_no_column(names[0]):
+            return variable
+        return variable if self._type_of_column(node) == variable else operands.TYPED
+
+    def _is_no_column(self, name: str) -> bool:
+        """Tell whether nothing in FROM has a column of this name, or bears it."""
+        if name in _SYSTEM_COLUMNS or any(
+            kind in _DERIVED or (kind in ("RangeVar", "JoinExpr") and "alias" in node and _renames(node, name))
+            for kind, node in self._scope.walked.visited
+        ):
+            return False
+        named = self._named()
+        if any(not meant or node["relname"] == name for node, meant in named):
+            return False
+        return all(each.types is not None and name not in each.types for _, meant in named for each in meant)
+
     def _find_unqualified(self) -> dict[str, set[str]]:
         """Give the types of columns whose names need no table's, in each table."""
         called = self._plain_tables()
@@ -239,6 +283,11 @@ _UNCERTAIN = frozenset({operands.TYPED})
 def _common(types: set[str | None]) -> str:
     """Give the built-in type that columns of some types are of."""
     return (next(iter(types)) if len(types) == 1 else None) or operands.STORED
+
+
+def _renames(node: Body, name: str) -> bool:
+    """Tell whether an alias is this name, or calls columns otherwise."""
+    return "colnames" in node["alias"] or node["alias"]["aliasname"] == name
 
 
 def _star(target: Body) -> Body | None:

@@ -11,7 +11,9 @@ from proxy.catalog import Chosen, Operator
 def given(expression: str, operators: dict[str, tuple[Operator, ...]]) -> str:
     (statement,) = text.parse(f"SELECT {expression}")
     (target,) = statement["stmt"]["SelectStmt"]["targetList"]
-    return operands.given(target["ResTarget"]["val"], operands.Known({}, operators, operands.nothing))
+    return operands.given(
+        target["ResTarget"]["val"], operands.Known({}, operators, operands.nothing, operands.anything)
+    )
 
 
 def operator(*types: tuple[str, ...], own: frozenset[int] = frozenset({99})) -> Operator:
