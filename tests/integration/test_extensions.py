@@ -47,7 +47,7 @@ AT_START: Mapping[str, Mapping[str, str]] = {
 @contextmanager
 def running(settings: Mapping[str, str]) -> Iterator[EmbeddedServer]:
     """Run a server with room for the workers of extensions, and with the role that reads."""
-    room = {"max_worker_processes": "20", "max_wal_senders": "4", "wal_level": "replica"}
+    room = {"max_worker_processes": "20", "max_wal_senders": "4", "wal_level": "replica", "autovacuum": "off"}
     with EmbeddedServer(settings=room | dict(settings)) as server:
         server.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}'")
         yield server
