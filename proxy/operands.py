@@ -139,7 +139,7 @@ def _made(kind: str, body: Body, known: Known, depth: int) -> str:
     else:
         chosen = {given(part, known, depth + 1) for part in body.get("args", ())}
     types = chosen - {UNKNOWN}
-    return "text" if not types else types.pop() if len(types) == 1 and types.isdisjoint((TYPED, OPEN)) else ""
+    return "text" if not types else types.pop() if len(types) == 1 and types.isdisjoint(_UNSAID) else ""
 
 
 def _result(body: Body, known: Known, depth: int) -> str:
@@ -152,7 +152,7 @@ def _result(body: Body, known: Known, depth: int) -> str:
         return "bool" if form in _TESTS else ""
     (*schema, name) = (part["String"]["sval"] for part in body["name"])
     sides = tuple(given(body[side], known, depth + 1) for side in ("lexpr", "rexpr") if side in body)
-    if schema or not {TYPED, OPEN}.isdisjoint(sides):
+    if schema or not _UNSAID.isdisjoint(sides):
         return ""
     if any(can_be_chosen(other.chosen, sides, _NONE) for other in known.operators.get(name, ())):
         return ""
@@ -241,11 +241,12 @@ def can_be_chosen(chosen: Chosen | None, given: tuple[str, ...] | None, own: fro
     """
     if chosen is None or given is None or own is None:
         return True
-    if not {TYPED, OPEN}.isdisjoint(given) and not chosen.own.isdisjoint(own):
+    if not _UNSAID.isdisjoint(given) and not chosen.own.isdisjoint(own):
         return True  # a value of such a type can stand where nobody knows what stands
     return any(len(types) == len(given) and all(map(_fits, given, types)) for types in chosen.built_in)
 
 
+_UNSAID = frozenset({TYPED, OPEN, STORED})
 _TEXTS = frozenset({"text", "varchar", "bpchar", UNKNOWN})
 _NONE = frozenset[int]()
 _DEPTH = 8
