@@ -55,7 +55,7 @@ from .functions import LEADS, Functions, Patterns
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refused
-from .taints import NOWHERE, Finding, Place, carried, spread
+from .taints import NOWHERE, Finding, Place, carried, spread, using
 from .verdict import Effect
 
 _CONSTRUCTORS = frozenset(
@@ -176,23 +176,27 @@ class _Court:
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
-            dated=any(map(self._is_dated, self._rows.functions)),
+            dated=self._has_dates(),
         )
 
-    def _is_dated(self, row: FunctionRow) -> bool:
+    def _has_dates(self) -> bool:
         """Tell whether a plan with a call of a function, or one of its own, can hold what was true when it was made.
 
         A literal such as 'now' is read when it is analysed, and what is labelled IMMUTABLE runs when it is planned.
         """
-        key = (FUNCTION, row.oid)
-        if row.language in _COMPILED or row.trigger or key in self.taints:
-            return False
-        if texts.has_moment(row.source):
+        written = [
+            row
+            for row in self._rows.functions
+            if row.language not in _COMPILED and not row.trigger and (FUNCTION, row.oid) not in self.taints
+        ]
+        if any(texts.has_moment(row.source) for row in written):
             return True
-        if row.volatility != "i":
+        immutable = {(FUNCTION, row.oid) for row in written if row.volatility == "i"}
+        if not immutable:
             return False
-        reads = any(kind == RELATION for kind, _ in self.objects[key].uses) if key in self.objects else True
-        return reads or _CLOCK.search(row.source + row.definition) is not None
+        changing = {key for key in self.objects if key[0] == RELATION}
+        changing |= {(FUNCTION, row.oid) for row in written if _CLOCK.search(row.source + row.definition)}
+        return not immutable.isdisjoint(using(self.objects, changing))
 
     def _nameless(self) -> Iterator[Taint]:
         """Give the taints of what runs where no name in a statement shows it."""
@@ -786,7 +790,8 @@ _CURSORS = frozenset({"fetch", "cursor", "refcursor"})
 _WORD = re.compile(r"\w+")
 _READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
 _CLOCK = re.compile(
-    r"\b(now\s*\(|current_(date|time)|localtime|(clock|statement|transaction)_timestamp|timeofday)", re.IGNORECASE
+    r"\b(now\s*\(|current_(date|time)|localtime|(clock|statement|transaction)_timestamp|timeofday|age\s*\()",
+    re.IGNORECASE,
 )
 _COMPILED = ("c", "internal")
 

@@ -50,12 +50,29 @@ _VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", 
 _VERBS[TEXT_SEARCH] = "leads to"
 
 
-def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:
-    """Give what each object leaves behind, by itself or by what it uses, for those that leave anything."""
+def using(objects: dict[Key, Finding], used: set[Key]) -> set[Key]:
+    """Give what uses one of some objects, by itself or by what it uses, and these."""
+    users = _users(objects)
+    found = set(used)
+    waiting = deque(used)
+    while waiting:
+        new = [user for user in users[waiting.popleft()] if user not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
+def _users(objects: dict[Key, Finding]) -> defaultdict[Key, list[Key]]:
     users: defaultdict[Key, list[Key]] = defaultdict(list)
     for key, found in objects.items():
         for used in (*found.uses, *found.carries):
             users[used].append(key)
+    return users
+
+
+def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:
+    """Give what each object leaves behind, by itself or by what it uses, for those that leave anything."""
+    users = _users(objects)
     leaves = {key: set(found.leaves) for key, found in objects.items() if found.leaves}
     waiting = deque(leaves)
     while waiting:

@@ -147,6 +147,12 @@ CREATE FUNCTION moment_inlined() RETURNS timestamptz STABLE LANGUAGE sql AS $$ S
 CREATE FUNCTION moment_by_label() RETURNS timestamptz IMMUTABLE LANGUAGE sql AS $$ SELECT clock_timestamp() $$;
 CREATE FUNCTION fact_by_label() RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT value FROM facts $$;
 """
+DATED_BY_ANOTHER = """
+CREATE TABLE facts (value text); INSERT INTO facts VALUES ('old');
+CREATE FUNCTION fact() RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN (SELECT value FROM facts); END $$;
+CREATE FUNCTION fact_by_label() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN fact(); END $$;
+CREATE FUNCTION first_fact() RETURNS text STABLE LANGUAGE plpgsql AS $$ BEGIN RETURN fact_by_label(); END $$;
+"""
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,27 @@ def test_complaint_another_clients_now(dated: SideCart, name: str) -> None:
         assert told is not None
         assert datetime.fromisoformat(told.decode()) >= before
         assert ask(second, text)[0] >= before
+
+
+@pytest.fixture(scope="module")
+def dated_by_another(postgres: EmbeddedServer, shop: Shop, upstream: Upstream) -> Iterator[SideCart]:
+    postgres.sql("CREATE DATABASE plans_dated_by_another")
+    postgres.sql(DATED_BY_ANOTHER + f"GRANT SELECT ON facts TO {shop.reader}", "plans_dated_by_another")
+    with SideCart(replace(upstream, dbname="plans_dated_by_another"), **ONE) as running:
+        wait_until(lambda: "catalogue loaded" in running.log, 20, "the first catalogue")
+        yield running
+
+
+@pytest.mark.parametrize("name", ["fact_by_label", "first_fact"])
+def test_complaint_what_another_client_has_read_by_another_function(
+    dated_by_another: SideCart, postgres: EmbeddedServer, name: str
+) -> None:
+    with connected(dated_by_another) as first, connected(dated_by_another) as second:
+        postgres.sql("UPDATE facts SET value = 'old'", dated_by_another.database)
+        second.pgconn.prepare(b"s", f"select {name}()".encode())
+        assert ask(first, f"select {name}()") == ["old"]
+        postgres.sql("UPDATE facts SET value = 'new'", dated_by_another.database)
+        assert second.pgconn.exec_prepared(b"s", []).get_value(0, 0) == b"new"
 
 
 def test_complaint_what_another_client_has_read(dated: SideCart, postgres: EmbeddedServer) -> None:
