@@ -83,6 +83,8 @@ class Candidates:
         self, rival: tuple[int, ...], wanted: tuple[int, ...], given: tuple[int, ...], *, operator: bool
     ) -> bool:
         """Tell whether a built-in is chosen before what wants these types, whatever else bears the name."""
+        if any(map(self._is_unknown, wanted)):
+            return False  # a literal is of that type exactly
         if rival == wanted:
             return True  # of the two pg_catalog's comes first: see `Functions.comes_first` and `Functions.shadow`
         if not all(map(self._becomes, given, rival)):
@@ -120,11 +122,16 @@ class Candidates:
     def _is_text(self, oid: int) -> bool:
         return self._types[oid].preferred and self._types[oid].category == _STRING
 
+    def _is_unknown(self, oid: int) -> bool:
+        return oid in self._types and self._types[oid].name == UNKNOWN and is_built_in(self._types[oid])
+
     # -- which types become which --------------------------------------------------------------------------------------
 
     def _find_sources(self, oid: int) -> tuple[int, ...]:
         """Give the built-in types that become a type without a word, and that of a literal; nothing in doubt."""
         row = self._types.get(oid)
+        if self._is_unknown(oid):
+            return (_LITERAL,)
         if row is None or row.kind == "p" or not row.category:
             return ()
         return (_LITERAL, *sorted(self._becoming(row)))

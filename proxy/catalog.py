@@ -306,6 +306,15 @@ class Type(NamedTuple):
     schema: str
 
 
+def are_own(types: Iterable[Type]) -> bool:
+    """Tell whether what bears a type's name is the database's own alone, although it is one that pg_catalog can have.
+
+    A newer PostgreSQL has that type, or somebody has renamed it: then the name means what stands behind pg_catalog.
+    """
+    found = [each.schema == "pg_catalog" and each.oid < FIRST_NORMAL_OID for each in types]
+    return bool(found) and not any(found)
+
+
 class Operator(NamedTuple):
     """`left` and `right` are types' names, with their schema unless that is pg_catalog; empty: no operand there."""
 

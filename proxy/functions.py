@@ -19,7 +19,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import constants, errors, rules
-from .catalog import CAST_TO, FUNCTION, OPERATOR, TEXT_SEARCH, TYPE, Callable, Catalog, Key, Operator, Taint, Type
+from .catalog import (
+    CAST_TO,
+    FUNCTION,
+    OPERATOR,
+    TEXT_SEARCH,
+    TYPE,
+    Callable,
+    Catalog,
+    Key,
+    Operator,
+    Taint,
+    Type,
+    are_own,
+)
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
@@ -149,7 +162,9 @@ class Functions:
 
     def is_built_in_type(self, name: str) -> bool:
         """Tell whether pg_catalog has a type of this name on this server."""
-        return name in rules.TYPES and self._exists(*rules.TYPES[name])
+        if name not in rules.TYPES or not self._exists(*rules.TYPES[name]):
+            return False
+        return self.catalog is None or not are_own(self.catalog.types.get(name, ()))
 
     def meant(self, call: dict[str, Any], schema: str, name: str) -> tuple[str, str]:
         """Give a call's schema and name as this server reads them: the parser is a newer one's."""
@@ -212,10 +227,9 @@ class Functions:
         """Tell whether a call of this name with one argument is a cast: no function, but a type."""
         if self._find(schema, name) is not None or (schema in _BUILT_IN and self._is_stranger(schema, name)):
             return False
-        if schema in _BUILT_IN and name in rules.TYPES:
-            known = self.is_built_in_type(name)
-        else:
-            known = self.catalog is not None and bool(self.catalog.type(schema, name))
+        known = schema in _BUILT_IN and self.is_built_in_type(name)
+        if not known and self.catalog is not None:
+            known = bool(self.catalog.type(schema, name))
         if not known or self._deny.match(schema, name, unqualified=True):
             return False
         return self.catalog is None or not self.catalog.function(schema, name, 1)

@@ -174,7 +174,7 @@ class Judgement:
         meant, among = schema, None
         if self._catalog is not None and name in self._catalog.functions and not schema:
             first = self._functions.comes_first("")
-            if not (first and operands.means_built_in(name, node, self._catalog.functions)):
+            if not (first and operands.means_built_in(name, node, self._catalog)):
                 can_vanish = vanishing and self._can_be_void(scope)
                 given = None if can_vanish else operands.arguments(node, self._reached(self._catalog).known)
                 among = self._can_mean(self._catalog.function("", name, arguments), given)
@@ -326,7 +326,7 @@ class Judgement:
         self._read.add(key)
 
     def _operator(self, kind: str, node: Body, _: Scope) -> None:
-        known = _NOTHING if self._catalog is None else self._reached(self._catalog).known
+        known = operands.UNREAD if self._catalog is None else self._reached(self._catalog).known
         for use in operands.used(kind, node, known):
             key = (OPERATOR, use)
             if key not in self._read:
@@ -388,11 +388,10 @@ class Judgement:
     def _values_of_any_type(self, name: str, catalog: Catalog, scope: Scope) -> None:
         """Judge every type of the database where a statement touches a column that holds values of any type.
 
-        What is given them looks them over at run time: to_json() casts them.
+        What is given them looks them over at run time: to_json() casts them, max() compares them.
         """
         if not any(
-            kind in rules.KEYWORD_FUNCTIONS or (kind == "FuncCall" and "json" in node["funcname"][-1]["String"]["sval"])
-            for kind, node in scope.walked.visited
+            kind in rules.KEYWORD_FUNCTIONS or self._looks_over(kind, node) for kind, node in scope.walked.visited
         ):
             return
         rows, renamed = {name}, False  # the name of a table is its whole row
@@ -410,6 +409,18 @@ class Judgement:
                     if type_ >= FIRST_NORMAL_OID:
                         self._touch(type_, node.get("location", -1))
                 return
+
+    def _looks_over(self, kind: str, node: Body) -> bool:
+        """Tell whether a node calls, or may call, what looks a value of any type over, or what nobody has looked at."""
+        if kind == "FuncCall":
+            names = [node["funcname"][-1]]
+        elif kind == "ColumnRef":
+            names = node["fields"][1:]
+        else:
+            names = node["indirection"] if kind == "A_Indirection" else []
+        called = [name["String"]["sval"] for name in names if "String" in name]
+        own = {} if self._catalog is None else self._catalog.functions
+        return any("json" in name or name in rules.ANYARRAY_FUNCTIONS or name in own for name in called)
 
     def _touch(self, type_: int, location: int) -> None:
         """Judge the type of a column that the statement touches, or of the rows of a table."""
@@ -513,9 +524,8 @@ class Judgement:
         if "A_ArrayExpr" in argument:
             return True
         catalog = self._catalog
-        functions = {} if catalog is None else catalog.functions
         casts = catalog is not None and catalog.implicit_casts
-        return operands.type_of(argument, functions) in _NO_TEXTS and not casts
+        return operands.type_of(argument, catalog or operands.UNREAD) in _NO_TEXTS and not casts
 
     def _reads_by_name(self, name: str, node: Body) -> None:
         """Judge what a function reads that takes the name of a relation or schema as text (utils/adt/xml.c)."""
@@ -600,7 +610,7 @@ class Judgement:
             base = base.removeprefix("pg_catalog.")
         else:
             base = ""
-        if base not in rules.TYPES and base not in rules.TYPE_ALIASES:
+        if not self._functions.is_built_in_type(base) and base not in rules.TYPE_ALIASES:
             raise Refused(
                 refusals.function(
                     "input-type",
@@ -673,7 +683,6 @@ class Judgement:
         return AtBind(name, value, constants.is_null(arguments[1]), constants.is_true(arguments[2]))
 
 
-_NOTHING = operands.Known({}, {}, operands.nothing, operands.anything)
 _TEXT_DEPTH = 3
 _PART = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"(?:[^"]|"")+")'
 _NAME_PART = re.compile(_PART)

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable as Function
 from collections.abc import Collection, Mapping
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from . import constants, rules
-from .catalog import UNKNOWN, Callable, Chosen, Operator
+from .catalog import UNKNOWN, Callable, Chosen, Operator, Type, are_own
 
 Body = dict[str, Any]
 
@@ -78,8 +78,17 @@ def family(node: Body | None) -> str:
     return ANY
 
 
-Functions = Mapping[str, tuple[Callable, ...]]
-"""The database's own functions, by name."""
+class Names(Protocol):
+    """What the names of functions and types can mean: a Catalog says it, or `Known`."""
+
+    @property
+    def functions(self) -> Mapping[str, tuple[Callable, ...]]:
+        """The database's own, by name."""
+
+    @property
+    def types(self) -> Mapping[str, tuple[Type, ...]]:
+        """All there are, by name."""
+
 
 TYPED, OPEN, STORED = "", "?", "*"
 """What stands for a type that is not certain: of an expression that has one, of one that may be a literal, and of a
@@ -95,8 +104,9 @@ _TYPED = frozenset(
 class Known(NamedTuple):
     """What there is to know beside the tree."""
 
-    functions: Functions
+    functions: Mapping[str, tuple[Callable, ...]]
     operators: Mapping[str, tuple[Operator, ...]]
+    types: Mapping[str, tuple[Type, ...]]
     column: Function[[Body], str]
     """Gives the built-in type of a column, STORED or TYPED where it is not certain."""
     joined: Function[[str], Collection[str]]
@@ -120,7 +130,7 @@ def given(node: Body | None, known: Known, depth: int = 0) -> str:
     names = body["typeName"].get("names") if kind == "TypeCast" else body["funcname"] if kind == "FuncCall" else None
     if names and names[-1]["String"]["sval"] == UNKNOWN:
         return OPEN  # 'x'::unknown and unknown('x') are literals still
-    return type_of(node, known.functions) or (TYPED if kind in _TYPED else OPEN)
+    return type_of(node, known) or (TYPED if kind in _TYPED else OPEN)
 
 
 def _made(kind: str, body: Body, known: Known, depth: int) -> str:
@@ -263,6 +273,10 @@ def anything(_: str) -> Collection[str]:
     return (TYPED,)
 
 
+UNREAD = Known({}, {}, {}, nothing, anything)
+"""What is known without a catalogue."""
+
+
 def _fits(given: str, wanted: str) -> bool:
     if given == STORED:
         return wanted not in _NEVER_STORED
@@ -278,7 +292,7 @@ def arguments(call: Body, known: Known) -> tuple[str, ...] | None:
     return tuple(given(argument, known) for argument in call.get("args", ()))
 
 
-def type_of(node: Body, functions: Functions) -> str:
+def type_of(node: Body, known: Names) -> str:
     """Give the built-in type of an expression where the tree is certain of it, else an empty text."""
     constant = node.get("A_Const")
     if constant is not None:
@@ -293,16 +307,20 @@ def type_of(node: Body, functions: Functions) -> str:
     if cast is not None:
         named = cast["typeName"]
         names = [name["String"]["sval"] for name in named.get("names", ())]
-        known = len(names) == 1 or names[:1] == ["pg_catalog"]
-        return names[-1] if known and names[-1] in rules.TYPES and not named.keys() & {"arrayBounds", "setof"} else ""
+        certain = len(names) == 1 or names[:1] == ["pg_catalog"]
+        if not certain or names[-1] not in rules.TYPES or named.keys() & {"arrayBounds", "setof"}:
+            return ""
+        return "" if are_own(known.types.get(names[-1], ())) else names[-1]
     call = node.get("FuncCall")
     if call is not None:
         *schema, name = (name["String"]["sval"] for name in call["funcname"])
         if name == rules.EXTRACT:
             return ""  # numeric or, where it is date_part, float8
+        if len(call.get("args", ())) == 1 and are_own(known.types.get(name, ())):
+            return ""  # a cast, where no function takes exactly this argument: func_get_detail(), parser/parse_func.c
         returns = {rules.CALLS.get(name, ("", frozenset()))[0]}
         if schema != ["pg_catalog"]:
-            returns.update(function.returns for function in functions.get(name, ()))
+            returns.update(function.returns for function in known.functions.get(name, ()))
         return returns.pop() if len(returns) == 1 and schema in ([], ["pg_catalog"]) else ""
     return ""
 
@@ -343,7 +361,7 @@ def is_void(named: Body) -> bool:
     return bool(named.get("names")) and named["names"][-1]["String"]["sval"] == rules.VOID
 
 
-def means_built_in(name: str, call: Body, functions: Functions) -> bool:
+def means_built_in(name: str, call: Body, known: Names) -> bool:
     """Tell whether a call can mean nothing but pg_catalog's function, although others bear its name.
 
     A built-in that takes exactly the types of the arguments is chosen (func_select_candidate() is not even asked), and
@@ -353,8 +371,11 @@ def means_built_in(name: str, call: Body, functions: Functions) -> bool:
     arguments = call.get("args", ())
     if call.get("func_variadic") or call.get("agg_within_group"):
         return False
-    types = [type_of(argument, functions) for argument in arguments]
+    types = [type_of(argument, known) for argument in arguments]
     if len(types) == 1 and "sval" in arguments[0].get("A_Const", {}):
+        others = known.functions.get(name, ())
+        if any(other.chosen is not None and (UNKNOWN,) in other.chosen.built_in for other in others):
+            return False  # one in C can take what is of type unknown, exactly
         types = ["text"]
     return all(types) and ",".join(types) in rules.CALLS.get(name, ("", frozenset()))[1]
 

@@ -65,7 +65,7 @@ class Reach:
         self._variables = variables or {}
         self._named_types: dict[tuple[str, ...], str] = {}
         column = self._type_of_column if variables is None else self._type_of_name
-        self.known = operands.Known(catalog.functions, catalog.operators, column, self._types_of_columns)
+        self.known = operands.Known(catalog.functions, catalog.operators, catalog.types, column, self._types_of_columns)
 
     @property
     def touched(self) -> dict[int, int]:

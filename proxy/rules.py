@@ -459,6 +459,9 @@ SESSION_STATE_FUNCTIONS = frozenset({"setseed", "set_limit"})
 TRANSACTION_ID_FUNCTIONS = frozenset(name for name, function in FUNCTIONS.items() if function.group == "transaction_id")
 """Functions that give their transaction an id where it has none: the one trace that a read may leave."""
 
+ANYARRAY_FUNCTIONS = frozenset({"array_sort", "hash_array", "hash_array_extended", "max", "min"})
+"""Functions of pg_catalog that take an anyarray and call what its elements' type has for comparing or hashing."""
+
 ANYARRAYS: dict[str, frozenset[str]] = {
     "pg_attribute": frozenset({"attmissingval"}),
     "pg_statistic": frozenset(f"stavalues{number}" for number in range(1, 6)),

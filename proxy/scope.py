@@ -141,10 +141,7 @@ def _used(kind: str, node: Body) -> list[str]:
         return [name["String"]["sval"] for name in node["fields"][1:] if "String" in name]
     if kind == "A_Indirection":
         return [name["String"]["sval"] for name in node["indirection"] if "String" in name]
-    return [use.name for use in operands.used(kind, node, _NAMES_ALONE)] if kind in operands.KINDS else []
-
-
-_NAMES_ALONE = operands.Known({}, {}, operands.nothing, operands.anything)
+    return [use.name for use in operands.used(kind, node, operands.UNREAD)] if kind in operands.KINDS else []
 
 
 def _outputs(query: Body, own: str) -> frozenset[str]:

@@ -59,7 +59,7 @@ def _is_plain(kind: str, node: Body, functions: Functions, casts: set[int]) -> b
         if not functions.comes_first(schema) or name not in functions.plain:
             return False
         bare = name in _BARE or (name == "count" and "agg_star" in node)
-        return operands.means_built_in(name, node, {}) if node.get("args") else bare
+        return operands.means_built_in(name, node, operands.UNREAD) if node.get("args") else bare
     if kind == "ColumnRef":  # x.f can be f(x)
         return len(node["fields"]) == 1 or "A_Star" in node["fields"][-1]
     if kind == "RangeVar":  # nobody makes relations there (heap_create(), catalog/heap.c)

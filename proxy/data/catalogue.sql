@@ -99,10 +99,20 @@ WHERE p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
     ), 0)
 ORDER BY p.oid;
 
--- relations; built-in views are not printed: they are reads, and information_schema is long. Other sessions' temporary
--- tables come and go, and cannot be read.
+-- relations; built-in views are not printed as long as they are as initdb wrote them: they are reads then, and
+-- information_schema is long. A rule that is replaced is not of the transaction that made the view's row type any more,
+-- and not older than PL/pgSQL, which initdb makes last. Other sessions' temporary tables come and go, and cannot be read.
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.reltype,
-    CASE WHEN c.relkind = 'v' AND (c.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema'))
+    CASE WHEN c.relkind = 'v' AND (c.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema') OR EXISTS (
+            SELECT
+            FROM pg_rewrite r
+            JOIN pg_type t ON t.oid = c.reltype
+            WHERE r.ev_class = c.oid AND r.ev_type = '1' AND (r.xmin <> t.xmin OR r.xmin::text::int8 >= (
+                SELECT min(xmin::text::int8)
+                FROM pg_proc
+                WHERE oid < 16384 AND prolang = 13 AND probin = '$libdir/plpgsql'
+            ))
+        ))
         AND c.oid <> ALL ((SELECT current_setting('sidecart.unprinted_relations'))::oid[])
         AND pg_relation_size(c.oid) IS NOT NULL THEN pg_get_viewdef(c.oid) END,
     s.srvname

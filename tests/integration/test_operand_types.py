@@ -76,7 +76,7 @@ def certain(expression: str) -> str:
     """Give the type that is held certain; empty where none is."""
     (statement,) = text.parse(f"SELECT {expression}")
     (target,) = statement["stmt"]["SelectStmt"]["targetList"]
-    found = operands.given(target["ResTarget"]["val"], operands.Known({}, {}, operands.nothing, operands.anything))
+    found = operands.given(target["ResTarget"]["val"], operands.UNREAD)
     return "" if found in (operands.TYPED, operands.OPEN, "unknown") else found
 
 

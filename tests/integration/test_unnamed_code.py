@@ -30,6 +30,14 @@ CREATE TEXT SEARCH CONFIGURATION evil (COPY = simple);
 ALTER TEXT SEARCH CONFIGURATION evil ALTER MAPPING FOR asciiword WITH evil;
 """
 
+_CALL = "binary_upgrade_set_record_init_privs(true) IS NULL"
+
+
+def _own_type(name: str) -> str:
+    return f"""CREATE TYPE {name} AS ENUM ('a'); CREATE FUNCTION same({name}, {name}) RETURNS bool {_BODY};
+        CREATE OPERATOR = (LEFTARG = {name}, RIGHTARG = {name}, FUNCTION = same)"""
+
+
 SERVING: dict[str, tuple[str, str]] = {
     "estimator of an operator": (
         f"""CREATE FUNCTION estimate(internal, oid, internal, int) RETURNS float8 {_SYMBOL};
@@ -180,8 +188,44 @@ REPLACED: dict[str, tuple[str, str]] = {
         CREATE FUNCTION mine() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'""",
         "SELECT mine()",
     ),
+    "view of pg_catalog's": (
+        f"CREATE OR REPLACE VIEW pg_catalog.pg_timezone_abbrevs AS SELECT CASE WHEN {_CALL} THEN 'x' END AS abbrev,"
+        " interval '1 hour' AS utc_offset, true AS is_dst",
+        "SELECT * FROM pg_timezone_abbrevs",
+    ),
+    "view of information_schema, renamed and back": (
+        f"""BEGIN;
+        ALTER VIEW information_schema.information_schema_catalog_name RENAME TO other;
+        CREATE OR REPLACE VIEW information_schema.other AS
+            SELECT CASE WHEN {_CALL} THEN 'x' END::information_schema.sql_identifier AS catalog_name;
+        ALTER VIEW information_schema.other RENAME TO information_schema_catalog_name;
+        COMMIT""",
+        "SELECT * FROM information_schema.information_schema_catalog_name",
+    ),
+    "type that is renamed, and another in its place": (
+        f"ALTER TYPE pg_catalog.macaddr RENAME TO former; {_own_type('macaddr')}",
+        "SELECT 'a'::macaddr = 'a'",
+    ),
+    "domain in the place of a type": (
+        f"""ALTER TYPE pg_catalog.macaddr RENAME TO former; CREATE FUNCTION checks(text) RETURNS bool {_BODY};
+        CREATE DOMAIN macaddr AS text CHECK (checks(VALUE))""",
+        "SELECT 'a'::macaddr",
+    ),
 }
-EVERY = SERVING | REPLACED
+MISTAKEN: dict[str, tuple[str, str]] = {
+    "type with the name of a function": (_own_type("initcap"), "SELECT initcap('a') = 'a'"),
+    "domain with the name of a function": (
+        f"""CREATE DOMAIN md5 AS varchar; CREATE FUNCTION same(md5, md5) RETURNS bool {_BODY};
+        CREATE OPERATOR = (LEFTARG = md5, RIGHTARG = md5, FUNCTION = same)""",
+        "SELECT md5(v) = 'x' FROM t",
+    ),
+    "function that takes what has no type": (
+        f"CREATE FUNCTION lower(unknown) RETURNS text {_SYMBOL}",
+        "SELECT lower('x')",
+    ),
+}
+"""Names that mean something else than what pg_catalog has under them."""
+EVERY = SERVING | REPLACED | MISTAKEN
 
 
 @pytest.fixture(scope="module", params=servers.EVERY)
@@ -277,7 +321,7 @@ CREATE CAST ({{source}} AS {{target}}) WITH FUNCTION castf({{source}});
 CREATE DOMAIN d AS {{target}};
 CREATE TYPE c AS (a {{target}});
 """
-_JSON_SINCE = 17
+_MULTIRANGE_SINCE, _JSON_SINCE, _SORTED_SINCE = 14, 17, 18
 
 
 def test_attack_cast_that_has_to_be_written_where_nobody_writes_it(server: EmbeddedServer, database: str) -> None:
@@ -303,6 +347,63 @@ def test_attack_cast_that_has_to_be_written_where_nobody_writes_it(server: Embed
         "SELECT to_json(m), format('%L', m), concat(m, ' '), m::macaddr FROM cards",
     )
     for statement in reads:
+        verdict = judge.judge(statement.encode())
+        assert verdict.action is Action.ALLOW, (statement, verdict.detail)
+        assert not runs(server, statement), statement
+
+
+def test_attack_type_that_only_a_newer_server_has(server: EmbeddedServer, database: str) -> None:
+    if int(server.version.split(".")[0]) >= _MULTIRANGE_SINCE:
+        pytest.skip("it has multiranges itself")
+    server.sql(_own_type("datemultirange"), database)
+    statement = "SELECT 'a'::datemultirange = 'a'"
+    assert runs(server, statement)
+    assert learn(server, database).judge(statement.encode()).action is not Action.ALLOW
+
+
+_COMPARED = """
+CREATE TYPE pair AS (a int, b int);
+CREATE FUNCTION less(pair, pair) RETURNS bool LANGUAGE sql AS 'SELECT $1.a < $2.a';
+CREATE FUNCTION same(pair, pair) RETURNS bool LANGUAGE sql AS 'SELECT $1.a = $2.a';
+CREATE FUNCTION compares(pair, pair) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1.a - $2.a; END';
+CREATE FUNCTION hashes(pair) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1.a; END';
+CREATE OPERATOR <<< (LEFTARG = pair, RIGHTARG = pair, FUNCTION = less);
+CREATE OPERATOR === (LEFTARG = pair, RIGHTARG = pair, FUNCTION = same);
+CREATE OPERATOR CLASS pairs DEFAULT FOR TYPE pair USING btree AS OPERATOR 1 <<<, OPERATOR 3 ===,
+    FUNCTION 1 compares(pair, pair);
+CREATE OPERATOR CLASS hashed DEFAULT FOR TYPE pair USING hash AS OPERATOR 1 ===, FUNCTION 1 hashes(pair);
+CREATE FUNCTION mine(anyarray) RETURNS int LANGUAGE sql AS 'SELECT hash_array($1)';
+CREATE TABLE pairs (x pair, y pair);
+INSERT INTO pairs SELECT ROW(i % 3, 1)::pair, ROW(i % 3, 1)::pair FROM generate_series(1, 100) i;
+ANALYZE pairs;
+"""
+
+
+def test_attack_statistics_that_are_compared(server: EmbeddedServer, database: str) -> None:
+    """A column of type anyarray holds values of a type that nothing in the statement shows."""
+    server.sql(
+        f"""{_COMPARED}; CREATE OR REPLACE FUNCTION compares(pair, pair) RETURNS int {_BODY};
+        CREATE OR REPLACE FUNCTION hashes(pair) RETURNS int {_BODY}""",
+        database,
+    )
+    judge = learn(server, database)
+    calls = [
+        "max(most_common_vals)",
+        "min(s.most_common_vals)",
+        "hash_array(most_common_vals)",
+        "mine(most_common_vals)",
+    ]
+    calls += ["(s.most_common_vals).hash_array"]
+    calls += ["array_sort(most_common_vals)"] if int(server.version.split(".")[0]) >= _SORTED_SINCE else []
+    for call in calls:
+        statement = f"SELECT {call} FROM pg_stats s WHERE tablename = 'pairs'"
+        assert judge.judge(statement.encode()).rule in ("unproved-type", "unproved-function"), statement
+        assert runs(server, statement), statement
+    for statement in (
+        "SELECT * FROM pg_stats WHERE tablename = 'pairs'",
+        "SELECT most_common_vals::text, array_length(most_common_vals, 1) FROM pg_stats WHERE tablename = 'pairs'",
+        "SELECT max(n_distinct) FROM pg_stats",
+    ):
         verdict = judge.judge(statement.encode())
         assert verdict.action is Action.ALLOW, (statement, verdict.detail)
         assert not runs(server, statement), statement

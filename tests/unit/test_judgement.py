@@ -787,7 +787,7 @@ def test_jdbc_gives_its_out_parameter_as_void() -> None:
 )
 def test_type_of_a_constant_is_the_servers(constant: str, type_: str) -> None:
     value = parse(f"select {constant}")[0]["stmt"]["SelectStmt"]["targetList"][0]["ResTarget"]["val"]
-    assert operands.type_of(value, {}) == type_
+    assert operands.type_of(value, operands.UNREAD) == type_
 
 
 def test_attack_big_constant_calls_the_function_for_bigint() -> None:

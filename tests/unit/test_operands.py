@@ -11,9 +11,7 @@ from proxy.catalog import Chosen, Operator
 def given(expression: str, operators: dict[str, tuple[Operator, ...]]) -> str:
     (statement,) = text.parse(f"SELECT {expression}")
     (target,) = statement["stmt"]["SelectStmt"]["targetList"]
-    return operands.given(
-        target["ResTarget"]["val"], operands.Known({}, operators, operands.nothing, operands.anything)
-    )
+    return operands.given(target["ResTarget"]["val"], operands.UNREAD._replace(operators=operators))
 
 
 def operator(*types: tuple[str, ...], own: frozenset[int] = frozenset({99})) -> Operator:
