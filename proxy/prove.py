@@ -212,6 +212,10 @@ class _Court:
             if (FUNCTION, oid) in self.taints:
                 taint = self.taints[FUNCTION, oid]
                 yield taint._replace(rule=taint.rule or "unproved-function")
+        for type_ in self._rows.types:
+            # The views of information_schema have columns of its domains.
+            if type_.oid < FIRST_NORMAL_OID and type_.expressions and (TYPE, type_.oid) in self.taints:
+                yield self.taints[TYPE, type_.oid]._replace(rule="unproved-type")
         yield from self._renamed()
         for cast in self._rows.casts:
             if self._hidden(cast) and (CAST, cast.oid) in self.taints:

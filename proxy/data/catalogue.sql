@@ -59,7 +59,7 @@ SELECT current_setting('server_version_num'), current_database(), getdatabaseenc
 $state
 
 -- functions. A language is what its handler makes it, whatever it is called: initdb gives the first three their OIDs. A
--- built-in function is read, too, if it is not as initdb wrote it: those in SQL are older than the views of
+-- built-in function is read, too, if it is not as initdb wrote it: those in SQL, and aggregates, are older than the views of
 -- information_schema, which stand at the end of its script. (Freezing a row leaves its xmin as it is.) Those in C are of
 -- libraries that come with the server. An internal one is what its OID says (fmgr_isbuiltin(), utils/fmgr/fmgr.c),
 -- whatever has become of its row, as long as that does not say that it is in SQL, for then the planner takes its body.
@@ -92,7 +92,7 @@ LEFT JOIN pg_extension e ON e.oid = d.refobjid
 WHERE p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')
     OR l.lanname = 'internal' AND p.oid >= 10000
     OR l.lanname = 'c' AND p.probin !~ '^\$libdir/(\w+_and_\w+|euc2004_sjis2004|dict_snowball|plpgsql)$'
-    OR l.lanname NOT IN ('internal', 'c') AND p.xmin::text::int8 >= coalesce((
+    OR (l.lanname NOT IN ('internal', 'c') OR p.prokind = 'a') AND p.xmin::text::int8 >= coalesce((
         SELECT min(xmin::text::int8)
         FROM pg_class
         WHERE oid < 16384 AND relkind = 'v' AND relnamespace = 'information_schema'::regnamespace
@@ -337,7 +337,12 @@ JOIN pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_aggregate a ON a.aggfnoid = p.oid
 CROSS JOIN LATERAL unnest(ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
     a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]) part (code)
-WHERE (p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema')) AND part.code <> 0
+WHERE part.code <> 0 AND (
+    p.oid >= 16384 OR n.nspname NOT IN ('pg_catalog', 'information_schema') OR p.xmin::text::int8 >= coalesce((
+        SELECT min(xmin::text::int8)
+        FROM pg_class
+        WHERE oid < 16384 AND relkind = 'v' AND relnamespace = 'information_schema'::regnamespace
+    ), 0))
 ORDER BY 1, 2, 3, 4;
 
 -- unprinted: the (f)unctions, (r)elations and (t)ypes that the trees of what was not printed refer to. pg_depend does
