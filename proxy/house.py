@@ -79,7 +79,7 @@ class Upstream(PooledUpstream, Protocol):
     held: Held
     """The statements that it holds under names of ours."""
     unnamed_of: object | None
-    """Stands for the session whose unnamed statement it holds, the last that released it with one, and keeps none."""
+    """Stands for the unnamed statement that it holds, of the last session that released it; keeps neither."""
 
     def attach(self, owner: Owner) -> None:
         """Send what arrives to this owner from now on."""

@@ -350,7 +350,7 @@ class Linked:
     def _attach(self, pooled: PooledUpstream, now: float) -> Upstream:
         link = cast(Upstream, pooled)  # the pool holds what the server opened for it
         self.link = link
-        self.unnamed.attach(link.unnamed_of is self._token)
+        self.unnamed.attach(link.unnamed_of)
         link.unnamed_of = None
         link.replies.listener = self
         link.replies.groups = self.groups
@@ -594,7 +594,7 @@ class Linked:
             link.settings = None
             self.ledger.lost.clear()
         self.pool.settle(link)
-        link.unnamed_of = self._token if self.unnamed.stays else None
+        link.unnamed_of = self.unnamed.leave()
         self._unit = None
         self._repeated = self._cancelled = False
         link.detach()

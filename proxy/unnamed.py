@@ -21,7 +21,18 @@ class Unnamed(Generic[T]):
     link, is what a message finds that is sent now.
     """
 
-    __slots__ = ("_groups", "_held", "_owed", "_there", "_there_in", "_which", "_which_in", "message")
+    __slots__ = (
+        "_groups",
+        "_held",
+        "_mark",
+        "_marked",
+        "_owed",
+        "_there",
+        "_there_in",
+        "_which",
+        "_which_in",
+        "message",
+    )
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
@@ -33,14 +44,12 @@ class Unnamed(Generic[T]):
         self._which_in = NEVER
         self._there = False
         self._there_in = NEVER
+        # What stands on upstreams for the statement that they held when they were released; which one that was.
+        self._mark: object | None = None
+        self._marked: T | None = None
 
     def __repr__(self) -> str:
         return f"<Unnamed {self.message is not None} held={self._held}>"
-
-    @property
-    def stays(self) -> bool:
-        """Whether the upstream that is released now holds it."""
-        return self._held and self.message is not None
 
     # --- asked ----------------------------------------------------------------------------------------------------
 
@@ -57,9 +66,19 @@ class Unnamed(Generic[T]):
 
     # --- here -----------------------------------------------------------------------------------------------------
 
-    def attach(self, holds: bool) -> None:
-        """Note a new link, and whether its upstream still holds this client's statement."""
-        self._held = holds and self.message is not None
+    def attach(self, mark: object | None) -> None:
+        """Note a new link, and what `leave` has said of its upstream, if nobody else had it since."""
+        if self._marked is not self.message:
+            self._mark = self._marked = None  # other upstreams may hold the one before
+        self._held = mark is not None and mark is self._mark
+
+    def leave(self) -> object | None:
+        """Return what marks the upstream that is released now as one that holds the statement there is, if it does."""
+        if not self._held or self.message is None:
+            return None
+        if self._marked is not self.message:
+            self._mark, self._marked = object(), self.message
+        return self._mark
 
     def drop(self) -> None:
         """Note that it was destroyed here, without the server."""

@@ -225,6 +225,9 @@ FOUND = {
         D: P t 'deallocate t', S | Q 'execute t; deallocate nope' | Q 'execute t'
         E: P t 'deallocate x', P x 'select 1', P y 'select 2', S | Q 'explain execute t; deallocate y; execute y' | Q 'execute x' | Q 'execute t; deallocate nope' | Q 'execute x'
     """,  # noqa: E501
+    "a transaction that no server knew of, and the unnamed statement that an upstream still has": """
+        A: P "" 'select 7', B "" "", E "", S | P "" 'begin', B "" "", E "", S | P "" 'commit', B "" "", E "", S | B "" "", E "", S
+    """,  # noqa: E501
 }
 """What once differed."""
 

@@ -767,6 +767,34 @@ def test_unnamed_statement_is_repeated_on_another_upstream(town: Town) -> None:
     assert client.kinds() == "2CZ"
 
 
+def test_unnamed_statement_is_not_the_one_that_another_upstream_was_left_with(town: Town) -> None:
+    other, _ = town.client()
+    second = run_unnamed(town, other)
+    other.client_data(p.query(b"begin; select 1"))
+    second.says(READY_T)
+    session, _ = town.client()
+    session.client_data(p.parse(b"", b"select 1") + SYNC)
+    first = town.opened()
+    first.says(PARSED, READY_I)
+    other.client_data(p.query(b"rollback"))
+    second.says(READY_I)
+    assert run_unnamed(town, session, b"select 2") is second
+    other.client_data(p.query(b"begin; select 1"))
+    assert town.link(other) is second
+    first.take()
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert first.take() == p.parse(b"", b"select 2") + bind() + EXECUTE + SYNC
+
+
+def test_unnamed_statement_is_what_ended_a_transaction_that_no_server_knew_of(town: Town) -> None:
+    session, _ = town.client()
+    first = run_unnamed(town, session)
+    for text in (b"begin", b"commit"):
+        session.client_data(p.parse(b"", text) + bind() + EXECUTE + SYNC)
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert first.take() == p.parse(b"", b"commit") + bind() + EXECUTE + SYNC
+
+
 def test_unnamed_statement_of_another_client_is_never_run(town: Town) -> None:
     session, _ = town.client()
     run_unnamed(town, session, b"select 'secret'")
