@@ -575,7 +575,7 @@ class Linked:
         Where what stands before has failed, the client's messages are ignored up to its own Sync.
         """
         link.replies.owe(r.SKIP_TICKET, Undone(self._ignore_rest))
-        link.replies.owe(r.SKIP_SYNC)
+        link.replies.owe(r.CUT_SYNC)
         self._suffix += p.target(p.CLOSE, b"S", NO_NAME) + p.SYNC_MESSAGE
 
     def _ignore_rest(self) -> None:
@@ -864,7 +864,7 @@ class Linked:
         if link is not None:
             if link.replies.helping:
                 return b""  # what is put on for a Parse of ours comes off again
-            if self._leaving and link.replies.owed and link.replies.owed[0] == r.SKIP_SYNC:
+            if self._leaving and link.replies.owed and link.replies.owed[0] == r.CUT_SYNC:
                 return b""  # the client has said Terminate, and no Sync
             if link.replies.resetting and name.lower() in self.ledger.lost:
                 # The server's value after a RESET; ours, which follows, is what the client connected with.

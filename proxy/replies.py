@@ -91,19 +91,20 @@ SKIP_ANYHOW: Final = 30  # one message and its Sync, with a ticket: whether it f
 GUARDING: Final = 31  # the guard, as long as it is answered in one piece
 GUARDING_PART: Final = 32  # one message of it; an error ends the upstream
 SKIP_SYNC: Final = 33
-SKIP_QUERY: Final = 34  # a Query
-SKIP_TRY: Final = 35  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
+CUT_SYNC: Final = 34  # the same behind messages of the client's: an error ahead of it is the client's to know
+SKIP_QUERY: Final = 35  # a Query
+SKIP_TRY: Final = 36  # a Query that belongs to the QUERY_RUN or SYNC before it; its error does not matter
 
 _OURS: Final = SKIP
 _ENDS_WITH_READY = frozenset(
     (
         *(QUERY, QUERY_RUN, SYNC, FUNCTION, REFUSED_QUERY, REFUSED_CALL),
-        *(SKIP_SYNC, SKIP_QUERY, SKIP_TRY),
+        *(SKIP_SYNC, CUT_SYNC, SKIP_QUERY, SKIP_TRY),
     )
 )
 _REFUSALS = frozenset((REFUSED_QUERY, REFUSED_CALL, REFUSED, REFUSED_UNNAMED))
 _FAKED = _REFUSALS | {STAND_IN}
-_SYNCS = frozenset((SYNC, SKIP_SYNC))
+_SYNCS = frozenset((SYNC, SKIP_SYNC, CUT_SYNC))
 _TICKETED = frozenset(
     (
         QUERY_RUN,
@@ -574,7 +575,7 @@ class Replies:
         if head in (GUARDING_PART, SKIP_FIRM):
             self.halted = body  # the server ignores what is behind it, and what comes behind that is not to be run
             return b""
-        if head in (SKIP_QUERY, SKIP_SYNC):
+        if head in (SKIP_QUERY, SKIP_SYNC, CUT_SYNC):
             if not self.listener.skipped_error(body):
                 self.halted = body
             return b""

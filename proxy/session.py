@@ -334,7 +334,7 @@ class Session(Answering):
         self._leaving = (reason, sqlstate, text)
         if self._group_open and not self._half_sent:
             self._group_open = False
-            link.replies.owe(r.SKIP_SYNC)
+            link.replies.owe(r.CUT_SYNC)
             link.write(p.SYNC_MESSAGE)
 
     def _remember(self, sent: bytes) -> None:

@@ -228,6 +228,10 @@ FOUND = {
     "a transaction that no server knew of, and the unnamed statement that an upstream still has": """
         A: P "" 'select 7', B "" "", E "", S | P "" 'begin', B "" "", E "", S | P "" 'commit', B "" "", E "", S | B "" "", E "", S
     """,  # noqa: E501
+    "a Parse under a name that is taken, and fails, in a group that SideCart ends": """
+        A: P s 'discard all' | P s 'select nope', B p s, S
+        B: P t 'select 1', P b 'select 2', S | Q 'begin' | Q 'select nope' | P t 'select 2', Q 'rollback; execute b' | S | Q 'rollback'
+    """,  # noqa: E501
 }
 """What once differed."""
 

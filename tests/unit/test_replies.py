@@ -132,6 +132,14 @@ def test_failed_replay_ends_the_upstream() -> None:
     assert replies.halted == ERROR[5:]
 
 
+def test_message_of_ours_that_fails_ends_the_upstream_only_in_a_group_of_ours() -> None:
+    for sync, out, halted in ((r.SKIP_SYNC, b"", ERROR[5:]), (r.CUT_SYNC, ERROR, None)):
+        replies, _ = make(r.SKIP, sync, r.QUERY)
+        assert replies.feed(ERROR) == out
+        assert replies.halted == halted
+    assert replies.feed(READY_I + SELECTED + READY_I) == SELECTED + READY_I
+
+
 def test_repeated_parse_is_skipped_but_its_error_answers_the_bind() -> None:
     replies, _ = make(r.REPEAT_UNNAMED, r.BIND, r.EXECUTE, r.SYNC)
     assert replies.feed(PARSED + BOUND + SELECTED + READY_I) == BOUND + SELECTED + READY_I
