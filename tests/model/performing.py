@@ -262,7 +262,7 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
     for number, (part, twin, ours) in enumerate(zip(sketch.parts, twins, found, strict=True)):
         left, right = _counting(twin, twin), _counting(ours, twin)
         if part.leaves:
-            left = left[: len(right)]
+            left, right = _up_to_the_end(left, right)
         at = first_difference(left, right)
         if at is None:
             continue
@@ -277,6 +277,16 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
             shown[1] += f" ({ours.broken})"
         return Difference(number, message, *shown)
     return None
+
+
+def _up_to_the_end(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply], list[Reply]]:
+    """Leave out what a client that has left did not wait for, and ParameterStatus in the group that was not over then.
+
+    A server from 14 on sends it at the end of its group (`ReportChangedGUCOptions()`, utils/misc/guc.c).
+    """
+    over = max((number for number, reply in enumerate(ours, 1) if reply.kind == "Z"), default=0)
+    left, right = ([reply for reply in side[over:] if reply.kind != "S"] for side in (theirs, ours))
+    return theirs[:over] + left[: len(right)], ours[:over] + right
 
 
 def _counting(side: Following, twin: Following) -> list[Reply]:

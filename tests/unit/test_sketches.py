@@ -294,3 +294,13 @@ def test_a_client_that_leaves_need_not_have_heard_all() -> None:
     assert difference(whole, twins, found) is None
     whole = sketch("A: Q 'show timezone' | Q 'x'")
     assert difference(whole, twins, found) is not None
+
+
+def test_a_client_that_leaves_need_not_have_heard_of_a_setting() -> None:
+    whole = sketch('A: Q \'show timezone\', S, P "" \'select 1\', B "" "", E "", S leaves')
+    messages = list(whole.parts[0].messages)
+    twins = [followed(messages, "SDCZSZ12DCSZ")]
+    for answer in ("SDCZSZ12D", "SDCZSZ12SD", "SDCZSZ"):
+        assert difference(whole, twins, [followed(messages, answer)]) is None
+    for answer in ("DCZSZ12D", "SDCZSZ1C", "SDCZZ1"):
+        assert difference(whole, twins, [followed(messages, answer)]) is not None
