@@ -53,6 +53,8 @@ _EXPLAINED: Final = frozenset({"select", "declare", "execute"})
 """Kinds of prepared statements of which EXPLAIN EXECUTE does not say that they have no plan."""
 _READS: Final = frozenset({"select", "set", "show", "empty"})
 _VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
+_SETTING: Final = frozenset({"set", "reset"})
+"""Kinds of statements that do to settings what they say, if they succeed, and take no snapshot."""
 _TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
 
 
@@ -594,7 +596,10 @@ class Carrying(Linked):
             return False
         if self.groups.unanswered or self._group_open or self.ledger.pins or self._own:
             return False
-        return link.replies.status != p.FAILED
+        if link.replies.status == p.FAILED:
+            return False
+        discards = verdict.kind == "execute" and any(each is Effect.DISCARD_ALL for each, _ in self._effects(verdict))
+        return not discards  # that fails, and behind an Execute of ours in other words
 
     def _replan(self, link: Upstream, *, query: bool = False) -> bytes:
         """Have functions plan anew. Ahead of a Query it is one, too, which is unanswered then."""
@@ -673,54 +678,88 @@ class Carrying(Linked):
         again = b"" if chains else p.query(b"BEGIN")
         return p.query(first) + provided + again + p.REFUSED_EXECUTE + p.SYNC_MESSAGE
 
-    def _set_between(self, run: Run, text: bytes) -> bytes | None:
-        """Set start-up settings again between a RESET and the statements behind it in the same Query.
+    def _replans_between(self, link: Upstream, verdict: Verdict, text: bytes) -> bool:
+        """Whether functions plan anew inside a Query, behind its first statement: that may set an isolation level.
 
-        Return the text to send, if it is another; its `run` then knows which statements are ours.
+        Nothing may have read in its transaction then, and DISCARD PLANS takes a snapshot.
         """
+        if verdict.kind != "multi" or self._status_behind(link) != p.IN_TRANSACTION:
+            return False
+        if any(effect in NAMING or effect is Effect.LIST_STATEMENTS for effect, _ in verdict.effects):
+            return False  # what they are parsed for comes first, and reads
+        pieces = self._cut(text)
+        return bool(pieces) and self._judged(pieces[0]).kind not in _PLANNED
+
+    def _cut(self, text: bytes) -> list[str]:
+        """Cut a text apart at the ends of its statements; what is behind the last is one more. Empty: it cannot be."""
         if len(text) > MAX_INLINE:
-            return None
+            return []
         try:
             decoded = texts.decode(text, self.codec)
             ends = texts.ends(decoded)
         except Refused:
-            return None
+            return []
         if decoded.encode(self.codec) != text:
-            return None  # the bytes cannot be cut apart at the statements' ends
+            return []  # its bytes are not those of the statements
         utf8 = decoded.encode()
+        return [utf8[start:end].decode() for start, end in zip([0, *ends], [*ends, len(utf8)], strict=True)]
+
+    def _judged(self, piece: str) -> Verdict:
+        return self.filter.judge(piece.lstrip(";").encode(self.codec), self.codec)
+
+    def _put_between(self, run: Run, text: bytes, *, replans: bool) -> bytes | None:
+        """Put statements of ours between those of a Query; return the text to send, None where it cannot be cut.
+
+        Start-up settings are set again behind a RESET, and functions plan anew ahead of the first statement that can
+        call one, if it `replans`. The `run` then knows which statements are ours.
+        """
+        pieces = self._cut(text)
+        if not pieces:
+            return None
         built = ""
         hidden: list[int] = []
         inserts: list[tuple[int, int]] = []
-        start = 0
-        for number, end in enumerate(ends[:-1], 1):
-            piece = utf8[start:end].decode()
-            built += piece
-            start = end
-            lost: dict[str, Restore] = {}
-            for effect, name in self._effects(self.filter.judge(piece.lstrip(";").encode(self.codec), self.codec)):
-                lost |= self.ledger.lost_by(effect, name)
-            for each, restored in lost.items():
-                ours = ";" + set_again(each, restored).decode("ascii")
-                hidden.append(number + len(inserts))
-                inserts.append((len(built), len(ours)))
-                built += ours
-        run.hide(hidden, inserts)
-        return (built + utf8[start:].decode()).encode(self.codec) if inserts else None
 
-    def _set_again(self, effects: Effects, *, group: bool) -> bytes:
+        def put(sql: bytes, behind: int) -> None:
+            nonlocal built
+            ours = "\n;" + sql.decode("ascii")  # what stands before may end with a comment
+            hidden.append(behind + len(inserts))
+            inserts.append((len(built), len(ours)))
+            built += ours
+
+        for number, piece in enumerate(pieces[:-1]):
+            verdict = self._judged(piece)
+            if replans and verdict.kind in _PLANNED:
+                put(DISCARD_PLANS, number)
+                replans = False
+            built += piece
+            lost: dict[str, Restore] = {}
+            for effect, name in self._effects(verdict):
+                lost |= self.ledger.lost_by(effect, name)
+            if verdict.kind in _SETTING:
+                for each in lost.items():
+                    put(set_again(*each), number + 1)
+            elif lost:
+                put(restore(lost), number + 1)
+        run.hide(hidden, inserts)
+        return (built + pieces[-1]).encode(self.codec)
+
+    def _set_again(self, verdict: Verdict, effects: Effects, *, group: bool) -> bytes:
         """Set start-up settings again right behind a RESET, which knows the server's own values only."""
-        if not self.ledger.lost or self.link is None or not any(effect in RESETTING for effect, _ in effects):
+        link, lost = self.link, self.ledger.lost
+        if not lost or link is None or not any(effect in RESETTING for effect, _ in effects):
             return b""
+        if group and any(effect is Effect.DISCARD_ALL for effect, _ in effects):
+            self._discards = self.groups.sent
+            self._put_off = True
+            return b""
+        again: list[bytes] = []
+        # In a group, and in a transaction block, this runs if the RESET has. Others are there again.
+        if verdict.kind in _SETTING and (group or self._status_behind(link) == p.IN_TRANSACTION):
+            just = {name for effect, of in effects for name in self.ledger.lost_by(effect, of)}
+            again = [set_again(name, restored) for name, restored in lost.items() if name in just]
+        again = again or [restore(lost)]
         if group:
-            if any(effect is Effect.DISCARD_ALL for effect, _ in effects):
-                self._discards = self.groups.sent
-                self._put_off = True
-                return b""
-            just: dict[str, Restore] = {}
-            for effect, name in effects:
-                just |= self.ledger.lost_by(effect, name)
-            if self.ledger.lost.keys() <= just.keys():  # this runs if the RESET has, and takes no snapshot
-                return b"".join(self._help(set_again(*each), r.SKIP_SET) for each in self.ledger.lost.items())
-            return self._help(restore(self.ledger.lost), r.SKIP_SET)
-        self.link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
-        return p.query(restore(self.ledger.lost))
+            return b"".join(self._help(sql, r.SKIP_SET) for sql in again)
+        link.replies.owe(r.SKIP_TRY)  # in a failed transaction nothing was reset, and nothing can be set
+        return p.query(b";".join(again))

@@ -515,7 +515,10 @@ class Session(Answering):
                 return self._refuse(verdict, simple=True, unnamed=True)
             before = self._set_after_discard(verdict)
             replans = self._has_to_replan(link, verdict)
-            if replans:  # ahead of statements that keep what they were parsed as
+            between = replans and self._replans_between(link, verdict, verdict.text or text)
+            if between:
+                link.held.drop_apart()
+            elif replans:  # ahead of statements that keep what they were parsed as
                 before += self._replan(link, query=True)
             leaving = self._leaves_failed(link, verdict, verdict.text or text)
             if leaving is not None:
@@ -524,7 +527,7 @@ class Session(Answering):
                     return self._stall()
                 before += self._provide_in_failed(link, verdict, *leaving)
             elif verdict.effects:
-                before += self._provide_own(link, verdict, query=True, ended=replans)
+                before += self._provide_own(link, verdict, query=True, ended=replans and not between)
         except UnsettledError:
             return self._stall()
         if self._block == OURS:
@@ -542,11 +545,14 @@ class Session(Answering):
         self._steer_by(link, verdict)
         self._ended_within()
         self.unnamed.end_sent()
-        if verdict.effects:
+        put: bytes | None = None
+        if verdict.effects or between:
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
-            if isinstance(ticket, Run) and verdict.kind == "multi" and self.ledger.startup.items:
-                replaced = self._set_between(ticket, text if replaced is None else replaced) or replaced
+            if between and ticket is None:
+                code, ticket = r.QUERY_RUN, Run([], lambda name: None, resets=False)
+            if isinstance(ticket, Run) and verdict.kind == "multi" and (between or self.ledger.startup.items):
+                put = self._put_between(ticket, text if replaced is None else replaced, replans=between)
             link.replies.owe(code, ticket)
             self._keep_prepared(verdict)
             self._pin_for(effects)
@@ -557,7 +563,10 @@ class Session(Answering):
             link.replies.owe(r.QUERY)
         self._ending = verdict.kind in _ENDS
         self._bound = self._bound_before = False
-        behind = behind or self._set_again(effects, group=False)
+        if put is None:
+            behind = behind or self._set_again(verdict, effects, group=False)
+        elif put != text:
+            replaced = put
         if replaced is None and not before and not behind:
             return None
         return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
@@ -804,7 +813,7 @@ class Session(Answering):
         link.replies.owe(code, ticket)
         self._group_open = True
         self._pin_for(effects)
-        behind = self._set_again(effects, group=True)
+        behind = self._set_again(verdict, effects, group=True)
         return before + data[pos:end] + behind if before or behind else None
 
     def _close(self, data: bytes, pos: int, end: int) -> bytes | None:

@@ -232,6 +232,26 @@ FOUND = {
         A: P s 'discard all' | P s 'select nope', B p s, S
         B: P t 'select 1', P b 'select 2', S | Q 'begin' | Q 'select nope' | P t 'select 2', Q 'rollback; execute b' | S | Q 'rollback'
     """,  # noqa: E501
+    "an isolation level in a transaction in which start-up settings were reset": """
+        A [TimeZone=Asia/Tokyo]: Q 'set timezone to default; begin' | Q 'set transaction isolation level repeatable read' | Q 'rollback'
+        B [TimeZone=Asia/Tokyo]: Q 'begin' | Q 'reset timezone' | Q 'set transaction isolation level repeatable read' | Q 'rollback'
+        C [TimeZone=Asia/Tokyo; DateStyle=German]: Q 'begin' | P "" 'reset timezone', B "" "", E "", S | P "" 'reset datestyle', B "" "", E "", S | Q 'set transaction isolation level repeatable read' | Q 'rollback'
+        D [TimeZone=Asia/Tokyo; DateStyle=German]: Q 'begin' | Q 'reset timezone' | Q 'reset all; set datestyle to iso; reset datestyle -- yes' | Q 'set transaction isolation level repeatable read' | Q 'show datestyle; show timezone' | Q 'commit' | Q 'show datestyle; show timezone'
+        E [TimeZone=Asia/Tokyo; DateStyle=German]: Q 'begin; reset all -- x' | Q 'set transaction isolation level repeatable read; show timezone' | Q 'set timezone to utc; savepoint s; reset timezone; show timezone; rollback to s; show timezone; reset timezone' | Q 'commit; show timezone'
+        F [TimeZone=Asia/Tokyo; options=-c search_path=here]: Q 'set search_path to elsewhere' | Q 'begin' | Q 'reset search_path' | Q 'set transaction isolation level repeatable read; show search_path' | Q 'commit; show search_path'
+    """,  # noqa: E501
+    "an isolation level ahead of what has functions plan anew, in a transaction that has set something": """
+        A: Q 'set timezone to default; start transaction isolation level repeatable read', C S t, Q 'select 1; select 1/0' | Q 'commit and chain', Q 'set timezone to default; start transaction isolation level repeatable read'
+        B: Q 'begin; set timezone to utc' | Q 'set transaction isolation level repeatable read; select public.dmy_local()' | Q 'rollback'
+        C: Q 'begin; set timezone to utc' | Q 'set transaction isolation level repeatable read; select 1; select nope' | Q 'rollback'
+    """,  # noqa: E501
+    "a start-up setting is not set again behind a set_config with NULL that has not run": """
+        A [TimeZone=Asia/Tokyo]: Q 'set timezone to ''Asia/Kolkata''' | P "" 'select set_config(''timezone'', null, false) where false', B "" "", E "", S | Q 'show timezone'
+        B [TimeZone=Asia/Tokyo]: Q 'set timezone to utc' | Q 'select set_config(''timezone'', null, false) where false; show timezone' | Q 'show timezone'
+    """,  # noqa: E501
+    "EXECUTE of a DISCARD ALL behind one that has functions plan anew": """
+        A: P "" 'select $1::text, current_setting(''datestyle'')', B "" "" ('x'), E "", P s 'discard all', B "" s, E "", S, P "" 'execute s(4)', B "" "", E "", S
+    """,  # noqa: E501
 }
 """What once differed."""
 

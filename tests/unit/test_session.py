@@ -1166,6 +1166,43 @@ def test_reset_all_returns_to_what_the_client_started_with(town: Town) -> None:
     assert upstream.take() == p.query(b"show application_name")
 
 
+def in_transaction(town: Town, session: Guest) -> FakeUpstream:
+    """Have a client begin a transaction; return its upstream, which has been sent nothing else since."""
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(*([SELECTED, READY_I] if len(upstream.replies.owed) == 2 else []), BEGUN, READY_T)
+    upstream.take()
+    return upstream
+
+
+def test_reset_in_a_transaction_takes_no_snapshot(town: Town) -> None:
+    session, client = town.client(application_name="bi")
+    upstream = in_transaction(town, session)
+    client.take()
+    session.client_data(p.query(b"reset application_name"))
+    again = b"SET SESSION \"application_name\" TO 'bi'"
+    assert upstream.take() == p.query(b"reset application_name") + p.query(again)
+    upstream.says(RESET, READY_T, SET, READY_T)
+    assert client.kinds() == "CZ"
+    session.client_data(p.query(b"reset application_name; show timezone; reset all -- yes"))
+    assert upstream.take() == p.query(
+        b"reset application_name\n;" + again + b"; show timezone; reset all -- yes\n;" + again
+    )
+    upstream.says(RESET, SET, SELECTED, RESET, SET, READY_T)
+    assert client.kinds() == "CCCZ"
+
+
+MAY_RESET = b"select set_config('application_name', null, false) where false"
+
+
+@pytest.mark.parametrize("sent", (p.parse(b"", MAY_RESET) + bind() + EXECUTE + SYNC, p.query(MAY_RESET)))
+def test_setting_that_a_select_may_not_have_reset_is_looked_at_first(town: Town, sent: bytes) -> None:
+    session, _ = town.client(application_name="bi")
+    upstream = in_transaction(town, session)
+    session.client_data(sent)
+    assert restore({"application_name": ("bi", False)}) in upstream.take()
+
+
 def test_reset_of_a_pinned_session_is_repaired_before_its_next_statement(town: Town) -> None:
     session, _client = town.client(application_name="bi")
     session.client_data(p.query(b"declare c cursor with hold for select 1"))
