@@ -216,8 +216,8 @@ class Answering(Carrying):
         values or too few is told so (exec_describe_statement_message() and exec_bind_message(), tcop/postgres.c).
         Raises UnsettledError where it is not known yet whether the transaction has failed.
         """
-        if self._is_steered:
-            return None  # what is under way may end it
+        if self._is_steered and not self.groups.unanswered:
+            return None  # what stands before it in its own group may end it
         if self.status != p.FAILED and not self.groups.unanswered:
             return None
         wrong = "" if values is None else self._miscounted(name, body, verdict, values)

@@ -429,6 +429,11 @@ class Linked:
         """Whether something that may change the transaction status is not answered yet."""
         return self._steered_until > self.groups.answered
 
+    @property
+    def _may_have_failed(self) -> bool:
+        """Whether there is, or may be, a transaction, which a message that is sent now can find failed."""
+        return self.status != p.IDLE or self._is_steered
+
     def _ended_within(self) -> None:
         """Note that a group ends now with something else than a Sync: ignored, if what stands before it has failed."""
         if self._group_open:

@@ -1050,7 +1050,7 @@ class Session(Answering):
         if statement.silent and portal is None:
             return self._describe_here(statement.types)
         server_name = None if link is None else self._name_on(link, statement, name)
-        if server_name is None and self.status != p.IDLE:
+        if server_name is None and self._may_have_failed:
             values = None if portal is None else data[rest:end]
             answer = self._use_when_failed(name, statement.body, statement.verdict, values)
             if answer is not None:
@@ -1190,7 +1190,7 @@ class Session(Answering):
                 verdict = given
             if portal is None and (types := self._silent_unnamed(message, verdict)) is not None:
                 return self._describe_here(types)
-            if not there and link.replies.status != p.IDLE:
+            if not there and self._may_have_failed:
                 values = None if portal is None else data[rest:end]
                 answer = self._use_when_failed(b"", message[6:], verdict, values)
                 if answer is not None:

@@ -252,6 +252,12 @@ FOUND = {
     "EXECUTE of a DISCARD ALL behind one that has functions plan anew": """
         A: P "" 'select $1::text, current_setting(''datestyle'')', B "" "" ('x'), E "", P s 'discard all', B "" s, E "", S, P "" 'execute s(4)', B "" "", E "", S
     """,  # noqa: E501
+    "too few values behind a transaction that has begun and failed in one write": """
+        A: P s 'select 1/$1::int' (25), S | Q 'begin read only', P t 'set local search_path to there', B "" t, B "" "", E "", S, B "" s, S
+        B: P s 'select 1/$1::int' (25), S | Q 'begin read only', P t 'set local search_path to there', B "" t, E "", B "" "nope", E "", S, B "" s, S, P "" 'rollback', B "" "", E "", B "" s, S | Q 'rollback'
+        C: P s 'select 1/$1::int' (25), S | Q 'begin', Q 'set local search_path to there', Q 'select nope', Q 'rollback', B "" s, S, Q 'begin', Q 'set local datestyle to german', P "" 'select nope', S, D S s, S | Q 'rollback'
+        D: P s 'set timezone to utc', P t 'select $1::int', S | Q 'begin; select 1', Q 'set local search_path to there', Q 'select nope', D S s, S, B "" t, S, P "" 'rollback', B "" "", E "", D S s, B "" t ('1'), E "", S | Q 'rollback'
+    """,  # noqa: E501
 }
 """What once differed."""
 
