@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[2] / "proxy"
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
     "ours",
-    "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats",
+    "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats"
+    " sql sql.resolve.oids",
+    "sql.resolve.world",
+    "sql.resolve.rows sql.resolve.search sql.resolve.coercion sql.resolve.tree",
+    "sql.resolve.choosing",
+    "sql.resolve.analysis",
+    "sql.resolve.names sql.resolve.scopes",
+    "sql.resolve.calls sql.resolve.sorting",
+    "sql.resolve.documents",
+    "sql.resolve.expressions",
+    "sql.resolve.from_clause",
+    "sql.resolve.queries",
+    "sql.resolve",
     "config rules cache constants certificates unnamed catalog",
     "loading protocol walk refusals settings text operands shape catalog_rows candidates taints ledger pool statements"
     " scram quotas",

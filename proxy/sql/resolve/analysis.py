@@ -1,0 +1,377 @@
+"""Carry one statement's analysis: what was found in use, the parameters' types, and conversions of expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from . import oids
+from .choosing import Choosing
+from .coercion import Context, MismatchError, Path, Way
+from .oids import ANY_TYPE, UNKNOWN
+from .tree import Body, Expr, Form, Level, Query, RejectedError, Use
+from .world import Column, Operator
+
+MISMATCH = "42804"  # datatype_mismatch
+UNDEFINED_FUNCTION = "42883"
+AMBIGUOUS_FUNCTION = "42725"
+INDETERMINATE = "42P18"  # indeterminate_datatype
+AMBIGUOUS_PARAMETER = "42P08"
+CANNOT_COERCE = "42846"
+UNDEFINED_OBJECT = "42704"
+UNDEFINED_COLUMN = "42703"
+MAX_PARAMETERS = 65_535
+
+
+class Analysis:
+    """Analyse one statement. `given` are the parameters' types that the client declares, 0 or unknown where none."""
+
+    __slots__ = ("choosing", "coercion", "expression", "parameters", "query", "search", "types", "uses", "world")
+
+    def __init__(self, choosing: Choosing, given: Sequence[int]) -> None:
+        self.choosing = choosing
+        self.search = choosing.search
+        self.world = choosing.search.world
+        self.coercion = choosing.coercion
+        self.parameters = [each or UNKNOWN for each in given]
+        self.uses: list[Use] = []
+        self.types: set[int] = set()
+        """Those that values in the statement are of."""
+        self.query: Callable[[Analysis, Body, Level | None, bool], Query]
+        """Analyses a subquery. This and the next are set by what stands above those that need them."""
+        self.expression: Callable[[Analysis, Level, Body], Expr]
+        """Analyses an expression."""
+
+    def use(self, kind: str, location: int, *found: int) -> None:
+        self.uses.append(Use(kind, location, frozenset(found)))
+
+    def unknown(self, kind: str, location: int) -> None:
+        """Record that anything can be used."""
+        self.uses.append(Use(kind, location, None))
+
+    # -- parameters ----------------------------------------------------------------------------------------------------
+
+    def parameter(self, number: int, location: int) -> Expr:
+        """Return `$number`: variable_paramref_hook() (parser/parse_param.c)."""
+        if not 0 < number <= MAX_PARAMETERS:
+            raise RejectedError("42P02", f"there is no parameter ${number}")
+        while len(self.parameters) < number:
+            self.parameters.append(0)
+        self.parameters[number - 1] = self.parameters[number - 1] or UNKNOWN
+        type_ = self.parameters[number - 1]
+        self.use("param", location, type_)
+        return Expr(type_, location, Form.PARAMETER, number=number)
+
+    def _settle(self, expr: Expr, target: int, location: int) -> Expr | None:
+        """Give a parameter its type, where it has none: variable_coerce_param_hook()."""
+        if expr.type != UNKNOWN:
+            return None
+        known = self.parameters[expr.number - 1]
+        if known in (UNKNOWN, target):
+            self.parameters[expr.number - 1] = target
+        elif ANY_TYPE not in (known, target):
+            raise RejectedError(AMBIGUOUS_PARAMETER, f"inconsistent types deduced for parameter ${expr.number}")
+        at = min(expr.location, location) if location >= 0 else expr.location
+        self.use("param", at, target)
+        self.use("input", at, target)
+        return Expr(target, at, Form.PARAMETER, number=expr.number)
+
+    def check_parameters(self) -> None:
+        """Raise RejectedError where a parameter's type is still open: check_parameter_resolution_walker()."""
+        for at, each in enumerate(self.parameters):
+            if each in (0, UNKNOWN):
+                raise RejectedError(INDETERMINATE, f"could not determine data type of parameter ${at + 1}")
+
+    # -- conversions ---------------------------------------------------------------------------------------------------
+
+    def coerce(self, expr: Expr, target: int, context: Context = Context.IMPLICIT, location: int = -1) -> Expr:
+        """Return an expression that `Coercion.can` become another type as one of that type: coerce_type()."""
+        source = expr.type
+        self.types.add(target)
+        if target == source:
+            return expr
+        if target in (oids.ANY, oids.ANYELEMENT, oids.ANYNONARRAY, oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLENONARRAY):
+            return expr
+        if target in oids.POLYMORPHIC and source != UNKNOWN:
+            base = self.coercion.base(source)
+            return expr if base == source else Expr(base, expr.location, levels=expr.levels)
+        if target == oids.RECORD and self.coercion.is_composite(source):
+            return expr
+        if target == oids.RECORD_ARRAY and self.coercion.is_composite(self.coercion.element(source)):
+            return expr
+        if ANY_TYPE in (source, target):
+            self.unknown("function", location)
+            self.unknown("io", location)
+            return Expr(target, expr.location, levels=expr.levels)
+        if expr.is_literal:
+            return self._input(expr, target)
+        if expr.form is Form.PARAMETER:
+            settled = self._settle(expr, target, location)
+            if settled is not None:
+                return settled
+        if expr.form is Form.COLLATED and source == UNKNOWN:
+            inner = self.coerce(expr.parts[0], target, context, location)
+            return Expr(target, expr.location, levels=inner.levels)
+        path = self.coercion.path(target, source, context)
+        if path is not None:
+            return self._along(path, expr, target, context, location)
+        if source == oids.RECORD and self.coercion.is_composite(target):
+            return self._record_to_row(expr, target, context, location)
+        if source == UNKNOWN:
+            raise RejectedError(CANNOT_COERCE, "failed to find conversion function from unknown")
+        return Expr(target, expr.location, levels=expr.levels)
+
+    def _input(self, expr: Expr, target: int) -> Expr:
+        base = self.coercion.base(target)
+        self.use("const", expr.location, base)
+        self.use("input", expr.location, base)
+        literal = Expr(base, expr.location, Form.CONSTANT, is_null=expr.is_null)
+        return literal if base == target else self._check_domain(literal, target)
+
+    def _along(self, path: Path, expr: Expr, target: int, context: Context, location: int) -> Expr:
+        base = self.coercion.base(target)
+        self.types.add(base)
+        if path.cast:
+            self.use("cast", location, path.cast)
+        if path.way is Way.FUNCTION:
+            self.use("function", location, path.function)
+        elif path.way is Way.INPUT_OUTPUT:
+            self.use("io", location, base)
+            self.use("io-from", location, expr.type)
+            self.use("output", location, expr.type)
+            self.use("input", location, base)
+        elif path.way is Way.ARRAY:
+            self.use("array-cast", location, base)
+            element = Expr(self.coercion.element(self.coercion.base(expr.type)), location)
+            self.coerce(element, self.coercion.element(base), context, location)
+        found = Expr(base, expr.location, levels=expr.levels, columns=expr.columns)
+        return found if base == target else self._check_domain(found, target)
+
+    def _check_domain(self, expr: Expr, domain: int) -> Expr:
+        """Record that a value becomes one of a domain: coerce_to_domain()."""
+        self.use("domain", -1, domain)
+        self.use("check", expr.location, domain)
+        row = self.world.types[domain]
+        if row.modifier >= 0:
+            self._modify(self.coercion.base(domain), -1)
+        return Expr(domain, expr.location, levels=expr.levels, columns=expr.columns)
+
+    def _modify(self, type_: int, location: int) -> None:
+        path = self.coercion.modifier_function(type_)
+        if path is not None:
+            if path.way is Way.ARRAY:
+                self.use("array-cast", location, type_)
+            self.use("function", location, path.function)
+
+    def _record_to_row(self, expr: Expr, target: int, context: Context, location: int) -> Expr:
+        """Make a row constructor one of a row type, field by field: coerce_record_to_complex()."""
+        relation = self.world.relations.get(self.coercion.relation(target))
+        columns: Sequence[Column] = relation.columns if relation is not None else ()
+        parts: Sequence[Expr]
+        if expr.form is Form.ROW:
+            parts = expr.parts
+        elif expr.form is Form.WHOLE_ROW and expr.columns is not None:
+            parts = [Expr(each.type, expr.location, Form.COLUMN) for each in expr.columns]
+        else:
+            raise RejectedError(CANNOT_COERCE, "cannot cast type record")
+        if len(parts) != len(columns):
+            raise RejectedError(CANNOT_COERCE, "cannot cast type record: input has another number of columns")
+        for part, column in zip(parts, columns, strict=True):
+            self.to_target(part, column.type, column.modifier, context, location)
+        base = self.coercion.base(target)
+        self.use("row", location, base)
+        found = Expr(base, expr.location, levels=expr.levels)
+        return found if base == target else self._check_domain(found, target)
+
+    def to_target(
+        self, expr: Expr, target: int, modifier: int = -1, context: Context = Context.EXPLICIT, location: int = -1
+    ) -> Expr:
+        """Convert, or raise RejectedError: coerce_to_target_type()."""
+        if not self.coercion.can([expr.type], [target], context):
+            raise RejectedError(CANNOT_COERCE, "cannot cast type")
+        inner = expr
+        while inner.form is Form.COLLATED:
+            inner = inner.parts[0]
+        found = self.coerce(inner, target, context, location)
+        if modifier >= 0 and target != ANY_TYPE:
+            # Only where the value has another modifier; that a constant is applied to is not worth knowing.
+            self._modify(self.coercion.base(target), location)
+        return Expr(
+            found.type,
+            expr.location,
+            found.form if inner is expr else Form.OTHER,
+            modifier,
+            found.parts,
+            found.number,
+            found.columns,
+            expr.levels,
+            found.is_null,
+        )
+
+    def to_common(self, expr: Expr, target: int) -> Expr:
+        """Convert to what `Coercion.common` has found: coerce_to_common_type()."""
+        if expr.type == target:
+            return expr
+        if not self.coercion.can([expr.type], [target]):
+            raise RejectedError(CANNOT_COERCE, "could not convert type")
+        return self.coerce(expr, target)
+
+    def common(self, exprs: Sequence[Expr], what: str) -> int:
+        """Return the common type of expressions: select_common_type(). Raises RejectedError."""
+        try:
+            return self.coercion.common([each.type for each in exprs], what)
+        except MismatchError as error:
+            raise RejectedError(MISMATCH, str(error)) from error
+
+    def to_bool(self, expr: Expr) -> Expr:
+        """Convert to boolean: coerce_to_boolean()."""
+        return self.to_specific(expr, oids.BOOL)
+
+    def to_specific(self, expr: Expr, target: int) -> Expr:
+        """Convert as in an assignment: coerce_to_specific_type()."""
+        if expr.type == target:
+            return expr
+        if not self.coercion.can([expr.type], [target], Context.ASSIGNMENT):
+            raise RejectedError(MISMATCH, "argument must be of another type")
+        return self.to_target(expr, target, -1, Context.ASSIGNMENT)
+
+    def arguments(self, given: Sequence[Expr], wanted: Sequence[int]) -> list[Expr]:
+        """Convert what a function or operator is given: make_fn_arguments()."""
+        return [
+            self.coerce(each, type_) if each.type != type_ else each for each, type_ in zip(given, wanted, strict=False)
+        ]
+
+    # -- operators -----------------------------------------------------------------------------------------------------
+
+    def operator(self, schema: str, name: str, left: Expr | None, right: Expr, location: int) -> Expr:
+        """Apply an operator: make_op()."""
+        operators = self._find(schema, name, left.type if left is not None else 0, right.type, location)
+        given = [right] if left is None else [left, right]
+        levels = right.levels | (left.levels if left is not None else 0)
+        if len(operators) > 1:
+            return self._one_of(operators, given, location, levels)
+        operator = operators[0]
+        declared = [operator.right] if left is None else [operator.left, operator.right]
+        wanted, result = self.resolve([each.type for each in given], declared, operator.result)
+        converted = self.arguments(given, wanted)
+        return Expr(result, location, levels=levels, parts=converted)
+
+    def _find(self, schema: str, name: str, left: int, right: int, location: int) -> tuple[Operator, ...]:
+        operators = self.choosing.operator(schema, name, left, right)
+        if not operators:
+            raise RejectedError(UNDEFINED_FUNCTION, "operator does not exist")
+        self.use("operator", location, *(each.oid for each in operators))
+        return operators
+
+    def _one_of(self, operators: Sequence[Operator], given: Sequence[Expr], location: int, levels: int) -> Expr:
+        """Apply one of several operators: nobody knows what becomes of the operands."""
+        self.unknown("function", -1)
+        self.unknown("io", -1)
+        self._open(given)
+        results = {ANY_TYPE if each.result in oids.POLYMORPHIC else each.result for each in operators}
+        return Expr(results.pop() if len(results) == 1 else ANY_TYPE, location, levels=levels)
+
+    def _open(self, given: Sequence[Expr]) -> None:
+        """Record that literals and parameters can become anything."""
+        for each in given:
+            if each.form is Form.PARAMETER and each.type == UNKNOWN:
+                self.parameters[each.number - 1] = ANY_TYPE
+            if each.type == UNKNOWN:
+                self.unknown("input", each.location)
+
+    def open(self, given: Sequence[Expr]) -> None:
+        """Record that nobody knows what becomes of these."""
+        self.unknown("function", -1)
+        self.unknown("io", -1)
+        self._open(given)
+
+    def resolve(self, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
+        """Return what is taken and given, polymorphic types replaced. Raises RejectedError."""
+        try:
+            return self.coercion.resolve(actual, declared, result)
+        except MismatchError as error:
+            raise RejectedError(MISMATCH, str(error)) from error
+
+    def array_operator(self, schema: str, name: str, left: Expr, right: Expr, location: int) -> Expr:
+        """Apply an operator to each element of an array: make_scalar_array_op()."""
+        element = right.type
+        if element != UNKNOWN:
+            element = self.coercion.base_element(right.type) if right.type != ANY_TYPE else ANY_TYPE
+            if not element:
+                raise RejectedError("42809", "op ANY/ALL (array) requires array on right side")
+        operators = self._find(schema, name, left.type, element, location)
+        levels = left.levels | right.levels
+        if len(operators) > 1:
+            self.open([left, right])
+            return Expr(oids.BOOL, location, levels=levels)
+        operator = operators[0]
+        wanted, result = self.resolve([left.type, element], [operator.left, operator.right], operator.result)
+        if result not in (oids.BOOL, ANY_TYPE):
+            raise RejectedError("42809", "op ANY/ALL (array) requires operator to yield boolean")
+        # A polymorphic operator may still take its elements as they are: then the array is.
+        array = right.type if wanted[1] in oids.POLYMORPHIC else self.coercion.array(wanted[1])
+        if not array and wanted[1] != ANY_TYPE:
+            raise RejectedError(UNDEFINED_OBJECT, "could not find array type")
+        self.arguments([left, right], [wanted[0], array or ANY_TYPE])
+        return Expr(oids.BOOL, location, levels=levels)
+
+    # -- order, equality -----------------------------------------------------------------------------------------------
+
+    def default_class(self, type_: int, method: int) -> tuple[int, int] | None:
+        """Return family and type of the default operator class that a type has: GetDefaultOpClass()."""
+        base = self.coercion.base(type_)
+        preferred: list[tuple[int, int]] = []
+        compatible: list[tuple[int, int]] = []
+        category = self.coercion.category(base)
+        for each in self.world.classes.get(method, ()):
+            if each.type == base:
+                return each.family, each.type
+            if self.coercion.is_preferred(category, each.type):
+                if self.coercion.is_binary(base, each.type):
+                    preferred.append((each.family, each.type))
+            elif self.coercion.is_binary(base, each.type):
+                compatible.append((each.family, each.type))
+        if len(preferred) == 1:
+            return preferred[0]
+        return compatible[0] if not preferred and len(compatible) == 1 else None
+
+    def strategy(self, type_: int, strategy: int) -> int:
+        """Return the operator of a type's default btree class for a strategy; 0: there is none."""
+        found = self.default_class(type_, oids.BTREE)
+        return 0 if found is None else self.world.members.get((found[0], found[1], found[1], strategy), 0)
+
+    def equality(self, type_: int) -> int:
+        """Return the operator by which equal values of a type are found: lookup_type_cache(), TYPECACHE_EQ_OPR."""
+        operator = self.strategy(type_, oids.BT_EQUAL)
+        if operator:
+            return operator
+        found = self.default_class(type_, oids.HASH)
+        return 0 if found is None else self.world.members.get((found[0], found[1], found[1], oids.HASH_EQUAL), 0)
+
+    def sort(self, expr: Expr, *, descending: bool = False) -> None:
+        """Record how values are put in order: addTargetToSortList()."""
+        if expr.type == ANY_TYPE:
+            self.unknown("sort", expr.location)
+            self.unknown("group", expr.location)
+            return
+        operator = self.strategy(expr.type, oids.BT_GREATER if descending else oids.BT_LESS)
+        equality = self.equality(expr.type)
+        if not operator or not equality:
+            raise RejectedError(UNDEFINED_FUNCTION, "could not identify an ordering operator")
+        self.use("sort", expr.location, operator)
+        self.use("group", expr.location, equality)
+        self.use("order", expr.location, expr.type)
+
+    def group(self, type_: int, location: int) -> None:
+        """Record how equal values are found: addTargetToGroupList()."""
+        if type_ == ANY_TYPE:
+            self.unknown("group", location)
+            self.unknown("sort", location)
+            return
+        equality = self.equality(type_)
+        if not equality:
+            raise RejectedError(UNDEFINED_FUNCTION, "could not identify an equality operator")
+        self.use("group", location, equality)
+        operator = self.strategy(type_, oids.BT_LESS)
+        if operator:
+            self.use("sort", location, operator)
+        self.use("equality", location, type_)

@@ -1,0 +1,242 @@
+"""Resolve what stands in the place of a function or of a column of something: ParseFuncOrColumn() (parse_func.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from . import oids
+from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
+from .choosing import Candidate, Choice
+from .coercion import Context, Way
+from .oids import ANY_TYPE, UNKNOWN
+from .tree import Expr, Form, RejectedError
+from .world import Column, Function
+
+
+@dataclass(slots=True)
+class Call:
+    """A call as it is written, its arguments analysed."""
+
+    schema: str
+    name: str
+    arguments: Sequence[Expr]
+    location: int
+    names: Sequence[str] = ()
+    """Those of the last arguments, in named notation."""
+    within: Sequence[Expr] = ()
+    """What WITHIN GROUP (ORDER BY …) sorts, which are arguments, too."""
+    is_within: bool = False
+    variadic: bool = False
+    """Whether VARIADIC is written."""
+    plain: bool = True
+    """Whether it has nothing that an aggregate alone has, nor OVER."""
+    is_column: bool = False
+    """Whether it is written as a column: `x.name`."""
+    star: bool = False
+
+
+class Kind(Enum):
+    FUNCTION = "f"
+    AGGREGATE = "a"
+    WINDOW = "w"
+
+
+@dataclass(slots=True)
+class Called:
+    """What a call came to: a value, and the function if it is one."""
+
+    expr: Expr
+    function: Function | None = None
+    arguments: Sequence[Expr] = ()
+    """Converted to what the function takes."""
+
+
+def resolve(analysis: Analysis, call: Call) -> Called | None:
+    """Return what a call comes to; None: it is written as a column, and there is nothing of the kind.
+
+    Raises RejectedError.
+    """
+    arguments = list(call.arguments)
+    if not call.is_column and not call.is_within:
+        # parameters of type void are taken for OUT parameters of a driver
+        kept = [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]
+        arguments = kept
+    projection = (
+        len(arguments) == 1
+        and call.plain
+        and not call.variadic
+        and not call.names
+        and not call.schema
+        and (arguments[0].type in (oids.RECORD, ANY_TYPE) or analysis.coercion.is_composite(arguments[0].type))
+    )
+    if projection and call.is_column:
+        found = project(analysis, call.name, arguments[0])
+        if found is not None:
+            return Called(found)
+    arguments += call.within
+    given = [each.type for each in arguments]
+    candidates = analysis.choosing.candidates(
+        call.schema, call.name, len(given), call.names, expand_variadic=not call.variadic
+    )
+    choice = analysis.choosing.best(candidates, given)
+    exact = len(choice.candidates) == 1 and choice.candidates[0].arguments[: len(given)] == tuple(given)
+    if not exact and len(given) == 1 and not call.names:
+        cast = _as_cast(analysis, call, arguments[0])
+        if cast is not None:
+            return Called(cast)
+    if call.names and call.variadic and not exact:
+        choice = Choice(tuple(each for each in choice.candidates if each.order[len(given) - 1] == len(given) - 1))
+    if not choice.candidates or choice.is_ambiguous:
+        if projection and not call.is_column:
+            found = project(analysis, call.name, arguments[0])
+            if found is not None:
+                return Called(found)
+        if call.is_column:
+            return None
+        if choice.is_ambiguous:
+            raise RejectedError(AMBIGUOUS_FUNCTION, f"function {call.name} is not unique")
+        raise RejectedError(UNDEFINED_FUNCTION, f"function {call.name} does not exist")
+    analysis.use("function", call.location, *(each.function.oid for each in choice.candidates))
+    if len(choice.candidates) > 1:
+        return _one_of(analysis, call, choice.candidates, arguments)
+    return _apply(analysis, call, choice.candidates[0], arguments)
+
+
+def _as_cast(analysis: Analysis, call: Call, argument: Expr) -> Expr | None:
+    """Return a call's value where it is a cast by a type's name: the second step of func_get_detail()."""
+    row = analysis.search.type(call.schema, call.name, temporary=False)
+    if row is None or row.relation:
+        return None
+    source = argument.type
+    if source == ANY_TYPE:
+        analysis.unknown("function", call.location)
+        return Expr(ANY_TYPE, call.location, levels=argument.levels)
+    if not (source == UNKNOWN and argument.form is Form.CONSTANT):
+        path = analysis.coercion.path(row.oid, source, Context.EXPLICIT)
+        if path is None or path.way not in (Way.RELABEL, Way.INPUT_OUTPUT):
+            return None
+        is_row = source == oids.RECORD or analysis.coercion.is_composite(source)
+        if path.way is Way.INPUT_OUTPUT and row.category == "S" and is_row:
+            return None
+    return analysis.coerce(argument, row.oid, Context.EXPLICIT, call.location)
+
+
+def _apply(analysis: Analysis, call: Call, chosen: Candidate, arguments: list[Expr]) -> Called:
+    function = chosen.function
+    if function.kind == "p":
+        raise RejectedError("42809", f"{call.name} is a procedure")
+    count = len(arguments)
+    declared = chosen.arguments[:count]
+    if function.aggregate == "h" and call.is_within:
+        arguments = _unify_hypothetical(analysis, len(call.within), arguments, declared)
+    with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
+    wanted, result = analysis.resolve(with_defaults, chosen.arguments, function.result)
+    converted = analysis.arguments(arguments, wanted[:count])
+    if chosen.variadic and function.variadic != oids.ANY:
+        _pack(analysis, converted[count - chosen.variadic :])
+    if chosen.defaults:
+        analysis.use("default", call.location, function.oid)
+    levels = 0
+    for each in arguments:
+        levels |= each.levels
+    actual = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
+    actual += wanted[count:]
+    columns = _outputs(analysis, function, actual, chosen) if result == oids.RECORD else None
+    return Called(Expr(result, call.location, levels=levels, columns=columns), function, converted)
+
+
+def _pack(analysis: Analysis, elements: Sequence[Expr]) -> None:
+    """Make an array of variadic arguments."""
+    first = elements[0].type
+    if first != ANY_TYPE and not analysis.coercion.array(first):
+        raise RejectedError("42704", "could not find array type")
+
+
+def _unify_hypothetical(
+    analysis: Analysis, aggregated: int, arguments: list[Expr], declared: Sequence[int]
+) -> list[Expr]:
+    """Give each hypothetical argument and what is sorted beside it one type: unify_hypothetical_args()."""
+    found = list(arguments)
+    for sorted_at in range(len(found) - aggregated, len(found)):
+        at = sorted_at - aggregated
+        if at < 0 or declared[at] != oids.ANY:
+            continue
+        common = analysis.common([found[sorted_at], found[at]], "WITHIN GROUP")
+        found[at] = analysis.coerce(found[at], common)
+        found[sorted_at] = analysis.coerce(found[sorted_at], common)
+    return found
+
+
+def _one_of(analysis: Analysis, call: Call, candidates: Sequence[Candidate], arguments: Sequence[Expr]) -> Called:
+    analysis.open(arguments)
+    results = {ANY_TYPE if each.function.result in oids.POLYMORPHIC else each.function.result for each in candidates}
+    levels = 0
+    for argument in arguments:
+        levels |= argument.levels
+    for each in candidates:
+        if each.defaults:
+            analysis.use("default", call.location, each.function.oid)
+    result = results.pop() if len(results) == 1 else ANY_TYPE
+    kinds = {each.function.kind for each in candidates}
+    function = candidates[0].function if len(kinds) == 1 else None
+    return Called(Expr(result, call.location, levels=levels), function, arguments)
+
+
+def _outputs(
+    analysis: Analysis, function: Function, given: Sequence[int], chosen: Candidate
+) -> Sequence[Column] | None:
+    """Return the columns of a function that gives records and says which: build_function_result_tupdesc_t()."""
+    if not function.types:
+        return None
+    at_parameter = dict(zip(chosen.order or range(len(given)), given, strict=False))
+    actual = [at_parameter.get(at, UNKNOWN) for at in range(len(function.arguments))]
+    names = function.names or ("",) * len(function.types)
+    found: list[Column] = []
+    for type_, mode, name in zip(function.types, function.modes, names, strict=False):
+        if mode not in "obt":
+            continue
+        if type_ in oids.POLYMORPHIC:
+            _, type_ = analysis.resolve(actual, function.arguments, type_)
+        found.append(Column(name or f"column{len(found) + 1}", type_, -1))
+    return found or None
+
+
+def _fields(expr: Expr) -> tuple[Column, ...] | None:
+    if expr.type != oids.RECORD:
+        return None
+    if expr.columns is not None:
+        return tuple(expr.columns)
+    if expr.form is not Form.ROW:
+        return None
+    return tuple(Column(f"f{at + 1}", each.type, each.modifier, _fields(each)) for at, each in enumerate(expr.parts))
+
+
+def output_column(name: str, expr: Expr) -> Column:
+    """Return the column that an expression is in a query's output."""
+    return Column(name, expr.type, expr.modifier, _fields(expr))
+
+
+def columns_of(analysis: Analysis, expr: Expr) -> Sequence[Column] | None:
+    """Return the columns of a value that is a row; None: nobody knows them, or it is none."""
+    if expr.columns is not None:
+        return expr.columns
+    relation = analysis.coercion.relation(expr.type)
+    if relation:
+        row = analysis.world.relations.get(relation)
+        return row.columns if row is not None else None
+    return _fields(expr)
+
+
+def project(analysis: Analysis, name: str, row: Expr) -> Expr | None:
+    """Return a column of a row; None: it has none of this name. ParseComplexProjection()."""
+    if row.type == ANY_TYPE:
+        analysis.unknown("function", row.location)
+        return Expr(ANY_TYPE, row.location, levels=row.levels)
+    for column in columns_of(analysis, row) or ():
+        if column.name == name:
+            if row.form is Form.WHOLE_ROW:
+                analysis.use("var", row.location, column.type)
+            return Expr(column.type, row.location, modifier=column.modifier, levels=row.levels, columns=column.columns)
+    return None

@@ -1,0 +1,283 @@
+"""Choose among functions and operators that bear one name: parser/parse_func.c, parser/parse_oper.c.
+
+Where an argument's type is not known, every candidate that the known ones leave can be chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .coercion import Coercion
+from .oids import ANY_TYPE, UNKNOWN
+from .search import Search
+from .world import Function, Operator
+
+_STRING = "S"  # TYPCATEGORY_STRING
+_INVALID = ""
+
+
+class Candidate(NamedTuple):
+    """One function as a call would use it: FuncCandidateList (catalog/namespace.h)."""
+
+    function: Function
+    place: int
+    """Of its schema in the path."""
+    arguments: tuple[int, ...]
+    """What it takes, argument by argument of the call as it is written, then those left to their defaults."""
+    variadic: int
+    """How many arguments its variadic one takes up."""
+    defaults: int
+    """How many are left to their defaults."""
+    order: tuple[int, ...] = ()
+    """With named arguments: which parameter each argument of the call is, then those left out."""
+    is_ambiguous: bool = False
+    """Whether another function takes the same, and nothing says which is meant."""
+
+
+class Choice(NamedTuple):
+    """What func_get_detail() found: what can be meant, or that several fit, or nothing."""
+
+    candidates: tuple[Candidate, ...]
+    is_ambiguous: bool = False
+
+
+class Choosing:
+    """Choose along one search_path."""
+
+    __slots__ = ("_operators", "coercion", "search")
+
+    def __init__(self, coercion: Coercion, search: Search) -> None:
+        self.coercion = coercion
+        self.search = search
+        self._operators: dict[tuple[str, str, int, int], tuple[Operator, ...]] = {}
+
+    # -- functions -----------------------------------------------------------------------------------------------------
+
+    def candidates(
+        self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool, defaults: bool = True
+    ) -> list[Candidate]:
+        """Give what a call with so many arguments can mean: FuncnameGetCandidates().
+
+        `names` are those of the last arguments, in named notation.
+        """
+        found: list[Candidate] = []
+        for place, function in self.search.functions(schema, name):
+            candidate = self._candidate(function, place, count, names, expand_variadic, defaults)
+            if candidate is not None:
+                _add(found, candidate)
+        return found
+
+    @staticmethod
+    def _candidate(
+        function: Function, place: int, count: int, names: Sequence[str], expand_variadic: bool, defaults: bool
+    ) -> Candidate | None:
+        parameters = len(function.arguments)
+        if names:
+            if (function.variadic and expand_variadic) or parameters < count:
+                return None
+            if parameters > count and not (defaults and count + function.defaults >= parameters):
+                return None
+            order = _match_names(function, count, names)
+            if order is None:
+                return None
+            arguments = tuple(function.arguments[at] for at in order)
+            return Candidate(function, place, arguments, 0, parameters - count, order)
+        variadic = bool(function.variadic) and expand_variadic and parameters <= count
+        if variadic:
+            taken = count - parameters + 1
+            arguments = function.arguments[:-1] + (function.variadic,) * taken
+            return Candidate(function, place, arguments, taken, 0)
+        if parameters > count:
+            if not defaults or count + function.defaults < parameters:
+                return None
+            return Candidate(function, place, function.arguments, 0, parameters - count)
+        if parameters != count:
+            return None
+        return Candidate(function, place, function.arguments, 0, 0)
+
+    def best(self, candidates: Sequence[Candidate], given: Sequence[int]) -> Choice:
+        """Give the candidates that can be chosen for arguments of these types: the rest of func_get_detail()."""
+        count = len(given)
+        if ANY_TYPE not in given:
+            wanted = tuple(given)
+            for each in candidates:
+                if not count or each.arguments[:count] == wanted:
+                    return Choice((each,), each.is_ambiguous)
+        return self.coerced(candidates, given)
+
+    def coerced(self, candidates: Sequence[Candidate], given: Sequence[int]) -> Choice:
+        """Give those that can be chosen where none takes just these types."""
+        count = len(given)
+        can = self.coercion.can
+        fitting = [each for each in candidates if can(given, each.arguments[:count])]
+        if len(fitting) > 1 and ANY_TYPE not in given:
+            at = self._select(given, [each.arguments for each in fitting])
+            if at is None:
+                return Choice((), is_ambiguous=True)
+            fitting = [fitting[at]]
+        if len(fitting) == 1:
+            return Choice((fitting[0],), fitting[0].is_ambiguous)
+        return Choice(tuple(each for each in fitting if not each.is_ambiguous))
+
+    # -- operators -----------------------------------------------------------------------------------------------------
+
+    def operator(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
+        """Give the operators that can be chosen for operands of these types; none: the server finds none.
+
+        `left` is 0 for a prefix operator. oper(), left_oper().
+        """
+        key = (schema, name, left, right)
+        if key not in self._operators:
+            self._operators[key] = self._find_operator(schema, name, left, right)
+        return self._operators[key]
+
+    def _find_operator(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
+        named = [each for each in self.search.operators(schema, name) if bool(each.left) == bool(left)]
+        exact = {(each.left, each.right): each for each in named}
+        if left and right != ANY_TYPE != left:
+            one, other = left, right
+            was_unknown = False
+            if one == UNKNOWN != other:
+                one, was_unknown = other, True
+            elif other == UNKNOWN != one:
+                other, was_unknown = one, True
+            if (one, other) in exact:
+                return (exact[one, other],)
+            if was_unknown:
+                base = self.coercion.base(one)
+                if base != one and (base, base) in exact:
+                    return (exact[base, base],)
+        elif right != ANY_TYPE and (left, right) in exact:
+            return (exact[left, right],)
+        given = (left, right) if left else (right,)
+        takes = [(each.left, each.right) if left else (each.right,) for each in named]
+        fitting = [at for at, each in enumerate(takes) if self.coercion.can(given, each)]
+        if len(fitting) > 1 and ANY_TYPE not in given:
+            chosen = self._select(given, [takes[at] for at in fitting])
+            fitting = [] if chosen is None else [fitting[chosen]]
+        return tuple(named[at] for at in fitting)
+
+    # -- both ----------------------------------------------------------------------------------------------------------
+
+    def _select(self, given: Sequence[int], candidates: Sequence[Sequence[int]]) -> int | None:
+        """Return which of the candidates is chosen; None: that is ambiguous. func_select_candidate()."""
+        coercion = self.coercion
+        count = len(given)
+        bases = [each if each == UNKNOWN else coercion.base(each) for each in given]
+        unknown = [at for at, each in enumerate(bases) if each == UNKNOWN]
+        known = [at for at, each in enumerate(bases) if each != UNKNOWN]
+        left = list(range(len(candidates)))
+        left = _most(left, lambda at: sum(candidates[at][i] == bases[i] for i in known))
+        if len(left) == 1:
+            return left[0]
+        categories = [coercion.category(each) for each in bases]
+        left = _most(
+            left,
+            lambda at: sum(
+                candidates[at][i] == bases[i] or coercion.is_preferred(categories[i], candidates[at][i]) for i in known
+            ),
+        )
+        if len(left) == 1:
+            return left[0]
+        if not unknown:
+            return None
+        slots = self._slots(unknown, [candidates[at] for at in left])
+        if slots is not None:
+            kept = [at for at in left if self._fits(candidates[at], slots)]
+            if kept:
+                left = kept
+            if len(left) == 1:
+                return left[0]
+        if len(unknown) < count and len({bases[at] for at in known}) == 1:
+            guess = [bases[known[0]]] * count
+            fitting = [at for at in left if coercion.can(guess, candidates[at][:count])]
+            if len(fitting) == 1:
+                return fitting[0]
+        return None
+
+    def _slots(self, unknown: Sequence[int], candidates: Sequence[Sequence[int]]) -> dict[int, tuple[str, bool]] | None:
+        """Give for each literal the category that it is taken for, and whether a preferred type of it is wanted."""
+        types = self.coercion.world.types
+        slots: dict[int, tuple[str, bool]] = {}
+        for at in unknown:
+            category, has_preferred, conflict = _INVALID, False, False
+            for each in candidates:
+                row = types.get(each[at])
+                its, preferred = (row.category, row.preferred) if row is not None else ("\0", False)
+                if category == _INVALID:
+                    category, has_preferred = its, preferred
+                elif its == category:
+                    has_preferred = has_preferred or preferred
+                elif its == _STRING:
+                    category, has_preferred = its, preferred
+                else:
+                    conflict = True
+            if conflict and category != _STRING:
+                return None
+            slots[at] = (category, has_preferred)
+        return slots
+
+    def _fits(self, candidate: Sequence[int], slots: dict[int, tuple[str, bool]]) -> bool:
+        types = self.coercion.world.types
+        for at, (category, has_preferred) in slots.items():
+            row = types.get(candidate[at])
+            if row is None or row.category != category or (has_preferred and not row.preferred):
+                return False
+        return True
+
+
+def _most(left: list[int], count: Callable[[int], int]) -> list[int]:
+    """Leave those of the highest count."""
+    counts = [count(at) for at in left]
+    most = max(counts)
+    return [at for at, each in zip(left, counts, strict=True) if each == most]
+
+
+def _add(found: list[Candidate], candidate: Candidate) -> None:
+    """Add a candidate, unless one that takes the same is to be preferred: see FuncnameGetCandidates()."""
+    takes = candidate.arguments[: len(candidate.arguments) - candidate.defaults]
+    for at, other in enumerate(found):
+        if other.arguments[: len(other.arguments) - other.defaults] != takes:
+            continue
+        if candidate.place != other.place:
+            preference = candidate.place - other.place
+        elif candidate.variadic and not other.variadic:
+            preference = 1
+        elif other.variadic and not candidate.variadic:
+            preference = -1
+        else:
+            preference = 0
+        if preference < 0:
+            found[at] = candidate
+        elif not preference:
+            found[at] = other._replace(is_ambiguous=True)
+        return
+    found.append(candidate)
+
+
+def _match_names(function: Function, count: int, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return which parameter each argument is, and then those left to defaults: MatchNamedCall()."""
+    if not function.names:
+        return None
+    modes = function.modes or "i" * len(function.arguments)
+    inputs = [name for name, mode in zip(function.names, modes, strict=False) if mode in "ibv"]
+    positional = count - len(names)
+    order = list(range(positional))
+    taken = set(order)
+    for name in names:
+        if name not in inputs:
+            return None
+        at = inputs.index(name)
+        if at in taken:
+            return None
+        taken.add(at)
+        order.append(at)
+    parameters = len(function.arguments)
+    first_default = parameters - function.defaults
+    for at in range(parameters):
+        if at not in taken:
+            if at < first_default:
+                return None
+            order.append(at)
+    return tuple(order)

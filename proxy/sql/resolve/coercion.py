@@ -1,0 +1,545 @@
+"""Decide which types become which others, and by what: parser/parse_coerce.c.
+
+Types are OIDs; ANY_TYPE, a type that is not known, becomes everything and is anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from . import oids
+from .oids import ANY_TYPE, UNKNOWN
+from .world import World
+
+
+class Context(IntEnum):
+    """Say what asks for a conversion, from the strictest on: CoercionContext (nodes/primnodes.h)."""
+
+    IMPLICIT = 0
+    ASSIGNMENT = 1
+    EXPLICIT = 3
+
+
+class Way(Enum):
+    """Say how a value becomes one of another type: CoercionPathType (parser/parse_coerce.h)."""
+
+    RELABEL = "as it is"
+    FUNCTION = "by a function"
+    ARRAY = "by element"
+    INPUT_OUTPUT = "by output and input"
+
+
+class Path(NamedTuple):
+    way: Way
+    function: int = 0
+    cast: int = 0
+    """The row of pg_cast."""
+
+
+_RELABEL = Path(Way.RELABEL)
+_ARRAY = Path(Way.ARRAY)
+_INPUT_OUTPUT = Path(Way.INPUT_OUTPUT)
+_NEEDED = {"e": Context.EXPLICIT, "a": Context.ASSIGNMENT, "i": Context.IMPLICIT}
+_STRING = "S"  # TYPCATEGORY_STRING
+_INVALID = "\0"
+
+
+class MismatchError(Exception):
+    """Report that types do not fit together: the server rejects the statement."""
+
+
+class Coercion:
+    """Answer for the types of one world. What is asked for once is remembered."""
+
+    __slots__ = ("_bases", "_found", "_inherits", "_types", "world")
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._types = world.types
+        self._found: dict[tuple[int, int, int], Path | None] = {}
+        self._bases: dict[int, int] = {}
+        self._inherits: dict[tuple[int, int], bool] = {}
+
+    # -- what a type is ------------------------------------------------------------------------------------------------
+
+    def base(self, type_: int) -> int:
+        """Return the type below all domains: getBaseType()."""
+        known = self._bases.get(type_)
+        if known is None:
+            known = type_
+            while (row := self._types.get(known)) is not None and row.kind == "d":
+                known = row.base
+            self._bases[type_] = known
+        return known
+
+    def category(self, type_: int) -> str:
+        row = self._types.get(type_)
+        return row.category if row is not None else _INVALID
+
+    def is_preferred(self, category: str, type_: int) -> bool:
+        """Tell whether a type is of this category and preferred in it: IsPreferredType()."""
+        row = self._types.get(type_)
+        return row is not None and row.category == category and row.preferred
+
+    def element(self, type_: int) -> int:
+        """Return the type of a true array's elements; 0 for anything else: get_element_type()."""
+        row = self._types.get(type_)
+        return row.element if row is not None and row.is_array else 0
+
+    def base_element(self, type_: int) -> int:
+        """Return the same for a domain over an array, too: get_base_element_type()."""
+        return self.element(self.base(type_))
+
+    def array(self, type_: int) -> int:
+        """Return the type of arrays of a type; 0: there is none."""
+        row = self._types.get(type_)
+        return row.array if row is not None else 0
+
+    def is_composite(self, type_: int) -> bool:
+        """Tell whether a type is a row type or a domain over one: ISCOMPLEX()."""
+        return self.relation(type_) != 0
+
+    def relation(self, type_: int) -> int:
+        """Return the relation whose row a type is, or a domain over it is: typeOrDomainTypeRelid()."""
+        row = self._types.get(self.base(type_))
+        return row.relation if row is not None else 0
+
+    def is_enum(self, type_: int) -> bool:
+        row = self._types.get(type_)
+        return row is not None and row.kind == "e"
+
+    def subtype(self, type_: int) -> int:
+        """Return what a range is over; 0 for anything else."""
+        return self.world.subtypes.get(type_, 0)
+
+    def multirange(self, range_: int) -> int:
+        return self.world.multiranges.get(range_, 0)
+
+    def range_of(self, multirange: int) -> int:
+        return self.world.ranges.get(multirange, 0)
+
+    # -- one type to another -------------------------------------------------------------------------------------------
+
+    def path(self, target: int, source: int, context: Context) -> Path | None:
+        """Return how a value of one type becomes one of another; None: it does not. find_coercion_pathway()."""
+        key = (target, source, context)
+        try:
+            return self._found[key]
+        except KeyError:
+            found = self._found[key] = self._find_path(self.base(target), self.base(source), context)
+            return found
+
+    def _find_path(self, target: int, source: int, context: Context) -> Path | None:
+        if target == source or ANY_TYPE in (target, source):
+            return _RELABEL
+        cast = self.world.casts.get((source, target))
+        if cast is not None:
+            if context < _NEEDED[cast.context]:
+                return None
+            if cast.method == "f":
+                return Path(Way.FUNCTION, cast.function, cast.oid)
+            return Path(Way.INPUT_OUTPUT if cast.method == "i" else Way.RELABEL, 0, cast.oid)
+        if target not in (oids.OIDVECTOR, oids.INT2VECTOR):
+            to, from_ = self.element(target), self.element(source)
+            if to and from_ and self.path(to, from_, context) is not None:
+                return _ARRAY
+        if context >= Context.ASSIGNMENT and self.category(target) == _STRING:
+            return _INPUT_OUTPUT
+        if context >= Context.EXPLICIT and self.category(source) == _STRING:
+            return _INPUT_OUTPUT
+        return None
+
+    def modifier_function(self, type_: int) -> Path | None:
+        """Return what applies a type's modifier to a value: find_typmod_coercion_function()."""
+        row = self._types.get(type_)
+        if row is None:
+            return None
+        of = row.element if row.is_array else type_
+        cast = self.world.casts.get((of, of))
+        if cast is None or not cast.function:
+            return None
+        return Path(Way.ARRAY if row.is_array else Way.FUNCTION, cast.function)
+
+    def can(self, sources: Sequence[int], targets: Sequence[int], context: Context = Context.IMPLICIT) -> bool:
+        """Tell whether each source becomes its target: can_coerce_type()."""
+        generic = False
+        for source, target in zip(sources, targets, strict=False):
+            if source in (target, ANY_TYPE) or target == oids.ANY:
+                generic = generic or target in oids.POLYMORPHIC
+                continue
+            if target in oids.POLYMORPHIC:
+                generic = True
+                continue
+            if source == UNKNOWN or self.path(target, source, context) is not None:
+                continue
+            if not self._is_row_of(source, target):
+                return False
+        return not generic or self.is_consistent(sources, targets)
+
+    def _is_row_of(self, source: int, target: int) -> bool:
+        if source == oids.RECORD:
+            return self.is_composite(target)
+        if target == oids.RECORD:
+            return self.is_composite(source)
+        if target == oids.RECORD_ARRAY:
+            element = self.element(source)
+            return bool(element) and self.is_composite(element)
+        return self.inherits(source, target)
+
+    def inherits(self, source: int, target: int) -> bool:
+        """Tell whether a row type is of a relation that inherits from the target's, or is a typed table of it."""
+        key = (source, target)
+        if key not in self._inherits:
+            self._inherits[key] = self._find_inherits(source, target)
+        return self._inherits[key]
+
+    def _find_inherits(self, source: int, target: int) -> bool:
+        relation, wanted = self.relation(source), self.relation(target)
+        if not relation or not wanted:
+            return False
+        row = self.world.relations.get(relation)
+        if row is not None and row.of_type == target:
+            return True
+        waiting, seen = [relation], {relation}
+        while waiting:
+            for parent in self.world.parents.get(waiting.pop(), ()):
+                if parent == wanted:
+                    return True
+                if parent not in seen:
+                    seen.add(parent)
+                    waiting.append(parent)
+        return False
+
+    def is_binary(self, source: int, target: int) -> bool:
+        """Tell whether a value is one of another type as it is: IsBinaryCoercible()."""
+        if source in (target, ANY_TYPE) or target in (oids.ANY, oids.ANYELEMENT, oids.ANYCOMPATIBLE):
+            return True
+        source = self.base(source)
+        if source == target:
+            return True
+        if target in (oids.ANYARRAY, oids.ANYCOMPATIBLEARRAY):
+            return bool(self.element(source))
+        if target in (oids.ANYNONARRAY, oids.ANYCOMPATIBLENONARRAY):
+            return not self.element(source)
+        if target == oids.ANYENUM:
+            return self.is_enum(source)
+        if target in (oids.ANYRANGE, oids.ANYCOMPATIBLERANGE):
+            return bool(self.subtype(source))
+        if target in (oids.ANYMULTIRANGE, oids.ANYCOMPATIBLEMULTIRANGE):
+            return bool(self.range_of(source))
+        if target == oids.RECORD:
+            return self.is_composite(source)
+        if target == oids.RECORD_ARRAY:
+            element = self.element(source)
+            return bool(element) and self.is_composite(element)
+        cast = self.world.casts.get((source, target))
+        return cast is not None and cast.method == "b" and cast.context == "i"
+
+    # -- several types to one ------------------------------------------------------------------------------------------
+
+    def common(self, types: Sequence[int], what: str = "") -> int:
+        """Return the type that all of these become: select_common_type().
+
+        Without `what`, 0 where there is none; else raises MismatchError.
+        """
+        first = types[0]
+        if ANY_TYPE in types:
+            return ANY_TYPE
+        if first != UNKNOWN and all(each == first for each in types):
+            return first
+        found = self.base(first)
+        row = self._types.get(found)
+        category, preferred = (row.category, row.preferred) if row is not None else (_INVALID, False)
+        for each in types[1:]:
+            other = self.base(each)
+            if other in (UNKNOWN, found):
+                continue
+            row = self._types.get(other)
+            its_category, its_preferred = (row.category, row.preferred) if row is not None else (_INVALID, False)
+            if found == UNKNOWN:
+                found, category, preferred = other, its_category, its_preferred
+            elif its_category != category:
+                if not what:
+                    return 0
+                raise MismatchError(f"{what} types cannot be matched")
+            elif not preferred and self.can([found], [other]) and not self.can([other], [found]):
+                found, category, preferred = other, its_category, its_preferred
+        return oids.TEXT if found == UNKNOWN else found
+
+    def fits(self, common: int, types: Sequence[int]) -> bool:
+        """Tell whether all become this type without a word: verify_common_type()."""
+        return all(self.can([each], [common]) for each in types)
+
+    def _common_of_types(self, types: Sequence[int]) -> int:
+        """Return the common type of arguments of the compatible family: select_common_type_from_oids()."""
+        known = [each for each in types if each != UNKNOWN]
+        if not known:
+            return oids.TEXT
+        return self.common([*known, *(UNKNOWN for each in types if each == UNKNOWN)])
+
+    # -- polymorphic types ---------------------------------------------------------------------------------------------
+
+    def is_consistent(self, actual: Sequence[int], declared: Sequence[int]) -> bool:
+        """Tell whether arguments fit a polymorphic function: check_generic_type_consistency()."""
+        element = array = range_ = multirange = 0
+        compatible_range = compatible_multirange = 0
+        nonarray = enum = compatible_nonarray = False
+        compatible: list[int] = []
+        for given, wanted in zip(actual, declared, strict=False):
+            if wanted not in oids.POLYMORPHIC:
+                continue
+            if given == ANY_TYPE:
+                return True
+            if wanted in (oids.ANYELEMENT, oids.ANYNONARRAY, oids.ANYENUM):
+                nonarray = nonarray or wanted == oids.ANYNONARRAY
+                enum = enum or wanted == oids.ANYENUM
+                if given == UNKNOWN:
+                    continue
+                if element and given != element:
+                    return False
+                element = given
+            elif wanted == oids.ANYARRAY:
+                if given == UNKNOWN:
+                    continue
+                given = self.base(given)
+                if array and given != array:
+                    return False
+                array = given
+            elif wanted == oids.ANYRANGE:
+                if given == UNKNOWN:
+                    continue
+                given = self.base(given)
+                if range_ and given != range_:
+                    return False
+                range_ = given
+            elif wanted == oids.ANYMULTIRANGE:
+                if given == UNKNOWN:
+                    continue
+                given = self.base(given)
+                if multirange and given != multirange:
+                    return False
+                multirange = given
+            elif wanted in (oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLENONARRAY):
+                compatible_nonarray = compatible_nonarray or wanted == oids.ANYCOMPATIBLENONARRAY
+                if given != UNKNOWN:
+                    compatible.append(given)
+            elif wanted == oids.ANYCOMPATIBLEARRAY:
+                if given == UNKNOWN:
+                    continue
+                of = self.base_element(given)
+                if not of:
+                    return False
+                compatible.append(of)
+            elif wanted == oids.ANYCOMPATIBLERANGE:
+                if given == UNKNOWN:
+                    continue
+                given = self.base(given)
+                if compatible_range and given != compatible_range:
+                    return False
+                of = self.subtype(given)
+                if not of:
+                    return False
+                if not compatible_range:
+                    compatible.append(of)
+                compatible_range = given
+            else:  # ANYCOMPATIBLEMULTIRANGE
+                if given == UNKNOWN:
+                    continue
+                given = self.base(given)
+                if compatible_multirange and given != compatible_multirange:
+                    return False
+                if not self.range_of(given):
+                    return False
+                compatible_multirange = given
+        if array:
+            if array == oids.ANYARRAY:
+                if element:
+                    return False
+                if nonarray or enum:  # the element's type would have to be known
+                    return False
+            else:
+                of = self.element(array)
+                if not of or (element and element != of):
+                    return False
+                element = element or of
+        if multirange:
+            of = self.range_of(multirange)
+            if not of or (range_ and range_ != of):
+                return False
+            range_ = range_ or of
+        if range_:
+            of = self.subtype(range_)
+            if not of or (element and element != of):
+                return False
+            element = element or of
+        if nonarray and element and self.base_element(element):
+            return False
+        if enum and element and not self.is_enum(element):
+            return False
+        if compatible_multirange:
+            of = self.range_of(compatible_multirange)
+            if compatible_range and compatible_range != of:
+                return False
+            if not compatible_range:
+                compatible_range = of
+                compatible.append(self.subtype(of))
+        if compatible:
+            common = self._common_of_types(compatible)
+            if not common or not self.fits(common, compatible):
+                return False
+            if compatible_nonarray and self.base_element(common):
+                return False
+            if compatible_range and common != self.subtype(compatible_range):
+                return False
+        return True
+
+    def resolve(self, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
+        """Return what a polymorphic function takes and gives where these are its arguments.
+
+        enforce_generic_type_consistency(); raises MismatchError.
+        """
+        wanted = list(declared)
+        if not any(each in oids.POLYMORPHIC for each in wanted):
+            return wanted, result
+        if ANY_TYPE in actual:
+            return [ANY_TYPE if each in oids.POLYMORPHIC else each for each in wanted], (
+                ANY_TYPE if result in oids.POLYMORPHIC else result
+            )
+        given = list(actual)
+        seen: dict[int, int] = {}  # by polymorphic type; those of the elements count as one
+        unknown = False
+        compatible: list[int] = []
+        compatible_unknown = False
+        nonarray = enum = compatible_nonarray = False
+        generic = any_compatible = False
+        for at, each in enumerate(wanted):
+            type_ = given[at] if at < len(given) else UNKNOWN
+            if each in oids.ELEMENT_FAMILY:
+                generic = True
+                nonarray = nonarray or each == oids.ANYNONARRAY
+                enum = enum or each == oids.ANYENUM
+                if type_ == UNKNOWN:
+                    unknown = True
+                    continue
+                key = oids.ANYELEMENT if each in (oids.ANYNONARRAY, oids.ANYENUM) else each
+                if key != oids.ANYELEMENT:
+                    type_ = self.base(type_)
+                if seen.setdefault(key, type_) != type_:
+                    raise MismatchError("arguments declared alike are not all alike")
+            elif each in oids.COMPATIBLE_FAMILY:
+                any_compatible = True
+                compatible_nonarray = compatible_nonarray or each == oids.ANYCOMPATIBLENONARRAY
+                if type_ == UNKNOWN:
+                    compatible_unknown = True
+                    continue
+                if each in (oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLENONARRAY):
+                    compatible.append(type_)
+                elif each == oids.ANYCOMPATIBLEARRAY:
+                    of = self.base_element(type_)
+                    if not of:
+                        raise MismatchError("argument is not an array")
+                    compatible.append(of)
+                else:
+                    type_ = self.base(type_)
+                    if seen.setdefault(each, type_) != type_:
+                        raise MismatchError("arguments declared alike are not all alike")
+        element = seen.get(oids.ANYELEMENT, 0)
+        array = seen.get(oids.ANYARRAY, 0)
+        range_ = seen.get(oids.ANYRANGE, 0)
+        multirange = seen.get(oids.ANYMULTIRANGE, 0)
+        if generic:
+            element, array, range_, multirange = self._one_element(
+                element, array, range_, multirange, known=not unknown, nonarray=nonarray, enum=enum
+            )
+        common = common_array = 0
+        compatible_range = seen.get(oids.ANYCOMPATIBLERANGE, 0)
+        compatible_multirange = seen.get(oids.ANYCOMPATIBLEMULTIRANGE, 0)
+        if any_compatible:
+            if compatible_multirange and not compatible_range:
+                compatible_range = self.range_of(compatible_multirange)
+            if compatible_range:
+                if not compatible_multirange:
+                    compatible_multirange = self.multirange(compatible_range)
+                of = self.subtype(compatible_range)
+                if not of:
+                    raise MismatchError("argument is not a range")
+                compatible.append(of)
+            if compatible:
+                common = self._common_of_types(compatible)
+                if not common or not self.fits(common, compatible):
+                    raise MismatchError("arguments of the anycompatible family cannot be cast to a common type")
+                common_array = self.array(common)
+            elif compatible_unknown:
+                # All are literals: text, as in a UNION.
+                common, common_array = oids.TEXT, oids.TEXT_ARRAY
+                if any(each in (oids.ANYCOMPATIBLERANGE, oids.ANYCOMPATIBLEMULTIRANGE) for each in wanted):
+                    raise MismatchError("could not determine polymorphic type")
+            if compatible_range and common != self.subtype(compatible_range):
+                raise MismatchError("the range does not fit the other arguments")
+            if compatible_nonarray and self.base_element(common):
+                raise MismatchError("type matched to anycompatiblenonarray is an array type")
+        becomes = {
+            oids.ANYELEMENT: element,
+            oids.ANYNONARRAY: element,
+            oids.ANYENUM: element,
+            oids.ANYARRAY: array or self.array(element),
+            oids.ANYRANGE: range_,
+            oids.ANYMULTIRANGE: multirange,
+            oids.ANYCOMPATIBLE: common,
+            oids.ANYCOMPATIBLENONARRAY: common,
+            oids.ANYCOMPATIBLEARRAY: common_array,
+            oids.ANYCOMPATIBLERANGE: compatible_range,
+            oids.ANYCOMPATIBLEMULTIRANGE: compatible_multirange,
+        }
+        for at, each in enumerate(wanted):
+            is_open = at >= len(given) or given[at] == UNKNOWN
+            if each in oids.COMPATIBLE_FAMILY or (is_open and each in oids.ELEMENT_FAMILY):
+                wanted[at] = becomes[each]
+            if wanted[at] == 0:
+                raise MismatchError("could not determine polymorphic type")
+        if result in oids.POLYMORPHIC:
+            result = becomes[result]
+            if not result:
+                raise MismatchError("could not find the result's type")
+        return wanted, result
+
+    def _one_element(
+        self, element: int, array: int, range_: int, multirange: int, *, known: bool, nonarray: bool, enum: bool
+    ) -> tuple[int, int, int, int]:
+        if array:
+            if array == oids.ANYARRAY:
+                if element:
+                    raise MismatchError("cannot determine element type of anyarray")
+            else:
+                of = self.element(array)
+                if not of or (element and element != of):
+                    raise MismatchError("argument declared anyarray is not an array of the others' type")
+                element = of
+        if multirange:
+            of = self.range_of(multirange)
+            if not of or (range_ and range_ != of):
+                raise MismatchError("argument declared anymultirange is not of the others' range")
+            range_ = of
+        elif range_:
+            multirange = self.multirange(range_)
+        if range_:
+            of = self.subtype(range_)
+            if not of or (element and element != of):
+                raise MismatchError("argument declared anyrange is not over the others' type")
+            element = of
+        if not element:
+            if array == oids.ANYARRAY:
+                element = oids.ANYELEMENT
+                if nonarray or enum:
+                    raise MismatchError("cannot determine element type of anyarray")
+            elif known:
+                raise MismatchError("could not determine polymorphic type")
+            else:
+                raise MismatchError("could not determine polymorphic type because input has type unknown")
+        elif nonarray and self.base_element(element):
+            raise MismatchError("type matched to anynonarray is an array type")
+        elif enum and not self.is_enum(element):
+            raise MismatchError("type matched to anyenum is not an enum type")
+        return element, array, range_, multirange

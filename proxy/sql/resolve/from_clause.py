@@ -1,0 +1,328 @@
+"""Analyse what FROM names: parser/parse_clause.c, parser/parse_relation.c."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from . import calls, documents, names, oids
+from .analysis import UNDEFINED_COLUMN, Analysis
+from .expressions import analyse
+from .names import location
+from .oids import ANY_TYPE
+from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, WithQuery
+from .world import Column
+
+
+def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None:
+    """Add what FROM names to a level, one by one: transformFromClause()."""
+    for node in nodes:
+        found = _item(analysis, level, node)
+        _check_names(level.items, found)
+        for item in level.items:
+            item.lateral_only = True
+            item.lateral_allowed = True
+        for item in found:
+            item.lateral_only = True
+            item.lateral_allowed = True
+        level.items += found
+    for item in level.items:
+        item.lateral_only = False
+        item.lateral_allowed = True
+
+
+def _check_names(before: Sequence[Item], added: Sequence[Item]) -> None:
+    """checkNameSpaceConflicts(): a table without an alias may stand twice, in two schemas."""
+    for one in before:
+        for other in added:
+            if not (one.named and other.named) or one.name != other.name:
+                continue
+            if one.relation and other.relation and one.relation != other.relation:
+                continue
+            raise RejectedError("42712", f'table name "{one.name}" specified more than once')
+
+
+def _item(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    kind, body = names.kind_of(node)
+    function = _KINDS.get(kind)
+    if function is None:
+        raise NotModelledError(kind)
+    return function(analysis, level, body)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    schema, name = node.get("schemaname", ""), node["relname"]
+    query = None if schema else _query_named(level, name)
+    alias = node.get("alias")
+    if query is not None:
+        if query.columns is None:
+            raise RejectedError("42P19", "recursive reference to query must not appear here")
+        columns = _renamed(query.columns, alias, name)
+        return [Item(alias["aliasname"] if alias else name, columns, hidden=query.added)]
+    relation = analysis.search.relation(schema, name)
+    if relation is None:
+        raise RejectedError("42P01", f'relation "{name}" does not exist')
+    if relation.kind == "c":
+        raise RejectedError("42809", f'cannot open relation "{name}"')
+    analysis.use("relation", location(node), relation.oid)
+    columns = _renamed(relation.columns, alias, name)
+    return [
+        Item(
+            alias["aliasname"] if alias else name,
+            columns,
+            relation.row_type or oids.RECORD,
+            0 if alias else relation.oid,
+            relation.schema,
+            is_table=True,
+        )
+    ]
+
+
+def _query_named(level: Level, name: str) -> WithQuery | None:
+    around: Level | None = level
+    while around is not None:
+        if name in around.queries:
+            return around.queries[name]
+        around = around.parent
+    return None
+
+
+def _renamed(columns: Sequence[Column], alias: Body | None, what: str) -> Sequence[Column]:
+    """Give columns the names that an alias has for them: buildRelationAliases()."""
+    if not alias or "colnames" not in alias:
+        return columns
+    new = [each["String"]["sval"] for each in alias["colnames"]]
+    if len(new) > len(columns):
+        raise RejectedError("42P10", f'table "{what}" has fewer columns than specified')
+    return [column if at >= len(new) else column._replace(name=new[at]) for at, column in enumerate(columns)]
+
+
+def _sample(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    """transformRangeTableSample()."""
+    found = _item(analysis, level, node["relation"])
+    schema, name = names.qualified(node["method"])
+    method = next(
+        (
+            each
+            for _, each in analysis.search.functions(schema, name)
+            if each.arguments == (oids.INTERNAL,) and each.result == oids.TSM_HANDLER
+        ),
+        None,
+    )
+    if method is None:
+        raise RejectedError("42704", f"tablesample method {name} does not exist")
+    analysis.use("sample", location(node), method.oid)
+    # system and bernoulli take a float4; the others are in contrib, and take an int8 or a float8
+    wanted = oids.FLOAT4 if method.oid < 16384 else {"system_rows": oids.INT8, "system_time": oids.FLOAT8}.get(name, 0)
+    for each in node.get("args", ()):
+        value = analyse(analysis, level, each)
+        if wanted:
+            analysis.to_specific(value, wanted)
+        else:
+            analysis.open([value])
+    if "repeatable" in node:
+        analysis.to_specific(analyse(analysis, level, node["repeatable"]), oids.FLOAT8)
+    return found
+
+
+def _subquery(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    level.lateral = bool(node.get("lateral"))
+    query = analysis.query(analysis, node["subquery"], level, True)
+    level.lateral = False
+    alias = node.get("alias")
+    columns = _renamed(query.columns, alias, alias["aliasname"] if alias else "unnamed_subquery")
+    return [Item(alias["aliasname"] if alias else "unnamed_subquery", columns, named=alias is not None)]
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def _function(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    """transformRangeFunction()."""
+    pairs: list[tuple[Body, Sequence[Body] | None]] = []
+    for each in node["functions"]:
+        call, definitions = each["List"]["items"]
+        columns = definitions["List"]["items"] if definitions else None
+        pairs += ((one, columns) for one in _unnested(call, columns))
+    if "coldeflist" in node:
+        if len(pairs) != 1:
+            raise RejectedError("42601", "multiple functions with a column definition list")
+        pairs = [(pairs[0][0], node["coldeflist"])]
+    alias = node.get("alias")
+    level.lateral = True
+    found: list[Column] = []
+    scalar = False
+    row_type = oids.RECORD
+    for call, definitions in pairs:
+        value = analyse(analysis, level, call)
+        columns, is_scalar = _columns(analysis, value, call, definitions, alias if len(pairs) == 1 else None)
+        found += columns
+        scalar = is_scalar
+        row_type = value.type if analysis.coercion.relation(value.type) else oids.RECORD
+    level.lateral = False
+    ordinality = bool(node.get("ordinality"))
+    if ordinality:
+        found.append(Column("ordinality", oids.INT8, -1))
+    if ordinality or len(pairs) != 1:
+        scalar, row_type = False, oids.RECORD
+    name = alias["aliasname"] if alias else names.output_name(analysis, pairs[0][0])
+    return [Item(name, _renamed(found, alias, name), row_type, scalar=scalar)]
+
+
+def _unnested(call: Body, definitions: object) -> list[Body]:
+    """Give a call of unnest with several arrays as one for each, which is pg_catalog's."""
+    body = call.get("FuncCall")
+    if body is None or definitions is not None or len(body["funcname"]) != 1:
+        return [call]
+    arguments = body.get("args", ())
+    special = {"agg_order", "agg_filter", "over", "agg_star", "agg_distinct", "func_variadic"}
+    if body["funcname"][0]["String"]["sval"] != "unnest" or len(arguments) < 2 or special & body.keys():
+        return [call]
+    name = [{"String": {"sval": "pg_catalog"}}, {"String": {"sval": "unnest"}}]
+    return [{"FuncCall": {**body, "funcname": name, "args": [each]}} for each in arguments]
+
+
+def _columns(
+    analysis: Analysis, value: Expr, call: Body, definitions: Sequence[Body] | None, alias: Body | None
+) -> tuple[list[Column], bool]:
+    """Return the columns of a function in FROM, and whether it is no row: addRangeTableEntryForFunction()."""
+    if definitions is not None:
+        return [_defined(analysis, each["ColumnDef"]) for each in definitions], False
+    columns = calls.columns_of(analysis, value)
+    if columns is not None:
+        return list(columns), False
+    if value.type == oids.RECORD:
+        raise RejectedError("42601", "a column definition list is required for functions returning record")
+    if value.type == ANY_TYPE:
+        raise NotModelledError("columns of an unknown function")
+    name = _only_output(analysis, call) or (alias["aliasname"] if alias else names.output_name(analysis, call))
+    return [Column(name, value.type, value.modifier)], True
+
+
+def _only_output(analysis: Analysis, call: Body) -> str:
+    """Return the name of the one OUT parameter of the function that a call has picked: get_func_result_name()."""
+    body = call.get("FuncCall")
+    if body is None:
+        return ""
+    at = location(body)
+    for use in reversed(analysis.uses):
+        if use.kind == "function" and use.location == at and use.oids and len(use.oids) == 1:
+            (oid,) = use.oids
+            function = analysis.world.functions[oid]
+            outputs = [name for name, mode in zip(function.names, function.modes, strict=False) if mode in "obt"]
+            return outputs[0] if len(outputs) == 1 else ""
+    return ""
+
+
+def _defined(analysis: Analysis, node: Body) -> Column:
+    type_, modifier = names.type_named(analysis, node["typeName"])
+    analysis.use("check", location(node), type_)
+    return Column(node["colname"], type_, modifier)
+
+
+def _xml_table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    return _document(level, node, "xmltable", lambda: documents.xml_table(analysis, level, node))
+
+
+def _json_table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    return _document(level, node, "json_table", lambda: documents.json_table(analysis, level, node))
+
+
+def _document(level: Level, node: Body, name: str, columns: Callable[[], Sequence[Column]]) -> list[Item]:
+    level.lateral = True
+    found = columns()
+    level.lateral = False
+    alias = node.get("alias")
+    name = alias["aliasname"] if alias else name
+    return [Item(name, _renamed(found, alias, name))]
+
+
+# -- joins -------------------------------------------------------------------------------------------------------------
+
+
+def _join(analysis: Analysis, level: Level, node: Body) -> list[Item]:
+    """Analyse a JoinExpr: transformFromClauseItem()."""
+    left = _item(analysis, level, node["larg"])
+    kind = node.get("jointype", "JOIN_INNER")
+    before = len(level.items)
+    for item in left:
+        item.lateral_only = True
+        item.lateral_allowed = kind in ("JOIN_INNER", "JOIN_LEFT")
+    level.items += left
+    right = _item(analysis, level, node["rarg"])
+    del level.items[before:]
+    _check_names(left, right)
+    left_columns = [column for item in left if item.columns_visible for column in item.columns]
+    right_columns = [column for item in right if item.columns_visible for column in item.columns]
+    if node.get("isNatural"):
+        common = {each.name for each in right_columns}
+        using = [each.name for each in left_columns if each.name in common]
+    else:
+        using = [each["String"]["sval"] for each in node.get("usingClause", ())]
+    merged: list[Column] = []
+    pairs: list[tuple[Expr, Expr]] = []
+    for name in using:
+        pair = _one(left_columns, name), _one(right_columns, name)
+        pairs.append((_side(pair[0], level), _side(pair[1], level)))
+        type_ = pair[0].type
+        if pair[0].type != pair[1].type:
+            type_ = analysis.common(pairs[-1], "JOIN/USING")
+            for expr in pairs[-1]:
+                analysis.coerce(expr, type_)
+        merged.append(Column(name, type_, pair[0].modifier if pair[0][1:] == pair[1][1:] else -1))
+    for one, other in pairs:
+        analysis.to_bool(analysis.operator("", "=", one, other, -1))
+    rest = [each for each in (*left_columns, *right_columns) if each.name not in using]
+    # the sides' own items may still be named, not their columns alone
+    joined = Item("", [*merged, *rest], named=False)
+    if "quals" in node:
+        _condition(analysis, level, [*left, *right], node["quals"])
+    alias = node.get("alias")
+    using_alias = node.get("join_using_alias")
+    if alias:
+        joined.name, joined.named = alias["aliasname"], True
+        joined.columns = _renamed(joined.columns, alias, joined.name)
+        left = right = []
+    for item in (*left, *right):
+        item.columns_visible = False
+    found = [*left, *right, joined]
+    if using_alias:
+        found.append(Item(using_alias["aliasname"], merged, columns_visible=False))
+    return found
+
+
+def _condition(analysis: Analysis, level: Level, items: Sequence[Item], quals: Body) -> None:
+    """Analyse ON with what the join's two sides have, and nothing else of this FROM: transformJoinOnClause()."""
+    saved = level.items
+    for item in items:
+        item.lateral_only = False
+        item.lateral_allowed = True
+    level.items = list(items)
+    analysis.to_bool(analyse(analysis, level, quals))
+    level.items = saved
+
+
+def _one(columns: Sequence[Column], name: str) -> Column:
+    found = [each for each in columns if each.name == name]
+    if len(found) > 1:
+        raise RejectedError("42702", f'common column name "{name}" appears more than once')
+    if not found:
+        raise RejectedError(UNDEFINED_COLUMN, f'column "{name}" specified in USING clause does not exist')
+    return found[0]
+
+
+def _side(column: Column, level: Level) -> Expr:
+    return Expr(column.type, -1, Form.COLUMN, column.modifier, levels=1 << level.depth)
+
+
+_KINDS: dict[str, Callable[[Analysis, Level, Body], list[Item]]] = {
+    "RangeVar": _table,
+    "RangeTableSample": _sample,
+    "RangeSubselect": _subquery,
+    "RangeFunction": _function,
+    "RangeTableFunc": _xml_table,
+    "JsonTable": _json_table,
+    "JoinExpr": _join,
+}

@@ -1,0 +1,360 @@
+"""Analyse queries: transformSelectStmt() and what is beside it in parser/analyze.c, parser/parse_cte.c.
+
+The order is the server's own: it decides where a parameter without a type gets one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+from . import calls, expressions, names, oids, sorting
+from .analysis import Analysis
+from .expressions import analyse
+from .from_clause import from_clause
+from .oids import ANY_TYPE, UNKNOWN
+from .scopes import column_named
+from .tree import Body, Expr, Form, Level, NotModelledError, Query, RejectedError, Target, WithQuery
+from .world import Column
+
+MAX_LEVELS = 40
+"""Queries within each other that are looked into."""
+_SET_NAMES = {"SETOP_UNION": "UNION", "SETOP_INTERSECT": "INTERSECT", "SETOP_EXCEPT": "EXCEPT"}
+
+
+def query(analysis: Analysis, node: Body, parent: Level | None, resolve: bool) -> Query:
+    """Analyse a query and return its output. `resolve`: literals left open become text. Raises RejectedError."""
+    kind, body = names.kind_of(node)
+    if kind != "SelectStmt":
+        raise NotModelledError(kind)
+    return _select(analysis, body, parent, resolve)
+
+
+def _select(analysis: Analysis, body: Body, parent: Level | None, resolve: bool) -> Query:
+    level = _below(parent)
+    found = _outputs(analysis, level, body, resolve=resolve)
+    columns = [calls.output_column(*each) for each in found]
+    return Query(columns, level.used & ((1 << level.depth) - 1))
+
+
+def _below(parent: Level | None) -> Level:
+    level = Level(parent, 0 if parent is None else parent.depth + 1)
+    if level.depth > MAX_LEVELS:
+        raise NotModelledError("queries within each other")
+    return level
+
+
+def _outputs(
+    analysis: Analysis, level: Level, body: Body, *, resolve: bool, recursive: WithQuery | None = None
+) -> list[Target]:
+    if "withClause" in body:
+        _with(analysis, level, body["withClause"])
+    if "intoClause" in body:
+        raise NotModelledError("INTO")
+    if body.get("op", "SETOP_NONE") != "SETOP_NONE":
+        found = _set_operations(analysis, level, body, recursive)
+        _after(analysis, level, body, found)
+    elif "valuesLists" in body:
+        found = _values(analysis, level, body)
+        _after(analysis, level, body, found)
+    else:
+        found = _plain(analysis, level, body)
+    return [Target(each.name, _resolved(analysis, each.expr)) for each in found] if resolve else found
+
+
+def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
+    level.windows = {each["WindowDef"]["name"]: each["WindowDef"] for each in body.get("windowClause", ())}
+    from_clause(analysis, level, body.get("fromClause", ()))
+    targets = _targets(analysis, level, body.get("targetList", ()))
+    for key in ("whereClause", "havingClause"):
+        if key in body:
+            analysis.to_bool(analyse(analysis, level, body[key]))
+    _sort(analysis, level, targets, body)
+    for each in body.get("groupClause", ()):
+        _group(analysis, level, targets, each)
+    if "distinctClause" in body:
+        _distinct(analysis, level, targets, body["distinctClause"])
+    _limit(analysis, level, body)
+    for definition in level.windows.values():
+        expressions.window(analysis, level, definition)
+    return targets
+
+
+def _sort(analysis: Analysis, level: Level, targets: list[Target], body: Body) -> None:
+    for each in body.get("sortClause", ()):
+        sort = each["SortBy"]
+        at = _found_target(analysis, level, targets, sort["node"], grouping=False)
+        if isinstance(at, int):
+            targets[at] = Target(targets[at].name, sorting.sort_by(analysis, targets[at].expr, sort))
+        else:
+            sorting.sort_by(analysis, at, sort)
+
+
+def _limit(analysis: Analysis, level: Level, body: Body) -> None:
+    for key in ("limitOffset", "limitCount"):
+        if key in body:
+            analysis.to_specific(analyse(analysis, level, body[key]), oids.INT8)
+
+
+def _resolved(analysis: Analysis, expr: Expr) -> Expr:
+    """Make text of what has no type: resolveTargetListUnknowns()."""
+    return analysis.coerce(expr, oids.TEXT) if expr.type == UNKNOWN else expr
+
+
+def _targets(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Target]:
+    found: list[Target] = []
+    for each in nodes:
+        target = each["ResTarget"]
+        columns = expressions.expanded(analysis, level, target["val"])
+        if columns is not None:
+            found += (Target(name, expr) for name, expr in columns)
+            continue
+        expr = analyse(analysis, level, target["val"])
+        found.append(Target(target.get("name") or names.output_name(analysis, target["val"]), expr))
+    return found
+
+
+def _found_target(
+    analysis: Analysis, level: Level, targets: Sequence[Target], node: Body, *, grouping: bool
+) -> int | Expr:
+    """Return the output column that ORDER BY or GROUP BY means, or else the expression: findTargetlistEntrySQL92()."""
+    fields = node.get("ColumnRef", {}).get("fields", ())
+    if len(fields) == 1 and "String" in fields[0]:
+        name = fields[0]["String"]["sval"]
+        used = len(analysis.uses)
+        if grouping and _is_column(analysis, level, name):
+            name = ""
+        del analysis.uses[used:]
+        named = [at for at, each in enumerate(targets) if each.name == name] if name else []
+        if named:
+            return named[0]
+    constant = node.get("A_Const")
+    if constant is not None and "isnull" not in constant:
+        if "ival" not in constant:
+            raise RejectedError("42601", "non-integer constant in ORDER BY or GROUP BY")
+        at = constant["ival"].get("ival", 0)
+        if not 0 < at <= len(targets):
+            raise RejectedError("42P10", f"position {at} is not in select list")
+        return int(at) - 1
+    return analyse(analysis, level, node)
+
+
+def _is_column(analysis: Analysis, level: Level, name: str) -> bool:
+    """Tell whether FROM of this very query has a column of this name."""
+    alone = Level(None, level.depth, level.items)
+    return column_named(analysis, alone, name, -1) is not None
+
+
+def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) -> None:
+    """transformGroupClause()."""
+    kind, body = names.kind_of(node)
+    if kind == "GroupingSet":
+        for each in body.get("content", ()):
+            _group(analysis, level, targets, each)
+        return
+    if kind == "RowExpr" and body.get("row_format") == "COERCE_IMPLICIT_CAST":
+        for each in body.get("args", ()):
+            _group(analysis, level, targets, each)
+        return
+    at = _found_target(analysis, level, targets, node, grouping=True)
+    expr = targets[at].expr if isinstance(at, int) else at
+    if expr.type == UNKNOWN:
+        expr = analysis.coerce(expr, oids.TEXT)
+        if isinstance(at, int):
+            targets[at] = Target(targets[at].name, expr)
+    analysis.group(expr.type, expr.location)
+
+
+def _distinct(analysis: Analysis, level: Level, targets: list[Target], nodes: Sequence[Body]) -> None:
+    """transformDistinctClause(), transformDistinctOnClause()."""
+    wanted: list[int | Expr] = [_found_target(analysis, level, targets, node, grouping=False) for node in nodes if node]
+    if not wanted:
+        wanted = list(range(len(targets)))
+    for at in wanted:
+        expr = targets[at].expr if isinstance(at, int) else at
+        if expr.type == UNKNOWN:
+            expr = analysis.coerce(expr, oids.TEXT)
+            if isinstance(at, int):
+                targets[at] = Target(targets[at].name, expr)
+        analysis.group(expr.type, expr.location)
+
+
+# -- VALUES, UNION -----------------------------------------------------------------------------------------------------
+
+
+def _values(analysis: Analysis, level: Level, body: Body) -> list[Target]:
+    """transformValuesClause()."""
+    rows = [expressions.expand(analysis, level, each["List"]["items"]) for each in body["valuesLists"]]
+    if len({len(row) for row in rows}) > 1:
+        raise RejectedError("42601", "VALUES lists must all be the same length")
+    found: list[Target] = []
+    for at in range(len(rows[0])):
+        column = [row[at] for row in rows]
+        common = analysis.common(column, "VALUES")
+        converted = [analysis.to_common(each, common) for each in column]
+        modifiers = {each.modifier for each in converted}
+        modifier = modifiers.pop() if len(modifiers) == 1 else -1
+        found.append(Target(f"column{at + 1}", Expr(common, converted[0].location, modifier=modifier)))
+    return found
+
+
+def _after(analysis: Analysis, level: Level, body: Body, targets: list[Target]) -> None:
+    """Analyse ORDER BY and LIMIT of what has no FROM."""
+    _sort(analysis, level, targets, body)
+    _limit(analysis, level, body)
+
+
+def _set_operations(analysis: Analysis, level: Level, body: Body, recursive: WithQuery | None) -> list[Target]:
+    """transformSetOperationTree(): a chain of them is followed without going deeper for each."""
+    chain = [body]
+    while _is_operation(chain[-1]["larg"]):
+        chain.append(chain[-1]["larg"])
+    found = _side(analysis, level, chain[-1]["larg"])
+    for each in reversed(chain):
+        if recursive is not None and each is body:
+            recursive.columns = _first_columns(recursive, found)
+        found = _merge(analysis, each, found, _side(analysis, level, each["rarg"]))
+    if recursive is not None and recursive.columns is not None:
+        for target, column in zip(found, recursive.columns, strict=False):
+            if target.expr.type != column.type and ANY_TYPE not in (target.expr.type, column.type):
+                raise RejectedError("42804", f'recursive query "{recursive.name}" column has another type overall')
+    return found
+
+
+def _side(analysis: Analysis, level: Level, body: Body) -> list[Target]:
+    if _is_operation(body):
+        return _set_operations(analysis, level, body, None)
+    return _outputs(analysis, _below(level), body, resolve=False)
+
+
+def _is_operation(body: Body) -> bool:
+    """Tell whether it is a set operation without clauses of its own, which would make it a query within."""
+    if body.get("op", "SETOP_NONE") == "SETOP_NONE":
+        return False
+    return not body.keys() & {"sortClause", "limitOffset", "limitCount", "lockingClause", "withClause"}
+
+
+def _merge(analysis: Analysis, body: Body, left: Sequence[Target], right: Sequence[Target]) -> list[Target]:
+    name = _SET_NAMES[body["op"]]
+    if len(left) != len(right):
+        raise RejectedError("42601", f"each {name} query must have the same number of columns")
+    found: list[Target] = []
+    for one, other in zip(left, right, strict=True):
+        pair = (one.expr, other.expr)
+        common = analysis.common(pair, name)
+        for expr in pair:
+            if expr.type != UNKNOWN or expr.form in (Form.CONSTANT, Form.PARAMETER):
+                analysis.to_common(expr, common)
+        if name != "UNION" or not body.get("all"):
+            analysis.group(common, -1)
+        modifier = one.expr.modifier if one.expr.modifier == other.expr.modifier else -1
+        found.append(Target(one.name, Expr(common, one.expr.location, modifier=modifier)))
+    return found
+
+
+# -- WITH --------------------------------------------------------------------------------------------------------------
+
+
+def _first_columns(query_: WithQuery, left: Sequence[Target]) -> list[Column]:
+    """Fix the columns of a recursive query by what it begins with: determineRecursiveColTypes()."""
+    columns = [
+        calls.output_column(each.name, each.expr)._replace(
+            type=oids.TEXT if each.expr.type == UNKNOWN else each.expr.type
+        )
+        for each in left
+    ]
+    return _renamed(columns, query_.names)
+
+
+def _renamed(columns: Sequence[Column], new: Sequence[str]) -> list[Column]:
+    if len(new) > len(columns):
+        raise RejectedError("42P10", "WITH query has fewer columns than specified")
+    return [column._replace(name=new[at]) if at < len(new) else column for at, column in enumerate(columns)]
+
+
+def _with(analysis: Analysis, level: Level, clause: Body) -> None:
+    """transformWithClause(). With RECURSIVE a query is analysed before those that name it."""
+    bodies = [each["CommonTableExpr"] for each in clause["ctes"]]
+    if len({each["ctename"] for each in bodies}) < len(bodies):
+        raise RejectedError("42712", "WITH query name specified more than once")
+    if clause.get("recursive"):
+        for each in bodies:
+            level.queries[each["ctename"]] = _query_of(each)
+        ordered = _in_order(bodies)
+    else:
+        ordered = bodies
+    for each in ordered:
+        found = level.queries.get(each["ctename"]) if clause.get("recursive") else None
+        found = found or _query_of(each)
+        _analyse_with(analysis, level, found, each, recursive=bool(clause.get("recursive")))
+        level.queries[each["ctename"]] = found
+
+
+def _query_of(body: Body) -> WithQuery:
+    return WithQuery(body["ctename"], None, [each["String"]["sval"] for each in body.get("aliascolnames", ())])
+
+
+def _in_order(bodies: Sequence[Body]) -> list[Body]:
+    """Put queries behind those that they name, others as they stand: TopologicalSort()."""
+    names_ = {each["ctename"] for each in bodies}
+    waits = {each["ctename"]: _named(each["ctequery"], names_) - {each["ctename"]} for each in bodies}
+    left = list(bodies)
+    found: list[Body] = []
+    while left:
+        ready = next((each for each in left if not waits[each["ctename"]]), None)
+        if ready is None:
+            raise RejectedError("0A000", "mutual recursion between WITH items is not implemented")
+        left.remove(ready)
+        found.append(ready)
+        for each in waits.values():
+            each.discard(ready["ctename"])
+    return found
+
+
+def _named(node: object, wanted: Set[str]) -> set[str]:
+    """Give the names among these that tables in a tree have; a WITH inside that hides one is not looked at."""
+    found: set[str] = set()
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            if "relname" in part and "schemaname" not in part and part["relname"] in wanted:
+                found.add(part["relname"])
+            waiting += part.values()
+    return found
+
+
+def _analyse_with(analysis: Analysis, level: Level, found: WithQuery, body: Body, *, recursive: bool) -> None:
+    """analyzeCTE()."""
+    kind, select = names.kind_of(body["ctequery"])
+    if kind != "SelectStmt":
+        raise NotModelledError(kind)
+    is_recursive = recursive and found.name in _named(select, {found.name})
+    operation = select.get("op") == "SETOP_UNION"
+    inner = _below(level)
+    found.added = _searched(analysis, level, body)
+    targets = _outputs(analysis, inner, select, resolve=True, recursive=found if is_recursive and operation else None)
+    columns = [calls.output_column(*each) for each in targets]
+    found.columns = [*_renamed(columns, found.names), *found.added]
+    found.added = ()
+
+
+def _searched(analysis: Analysis, level: Level, body: Body) -> list[Column]:
+    """Return the columns that SEARCH and CYCLE add."""
+    found: list[Column] = []
+    search = body.get("search_clause")
+    if search is not None:
+        depth = not search.get("search_breadth_first")
+        found.append(Column(search["search_seq_column"], oids.RECORD_ARRAY if depth else oids.RECORD, -1))
+    cycle = body.get("cycle_clause")
+    if cycle is not None:
+        value = analyse(analysis, level, cycle["cycle_mark_value"])
+        default = analyse(analysis, level, cycle["cycle_mark_default"])
+        common = analysis.common([value, default], "CYCLE")
+        for each in (value, default):
+            analysis.to_common(each, common)
+        analysis.unknown("operator", -1)  # the negator of what tells equal values
+        found.append(Column(cycle["cycle_mark_column"], common, -1))
+        found.append(Column(cycle["cycle_path_column"], oids.RECORD_ARRAY, -1))
+    return found

@@ -1,0 +1,60 @@
+"""Analyse ORDER BY and window frames: parser/parse_clause.c."""
+
+from __future__ import annotations
+
+from . import oids
+from .analysis import Analysis
+from .names import qualified
+from .oids import ANY_TYPE, UNKNOWN
+from .tree import Body, Expr, RejectedError
+
+FRAME_RANGE = 0x00002  # FRAMEOPTION_RANGE, nodes/parsenodes.h
+
+
+def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
+    """Record how an expression is put in order, and return what is: addTargetToSortList()."""
+    if expr.type == UNKNOWN:
+        analysis.coerce(expr, oids.TEXT)
+        expr = Expr(oids.TEXT, expr.location, expr.form, levels=expr.levels)
+    if "useOp" not in node:
+        analysis.sort(expr, descending=node.get("sortby_dir") == "SORTBY_DESC")
+        return expr
+    found = analysis.choosing.operator(*qualified(node["useOp"]), expr.type, expr.type)
+    if not found:
+        raise RejectedError("42883", "operator does not exist")
+    analysis.use("sort", expr.location, *(each.oid for each in found))
+    equal: set[int] = set()
+    for each in found:
+        for family, strategy in analysis.world.strategies.get(each.oid, ()):
+            if strategy in (oids.BT_LESS, oids.BT_GREATER):
+                equal.add(analysis.world.members.get((family, each.left, each.right, oids.BT_EQUAL), 0))
+    if not equal:
+        raise RejectedError("42809", "operator is not a valid ordering operator")
+    analysis.use("group", expr.location, *equal)
+    analysis.use("order", expr.location, expr.type)
+    return expr
+
+
+def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:
+    """Record the function that adds a frame's offset, and convert that: transformFrameOffset()."""
+    if ANY_TYPE in (column.type, offset.type):
+        analysis.unknown("function", -1)
+        analysis.unknown("in-range", -1)
+        analysis.open([offset])
+        return
+    found = analysis.default_class(column.type, oids.BTREE)
+    if found is None:
+        raise RejectedError("42883", "could not identify an ordering operator")
+    family, type_ = found
+    wanted = type_ if offset.type == UNKNOWN else offset.type
+    fitting = {
+        right: function
+        for (its_family, left, right, number), function in analysis.world.support.items()
+        if (its_family, left, number) == (family, type_, oids.BT_IN_RANGE)
+        and analysis.coercion.can([offset.type], [right])
+    }
+    if wanted not in fitting and len(fitting) != 1:
+        raise RejectedError("0A000", "RANGE with offset PRECEDING/FOLLOWING is not supported for these types")
+    chosen = wanted if wanted in fitting else next(iter(fitting))
+    analysis.use("in-range", -1, fitting[chosen])
+    analysis.to_specific(offset, chosen)

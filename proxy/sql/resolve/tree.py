@@ -1,0 +1,144 @@
+"""Hold what analysis makes of a text: expressions with their types, what FROM names, and the levels of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from .oids import RECORD, UNKNOWN
+from .world import Column
+
+Body = dict[str, Any]
+
+
+class RejectedError(Exception):
+    """Report that the server rejects the statement, with the SQLSTATE and the words that it is expected to use."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class NotModelledError(Exception):
+    """Report that the statement has something in it that is not analysed here: nobody knows what it means."""
+
+
+class Use(NamedTuple):
+    """One thing that a statement names or uses without naming it."""
+
+    kind: str
+    location: int
+    """Where the parse tree has it, in bytes; -1: nowhere."""
+    oids: frozenset[int] | None
+    """Every object that the server can pick; None: nobody knows."""
+
+
+class Form(Enum):
+    """Say what an expression is, as far as its form decides what becomes of it."""
+
+    CONSTANT = "a literal"
+    PARAMETER = "a parameter"
+    COLUMN = "a column"
+    ROW = "a row constructor"
+    COLLATED = "something with a COLLATE clause"
+    WHOLE_ROW = "a row of something in FROM"
+    OTHER = "anything else"
+
+
+@dataclass(slots=True)
+class Expr:
+    """One expression, analysed."""
+
+    type: int
+    location: int = -1
+    form: Form = Form.OTHER
+    modifier: int = -1
+    parts: Sequence[Expr] = ()
+    """A row's fields; what a COLLATE clause is for."""
+    number: int = 0
+    """A parameter's."""
+    columns: Sequence[Column] | None = None
+    """Those of a value of type record, where they are known."""
+    levels: int = 0
+    """A bit for each depth of query that it has columns of."""
+    is_null: bool = False
+    """Whether it is NULL without a type."""
+
+    @property
+    def is_literal(self) -> bool:
+        return self.type == UNKNOWN and self.form is Form.CONSTANT
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One thing in FROM: ParseNamespaceItem (parser/parse_node.h)."""
+
+    name: str
+    columns: Sequence[Column]
+    row_type: int = RECORD
+    relation: int = 0
+    """The table's OID, where it has no alias: then its schema can be written, too."""
+    schema: int = 0
+    is_table: bool = False
+    """Whether it has system columns."""
+    scalar: bool = False
+    """Whether it is a function that gives no row: as a whole it is its only column."""
+    hidden: Sequence[Column] = ()
+    """Columns that `*` leaves out."""
+    named: bool = True
+    """Whether its name can be used."""
+    columns_visible: bool = True
+    lateral_only: bool = False
+    lateral_allowed: bool = True
+
+
+class Query(NamedTuple):
+    """A query's output."""
+
+    columns: Sequence[Column]
+    levels: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class WithQuery:
+    """A query of WITH."""
+
+    name: str
+    columns: Sequence[Column] | None
+    """None: it is not analysed yet."""
+    names: Sequence[str] = ()
+    """What it calls its columns."""
+    added: Sequence[Column] = ()
+    """Those that SEARCH and CYCLE give it, while it is analysed: `*` leaves them out in the query itself."""
+
+
+@dataclass(slots=True, eq=False)
+class Level:
+    """One query under analysis: ParseState (parser/parse_node.h)."""
+
+    parent: Level | None
+    depth: int
+    items: list[Item] = field(default_factory=list)
+    queries: dict[str, WithQuery] = field(default_factory=dict)
+    windows: dict[str, Body] = field(default_factory=dict)
+    used: int = 0
+    """A bit for each depth of query that it has columns of."""
+    lateral: bool = False
+    """Whether what stands before an item of FROM can be used in it."""
+
+
+class Target(NamedTuple):
+    """One output column."""
+
+    name: str
+    expr: Expr
+
+
+def levels_of(exprs: Iterable[Expr]) -> int:
+    """Return a bit for each depth of query that any of these has columns of."""
+    found = 0
+    for each in exprs:
+        found |= each.levels
+    return found
