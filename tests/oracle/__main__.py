@@ -1,0 +1,55 @@
+"""`python -m tests.oracle`: compare the resolver with a server, and print what is amiss grouped by cause."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from tests import servers
+from tests.oracle import runs
+from tests.oracle.compare import UNSOUND
+from tests.oracle.statements import SOURCES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return 1 where something unsound was found."""
+    options = _options(arguments)
+    worst = 0
+    for version in options.version or [15]:
+        with servers.running(version, settings=runs.SERVER_SETTINGS, auth="trust", plaintext=True) as server:
+            for path in options.path or runs.PATHS[options.hostile]:
+                started = time.monotonic()
+                found = runs.run(
+                    server,
+                    options.source or [name for name in SOURCES if name != "given"],
+                    options.limit,
+                    hostile=options.hostile,
+                    path=path,
+                    seed=options.seed,
+                    only=options.sql,
+                )
+                seconds = time.monotonic() - started
+                where = f"PostgreSQL {version}{', hostile' if options.hostile else ''}, search_path {path}"
+                print(runs.report(found, where, seconds, options.causes, options.examples))
+                worst |= any(miss.problem in UNSOUND for miss in found.misses)
+    return worst
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
+    parser.add_argument("--version", type=int, action="append", help="a major version (15); may be given again")
+    parser.add_argument("--source", action="append", choices=SOURCES, help="where statements come from (all); again")
+    parser.add_argument("--limit", type=int, default=5000, help="statements of each source (5000)")
+    parser.add_argument("--hostile", action="store_true", help="with overloads of what is built in")
+    parser.add_argument("--path", action="append", help="the search_path; may be given again")
+    parser.add_argument("--seed", default="1", help="of what is chosen at random")
+    parser.add_argument("--causes", type=int, default=40, help="how many causes are printed (40)")
+    parser.add_argument("--examples", type=int, default=3, help="how many details of each (3)")
+    parser.add_argument("--sql", action="append", help="this statement only; may be given again")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Run sources of statements against one server and the resolver, and put the outcome into words."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from proxy.commands.embedded import EmbeddedServer
+from tests.oracle import picked
+from tests.oracle.bodies import body
+from tests.oracle.catalogue import prepare
+from tests.oracle.compare import Answer, Comparison, by_cause
+from tests.oracle.resolving import Resolving
+from tests.oracle.server import SERVER_SETTINGS, Analyst
+from tests.oracle.statements import SOURCES, Statement
+
+__all__ = ["PATHS", "SERVER_SETTINGS", "report", "run"]
+
+PATHS: Final[Mapping[bool, Sequence[str]]] = {
+    False: ("public",),
+    True: (
+        "public",
+        "public, pg_catalog",
+        "rival, second, public",
+        "second, rival, pg_catalog, public",
+        "rival, pg_temp, public",
+        "pg_temp, pg_catalog, public",
+    ),
+}
+"""The search_paths that are tried, by whether the schema is hostile."""
+_FOLDER: Final = Path(__file__).parent
+Ask = Callable[[Any, Sequence[int]], Answer]
+"""Answers for a statement's body, as pglast has it, and the types of its parameters that are declared."""
+
+
+def run(
+    server: EmbeddedServer,
+    sources: Iterable[str],
+    limit: int,
+    *,
+    hostile: bool = False,
+    path: str = "public",
+    seed: str = "1",
+    only: Sequence[str] | None = None,
+) -> Comparison:
+    """Compare the resolver with the server on at most `limit` statements of each source, or on those of `only`."""
+    database = create(server, hostile=hostile)
+    with Analyst(server.port, database) as reader, Analyst(server.port, database, search_path=path) as analyst:
+        catalogue = prepare(reader)
+        ask = Resolving(analyst, reader).resolve
+        comparison = Comparison(names(analyst))
+        if only:
+            compare(analyst, ask, comparison, (Statement(text.encode()) for text in only))
+        else:
+            for source in sources:
+                found = SOURCES[source](catalogue, random.Random(seed))
+                compare(analyst, ask, comparison, islice(found, limit))
+    return comparison
+
+
+def create(server: EmbeddedServer, *, hostile: bool = False) -> str:
+    """Make the database for the statements, where it is not there; return its name."""
+    database = f"oracle_{'hostile' if hostile else 'honest'}"
+    if server.sql(f"SELECT 1 FROM pg_database WHERE datname = '{database}'").strip():
+        return database
+    server.sql(f"CREATE DATABASE {database}")
+    for name in ("schema.sql", "hostile.sql") if hostile else ("schema.sql",):
+        server.sql((_FOLDER / name).read_text("utf-8"), database)
+    return database
+
+
+def compare(analyst: Analyst, ask: Ask, comparison: Comparison, statements: Iterable[Statement]) -> None:
+    """Have statements analysed by both sides; texts that are no single query of today's grammar are left out."""
+    bodies: list[Any] = []
+
+    def queries() -> Iterator[Statement]:
+        for statement in statements:
+            tree = body(statement.sql)
+            if tree is not None:
+                bodies.append((statement, tree))
+                yield statement
+
+    for answer in analyst.analyse_all(queries()):
+        statement, tree = bodies.pop(0)
+        comparison.add(statement.sql, answer, ask(tree, statement.parameters))
+
+
+def names(analyst: Analyst) -> Callable[[str, int], str]:
+    """Return a function that names an object of a kind as PostgreSQL writes it."""
+    functions = dict(analyst.run("SELECT oid, oid::regprocedure FROM pg_catalog.pg_proc"))
+    operators = dict(analyst.run("SELECT oid, oid::regoperator FROM pg_catalog.pg_operator"))
+    types = dict(analyst.run("SELECT oid, format_type(oid, NULL) FROM pg_catalog.pg_type"))
+    relations = dict(analyst.run("SELECT oid, oid::regclass FROM pg_catalog.pg_class"))
+    by_kind = {
+        picked.FUNCTION: functions,
+        picked.IN_RANGE: functions,
+        picked.OPERATOR: operators,
+        picked.SORT: operators,
+        picked.GROUP: operators,
+        picked.RELATION: relations,
+    }
+    return lambda kind, oid: by_kind.get(kind, types).get(str(oid)) or f"OID {oid}"
+
+
+def report(found: Comparison, where: str, seconds: float, causes: int, examples: int) -> str:
+    """Return the outcome in words: the counts, then the causes with the smallest statement of each."""
+    tally = found.tally
+    compared = tally.taken
+    sets = tally.single + tally.several + tally.anything
+    lines = [
+        f"# {where}",
+        f"{tally.statements} statements in {seconds:.0f} s: the server takes {compared}, both reject {tally.rejected},"
+        f" {tally.of_values} fail by a value",
+        f"{tally.precise} are precise; of {sets} sets {tally.several} have several members, {tally.anything} anything",
+        "picked: " + ", ".join(f"{len(counts)} {kind}s" for kind, counts in sorted(tally.covered.items())),
+    ]
+    grouped = by_cause(found.misses)
+    wrong = {}
+    for cause in grouped:
+        wrong[cause.problem] = wrong.get(cause.problem, 0) + cause.count
+    lines.append("wrong: " + (", ".join(f"{count} {problem.name}" for problem, count in wrong.items()) or "nothing"))
+    for cause in grouped[:causes]:
+        lines += ["", f"## {cause.count} x {cause.problem.name} {cause.kind}"]
+        lines += [f"- {count} x {detail}" for detail, count in cause.details[:examples]]
+        at = f" -- at {cause.smallest.location}" if cause.smallest.location >= 0 else ""
+        if cause.smallest.elsewhere:
+            at += f", not {', '.join(map(str, cause.smallest.elsewhere))}"
+        lines.append(f"    {cause.smallest.sql}{at}")
+        if cause.smallest.detail != cause.details[0][0]:
+            lines.append(f"    -- {cause.smallest.detail}")
+    if len(grouped) > causes:
+        lines += ["", f"and {len(grouped) - causes} other causes"]
+    return "\n".join(lines)
