@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds = time.monotonic() - started
                 where = f"PostgreSQL {version}{', hostile' if options.hostile else ''}, search_path {path}"
                 print(runs.report(found, where, seconds, options.causes, options.examples))
+                if options.unpicked:
+                    for kind, each in found.tally.unpicked.items():
+                        print(*(f"never picked: {kind} {name}" for name in each), sep="\n")
                 worst |= any(miss.problem in UNSOUND for miss in found.misses)
     return worst
 
@@ -47,6 +50,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", default="1", help="of what is chosen at random")
     parser.add_argument("--causes", type=int, default=40, help="how many causes are printed (40)")
     parser.add_argument("--examples", type=int, default=3, help="how many details of each (3)")
+    parser.add_argument("--unpicked", action="store_true", help="name what the server has never picked")
     parser.add_argument("--sql", action="append", help="this statement only; may be given again")
     return parser.parse_args(arguments)
 

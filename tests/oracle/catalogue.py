@@ -203,24 +203,19 @@ def concrete(catalogue: Catalogue, arguments: Sequence[int]) -> Sequence[Sequenc
     """
     if all(each in catalogue.types or each in _PLAIN for each in arguments):
         return [[_PLAIN.get(each, each) for each in arguments]]
+    an_enum = next((oid for oid, each in catalogue.types.items() if each.kind == "e"), 0)
     found = []
     for element, array, of_range, multirange in _FAMILIES:
-        row = []
-        for each in arguments:
-            if each in _PLAIN:
-                row.append(_PLAIN[each])
-            elif each in (2277, 5078):
-                row.append(array)
-            elif each in (3831, 5080):
-                row.append(of_range)
-            elif each in (4537, 4538):
-                row.append(multirange)
-            elif each in (2283, 2776, 5077, 5079, 2276):
-                row.append(element)
-            else:
-                row.append(each)
-        if all(each in catalogue.types for each in row):
-            found.append(row)
+        stands_for = {
+            **dict.fromkeys((2283, 2776, 5077, 5079, 2276), element),
+            **dict.fromkeys((2277, 5078), array),
+            **dict.fromkeys((3831, 5080), of_range),
+            **dict.fromkeys((4537, 4538), multirange),
+            3500: an_enum,
+            **_PLAIN,
+        }
+        if all(stands_for[each] in (0, *catalogue.types) for each in arguments if each in stands_for):
+            found.append([stands_for.get(each, each) for each in arguments])
     return found
 
 

@@ -142,13 +142,15 @@ class Tally:
     """Statements of which every set that decides has one member."""
     covered: dict[str, Counter[int]] = field(default_factory=dict)
     """How often each object was picked, by kind."""
+    unpicked: dict[str, list[str]] = field(default_factory=dict)
+    """The names of those that were never picked, by kind."""
 
 
 class Comparison:
     """Compare answers one by one; keeps count, and every miss. `name` gives the name of an object of a kind."""
 
     def __init__(self, name: Callable[[str, int], str], kinds: Iterable[str] = picking.DECIDING) -> None:
-        self._name = name
+        self.name = name
         self._kinds = frozenset(kinds)
         self.tally = Tally()
         self.misses: list[Miss] = []
@@ -222,8 +224,8 @@ class Comparison:
                 problem = Problem.CHOICE
             else:
                 problem = Problem.PLACE if index.has(each._replace(location=-1)) else Problem.ABSENT
-            others = ", ".join(sorted(self._name(each.kind, oid) for oid in there)) or "nothing"
-            detail = f"{self._name(each.kind, each.oid)}, not {others}"
+            others = ", ".join(sorted(self.name(each.kind, oid) for oid in there)) or "nothing"
+            detail = f"{self.name(each.kind, each.oid)}, not {others}"
             yield Miss(problem, each.kind, each.location, detail, text, index.places(each.kind, each.oid))
 
     def _wide(self, text: str, answer: Resolution) -> Iterable[Miss]:
@@ -239,7 +241,7 @@ class Comparison:
                 self.tally.single += 1
             else:
                 self.tally.several += 1
-                members = ", ".join(sorted(self._name(use.kind, oid) for oid in use.oids))
+                members = ", ".join(sorted(self.name(use.kind, oid) for oid in use.oids))
                 found.append(Miss(Problem.WIDE, use.kind, use.location, members, text))
         self.tally.precise += not found
         return found[:1]
@@ -255,7 +257,7 @@ class Comparison:
         return ""
 
     def _types(self, found: Sequence[int | None]) -> str:
-        return "(" + ", ".join("?" if oid is None else self._name(picking.CONST, oid) for oid in found) + ")"
+        return "(" + ", ".join("?" if oid is None else self.name(picking.CONST, oid) for oid in found) + ")"
 
 
 class Index:

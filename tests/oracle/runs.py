@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.commands.embedded import EmbeddedServer
 from tests.oracle import picked
 from tests.oracle.bodies import body
-from tests.oracle.catalogue import prepare
+from tests.oracle.catalogue import Catalogue, prepare
 from tests.oracle.compare import Answer, Comparison, by_cause
 from tests.oracle.resolving import Resolving
 from tests.oracle.server import SERVER_SETTINGS, Analyst
@@ -58,6 +58,7 @@ def run(
             for source in sources:
                 found = SOURCES[source](catalogue, random.Random(seed))
                 compare(analyst, ask, comparison, islice(found, limit))
+        comparison.tally.unpicked = dict(_unpicked(catalogue, comparison))
     return comparison
 
 
@@ -105,6 +106,17 @@ def names(analyst: Analyst) -> Callable[[str, int], str]:
     return lambda kind, oid: by_kind.get(kind, types).get(str(oid)) or f"OID {oid}"
 
 
+def _unpicked(catalogue: Catalogue, comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    """Yield what the statements have never made the server pick, though they could."""
+    functions = [each.oid for each in catalogue.functions if each.kind != "p"]
+    for kind, known in (
+        (picked.FUNCTION, functions),
+        (picked.OPERATOR, [each.oid for each in catalogue.operators]),
+    ):
+        seen = comparison.tally.covered.get(kind, {})
+        yield kind, sorted(comparison.name(kind, oid) for oid in known if oid not in seen)
+
+
 def report(found: Comparison, where: str, seconds: float, causes: int, examples: int) -> str:
     """Return the outcome in words: the counts, then the causes with the smallest statement of each."""
     tally = found.tally
@@ -115,7 +127,10 @@ def report(found: Comparison, where: str, seconds: float, causes: int, examples:
         f"{tally.statements} statements in {seconds:.0f} s: the server takes {compared}, both reject {tally.rejected},"
         f" {tally.of_values} fail by a value",
         f"{tally.precise} are precise; of {sets} sets {tally.several} have several members, {tally.anything} anything",
-        "picked: " + ", ".join(f"{len(counts)} {kind}s" for kind, counts in sorted(tally.covered.items())),
+        "picked: "
+        + ", ".join(f"{len(counts)} {kind}s" for kind, counts in sorted(tally.covered.items()))
+        + "; never: "
+        + ", ".join(f"{len(names)} {kind}s" for kind, names in tally.unpicked.items()),
     ]
     grouped = by_cause(found.misses)
     wrong = {}
