@@ -11,6 +11,7 @@ from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
 from .choosing import Candidate, Choice
 from .coercion import Context, Way
 from .oids import ANY_TYPE, UNKNOWN
+from .scopes import SYSTEM_COLUMNS
 from .tree import Expr, Form, RejectedError
 from .world import Column, Function
 
@@ -234,7 +235,10 @@ def project(analysis: Analysis, name: str, row: Expr) -> Expr | None:
     if row.type == ANY_TYPE:
         analysis.unknown("function", row.location)
         return Expr(ANY_TYPE, row.location, levels=row.levels)
-    for column in columns_of(analysis, row) or ():
+    columns = list(columns_of(analysis, row) or ())
+    if row.is_table and name in SYSTEM_COLUMNS:
+        columns.append(Column(name, SYSTEM_COLUMNS[name], -1))
+    for column in columns:
         if column.name == name:
             if row.form is Form.WHOLE_ROW:
                 analysis.use("var", row.location, column.type)

@@ -12,7 +12,7 @@ from .analysis import Analysis
 from .calls import Call
 from .coercion import Context
 from .names import location
-from .oids import UNKNOWN
+from .oids import ANY_TYPE, UNKNOWN
 from .tree import Body, Expr, Level, NotModelledError, RejectedError, levels_of
 from .world import Column
 
@@ -86,23 +86,46 @@ def _since(analysis: Analysis, major: int) -> None:
 
 
 def _values(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Expr]:
-    """Analyse JsonValueExprs; nobody knows what makes JSON of them."""
-    found = [
-        analysis.expression(analysis, level, each.get("JsonValueExpr", each).get("raw_expr", each)) for each in nodes
-    ]
-    analysis.open(found)
-    for each in found:
-        analysis.use("cast-to-json", each.location, each.type)
+    """Analyse JsonValueExprs, or plain expressions: transformJsonValueExpr()."""
+    return [_value(analysis, level, each.get("JsonValueExpr", each).get("raw_expr", each)) for each in nodes]
+
+
+def _value(analysis: Analysis, level: Level, node: Body) -> Expr:
+    """Analyse one, and record all that may make JSON of it, whatever its format."""
+    found = analysis.expression(analysis, level, node)
+    if found.type == UNKNOWN:
+        found = analysis.coerce(found, oids.TEXT)
+    if found.type == ANY_TYPE:
+        analysis.open([found])
+        return found
+    _built_in(analysis, found.location, "to_json", "to_jsonb", "convert_from")
+    for target in (oids.JSON, oids.JSONB):
+        if analysis.coercion.can([found.type], [target], Context.EXPLICIT):
+            analysis.coerce(Expr(found.type, found.location), target, Context.EXPLICIT, found.location)
+    analysis.use("cast-to-json", found.location, found.type)
     return found
 
 
+def _built_in(analysis: Analysis, at: int, *wanted: str) -> None:
+    """Record functions of pg_catalog that the server may call by itself."""
+    found = [each.oid for name in wanted for _, each in analysis.search.functions("pg_catalog", name)]
+    analysis.use("function", at, *found)
+
+
 def _result(analysis: Analysis, node: Body, default: int) -> int:
-    """Return the type that RETURNING names."""
+    """Return the type that RETURNING names, and record all that may make it of JSON: coerceJsonFuncExpr()."""
     output = node.get("output")
     if output is None:
         return default
-    type_, _ = names.type_named(analysis, output["typeName"])
-    analysis.use("input", location(node), type_)
+    type_, modifier = names.type_named(analysis, output["typeName"])
+    at = location(node)
+    analysis.use("input", at, type_)
+    for place in (at, -1):
+        _built_in(analysis, place, "convert_to")
+        for source in (oids.JSON, oids.JSONB, oids.TEXT, oids.BYTEA, oids.BOOL):
+            if analysis.coercion.can([source], [type_], Context.EXPLICIT):
+                analysis.to_target(Expr(source, place), type_, modifier, Context.EXPLICIT, place)
+            analysis.coerce(Expr(source, place), oids.TEXT, Context.EXPLICIT, place)
     return type_
 
 
@@ -115,9 +138,8 @@ def _made(analysis: Analysis, level: Level, node: Body, values: Sequence[Body]) 
 def _object(analysis: Analysis, level: Level, node: Body) -> Expr:
     pairs = [each["JsonKeyValue"] for each in node.get("exprs", ())]
     if not pairs and "output" not in node:
-        return _before(analysis, level, node, "json_object", [], _CONSTRUCTORS_SINCE) or _made(
-            analysis, level, node, []
-        )
+        call = _before(analysis, level, node, "json_object", [], _CONSTRUCTORS_SINCE)
+        return call or _made(analysis, level, node, [])
     _since(analysis, _CONSTRUCTORS_SINCE)
     return _made(analysis, level, node, [each[key] for each in pairs for key in ("key", "value")])
 
@@ -130,11 +152,21 @@ def _array(analysis: Analysis, level: Level, node: Body) -> Expr:
 
 
 def _array_of_query(analysis: Analysis, level: Level, node: Body) -> Expr:
+    """JSON_ARRAY(SELECT …) is an aggregate over a query: transformJsonArrayQueryConstructor()."""
     _since(analysis, _CONSTRUCTORS_SINCE)
     query = analysis.query(analysis, node["query"], level, True)
-    analysis.unknown("function", location(node))
+    at = location(node)
+    for each in query.columns:
+        analysis.use("var", at, each.type)
+        analysis.use("cast-to-json", at, each.type)
+    _aggregates(analysis, at, "_agg")
     default = oids.JSONB if any(each.type == oids.JSONB for each in query.columns) else oids.JSON
-    return Expr(_result(analysis, node, default), location(node), levels=query.levels)
+    return Expr(_result(analysis, node, default), at, levels=query.levels)
+
+
+def _aggregates(analysis: Analysis, at: int, name: str) -> None:
+    suffixes = ("", "_strict", "_unique", "_unique_strict")
+    _built_in(analysis, at, *(f"{kind}{name}{suffix}" for kind in ("json", "jsonb") for suffix in suffixes))
 
 
 def _aggregate(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -144,40 +176,41 @@ def _aggregate(analysis: Analysis, level: Level, node: Body) -> Expr:
     argument = node["arg"]
     values = [argument[key] for key in ("key", "value")] if "key" in argument else [argument]
     found = _values(analysis, level, values)
-    name = "_object_agg" if "key" in argument else "_agg"
-    aggregates = [
-        each.oid
-        for kind in ("json", "jsonb")
-        for suffix in ("", "_strict", "_unique", "_unique_strict")
-        for _, each in analysis.search.functions("pg_catalog", f"{kind}{name}{suffix}")
-    ]
-    analysis.use("function", location(constructor), *aggregates)
+    _aggregates(analysis, location(constructor), "_object_agg" if "key" in argument else "_agg")
     for each in constructor.get("agg_order", ()):
         sort = each["SortBy"]
         sorting.sort_by(analysis, analysis.expression(analysis, level, sort["node"]), sort)
     if "agg_filter" in constructor:
         analysis.to_bool(analysis.expression(analysis, level, constructor["agg_filter"]))
+    if "over" in constructor and "name" not in constructor["over"]:
+        sorting.window(analysis, level, constructor["over"])
     default = oids.JSONB if any(each.type == oids.JSONB for each in found) else oids.JSON
     return Expr(_result(analysis, constructor, default), location(constructor), levels=levels_of(found))
 
 
 def _is_json(analysis: Analysis, level: Level, node: Body) -> Expr:
+    """transformJsonParseArg()."""
     _since(analysis, _CONSTRUCTORS_SINCE)
     value = analysis.expression(analysis, level, node["expr"])
-    if value.type == UNKNOWN:
-        value = analysis.coerce(value, oids.TEXT)
+    if value.type == oids.BYTEA:
+        _built_in(analysis, value.location, "convert_from")
+    elif value.type == UNKNOWN or analysis.coercion.category(value.type) == "S":
+        value = analysis.to_target(value, oids.TEXT, -1, Context.IMPLICIT)
     return Expr(oids.BOOL, location(node), levels=value.levels)
 
 
 def _parse(analysis: Analysis, level: Level, node: Body) -> Expr:
     value = node["expr"]
     call = _before(analysis, level, node, "json", [value["raw_expr"]], _FUNCTIONS_SINCE)
-    return call or Expr(oids.JSON, location(node), levels=_made(analysis, level, node, [value]).levels)
+    return call or Expr(oids.JSON, location(node), levels=_values(analysis, level, [value])[0].levels)
 
 
 def _scalar(analysis: Analysis, level: Level, node: Body) -> Expr:
     call = _before(analysis, level, node, "json_scalar", [node["expr"]], _FUNCTIONS_SINCE)
-    return call or _made(analysis, level, node, [node["expr"]])
+    if call is not None:
+        return call
+    found = _values(analysis, level, [node["expr"]])
+    return Expr(_result(analysis, node, oids.JSON), location(node), levels=levels_of(found))
 
 
 def _serialize(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -196,16 +229,34 @@ _QUERY_FUNCTIONS = {
 
 
 def _query(analysis: Analysis, level: Level, node: Body) -> Expr:
-    """A JsonFuncExpr."""
+    """A JsonFuncExpr: transformJsonFuncExpr()."""
     name, default = _QUERY_FUNCTIONS[node.get("op", "JSON_EXISTS_OP")]
     item, path = node["context_item"], node["pathspec"]
     call = _before(analysis, level, node, name, [item["raw_expr"], path], _FUNCTIONS_SINCE)
     if call is not None:
         return call
-    values = [item, path, *(each["JsonArgument"]["val"] for each in node.get("passing", ()))]
-    values += [node[key]["expr"] for key in ("on_empty", "on_error") if "expr" in node.get(key, ())]
-    found = _values(analysis, level, values)
-    return Expr(_result(analysis, node, default), location(node), levels=levels_of(found))
+    found = _values(analysis, level, [item])
+    found.append(_path(analysis, level, path))
+    found += _values(analysis, level, [each["JsonArgument"]["val"] for each in node.get("passing", ())])
+    type_ = _result(analysis, node, default)
+    found += _defaults(analysis, level, node, type_)
+    return Expr(type_, location(node), levels=levels_of(found))
+
+
+def _path(analysis: Analysis, level: Level, node: Body) -> Expr:
+    found = analysis.expression(analysis, level, node)
+    return analysis.to_target(found, oids.JSONPATH, -1, Context.EXPLICIT, found.location)
+
+
+def _defaults(analysis: Analysis, level: Level, node: Body, type_: int) -> list[Expr]:
+    """Analyse what DEFAULT … ON EMPTY and ON ERROR give: transformJsonBehavior()."""
+    found: list[Expr] = []
+    for key in ("on_empty", "on_error"):
+        if "expr" in node.get(key, ()):
+            value = analysis.expression(analysis, level, node[key]["expr"])
+            found.append(analysis.to_target(value, type_, -1, Context.EXPLICIT, value.location))
+            analysis.coerce(Expr(value.type, -1), type_, Context.EXPLICIT) if value.type != UNKNOWN else None
+    return found
 
 
 def _before(
@@ -226,7 +277,8 @@ def _before(
 def json_table(analysis: Analysis, level: Level, node: Body) -> Sequence[Column]:
     """Return the columns of JSON_TABLE."""
     _since(analysis, _FUNCTIONS_SINCE)
-    _values(analysis, level, [node["context_item"], *(each["JsonArgument"]["val"] for each in node.get("passing", ()))])
+    passing = [each["JsonArgument"]["val"] for each in node.get("passing", ())]
+    _values(analysis, level, [node["context_item"], *passing])
     found: list[Column] = []
     _json_columns(analysis, level, node["columns"], found)
     return found
@@ -241,11 +293,9 @@ def _json_columns(analysis: Analysis, level: Level, nodes: Sequence[Body], found
         elif kind == "JTC_FOR_ORDINALITY":
             found.append(Column(column["name"], oids.INT4, -1))
         else:
-            type_, modifier = names.type_named(analysis, column["typeName"])
-            analysis.use("input", location(column), type_)
-            found.append(Column(column["name"], type_, modifier))
-            defaults = [column[key]["expr"] for key in ("on_empty", "on_error") if "expr" in column.get(key, ())]
-            _values(analysis, level, defaults)
+            type_ = _result(analysis, {**column, "output": column}, oids.TEXT)
+            found.append(Column(column["name"], type_, -1))
+            _defaults(analysis, level, column, type_)
 
 
 KINDS: dict[str, Callable[[Analysis, Level, Body], Expr]] = {

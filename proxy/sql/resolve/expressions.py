@@ -580,32 +580,8 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
         for expr in called.arguments:
             analysis.sort(expr if expr.type != UNKNOWN else analysis.coerce(expr, oids.TEXT))
     if "over" in node and "name" not in node["over"]:
-        window(analysis, level, node["over"])
+        sorting.window(analysis, level, node["over"])
     return called.expr
-
-
-def window(analysis: Analysis, level: Level, node: Body) -> None:
-    """Analyse what a window is made of: transformWindowDefinitions()."""
-    partition = [analyse(analysis, level, each) for each in node.get("partitionClause", ())]
-    order = [(analyse(analysis, level, each["SortBy"]["node"]), each["SortBy"]) for each in node.get("orderClause", ())]
-    sorted_ = [sorting.sort_by(analysis, *each) for each in order]
-    for each in partition:
-        if each.type == UNKNOWN:
-            analysis.coerce(each, oids.TEXT)
-            each = Expr(oids.TEXT, each.location)
-        analysis.group(each.type, each.location)
-    if not sorted_ and "refname" in node and node["refname"] in level.windows:
-        referenced = level.windows[node["refname"]].get("orderClause", ())
-        sorted_ = [analyse(analysis, level, each["SortBy"]["node"]) for each in referenced]
-    for key in ("startOffset", "endOffset"):
-        if key in node:
-            offset = analyse(analysis, level, node[key])
-            if node.get("frameOptions", 0) & sorting.FRAME_RANGE:
-                if not sorted_:
-                    raise RejectedError("42P20", "RANGE with offset requires exactly one ORDER BY column")
-                sorting.in_range(analysis, sorted_[0], offset)
-            else:
-                analysis.to_specific(offset, oids.INT8)
 
 
 def _grouping(analysis: Analysis, level: Level, node: Body) -> Expr:

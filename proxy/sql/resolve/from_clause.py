@@ -75,7 +75,7 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
             relation.row_type or oids.RECORD,
             0 if alias else relation.oid,
             relation.schema,
-            is_table=True,
+            is_table=relation.kind not in "vc",
         )
     ]
 

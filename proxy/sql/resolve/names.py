@@ -62,11 +62,8 @@ def meant(analysis: Analysis, call: Body, schema: str, name: str) -> tuple[str, 
             return schema, "date_part"
         if major < _UNQUALIFIED_FUNCTIONS_BEFORE.get(name, 0):
             _check_only(name, (each.schema for each in analysis.world.functions_named.get(name, ())))
-    elif not schema and major < 14:
-        if name == "substring":
-            return "pg_catalog", name
-        if name == "overlay":
-            raise RejectedError("42601", "syntax error")
+    elif not schema and major < 14 and name == "substring":
+        _check_only(name, (each.schema for each in analysis.world.functions_named.get(name, ())))
     return schema, name
 
 

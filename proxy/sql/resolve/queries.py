@@ -75,7 +75,7 @@ def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
         _distinct(analysis, level, targets, body["distinctClause"])
     _limit(analysis, level, body)
     for definition in level.windows.values():
-        expressions.window(analysis, level, definition)
+        sorting.window(analysis, level, definition)
     return targets
 
 
@@ -128,6 +128,8 @@ def _found_target(
         if named:
             return named[0]
     constant = node.get("A_Const")
+    if constant is not None and analysis.world.major < 15 and "boolval" in constant:
+        constant = None  # it is a cast there
     if constant is not None and "isnull" not in constant:
         if "ival" not in constant:
             raise RejectedError("42601", "non-integer constant in ORDER BY or GROUP BY")

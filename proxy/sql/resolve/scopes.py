@@ -8,7 +8,7 @@ from .oids import ANY_TYPE
 from .tree import Expr, Form, Item, Level, RejectedError
 from .world import Column
 
-_SYSTEM_COLUMNS = {
+SYSTEM_COLUMNS = {
     "ctid": oids.TID,
     "xmin": oids.XID,
     "cmin": oids.CID,
@@ -53,8 +53,8 @@ def _column(item: Item, name: str) -> Column | None:
         raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
     if found:
         return found[0]
-    if item.is_table and name in _SYSTEM_COLUMNS:
-        return Column(name, _SYSTEM_COLUMNS[name], -1)
+    if item.is_table and name in SYSTEM_COLUMNS:
+        return Column(name, SYSTEM_COLUMNS[name], -1)
     return None
 
 
@@ -110,4 +110,4 @@ def whole_row(analysis: Analysis, level: Level, item: Item, owner: Level, at: in
     analysis.types.add(item.row_type)
     analysis.types.update(each.type for each in item.columns)
     analysis.use("var", at, item.row_type)
-    return Expr(item.row_type, at, Form.WHOLE_ROW, levels=bit, columns=item.columns)
+    return Expr(item.row_type, at, Form.WHOLE_ROW, levels=bit, columns=item.columns, is_table=item.is_table)

@@ -6,7 +6,7 @@ from . import oids
 from .analysis import Analysis
 from .names import qualified
 from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, RejectedError
+from .tree import Body, Expr, Level, RejectedError
 
 FRAME_RANGE = 0x00002  # FRAMEOPTION_RANGE, nodes/parsenodes.h
 
@@ -58,3 +58,30 @@ def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:
     chosen = wanted if wanted in fitting else next(iter(fitting))
     analysis.use("in-range", -1, fitting[chosen])
     analysis.to_specific(offset, chosen)
+
+
+def window(analysis: Analysis, level: Level, node: Body) -> None:
+    """Analyse what a window is made of: transformWindowDefinitions()."""
+    partition = [analysis.expression(analysis, level, each) for each in node.get("partitionClause", ())]
+    order = [
+        (analysis.expression(analysis, level, each["SortBy"]["node"]), each["SortBy"])
+        for each in node.get("orderClause", ())
+    ]
+    sorted_ = [sort_by(analysis, *each) for each in order]
+    for each in partition:
+        if each.type == UNKNOWN:
+            analysis.coerce(each, oids.TEXT)
+            each = Expr(oids.TEXT, each.location)
+        analysis.group(each.type, each.location)
+    if not sorted_ and "refname" in node and node["refname"] in level.windows:
+        referenced = level.windows[node["refname"]].get("orderClause", ())
+        sorted_ = [analysis.expression(analysis, level, each["SortBy"]["node"]) for each in referenced]
+    for key in ("startOffset", "endOffset"):
+        if key in node:
+            offset = analysis.expression(analysis, level, node[key])
+            if node.get("frameOptions", 0) & FRAME_RANGE:
+                if not sorted_:
+                    raise RejectedError("42P20", "RANGE with offset requires exactly one ORDER BY column")
+                in_range(analysis, sorted_[0], offset)
+            else:
+                analysis.to_specific(offset, oids.INT8)

@@ -65,6 +65,8 @@ class Expr:
     """A bit for each depth of query that it has columns of."""
     is_null: bool = False
     """Whether it is NULL without a type."""
+    is_table: bool = False
+    """Whether it is a row of a table, which has system columns, too."""
 
     @property
     def is_literal(self) -> bool:
