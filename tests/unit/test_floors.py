@@ -16,7 +16,7 @@ PURE = (
     " sql sql.resolve.oids",
     "sql.resolve.world",
     "sql.resolve.rows sql.resolve.search sql.resolve.coercion sql.resolve.tree",
-    "sql.resolve.choosing",
+    "sql.resolve.choosing sql.resolve.built_in",
     "sql.resolve.analysis",
     "sql.resolve.names sql.resolve.scopes",
     "sql.resolve.calls sql.resolve.sorting",

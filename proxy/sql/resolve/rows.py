@@ -1,102 +1,74 @@
 """Read a server's system catalogues for parse analysis: the queries, and what their answers say.
 
-The same queries gave the project's own data of the built-in objects (`built_in.py`); a database adds its own to those.
+The queries are those of data/world.sql. They read what is not built in, and a digest of what is: where that is another
+than the digest in the project's own data (`built_in.py`), a superuser has changed something, or the server is a fork;
+then everything has to be read.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Final
 
 from . import world
-from .world import Column, Tables, World
+from .world import Tables
 
-Rows = Sequence[Sequence[str]]
-"""One answer: values in text format; the empty text for NULL."""
+Rows = Sequence[Sequence[bytes | None]]
+"""The rows of one SELECT: values in text format."""
+Text = Callable[[bytes | None], str]
+"""Give a value's text; that of NULL is empty."""
 
-_TYPES = """
-SELECT oid, typnamespace, typname, typtype, typcategory, typispreferred, typelem, {true_array}, typarray, typbasetype,
-  typtypmod, typrelid, typcollation <> 0, {subscripts}, typinput::oid, typoutput::oid, typmodin::oid
-FROM pg_type WHERE typisdefined"""
-_FUNCTIONS = """
-SELECT p.oid, pronamespace, proname, prokind, proargtypes, prorettype, proretset, provariadic, pronargdefaults,
-  array_to_string(proallargtypes, ' '), array_to_string(proargmodes, ''), array_to_string(proargnames, E'\\x01', ''),
-  aggkind, aggnumdirectargs
-FROM pg_proc p LEFT JOIN pg_aggregate a ON a.aggfnoid = p.oid"""
-_RANGES = "SELECT rngtypid, rngsubtype, rngmultitypid FROM pg_range"
-_RANGES_ALONE = "SELECT rngtypid, rngsubtype, 0 FROM pg_range"
-_OTHERS: Mapping[str, str] = {
-    "schemas": "SELECT nspname, oid FROM pg_namespace",
-    "operators": "SELECT oid, oprnamespace, oprname, oprleft, oprright, oprresult, oprcode::oid FROM pg_operator",
-    "casts": "SELECT castsource, casttarget, castfunc, castcontext, castmethod, oid FROM pg_cast",
-    "classes": "SELECT oid, opcmethod, opcintype, opcfamily FROM pg_opclass"
-    " WHERE opcdefault AND opcmethod IN (403, 405)",
-    "members": "SELECT amopfamily, amopmethod, amoplefttype, amoprighttype, amopstrategy, amopopr FROM pg_amop"
-    " WHERE amopmethod IN (403, 405) AND amoppurpose = 's'",
-    "support": "SELECT amprocfamily, amproclefttype, amprocrighttype, amprocnum, amproc::oid FROM pg_amproc"
-    " JOIN pg_opfamily f ON f.oid = amprocfamily WHERE opfmethod IN (403, 405)",
-    "relations": "SELECT oid, relnamespace, relname, relkind, reltype, reloftype FROM pg_class"
-    " WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c', 't')",
-    "columns": "SELECT attrelid, attname, atttypid, atttypmod FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
-    " AND EXISTS (SELECT FROM pg_class c WHERE c.oid = attrelid AND relkind NOT IN ('i', 'I'))"
-    " ORDER BY attrelid, attnum",
-    "parents": "SELECT inhrelid, inhparent FROM pg_inherits",
-}
+FIRST_OWN: Final = 12000
+"""What is built in has OIDs below it: see data/world.sql."""
+
+_SELECTS: Final = resources.files("proxy").joinpath("data/world.sql").read_text("utf-8").split(";\n")
+SELECTS: Final = len(_SELECTS)
+"""How many results there are."""
 
 
-def queries(major: int) -> dict[str, str]:
-    """Return a SELECT for each kind of object, for a server of this major version; `read` takes their answers."""
-    handlers = {
-        "true_array": "typsubscript = 'array_subscript_handler'::regproc"
-        if major >= 14
-        else "typlen = -1 AND typelem <> 0",
-        "subscripts": "typsubscript <> 0" if major >= 14 else "typelem <> 0",
-    }
-    return {
-        "types": _TYPES.format(**handlers),
-        "functions": _FUNCTIONS,
-        "ranges": _RANGES if major >= 14 else _RANGES_ALONE,
-        **_OTHERS,
-    }
+def text(*, whole: bool = False) -> str:
+    """Return the SELECTs that read what is not built in, or all there is; `digest` and `read` take their results."""
+    return ";\n".join(_SELECTS).replace("$from", "0" if whole else str(FIRST_OWN))
 
 
-def read(major: int, answers: Mapping[str, Rows]) -> World:
-    """Return the world that the answers to `queries` describe. Raises ValueError if they are others."""
-    columns: defaultdict[str, list[Column]] = defaultdict(list)
-    for relation, name, type_, modifier in answers["columns"]:
-        columns[relation].append(Column(name, int(type_), int(modifier)))
-    return world.build(
-        major,
-        Tables(
-            schemas=((name, int(oid)) for name, oid in answers["schemas"]),
-            types=map(_type, answers["types"]),
-            functions=map(_function, answers["functions"]),
-            operators=(
-                world.Operator(int(oid), int(schema), name, *map(int, rest))
-                for oid, schema, name, *rest in answers["operators"]
-            ),
-            casts=(
-                world.Cast(int(source), int(target), int(function), context, method, int(oid))
-                for source, target, function, context, method, oid in answers["casts"]
-            ),
-            classes=(world.OperatorClass(*map(int, row)) for row in answers["classes"]),
-            members=(_integers(row) for row in answers["members"]),  # type: ignore[misc]
-            support=(_integers(row) for row in answers["support"]),  # type: ignore[misc]
-            relations=(
-                world.Relation(int(oid), int(schema), name, kind, int(row), int(of_type), tuple(columns[oid]))
-                for oid, schema, name, kind, row, of_type in answers["relations"]
-            ),
-            parents=((int(child), int(parent)) for child, parent in answers["parents"]),
-            ranges=((int(range_), int(subtype), int(multi)) for range_, subtype, multi in answers["ranges"]),
-        ),
+def digest(results: Sequence[Rows]) -> str:
+    """Return the digest of what is built in, from the results of `text`. Raises ValueError if they are others."""
+    ((value, _),) = results[0]
+    return (value or b"").decode("ascii")
+
+
+def is_whole(results: Sequence[Rows]) -> bool:
+    """Tell whether everything was read. Raises ValueError if they are other results."""
+    ((_, first),) = results[0]
+    return first == b"0"
+
+
+def read(results: Sequence[Rows], as_text: Text, codes: Mapping[int, int] | None = None) -> Tables:
+    """Return what the results of `text` say. Raises ValueError if they are others.
+
+    `codes` are of the functions that are built in, where everything was read.
+    """
+    _, schemas, types, functions, operators, casts, classes, members, support, relations, parents, ranges = results
+    shown = [[as_text(value) for value in row] for row in functions]
+    return Tables(
+        schemas=[(as_text(name), _integer(oid), usable == b"t") for name, oid, usable in schemas],
+        types=[type_([as_text(value) for value in row]) for row in types],
+        functions=[function(row) for row in shown],
+        operators=[operator([as_text(value) for value in row]) for row in operators],
+        casts=[cast([as_text(value) for value in row]) for row in casts],
+        classes=[world.OperatorClass(*_integers(row)) for row in classes],
+        members=[_integers(row) for row in members],  # type: ignore[misc]
+        support=[_integers(row) for row in support],  # type: ignore[misc]
+        relations=[_relation(row, as_text) for row in relations],
+        parents=[_integers(row) for row in parents],  # type: ignore[misc]
+        ranges=[_integers(row) for row in ranges],  # type: ignore[misc]
+        changed=[int(row[0]) for row in shown if codes and _is_changed(row, codes)],
     )
 
 
-def _integers(row: Sequence[str]) -> tuple[int, ...]:
-    return tuple(map(int, row))
-
-
-def _type(row: Sequence[str]) -> world.Type:
+def type_(row: Sequence[str]) -> world.Type:
+    """Return the type of a row of text."""
     oid, schema, name, kind, category, preferred, element, is_array, array, base, modifier, relation, *rest = row
     collatable, subscripts, takes, gives, modifier_input = rest
     return world.Type(
@@ -120,9 +92,10 @@ def _type(row: Sequence[str]) -> world.Type:
     )
 
 
-def _function(row: Sequence[str]) -> world.Function:
+def function(row: Sequence[str]) -> world.Function:
+    """Return the function of a row of text."""
     oid, schema, name, kind, arguments, result, returns_set, variadic, defaults, types, modes, names, *rest = row
-    aggregate, direct = rest
+    _, aggregate, direct = rest
     return world.Function(
         int(oid),
         int(schema),
@@ -135,10 +108,54 @@ def _function(row: Sequence[str]) -> world.Function:
         int(defaults),
         _oids(types),
         modes,
-        tuple(names.split("\x01")) if names else (),
+        tuple(map(world.unescaped, names.split("/"))) if names else (),
         aggregate,
         int(direct or 0),
     )
+
+
+def operator(row: Sequence[str]) -> world.Operator:
+    """Return the operator of a row of text."""
+    oid, schema, name, left, right, result, function_ = row
+    return world.Operator(int(oid), int(schema), name, int(left), int(right), int(result), int(function_))
+
+
+def cast(row: Sequence[str]) -> world.Cast:
+    """Return the cast of a row of text."""
+    source, target, function_, context, method, oid = row
+    return world.Cast(int(source), int(target), int(function_), context, method, int(oid))
+
+
+def code(row: Sequence[str]) -> int:
+    """Return the hash of what a function does, from its row of text; 0 for one that is not built in."""
+    return int(row[12] or 0)
+
+
+def _is_changed(row: Sequence[str], codes: Mapping[int, int]) -> bool:
+    return codes.get(int(row[0]), code(row)) != code(row)
+
+
+def _relation(row: Sequence[bytes | None], as_text: Text) -> world.Relation:
+    oid, schema, name, kind, row_type, of_type, array, shape = row
+    return world.Relation(
+        _integer(oid),
+        _integer(schema),
+        as_text(name),
+        as_text(kind),
+        _integer(row_type),
+        _integer(of_type),
+        _integer(array),
+        # One by one: in SQL_ASCII, one name can be UTF-8 and another not.
+        as_text(shape) if shape is None or shape.isascii() else "/".join(map(as_text, shape.split(b"/"))),
+    )
+
+
+def _integer(value: bytes | None) -> int:
+    return int(value or 0)
+
+
+def _integers(row: Iterable[bytes | None]) -> tuple[int, ...]:
+    return tuple(map(_integer, row))
 
 
 def _oids(text: str) -> tuple[int, ...]:
