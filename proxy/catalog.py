@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from .sql.resolve.world import Own, World
 from .verdict import Effect
 
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
@@ -212,6 +213,12 @@ class Rows:
     database: str
     encoding: str = "UTF8"
     """The database's own encoding, as the server calls it."""
+    begins_with: str = ""
+    """The search_path that a session of the role begins with, as the setting has it."""
+    path: tuple[int, ...] = ()
+    """The schemas in it that are there and that the role has USAGE on, in their order, pg_catalog among them."""
+    own: Own | None = None
+    """What parse analysis looks up; None: the version is not known."""
     unprinted: int = 0
     """How many objects the server could not print, because another session had a lock: see data/catalogue.sql."""
     functions: tuple[FunctionRow, ...] = ()

@@ -25,6 +25,8 @@ from .catalog import (
     Rows,
     TypeRow,
 )
+from .sql.resolve import built_in
+from .sql.resolve import rows as world_rows
 
 ResultSet = Sequence[Sequence[bytes | None]]
 """The rows of one SELECT: values in text format, in UTF-8."""
@@ -38,6 +40,8 @@ _LOAD = (
     .read_text("utf-8")
     .replace("$state", _STATE.replace("$since", "pg_snapshot_xmin(pg_current_snapshot())::xid"))
 )
+_WORLD = -world_rows.SELECTS
+"""Where the result sets for parse analysis begin: they are the last."""
 _LOOK = (
     "BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL lock_timeout = '3s'; SET LOCAL jit = off; $state; COMMIT"
 )
@@ -49,15 +53,31 @@ _PRINTED_LANGUAGES = ("sql", "plpgsql")
 _TRIGGERS = (2279, 3838)  # the types trigger and event_trigger
 
 
-def load_query(names: Iterable[str] = ()) -> bytes:
+def load_query(names: Iterable[str] = (), *, whole: bool = False) -> bytes:
     """Return the text of one Query message that reads everything; `decode` takes the result sets of its SELECTs.
 
-    `names` are those of refused built-in functions with one argument: columns of these names are worth knowing. The
-    session must have standard_conforming_strings on. Where something is dropped or locked meanwhile, the server may
-    answer with an error, and the transaction is left failed: roll back, and read again.
+    `names` are those of refused built-in functions with one argument: columns of these names are worth knowing. With
+    `whole`, what is built in is read, too: see `is_another`. The session must have standard_conforming_strings on.
+    Where something is dropped or locked meanwhile, the server may answer with an error, and the transaction is left
+    failed: roll back, and read again.
     """
     quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(names))
-    return _LOAD.replace("$names", f"ARRAY[{quoted}]").encode()
+    return _LOAD.replace("$world", world_rows.text(whole=whole)).replace("$names", f"ARRAY[{quoted}]").encode()
+
+
+def is_another(result_sets: Sequence[ResultSet]) -> bool:
+    """Tell from the answer to `load_query` whether the server has other objects built in than the data.
+
+    Then a `whole` answer is wanted. Raises ValueError if it is another one.
+    """
+    return built_in.is_another(_major(result_sets), result_sets[_WORLD:])
+
+
+def without_state(result_sets: Sequence[ResultSet]) -> list[ResultSet]:
+    """Return the answer to `load_query` with what remains the same as long as the rows are the same."""
+    kept = list(result_sets)
+    kept[STATE] = [[None, path, None] for _, path, _ in kept[STATE]]
+    return kept
 
 
 class State(NamedTuple):
@@ -78,15 +98,38 @@ def state_query(since: str) -> bytes:
 def state(result_sets: Sequence[ResultSet]) -> State:
     """Return the State from the answer to `load_query` or `state_query`. Raises ValueError if it is another one."""
     ((since, path, rows),) = result_sets[0 if len(result_sets) == 1 else STATE]
-    return State(_text(since), bytes.fromhex(_text(path)).decode(rules.RAW), _text(rows))
+    return State(_text(since), _path(_text(path)), _text(rows))
+
+
+def _path(shown: str) -> str:
+    return bytes.fromhex(shown).decode(rules.RAW)
+
+
+def _major(result_sets: Sequence[ResultSet]) -> int:
+    ((version, *_),) = result_sets[0]
+    return int(version or 0) // 10000
 
 
 def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
-    read = [[[_text(value) for value in row] for row in rows] for rows in result_sets]
-    server, _, functions, relations, expressions, references, unprinted, *more = read
-    inherits, columns, column_kinds, types, operators, families, casts, built_ins, operands, implicit, members = more
+    read = [[[_text(value) for value in row] for row in rows] for rows in result_sets[:_WORLD]]
+    server, state_, functions, relations, expressions, references, unprinted, *more = read
+    (
+        inherits,
+        columns,
+        column_kinds,
+        types,
+        operators,
+        families,
+        casts,
+        built_ins,
+        operands,
+        implicit,
+        members,
+        schemas,
+    ) = more
     ((version, database, encoding, *_),) = server
+    ((_, path, _),) = state_
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
     column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
@@ -116,6 +159,9 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         version=int(version),
         database=database,
         encoding=encoding,
+        begins_with=_path(path),
+        path=tuple(int(oid) for (oid,) in schemas),
+        own=built_in.own(int(version) // 10000, result_sets[_WORLD:], _text),
         unprinted=len(by_tree) + sum(row.definition == UNREADABLE for row in own_functions),
         functions=own_functions,
         relations=tuple(

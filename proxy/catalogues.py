@@ -225,7 +225,12 @@ class Catalogues:
             share = MAX_SHARE
             while True:
                 policy = judge.policy
-                fetched = await self._ask(kept, catalog_rows.load_query(_attribute_names(policy)))
+                fetched = await self._ask(kept, catalog_rows.load_query(_attribute_names(policy), whole=kept.whole))
+                another = catalog_rows.is_another(fetched)
+                if another and not kept.whole:
+                    kept.whole = True
+                    continue
+                kept.whole = another
                 state = catalog_rows.state(fetched)
                 if shadows(state.path):
                     judge.learn_path(shadowed=True)
@@ -235,8 +240,7 @@ class Catalogues:
             seconds = self._now() - kept.began
             kept.interval = min(max(MIN_INTERVAL, seconds / MAX_SHARE), LONGEST_INTERVAL)
             kept.pause = max(LOOK, seconds / share)
-        fetched[catalog_rows.STATE] = []
-        results = encode_results(fetched)
+        results = encode_results(catalog_rows.without_state(fetched))
         digest = hashlib.sha256(results).digest()
         if known and digest == kept.digest and policy == kept.policy:
             kept.state = state
@@ -314,6 +318,7 @@ class _Kept:
         "state",
         "tried",
         "waiting",
+        "whole",
     )
 
     def __init__(self, database: str, judge: Filter) -> None:
@@ -327,6 +332,8 @@ class _Kept:
         """The one that it was proved under."""
         self.partial = False
         """Whether it could be a better one although nothing has changed: something could not be printed."""
+        self.whole = False
+        """Whether what is built in has to be read, too."""
         self.reader: Reader | None = None
         """The connection that it was read on, for the next look."""
         self.renew = 0.0

@@ -19,7 +19,7 @@ import signal
 import sys
 import traceback
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,8 @@ from proxy.errors import INTERNAL_ERROR, STATEMENT_TOO_COMPLEX, SideCartError
 from proxy.filter import Filter
 from proxy.house import Asker, Audit, Question
 from proxy.policy import Policy
+from proxy.sql.resolve import built_in
+from proxy.sql.resolve.world import Builder, Own, Tables, World, cut
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.verdict import Action, Verdict
@@ -79,18 +81,19 @@ class ProofError(SideCartError):
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
-_HINTS: Final = {**get_type_hints(Catalog), "taints": dict[Key, Taint]}
+_HINTS: Final = {**get_type_hints(Catalog), "taints": dict[Key, Taint], "world": Own | None}
 _Form = msgspec.defstruct("_Form", [(item.name, _HINTS[item.name]) for item in fields(Catalog)], array_like=True)
-"""A Catalog as it travels: all its fields, in their order."""
+"""A Catalog as it travels: all its fields, in their order; of its world, what it was built of."""
 
 
-def _form(catalog: Catalog, **mappings: Any) -> Any:
-    """Give a catalogue the form in which it travels; `mappings` stand in the place of its own."""
-    return _Form(*(mappings.get(item.name, getattr(catalog, item.name)) for item in fields(catalog)))
+def _form(catalog: Catalog, **others: Any) -> Any:
+    """Give a catalogue the form in which it travels; `others` stand in the place of its own values."""
+    others.setdefault("world", None if catalog.world is None else catalog.world.own)
+    return _Form(*(others.get(item.name, getattr(catalog, item.name)) for item in fields(catalog)))
 
 
-def _catalog(form: Any) -> Catalog:
-    return Catalog(**{item.name: getattr(form, item.name) for item in fields(Catalog)})
+def _catalog(form: Any, world: World | None) -> Catalog:
+    return Catalog(**{item.name: getattr(form, item.name) for item in fields(Catalog)} | {"world": world})
 
 
 def _pieces(catalog: Catalog) -> Iterator[Piece]:
@@ -99,21 +102,58 @@ def _pieces(catalog: Catalog) -> Iterator[Piece]:
         entries = iter(getattr(catalog, name).items())
         while some := dict(islice(entries, PIECE)):
             yield Piece(_form(Catalog(), **{name: some}))
+    if catalog.world is not None:
+        for part in cut(catalog.world.own, PIECE):
+            yield Piece(_form(Catalog(), world=part))
 
 
-def _whole(form: Any, pieces: Iterable[Piece]) -> Catalog:
+def _rest(catalog: Catalog) -> Any:
+    """Give the form of a catalogue without what is cut."""
+    world = None if catalog.world is None else catalog.world.own._replace(tables=Tables())
+    return _form(catalog, world=world, **{name: {} for name in _MAPPINGS})
+
+
+def _joined(form: Any, pieces: Iterable[Piece]) -> Catalog:
     """Put a catalogue that was cut together again."""
+    builder = None if form.world is None else built_in.builder(form.world)
     for piece in pieces:
-        for name in _MAPPINGS:
-            getattr(form, name).update(getattr(piece.catalog, name))
-    return _catalog(form)
+        _add(form, builder, piece)
+    return _catalog(form, None if builder is None else builder.world())
+
+
+def _add(form: Any, builder: Builder | None, piece: Piece) -> None:
+    part: Any = piece.catalog
+    for name in _MAPPINGS:
+        getattr(form, name).update(getattr(part, name))
+    if builder is not None and part.world is not None:
+        builder.add(part.world.tables)
+
+
+async def _whole(form: Any, pieces: list[bytes]) -> Catalog:
+    """Put a catalogue that comes from the helper together again, and let others run in between; it leaves no pieces.
+
+    Raises ProofError for what is no piece.
+    """
+    builder = None
+    if form.world is not None:
+        # Reading the data takes 35 ms, once: the loop gets its turn every few of them.
+        builder = await asyncio.to_thread(built_in.builder, form.world)
+    pieces.reverse()
+    while pieces:
+        try:
+            piece = _read_piece(pieces.pop())
+        except msgspec.MsgspecError as error:
+            raise ProofError("the helper gave a wrong answer") from error
+        _add(form, builder, piece)
+        await asyncio.sleep(0)
+    return _catalog(form, None if builder is None else builder.world())
 
 
 _MAPPINGS: Final = ("functions", "relations", "types", "operators", "taints", "leaves")
 
 
 class Learn(msgspec.Struct, tag=True, array_like=True):
-    """Judge by this policy and this catalogue from now on. Has no answer."""
+    """Judge by this policy and this catalogue from now on, whose mappings came in pieces before. Has no answer."""
 
     policy: Policy
     catalog: _Form | None  # type: ignore[valid-type]
@@ -143,7 +183,7 @@ class Judged(msgspec.Struct, tag=True, array_like=True):
 
 
 class Piece(msgspec.Struct, tag=True, array_like=True):
-    """Answer in between: a part of the catalogue that was proved."""
+    """A part of a catalogue: of the one that was proved, or that is to be learned."""
 
     catalog: _Form  # type: ignore[valid-type]
 
@@ -159,12 +199,15 @@ class Failed(msgspec.Struct, tag=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_read_request = msgspec.msgpack.Decoder(Learn | Text | Proof).decode
-_read_answer = msgspec.msgpack.Decoder(Step | Piece | Judged | Proved | Failed).decode
+_read_request = msgspec.msgpack.Decoder(Learn | Piece | Text | Proof).decode
+_read_answer = msgspec.msgpack.Decoder(Step | Judged | Proved | Failed).decode
+_read_piece = msgspec.msgpack.Decoder(Piece).decode
+_PIECE = b"\x92\xa5Piece"
+"""How the MessagePack of a Piece begins: an array of two, its tag. Many come in one read, and are decoded in turns."""
 Answer = Judged | Proved | Failed
 
 
-def encode_results(results: Results) -> bytes:
+def encode_results(results: Sequence[Sequence[Sequence[bytes | None]]]) -> bytes:
     """Return results as a proof takes them; equal bytes are equal results."""
     return _encode(results)
 
@@ -270,7 +313,12 @@ class _Lane:
             patience = self._patience
             if self._learned is None or self._learned[0] != number or self._learned[1:] != wanted:
                 patience = PATIENCE  # to learn a large catalogue takes its time, too
-                self._helper.tell(_encode(Learn(judge.policy, None if judge.catalog is None else _form(judge.catalog))))
+                policy, catalog = wanted
+                if catalog is not None:
+                    for piece in _pieces(catalog):
+                        self._helper.tell(_encode(piece))
+                        await asyncio.sleep(0)  # to encode a large one takes 15 ms
+                self._helper.tell(_encode(Learn(policy, None if catalog is None else _rest(catalog))))
                 self._learned = (number, *wanted)
             request = _encode(Text(question.sql, question.encoding, int(question.extended)))
             answer = await self._helper.ask(request, patience=patience)
@@ -341,7 +389,7 @@ class Prover:
             while True:
                 try:
                     await self._helper.start()
-                    pieces: list[Piece] = []
+                    pieces: list[bytes] = []
                     answer = await self._helper.ask(_encode(Proof(results, policy, skip)), pieces)
                 except HelperLostError as error:
                     self._audit.event("helper lost", level="error", helper="proofs", why=str(error), oid=error.step)
@@ -355,7 +403,7 @@ class Prover:
                     raise ProofError("the helper process that judges functions could not be started") from error
                 else:
                     if isinstance(answer, Proved):
-                        return _whole(answer.catalog, pieces)
+                        return await _whole(answer.catalog, pieces)
                     raise ProofError(answer.why if isinstance(answer, Failed) else "the helper gave a wrong answer")
 
     async def close(self) -> None:
@@ -394,11 +442,11 @@ class Helper:
         if self._process is not None:
             self._process.send(request)
 
-    async def ask(self, request: bytes, pieces: list[Piece] | None = None, *, patience: float | None = None) -> Answer:
+    async def ask(self, request: bytes, pieces: list[bytes] | None = None, *, patience: float | None = None) -> Answer:
         """Send a request to the process that `start` gave, and return its answer. Raises HelperLostError.
 
-        What comes ahead of the answer is added to `pieces`. Each step on the way has `patience` seconds, or else
-        PATIENCE.
+        Pieces that come ahead of the answer are added to `pieces` as they came. Each step on the way has `patience`
+        seconds, or else PATIENCE.
         """
         process = self._process
         if process is None:
@@ -438,7 +486,7 @@ class _Process(asyncio.SubprocessProtocol):
         self._stdin: asyncio.WriteTransport | None = None
         self._buffer = bytearray()
         self._answer: asyncio.Future[Answer] | None = None
-        self._pieces: list[Piece] = []
+        self._pieces: list[bytes] = []
         self._limit: asyncio.Timeout | None = None
         self._patience = PATIENCE
         self._step: int | None = None
@@ -451,7 +499,7 @@ class _Process(asyncio.SubprocessProtocol):
         if self._stdin is not None and not self.gone:
             self._stdin.writelines((len(request).to_bytes(4, "big"), request))
 
-    async def ask(self, request: bytes, pieces: list[Piece], patience: float = PATIENCE) -> Answer:
+    async def ask(self, request: bytes, pieces: list[bytes], patience: float = PATIENCE) -> Answer:
         """Return the answer; each step on the way to it has its own `patience` seconds. Raises HelperLostError."""
         self._step = None
         self._patience = patience
@@ -480,20 +528,25 @@ class _Process(asyncio.SubprocessProtocol):
             self._take(frame)
 
     def _take(self, frame: bytes) -> None:
+        if frame.startswith(_PIECE):
+            self._pieces.append(frame)
+            self._go_on()
+            return
         try:
             answer = _read_answer(frame)
         except msgspec.MsgspecError:
             self._lose("it sent what is no answer")
             return
-        if isinstance(answer, Step | Piece):
-            if isinstance(answer, Step):
-                self._step = answer.oid
-            else:
-                self._pieces.append(answer)
-            if self._limit is not None and not self._limit.expired():
-                self._limit.reschedule(asyncio.get_running_loop().time() + self._patience)
+        if isinstance(answer, Step):
+            self._step = answer.oid
+            self._go_on()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
+
+    def _go_on(self) -> None:
+        """Give the helper its patience anew: it has taken a step."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._patience)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._lose("it ended")
@@ -534,14 +587,18 @@ def main() -> None:
     """Answer requests until there are no more. Runs in the helper process."""
     _confine()
     judge = Filter(Policy(), _cache())
+    pieces: list[Piece] = []
     while head := sys.stdin.buffer.read(4):
         request = _read_request(sys.stdin.buffer.read(int.from_bytes(head, "big")))
         _set_alarm()
         if isinstance(request, Learn):
             judge = Filter(request.policy, _cache())
             if request.catalog is not None:
-                judge.learn_catalog(_catalog(request.catalog))
+                judge.learn_catalog(_joined(request.catalog, pieces))
+            pieces.clear()
             _set_apart()
+        elif isinstance(request, Piece):
+            pieces.append(request)
         elif isinstance(request, Text):
             verdict = judge_text(judge, request)
             _answer(sys.stdout.buffer, Judged(TOO_COMPLEX if verdict.message == "out of memory" else verdict))
@@ -625,7 +682,7 @@ def _prove(out: BinaryIO, request: Proof) -> None:
         return
     for piece in _pieces(catalog):
         _answer(out, piece)
-    _answer(out, Proved(_form(catalog, **{name: {} for name in _MAPPINGS})))
+    _answer(out, Proved(_rest(catalog)))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ from .functions import LEADS, Functions, Patterns
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refused
+from .sql.resolve import built_in
 from .taints import NOWHERE, Finding, Place, carried, spread, using
 from .verdict import Effect
 
@@ -177,6 +178,9 @@ class _Court:
             everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
             dated=self._has_dates(),
+            world=None if self._rows.own is None else built_in.build(self._rows.own),
+            begins_with=self._rows.begins_with,
+            path=self._rows.path,
         )
 
     def _has_dates(self) -> bool:
@@ -269,10 +273,10 @@ class _Court:
                 what = f"{_FUNCTIONS.get(function.kind, 'function')} {self._signature(function)}"
                 # A pattern with a * cannot have meant dblink_exec.
                 self._judge(FUNCTION, function, what, self._function, exact=self._listed(function) == "block")
-        for built_in in self._rows.built_ins:
-            if (FUNCTION, built_in.oid) in self.objects:
+        for named in self._rows.built_ins:
+            if (FUNCTION, named.oid) in self.objects:
                 continue  # somebody has replaced it
-            self._judge(FUNCTION, built_in, f"function {built_in.schema}.{built_in.name}", self._built_in)
+            self._judge(FUNCTION, named, f"function {named.schema}.{named.name}", self._built_in)
         for relation in self._rows.relations:
             what = f"{_RELATIONS.get(relation.kind, 'table')} {relation.schema}.{relation.name}"
             self._judge(RELATION, relation, what, self._relation)

@@ -61,7 +61,7 @@ async def _examine(
     (((version,),),) = greeting.results
     taints: Mapping[Key, Taint] | None = None
     unproved = ""
-    rows = await connector.fetch_once(database, catalog_rows.load_query(rules.FUNCTIONS))
+    rows = await connector.fetch_once(database, catalog_rows.load_query(rules.FUNCTIONS, whole=True))
     try:
         catalog = await prove(encode_results(rows), policy)
     except ProofError as error:

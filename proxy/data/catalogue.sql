@@ -510,4 +510,16 @@ WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_type'::regclas
     'pg_cast'::regclass, 'pg_opfamily'::regclass)
 ORDER BY d.classid, d.objid;
 
+-- the search_path that a session begins with: those of its schemas that are there and that the role has USAGE on. Any of
+-- them can come before pg_catalog.
+SET LOCAL search_path = DEFAULT;
+SELECT n.oid
+FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY path (name, place)
+JOIN pg_catalog.pg_namespace n ON n.nspname OPERATOR(pg_catalog.=) path.name
+ORDER BY path.place;
+SET LOCAL search_path = '';
+
+-- world
+$world;
+
 COMMIT

@@ -34,6 +34,10 @@ part (name, rows, new) AS (
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_amproc
     UNION ALL
+    SELECT 'pg_auth_members', count(*),
+        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
+    FROM pg_auth_members
+    UNION ALL
     SELECT 'pg_cast', count(*),
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_cast

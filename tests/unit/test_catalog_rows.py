@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from pglast.parser import parse_sql_json
@@ -10,8 +11,9 @@ from pglast.parser import parse_sql_json
 from proxy import catalog_rows
 from proxy.catalog import UNREADABLE, Rows
 from proxy.filter import Filter
+from proxy.sql.resolve import built_in, rows
 
-SETS = 18
+SETS = 31
 FUNCTION = (
     *(b"16400", b"public", b"f", b"f", b"sql", b"v", b"23", b"1", b"f", b"23", None, None),
     *(b"select 1", None, None, None, None),
@@ -23,11 +25,16 @@ def decode(**sets: list[list[bytes | None]]) -> Rows:
     order = ("server", "state", "functions", "relations", "expressions")
     given = [sets.get(name, []) for name in order] + [[] for _ in range(SETS - len(order))]
     given[0] = [[b"150018", b"shop", b"UTF8", b"UTF8", b"t", b"t"]]
+    given[catalog_rows.STATE] = [[None, b"public".hex().encode(), None]]
+    given[-rows.SELECTS] = [[(built_in.digest(15) or "").encode(), b"12000"]]
     return catalog_rows.decode(given)
 
 
 def test_empty_database() -> None:
-    assert decode() == Rows(version=150018, database="shop")
+    found = decode()
+    assert found.own is not None
+    assert (found.own.major, found.own.over, any(found.own.tables)) == (15, True, False)
+    assert replace(found, own=None) == Rows(version=150018, database="shop", begins_with="public")
 
 
 @pytest.mark.parametrize("number", [0, 1, SETS - 1, SETS + 1])
