@@ -284,7 +284,7 @@ class Backends:
         await self.poolers.admit(name, upstream.pid, others, pooled=upstream.pooled)
         pools = [pool for other, pool in self.pools.items() if self.filters[other] is judge]
         paths = {each.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {upstream.path}
-        judge.learn_path(shadowed=any(map(shadows, paths)))
+        judge.learn_paths(paths, shadowed=any(map(shadows, paths)))
         self._catalogues.serve(name, judge)
         await self._catalogues.first(name)
         await self._roles.admit(name, judge)

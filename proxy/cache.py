@@ -6,9 +6,12 @@ from collections import OrderedDict
 
 from .verdict import Verdict
 
-Key = tuple[str | bytes, str, int, int]
-"""The text (bytes) or its normal form (str), its encoding, how it came (`filter.VOID_PARSE`), and the scope: a number
-that stands for the database, its catalogue's generation and the policy."""
+Came = int | tuple[int, ...]
+"""How a text came; see `Key`."""
+Key = tuple[str | bytes, str, Came, int]
+"""The text (bytes) or its normal form (str), its encoding, how it came (`filter.VOID_PARSE`; with the types of its
+parameters behind it, where a Parse gives any), and the scope: a number that stands for the database, its catalogue's
+generation and the policy."""
 
 ENTRY_BYTES = 700  # on the safe side: 170 to 600 bytes apart from texts, measured with tracemalloc
 

@@ -381,6 +381,12 @@ class Catalog:
     database: str = ""
     unprinted: int = 0
     """As in Rows: another reading could know better, although nothing has changed."""
+    world: World | None = None
+    """What the resolver looks names up in; None: there is none for this server."""
+    begins_with: str = ""
+    """The search_path that a session begins with, as the setting has it."""
+    path: tuple[int, ...] = ()
+    """The OIDs of the schemas in it that the role may use, pg_catalog's among them."""
     spellings: str = ""
     """The database's encoding, if it is not UTF-8 and somebody's function or type has a name beyond ASCII: what bytes
     such a name has depends on it."""

@@ -93,7 +93,7 @@ class Catalogues:
             shared = next((each for each in self._kept.values() if each.judge is judge), None)
             kept = self._kept[database] = shared or _Kept(database, judge)
         if judge.catalog is None:
-            kept.loaded_at = None  # it may have had one that holds no longer: see Filter.learn_path
+            kept.loaded_at = None  # it may have had one that holds no longer: see Filter.learn_paths
             if not kept.loading:
                 kept.tried.clear()
                 self._start_now(kept)
@@ -233,7 +233,7 @@ class Catalogues:
                 kept.whole = another
                 state = catalog_rows.state(fetched)
                 if shadows(state.path):
-                    judge.learn_path(shadowed=True)
+                    judge.learn_paths([state.path], shadowed=True)
                 if judge.policy == policy:
                     break
         finally:

@@ -71,11 +71,12 @@ def _explain(judgement: Judgement, name: str, body: Body) -> None:
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
     void, own, types = judgement.void, judgement.own, body.get("argtypes", ())
+    judgement.knows_types = False  # PREPARE gives them, or leaves them open
     judgement.void = void or any(operands.is_void(type_["TypeName"]) for type_ in types)
     if types and not judgement.are_built_in(types):
         judgement.own = None
     _inner(judgement, body, _SELECT, "PREPARE")
-    judgement.void, judgement.own = void, own
+    judgement.void, judgement.own, judgement.knows_types = void, own, True
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 

@@ -7,19 +7,20 @@ know is refused. `conditions.py` holds what is asked of each statement.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from . import bound, conditions, errors, refusals, rules, settings, unread
 from . import text as texts
-from .cache import Key, VerdictCache
+from .cache import Came, Key, VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refusal, Refused
 from .shape import emptied, is_shareable, normal_form
+from .sql.resolve import Resolver
 from .verdict import Action, Effect, Verdict
 
 __all__ = ["Filter", "Policy"]
@@ -49,9 +50,12 @@ class Filter:
 
     __slots__ = (
         "_entries",
+        "_paths",
+        "_resolver",
         "_scope",
         "_seen",
         "_types",
+        "_wide",
         "cache",
         "caches",
         "dated",
@@ -64,7 +68,13 @@ class Filter:
         "shape_hits",
     )
 
-    def __init__(self, policy: Policy | None = None, cache: VerdictCache | None = None) -> None:
+    def __init__(
+        self, policy: Policy | None = None, cache: VerdictCache | None = None, *, resolves: bool = True
+    ) -> None:
+        """Begin. Without `resolves` it judges for sessions whose search_path nobody knows: see `wide`."""
+        self._wide = None if resolves else self
+        self._paths: frozenset[str] = frozenset()
+        self._resolver: Resolver | None = None
         self.policy = policy or Policy()
         self.functions = Functions(self.policy)
         self.cache = VerdictCache() if cache is None else cache
@@ -84,6 +94,17 @@ class Filter:
         return f"<Filter {self.hits} hits, {self.shape_hits} of shapes, {self.misses} misses, {self.cache!r}>"
 
     @property
+    def wide(self) -> Filter:
+        """Return the filter for sessions that have changed their search_path: there a name can mean more.
+
+        This one judges for sessions that have the one they began with.
+        """
+        if self._wide is None:
+            self._wide = Filter(self.policy, self.cache, resolves=False)
+            self._wide._start_anew(self.functions.catalog)
+        return self._wide
+
+    @property
     def catalog(self) -> Catalog | None:
         """Return the live catalogue by which names are judged; None until one has been learned."""
         return self.functions.catalog
@@ -99,11 +120,16 @@ class Filter:
         self.policy = replace(self.policy, trouble="")
         self._start_anew(catalog)
 
-    def learn_path(self, *, shadowed: bool) -> None:
-        """Judge from now on for sessions whose own search_path puts other schemas before pg_catalog, or does not.
+    def learn_paths(self, paths: Collection[str], *, shadowed: bool) -> None:
+        """Judge from now on for sessions that begin with these search_paths, as the settings have them.
 
-        What was proved of bodies under a path with pg_catalog in front does not hold then: there is no catalogue.
+        `shadowed`: one of them puts other schemas before pg_catalog. What was proved of bodies under a path with
+        pg_catalog in front does not hold then: there is no catalogue. Where they differ from each other or from the
+        catalogue's, because ALTER ROLE holds for new sessions only, nothing is resolved.
         """
+        if self._paths != (found := frozenset(paths)):
+            self._paths = found
+            self._start_anew(self.functions.catalog)
         if shadowed != self.policy.shadowed:
             self.policy = replace(self.policy, shadowed=shadowed)
             self._start_anew(None if shadowed else self.functions.catalog)
@@ -116,19 +142,33 @@ class Filter:
 
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
+        self._resolver = None
+        if self._wide is not self:
+            self._resolver = self._find_resolver(catalog)
+            if self._wide is not None:
+                self._wide.policy = self.policy
+                self._wide._start_anew(catalog)
         self._scope = self.cache.new_scope()
         self._types = None
         known = catalog or Catalog()
         self.folds, self.caches, self.dated = known.folds, known.caches, known.dated
         self.plain_parses.clear()
 
-    def judge(self, sql: bytes, encoding: str = "utf-8", *, extended: int = False) -> Verdict:
+    def _find_resolver(self, catalog: Catalog | None) -> Resolver | None:
+        if catalog is None or catalog.world is None or self.policy.shadowed or self._paths - {catalog.begins_with}:
+            return None
+        return Resolver(catalog.world, catalog.path)
+
+    def judge(
+        self, sql: bytes, encoding: str = "utf-8", *, extended: int = False, types: tuple[int, ...] = ()
+    ) -> Verdict:
         """Judge one query text, without its terminating NUL.
 
         `encoding` is the Python codec of the session's client_encoding. `extended`: the text came in a Parse message
-        and may hold one statement at most; see VOID_PARSE, too.
+        and may hold one statement at most; see VOID_PARSE, too. `types` are those that the Parse gives to parameters.
         """
-        key = (sql, encoding, extended, self._scope)
+        came = (extended, *types) if types and self._resolver is not None else extended
+        key = (sql, encoding, came, self._scope)
         verdict = self._entries.get(key)
         if verdict is not None:
             self.hits += 1
@@ -137,21 +177,21 @@ class Filter:
         bare = None
         shape = self._shape(sql, encoding)
         if shape is not None:  # here and not in `_alike`, which would cost half as much again
-            verdict = self._entries.get((shape, encoding, extended, self._scope))
+            verdict = self._entries.get((shape, encoding, came, self._scope))
             if verdict is not None:
                 # The exact text is not kept: those that come with a new constant each time would push out the others.
                 self.shape_hits += 1
-                self._entries.move_to_end((shape, encoding, extended, self._scope))
+                self._entries.move_to_end((shape, encoding, came, self._scope))
                 return verdict
         else:
             bare, shape = self._commented(sql, encoding)
-            verdict = self._alike(sql, encoding, extended, bare, shape)
+            verdict = self._alike(sql, encoding, came, bare, shape)
             if verdict is not None:
                 return verdict
         self.misses += 1
-        verdict, constants_decide = self._judge(sql, encoding, extended, bare)
+        verdict, constants_decide = self._judge(sql, encoding, extended, types, bare)
         alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
-        self._keep(sql, encoding, extended, verdict, bare, shape if alike else None)
+        self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
         return verdict
 
     def _shape(self, sql: bytes, encoding: str) -> str | None:
@@ -173,34 +213,34 @@ class Filter:
         shape = normal_form(bare, comments=True) if len(bare) <= MAX_SHAPED else None
         return None if bare == sql else bare, shape
 
-    def _alike(self, sql: bytes, encoding: str, extended: int, bare: bytes | None, shape: str | None) -> Verdict | None:
+    def _alike(self, sql: bytes, encoding: str, came: Came, bare: bytes | None, shape: str | None) -> Verdict | None:
         """Return what is remembered of a text that differs in constants, or in comments."""
         key: Key | None = None
         verdict = None
         if shape is not None:
-            key = (shape, encoding, extended, self._scope)
+            key = (shape, encoding, came, self._scope)
             verdict = self._entries.get(key)
         if verdict is None and bare is not None:
-            key = (bare, encoding, extended, self._scope)
+            key = (bare, encoding, came, self._scope)
             verdict = self._entries.get(key)
         if key is None or verdict is None or not verdict.placeless:
             return None
         self.shape_hits += 1
         self._entries.move_to_end(key)
         if bare is not None and self._again(sql):
-            self.cache.remember((sql, encoding, extended, self._scope), verdict)
+            self.cache.remember((sql, encoding, came, self._scope), verdict)
         return verdict
 
     def _keep(
-        self, sql: bytes, encoding: str, extended: int, verdict: Verdict, bare: bytes | None, shape: str | None
+        self, sql: bytes, encoding: str, came: Came, verdict: Verdict, bare: bytes | None, shape: str | None
     ) -> None:
         """Remember a verdict for its text, or for all that differ from it in comments; and for all of a `shape`."""
         if bare is None or self._again(sql):
-            self.cache.remember((sql, encoding, extended, self._scope), verdict)
+            self.cache.remember((sql, encoding, came, self._scope), verdict)
         elif shape is None and verdict.placeless:
-            self.cache.remember((bare, encoding, extended, self._scope), verdict)
+            self.cache.remember((bare, encoding, came, self._scope), verdict)
         if shape is not None:
-            self.cache.remember((shape, encoding, extended, self._scope), verdict)
+            self.cache.remember((shape, encoding, came, self._scope), verdict)
 
     def _again(self, text: bytes) -> bool:
         """Tell whether a text with comments came lately: of those that change with every statement none is kept."""
@@ -239,11 +279,19 @@ class Filter:
                 self.plain_parses.clear()
             self.plain_parses[message] = verdict
 
-    def _judge(self, sql: bytes, encoding: str, extended: int, bare: bytes | None = None) -> tuple[Verdict, bool]:
+    def _judge(
+        self, sql: bytes, encoding: str, extended: int, types: Sequence[int] = (), bare: bytes | None = None
+    ) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
         judgement = Judgement(
-            self.functions, self.policy, void=bool(extended & VOID_PARSE), bound=bool(extended), own=own
+            self.functions,
+            self.policy,
+            void=bool(extended & VOID_PARSE),
+            bound=bool(extended),
+            own=own,
+            resolver=self._resolver,
+            types=types,
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_valid(sql, "utf-8")

@@ -592,7 +592,7 @@ def main() -> None:
         request = _read_request(sys.stdin.buffer.read(int.from_bytes(head, "big")))
         _set_alarm()
         if isinstance(request, Learn):
-            judge = Filter(request.policy, _cache())
+            judge = Filter(request.policy, _cache(), resolves=False)  # whose path it is, a question does not say
             if request.catalog is not None:
                 judge.learn_catalog(_joined(request.catalog, pieces))
             pieces.clear()

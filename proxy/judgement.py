@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import TypeVar, cast
 
 from . import constants, operands, refusals, rules, settings, unread
 from . import text as texts
-from .catalog import CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
+from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
 from .catalog import Callable as Function
 from .functions import Functions
+from .picked import Picked, pick
 from .policy import Policy
 from .reach import Reach
 from .rules import Refused
 from .scope import Scope, Table
-from .verdict import AtBind, Effect
+from .sql.resolve import Resolver
+from .verdict import AtBind, Effect, changes_path
 from .walk import INTERESTING, Body, walk
 
 Named = TypeVar("Named", Function, Operator)
@@ -35,10 +37,13 @@ class Judgement:
         "_interesting",
         "_literals",
         "_mixed",
+        "_picked",
         "_polymorphic",
         "_reach",
         "_read",
+        "_resolver",
         "_scope",
+        "_types",
         "_variables",
         "at_bind",
         "bound",
@@ -48,6 +53,7 @@ class Judgement:
         "effects",
         "flagged",
         "kind",
+        "knows_types",
         "nulls",
         "occurring",
         "own",
@@ -66,6 +72,8 @@ class Judgement:
         bound: bool = False,
         own: frozenset[int] | None = frozenset(),
         variables: Mapping[str, str] | None = None,
+        resolver: Resolver | None = None,
+        types: Sequence[int] = (),
     ) -> None:
         """Begin. `void`: parameters can be of type void for a reason that the text does not show. `bound`: a Bind gives
         them their values before anything runs.
@@ -73,6 +81,10 @@ class Judgement:
         `polymorphic`: it is the body of a function in SQL with polymorphic arguments, which are parameters, are called
         by name, too, and can be of any type. `own`: see the attribute. `variables`: it is a piece of a function with
         parameters or variables of these names and built-in types; an empty text is any type.
+
+        `resolver`: finds what the server picks, under the search_path that the text will run with; None: that path is
+        not known, and a name can mean whatever bears it in any schema. `types` are its parameters', as Parse gives
+        them.
         """
         self._functions = functions
         self.policy = policy
@@ -90,6 +102,11 @@ class Judgement:
         self._variables = variables
         self.occurring: set[int] = set()
         """With `variables`: the database's own types that values in what was judged can be of."""
+        self._resolver = resolver
+        self._types = types
+        self.knows_types = True
+        """Whether parameters are of `types`."""
+        self._picked: Picked | None = None  # what the server picks for the statement that is being walked
         self._scope: Scope | None = None  # of the statement that is being walked
         self._reach: Reach | None = None  # of the same, once it is asked for: making it costs 8 µs
         self._mixed = False  # whether it reads a table with columns of the database's own types
@@ -111,6 +128,11 @@ class Judgement:
         self.constants_decide = False
         """Whether a constant's value had a part in the verdict: another text of the same shape may get another one."""
 
+    @property
+    def changes_path(self) -> bool:
+        """Whether a statement so far changes the search_path of what comes behind it."""
+        return any(changes_path(*each) for each in self.effects)
+
     def select(self, body: Body) -> None:
         """Judge a SelectStmt."""
         self.expressions("SelectStmt", body)
@@ -125,8 +147,8 @@ class Judgement:
             raise refusals.unknown(walked.visited, part.kind, part.field, part.rule, part.body)
         functions = self._functions
         scope = Scope(walked)
-        outer = self._scope, self._reach, self._mixed
-        self._scope, self._reach, self._mixed = scope, None, False
+        outer = self._scope, self._reach, self._mixed, self._picked
+        self._scope, self._reach, self._mixed, self._picked = scope, None, False, self._pick(name, body)
         plain, attributes, denies = functions.plain, functions.attributes, functions.denies
         for kind, node in walked.found:
             # Most nodes are columns of some table, and calls of built-ins that only read: a tenth less time for a join.
@@ -139,12 +161,14 @@ class Judgement:
                 if len(names) == 1 and names[0]["String"]["sval"] in plain:
                     continue
             _EXPRESSIONS[kind](self, kind, node, scope)
-        if self._mixed and self._catalog is not None:
+        if self._picked is not None and self._catalog is not None:
+            self._judge_picked(self._picked, self._catalog)
+        elif self._mixed and self._catalog is not None:
             for type_, location in self._reached(self._catalog).touched.items():
                 self._touch(type_, location)
         if self._variables is not None and self._catalog is not None:
             self.occurring |= self._reached(self._catalog).own
-        self._scope, self._reach, self._mixed = outer
+        self._scope, self._reach, self._mixed, self._picked = outer
         if self._catalog is None and self.policy.live:
             unread.check(walked, functions, self.policy.trouble)
         if scope.missing and self._catalog is not None:
@@ -154,6 +178,45 @@ class Judgement:
             at = rules.NO_POSITION if scope.root == "CopyStmt" else table.get("location", 0)
             raise Refused(refusals.unknown_relation(*names, self._catalog.database), at)
 
+    def _pick(self, name: str, body: Body) -> Picked | None:
+        """Find what the server picks for a query; None: nobody knows."""
+        if self._resolver is None or name != "SelectStmt" or not self.knows_types or self.changes_path:
+            return None
+        found = pick(self._resolver, body, () if self._depth else self._types)
+        # What vanishes from the arguments of a call is judged by their count.
+        return None if found is None or rules.VOID_OID in found.types else found
+
+    def _judge_picked(self, picked: Picked, catalog: Catalog) -> None:
+        """Judge the database's own objects that the server picks."""
+        taints = catalog.taints
+        for kind, rule, found in (
+            (FUNCTION, "unproved-function", picked.functions),
+            (OPERATOR, "unproved-operator", picked.operators),
+            (CAST, "unproved-cast", picked.casts),
+            (TYPE, "unproved-type", picked.types),
+        ):
+            for oid in found:
+                taint = taints.get((kind, oid))
+                if taint is not None:
+                    raise Refused(refusals.unproved(rule, taint), picked.place(oid))
+        for function in picked.functions:
+            self.effects += catalog.leaves.get((FUNCTION, function), ())
+
+    def _call_picked(self, picked: Picked, catalog: Catalog, node: Body) -> None:
+        """Judge a call, or what is written like one, by what the server picks for it: functions or casts, or a column.
+
+        Those of the database are judged at the end, too; here, where an error can point to them.
+        """
+        location = node.get("location", 0)
+        arguments = len(node.get("args", ()))
+        for oid in picked.at("function", location) or ():
+            called = picked.name(oid)
+            own = [each for each in catalog.functions.get(called, ()) if each.oid == oid]
+            schema = own[0].schema if own else "pg_catalog"
+            refusal = self._functions.judge(schema, called, arguments, own)
+            if refusal is not None:
+                raise Refused(refusal, location)
+
     def _call(self, _: str, node: Body, scope: Scope) -> None:
         if self._functions.as_column("FuncCall", node) is not None:
             return
@@ -162,6 +225,11 @@ class Judgement:
         if schema == "pg_catalog" and name in self._functions.plain:
             return
         location = node.get("location", 0)
+        picked = self._picked
+        if picked is not None and picked.at("called", location) is not None and self._catalog is not None:
+            self._call_picked(picked, self._catalog, node)
+            self._look_into(name, node, scope)
+            return
         arguments = len(node.get("args", ()))
         vanishing = operands.vanishing(node, names=self._polymorphic)
         if vanishing and self._can_be_void(scope) and self._without(schema, name, arguments, vanishing, location):
@@ -184,6 +252,13 @@ class Judgement:
             raise Refused(refusal, location)
         if arguments == 1 and self._functions.can_be_cast(schema, name):
             self._type_named(schema, name, location)  # no such function of that type: then it is a cast
+        self._look_into(name, node, scope)
+        if self._catalog is not None:
+            self.effects += self._catalog.left_by(FUNCTION, self._catalog.function(meant, name, arguments))
+
+    def _look_into(self, name: str, node: Body, scope: Scope) -> None:
+        """Judge what a function is given, where that decides, and note what it leaves behind."""
+        location = node.get("location", 0)
         if name in rules.SQL_TEXT_FUNCTIONS:
             self._sql_text(name, node)
         elif name == "set_config":
@@ -200,8 +275,6 @@ class Judgement:
             code = self._catalog.code
             why = f"The function {name} runs what belongs to tables, such as {code.what}: {code.why}"
             raise Refused(refusals.function("unproved-function", name, why), location)
-        if self._catalog is not None:
-            self.effects += self._catalog.left_by(FUNCTION, self._catalog.function(meant, name, arguments))
         self._leaves(name)
 
     def _reached(self, catalog: Catalog) -> Reach:
@@ -279,10 +352,16 @@ class Judgement:
         # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
         fields = node["fields"]
         name = fields[-1]["String"]["sval"]
+        if self._picked is not None and self._is_column_picked(self._picked, node.get("location", 0)):
+            return
         if self._functions.is_attribute(name):
             schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
             if not self._is_column(schema, fields[-2]["String"]["sval"], name, scope):
                 self._attribute(name, operands.TYPED, node.get("location", 0))
+
+    @staticmethod
+    def _is_column_picked(picked: Picked, location: int) -> bool:
+        return picked.at("var", location) is not None and picked.at("called", location) is None
 
     def _is_column(self, schema: str, table: str, name: str, scope: Scope) -> bool:
         """Tell whether `table` has this column, wherever in the statement that name is given to something."""
@@ -330,13 +409,19 @@ class Judgement:
         for use in operands.used(kind, node, known):
             key = (OPERATOR, use)
             if key not in self._read:
-                self._used(use, node.get("location", 0))
-                self._read.add(key)
+                location = node.get("location", 0)
+                picked = self._picked is not None and self._picked.at("operator", location) is not None
+                self._used(use, location, picked=picked)
+                if not picked:
+                    self._read.add(key)
 
-    def _used(self, use: operands.Use, location: int) -> None:
+    def _used(self, use: operands.Use, location: int, *, picked: bool) -> None:
+        """Judge an operator; one that is picked, by its name alone: the object is judged with the others."""
         refusal = self._functions.operator(use.schema, use.name)
         if refusal is not None:
             raise Refused(refusal, location)
+        if picked:
+            return
         catalog = self._catalog
         meant = () if catalog is None else catalog.operator(use.schema, use.name)
         if catalog is None or not meant:
@@ -370,6 +455,9 @@ class Judgement:
         if key in self._read:
             return
         meant = self._catalog.relation(schema, name)
+        if self._picked is not None:
+            found = self._picked.at("relation", node.get("location", 0)) or ()
+            meant = tuple(each for each in meant if each.oid in found)
         if not meant or node.get("catalogname", self._catalog.database) != self._catalog.database:
             scope.missing.append(node)
             return
@@ -434,7 +522,7 @@ class Judgement:
             self._literals[id(node["typeName"])] = node["typeName"]
 
     def _type(self, _: str, node: Body, __: Scope) -> None:
-        if "names" in node:
+        if "names" in node and (self._picked is None or self._picked.at("type", node.get("location", 0)) is None):
             literal = id(node) in self._literals
             self._type_named(*self._functions.meant_type(node["names"]), node.get("location", -1), literal=literal)
 

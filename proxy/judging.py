@@ -99,7 +99,7 @@ class Judging:
         if len(text) > MAX_INLINE:
             verdict = self._long(text, codec, extended)
         else:
-            verdict = self.filter.judge(text, codec, extended=extended)
+            verdict = self.filter.judge(text, codec, extended=extended, types=oids)
         if oids and verdict is not None and verdict.action is not Action.REFUSE:
             verdict = self.filter.judge_types(verdict, oids) or verdict
         if verdict is not None and verdict.unresolved and not self._refreshed:

@@ -38,7 +38,7 @@ from proxy.pool import Pool
 from proxy.sent import NEVER, UnsettledError
 from proxy.snapshot import ANY_SETTINGS, LEARN
 from proxy.statements import OF_ANOTHER, Context, Described, Done, Dropped, Learned, Run, Statement
-from proxy.verdict import Action, Effect, Verdict
+from proxy.verdict import Action, Effect, Verdict, changes_path
 
 STREAM_BIND_FROM: Final = 65_536
 """A Bind that is not whole after so many bytes is forwarded as it arrives: only its two names are read."""
@@ -922,6 +922,9 @@ class Session(Answering):
         verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
+        elif verdict.effects and any(changes_path(*effect) for effect in verdict.effects):
+            # From now on a name can mean what bears it in any schema, whatever becomes of this statement.
+            self.filter = self._judging.filter = self.filter.wide
         return verdict
 
     def judged(self, verdict: Verdict | None) -> None:

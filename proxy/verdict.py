@@ -65,6 +65,14 @@ class Effect(enum.Enum):
     """DISCARD ALL: everything above is gone, apart from SESSION_STATE."""
 
 
+def changes_path(effect: Effect, name: str) -> bool:
+    """Tell whether what a statement leaves behind can be another search_path than the session began with."""
+    return effect is Effect.AT_BIND or (effect in _SETS and name == "search_path")
+
+
+_SETS = frozenset({Effect.SETTING, Effect.SETTING_LOCAL, Effect.SETTING_INSIDE})
+
+
 class AtBind(NamedTuple):
     """Say what a call of set_config is given. A number is that of a parameter, from 1 on."""
 

@@ -832,8 +832,8 @@ def test_looks_keep_nobody_from_asking() -> None:
 def test_path_that_is_taken_back_at_once_leaves_no_database_without_a_catalogue() -> None:
     async def work(library: Library) -> None:
         await library.serves()
-        library.filter.learn_path(shadowed=True)
-        library.filter.learn_path(shadowed=False)
+        library.filter.learn_paths([], shadowed=True)
+        library.filter.learn_paths([], shadowed=False)
         assert library.filter.catalog is None
         library.now += LOOK
         library.catalogues.tick(library.now)
@@ -846,7 +846,7 @@ def test_path_that_is_taken_back_at_once_leaves_no_database_without_a_catalogue(
 def test_catalogue_that_counts_no_more_is_loaded_anew_at_the_next_login() -> None:
     async def work(library: Library) -> None:
         await library.serves()
-        library.filter.learn_path(shadowed=True)
+        library.filter.learn_paths([], shadowed=True)
         library.catalogues.serve("shop", library.filter)
         opening = asyncio.ensure_future(library.catalogues.first("shop"))
         await library.settle()

@@ -389,12 +389,12 @@ def test_names_mean_anything_where_the_server_s_path_has_pg_catalog_behind_other
     judge = Filter()
     judge.learn_catalog(catalog)
     assert judge.judge(sql.encode()).action is Action.ALLOW
-    judge.learn_path(shadowed=True)
+    judge.learn_paths([], shadowed=True)
     assert judge.catalog is None  # what it proved holds no more
     judge.learn_catalog(catalog)
     assert judge.judge(sql.encode()).action is Action.REFUSE
     assert judge.judge(b"select pg_catalog.lower('x'), '1'::pg_catalog.date, 2 * 3").action is Action.ALLOW
-    judge.learn_path(shadowed=False)
+    judge.learn_paths([], shadowed=False)
     assert judge.judge(sql.encode()).action is Action.ALLOW
 
 

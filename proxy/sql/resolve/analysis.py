@@ -25,7 +25,18 @@ MAX_PARAMETERS = 65_535
 class Analysis:
     """Analyse one statement. `given` are the parameters' types that the client declares, 0 or unknown where none."""
 
-    __slots__ = ("choosing", "coercion", "expression", "parameters", "query", "search", "types", "uses", "world")
+    __slots__ = (
+        "choosing",
+        "coercion",
+        "expression",
+        "parameters",
+        "query",
+        "search",
+        "steps",
+        "types",
+        "uses",
+        "world",
+    )
 
     def __init__(self, choosing: Choosing, given: Sequence[int]) -> None:
         self.choosing = choosing
@@ -34,6 +45,8 @@ class Analysis:
         self.coercion = choosing.coercion
         self.parameters = [each or UNKNOWN for each in given]
         self.uses: list[Use] = []
+        self.steps = 0
+        """How many expressions have been analysed."""
         self.types: set[int] = set()
         """Those that values in the statement are of."""
         self.query: Callable[[Analysis, Body, Level | None, bool], Query]

@@ -60,6 +60,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
     Raises RejectedError.
     """
     arguments = list(call.arguments)
+    analysis.use("called", call.location)
     if not call.is_column and not call.is_within:
         # parameters of type void are taken for OUT parameters of a driver
         kept = [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]

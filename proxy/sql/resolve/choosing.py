@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .coercion import Coercion
+from .coercion import MAX_REMEMBERED, Coercion
 from .oids import ANY_TYPE, UNKNOWN
 from .search import Search
 from .world import Function, Operator
@@ -129,6 +129,8 @@ class Choosing:
         """
         key = (schema, name, left, right)
         if key not in self._operators:
+            if len(self._operators) >= MAX_REMEMBERED:
+                self._operators.clear()
             self._operators[key] = self._find_operator(schema, name, left, right)
         return self._operators[key]
 

@@ -42,6 +42,8 @@ _RELABEL = Path(Way.RELABEL)
 _ARRAY = Path(Way.ARRAY)
 _INPUT_OUTPUT = Path(Way.INPUT_OUTPUT)
 _NEEDED = {"e": Context.EXPLICIT, "a": Context.ASSIGNMENT, "i": Context.IMPLICIT}
+MAX_REMEMBERED = 10_000
+"""Answers that are kept of each kind: what is asked comes from clients."""
 _STRING = "S"  # TYPCATEGORY_STRING
 _INVALID = "\0"
 
@@ -128,6 +130,8 @@ class Coercion:
         try:
             return self._found[key]
         except KeyError:
+            if len(self._found) >= MAX_REMEMBERED:
+                self._found.clear()
             found = self._found[key] = self._find_path(self.base(target), self.base(source), context)
             return found
 
@@ -192,6 +196,8 @@ class Coercion:
         """Tell whether a row type is of a relation that inherits from the target's, or is a typed table of it."""
         key = (source, target)
         if key not in self._inherits:
+            if len(self._inherits) >= MAX_REMEMBERED:
+                self._inherits.clear()
             self._inherits[key] = self._find_inherits(source, target)
         return self._inherits[key]
 

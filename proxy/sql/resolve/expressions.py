@@ -13,15 +13,17 @@ from .oids import ANY_TYPE, UNKNOWN
 from .scopes import column_named, item_named, variable, whole_row
 from .tree import Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
 
-MAX_DEPTH = 150
-"""Levels of expressions within each other that are looked into; chains of operators are one."""
+MAX_STEPS = 6_000
+"""Expressions that are analysed of one statement. BETWEEN analyses its first operand once for each comparison, so that
+a few of them within each other could keep anybody busy for ever."""
 
 
 def analyse(analysis: Analysis, level: Level, node: Body) -> Expr:
     """Analyse one expression. Raises RejectedError and NotModelledError."""
     kind, body = names.kind_of(node)
     function = _KINDS.get(kind)
-    if function is None:
+    analysis.steps += 1
+    if function is None or analysis.steps > MAX_STEPS:
         raise NotModelledError(kind)
     found = function(analysis, level, body)
     analysis.types.add(found.type)

@@ -39,27 +39,32 @@ class Search:
         if schema:
             wanted = self.schema(schema)
             return tuple((0, each) for each in self.world.functions_named.get(name, ()) if each.schema == wanted)
-        if name not in self._functions:
+        known = self._functions.get(name)
+        if known is None:
             place = self._place
-            self._functions[name] = tuple(
-                (place[each.schema], each) for each in self.world.functions_named.get(name, ()) if each.schema in place
-            )
-        return self._functions[name]
+            named = self.world.functions_named.get(name, ())
+            known = tuple((place[each.schema], each) for each in named if each.schema in place)
+            if known:  # names that nothing bears come from clients, and there is no end to them
+                self._functions[name] = known
+        return known
 
     def operators(self, schema: str, name: str) -> tuple[Operator, ...]:
         """Give the operators that bear a name; of those that take the same, the first in the path alone."""
         if schema:
             wanted = self.schema(schema)
             return tuple(each for each in self.world.operators_named.get(name, ()) if each.schema == wanted)
-        if name not in self._operators:
+        known = self._operators.get(name)
+        if known is None:
             place = self._place
             seen = [each for each in self.world.operators_named.get(name, ()) if each.schema in place]
             seen.sort(key=lambda each: place[each.schema])
             first: dict[tuple[int, int], Operator] = {}
             for each in seen:
                 first.setdefault((each.left, each.right), each)
-            self._operators[name] = tuple(first.values())
-        return self._operators[name]
+            known = tuple(first.values())
+            if known:
+                self._operators[name] = known
+        return known
 
     def type(self, schema: str, name: str, *, temporary: bool = True) -> Type | None:
         """Return the type that a name means; None: there is none. TypenameGetTypidExtended()."""

@@ -1,0 +1,76 @@
+"""Hold what the server picks for the names in one query, so that the judgement asks of those objects alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from .sql.resolve import NotModelledError, RejectedError, Resolver, Use
+from .sql.resolve.world import World
+from .walk import Body
+
+FUNCTIONS: Final = frozenset({"function", "in-range", "sample"})
+OPERATORS: Final = frozenset({"operator", "sort", "group"})
+_PLACED: Final = frozenset({"relation", "called", "var"})
+"""What else is asked for by its place."""
+TYPES: Final = frozenset({"type", "io", "io-from", "input", "output", "domain", "check", "order", "equality", "minmax"})
+
+
+class Picked:
+    """Answer for one query. Made by `pick`."""
+
+    __slots__ = ("_at", "_places", "_world", "casts", "functions", "operators", "types")
+
+    def __init__(self, world: World, uses: Sequence[Use], types: set[int]) -> None:
+        self._world = world
+        self._at: dict[tuple[str, int], frozenset[int]] = {}
+        self._places: dict[int, int] = {}
+        self.functions: set[int] = set()
+        self.operators: set[int] = set()
+        self.casts: set[int] = set()
+        self.types = types
+        """The types that values in it are of, and those that it names."""
+        for kind, location, oids in uses:
+            found = oids or frozenset()
+            if location >= 0:
+                for oid in found:
+                    self._places.setdefault(oid, location)
+            if kind in FUNCTIONS:
+                self.functions |= found
+            elif kind in OPERATORS:
+                self.operators |= found
+            elif kind in TYPES:
+                self.types |= found
+            elif kind == "cast":
+                self.casts |= found
+            elif kind not in _PLACED:
+                continue
+            key = (kind, location)
+            known = self._at.get(key)
+            self._at[key] = found if known is None else known | found
+
+    def at(self, kind: str, location: int) -> frozenset[int] | None:
+        """Return what is picked for a node of the tree; None: nothing of this kind was met there."""
+        return self._at.get((kind, location))
+
+    def place(self, oid: int) -> int:
+        """Return where the text has something that an object is used for; -1: nowhere."""
+        return self._places.get(oid, -1)
+
+    def name(self, function: int) -> str:
+        """Return the name of a function that is picked."""
+        return self._world.functions[function].name
+
+
+def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked | None:
+    """Return what the server picks for a SelectStmt; None: nobody knows it all, or the server rejects the text.
+
+    `parameters` are the types that a Parse gives.
+    """
+    try:
+        found = resolver.resolve({"SelectStmt": query}, parameters)
+    except (RejectedError, NotModelledError, RecursionError):
+        return None
+    if any(use.oids is None for use in found.uses):
+        return None
+    return Picked(resolver.world, found.uses, found.types.union(found.parameters))
