@@ -290,7 +290,7 @@ class Filter:
             void=bool(extended & VOID_PARSE),
             bound=bool(extended),
             own=own,
-            resolver=self._resolver,
+            resolver=self._resolver if types or not extended & (VOID_PARSE | OWN_PARSE) else None,
             types=types,
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.

@@ -98,6 +98,7 @@ class Functions:
         "catalog",
         "denies",
         "denies_operators",
+        "own",
         "plain",
         "voids",
     )
@@ -112,6 +113,9 @@ class Functions:
         """Whether an operator of pg_catalog calls a function that is denied."""
         self._version = policy.server_version // 10000
         self.catalog = catalog
+        functions = catalog.functions.values() if catalog is not None else ()
+        self.own = frozenset(each.oid for named in functions for each in named)
+        """The database's own functions."""
         self._remember = remember
         self._memo: dict[tuple[str, str, int, tuple[int, ...] | None], Refusal | None] = {}
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()

@@ -179,7 +179,7 @@ LEFT JOIN (
     FROM (
         SELECT attrelid,
             atttypid::text || CASE atttypmod WHEN -1 THEN ' ' ELSE ':' || atttypmod::text || ' ' END
-            || CASE WHEN strpos(attname, '/') + strpos(attname, '\') > 0
+            || CASE WHEN strpos(attname, '/') > 0 OR strpos(attname, '\') > 0
                 THEN replace(replace(attname, '\', '\b'), '/', '\s') ELSE attname END AS part
         FROM pg_attribute
         WHERE attnum > 0 AND NOT attisdropped

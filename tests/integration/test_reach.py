@@ -172,7 +172,7 @@ SPOILED = [
     "SELECT * FROM t",
     "TABLE t",
     "COPY t TO STDOUT",
-    "SELECT id FROM t NATURAL JOIN plain",
+    "SELECT * FROM t NATURAL JOIN plain",
     "SELECT 'well'::mood",
 ]
 

@@ -481,6 +481,6 @@ def test_attack_operator_of_the_same_types_where_a_path_can_come_first(server: E
     server.sql(OVERLOADS["= in a schema that no path has"], database)
     judge = learn(server, database)
     assert judge.judge(b"SELECT set_config('search_path', $1, true)").rule == "setting-value"
-    judge.learn_path(shadowed=True)
+    judge.learn_paths([], shadowed=True)
     judge.learn_catalog(prove(catalogue.load(server.dsn(database)), judge.policy))
     assert judge.judge(b"SELECT id = 1 FROM t").rule == "unproved-operator"
