@@ -5,9 +5,12 @@ Two kinds of faults: in answers that are otherwise the server's own, and in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.world import Tables
 from tests.oracle import picked
 from tests.oracle.compare import Answer, Rejection
 from tests.oracle.server import Analysed
@@ -133,58 +136,56 @@ ANSWER_FAULTS: Final[Mapping[str, Fault]] = {
 }
 """Faults in the server's own answer, by what is wrong."""
 
-Rows = Sequence[Sequence[str]]
-_TYPES, _FUNCTIONS, _OPERATORS, _CASTS, _CLASSES, _COLUMNS = (
-    "types",
-    "functions",
-    "operators",
-    "casts",
-    "classes",
-    "columns",
-)
+Fault = Callable[[Tables], Tables]
 
 
-def _each(table: str, column: int, value: str, where: Callable[[Sequence[str]], bool] = lambda row: True) -> Any:
-    """Let a column have a value in some rows of a table."""
+def _each(table: str, where: Callable[[Any], bool] = lambda row: True, **values: Any) -> Fault:
+    """Let some rows of a table have these values."""
 
-    def change(answers: dict[str, Rows]) -> None:
-        answers[table] = [[*row[:column], value, *row[column + 1 :]] if where(row) else row for row in answers[table]]
+    def change(tables: Tables) -> Tables:
+        rows = [row._replace(**values) if where(row) else row for row in getattr(tables, table)]
+        return tables._replace(**{table: rows})
 
     return change
 
 
-def _none(table: str, where: Callable[[Sequence[str]], bool]) -> Any:
+def _none(table: str, where: Callable[[Any], bool] = lambda row: True) -> Fault:
     """Let a table be without some rows."""
-
-    def change(answers: dict[str, Rows]) -> None:
-        answers[table] = [row for row in answers[table] if not where(row)]
-
-    return change
+    return lambda tables: tables._replace(**{table: [row for row in getattr(tables, table) if not where(row)]})
 
 
-WORLD_FAULTS: Final[Mapping[str, Callable[[dict[str, Rows]], None]]] = {
-    "no type is preferred": _each(_TYPES, 5, "f"),
-    "every type is preferred": _each(_TYPES, 5, "t"),
-    "one category for all types": _each(_TYPES, 4, "S"),
-    "no array type": _each(_TYPES, 7, "f"),
-    "domains are base types": _each(_TYPES, 3, "b", lambda row: row[3] == "d"),
-    "domains over text": _each(_TYPES, 9, "25", lambda row: row[3] == "d"),
-    "no composite types": _each(_TYPES, 11, "0"),
-    "no defaults of arguments": _each(_FUNCTIONS, 8, "0"),
-    "nothing is variadic": _each(_FUNCTIONS, 7, "0"),
-    "every function gives text": _each(_FUNCTIONS, 5, "25"),
-    "no names of arguments": _each(_FUNCTIONS, 11, ""),
-    "no aggregates": _none(_FUNCTIONS, lambda row: row[3] == "a"),
-    "no function takes varchar or text": _none(_FUNCTIONS, lambda row: "25" in row[4].split()),
-    "no polymorphic functions": _none(_FUNCTIONS, lambda row: "2283" in row[4].split()),
-    "no operators of integers of two sizes": _none(_OPERATORS, lambda row: {row[3], row[4]} == {"20", "23"}),
-    "every operator gives text": _each(_OPERATORS, 5, "25"),
-    "no implicit casts": _each(_CASTS, 3, "e", lambda row: row[3] == "i"),
-    "all casts are implicit": _each(_CASTS, 3, "i"),
-    "no casts": _none(_CASTS, lambda row: True),
-    "casts without functions": _each(_CASTS, 2, "0"),
-    "no operator classes": _none(_CLASSES, lambda row: True),
-    "columns are text": _each(_COLUMNS, 2, "25"),
-    "no columns called id": _none(_COLUMNS, lambda row: row[1] == "id"),
+def _shaped(change: Callable[[str], str]) -> Fault:
+    """Let all relations have other columns: `change` is given each one's `shape`."""
+    return lambda tables: tables._replace(relations=[row._replace(shape=change(row.shape)) for row in tables.relations])
+
+
+WORLD_FAULTS: Final[Mapping[str, Fault]] = {
+    "no type is preferred": _each("types", preferred=False),
+    "every type is preferred": _each("types", preferred=True),
+    "one category for all types": _each("types", category="S"),
+    "no array type": _each("types", is_array=False),
+    "domains are base types": _each("types", lambda row: row.kind == "d", kind="b"),
+    "domains over text": _each("types", lambda row: row.kind == "d", base=oids.TEXT),
+    "no row types": _each("relations", row_type=0),
+    "no defaults of arguments": _each("functions", defaults=0),
+    "nothing is variadic": _each("functions", variadic=0),
+    "every function gives text": _each("functions", result=oids.TEXT),
+    "no names of arguments": _each("functions", names=()),
+    "no aggregates": _none("functions", lambda row: row.kind == "a"),
+    "no function takes text": _none("functions", lambda row: oids.TEXT in row.arguments),
+    "no polymorphic functions": _none("functions", lambda row: oids.ANYELEMENT in row.arguments),
+    "no operators of integers of two sizes": _none(
+        "operators", lambda row: {row.left, row.right} == {oids.INT4, oids.INT8}
+    ),
+    "every operator gives text": _each("operators", result=oids.TEXT),
+    "no implicit casts": _each("casts", lambda row: row.context == "i", context="e"),
+    "all casts are implicit": _each("casts", context="i"),
+    "no casts": _none("casts"),
+    "casts without functions": _each("casts", function=0),
+    "no operator classes": _none("classes"),
+    "columns are text": _shaped(lambda shape: re.sub(r"(^|/)\d+(:-?\d+)? ", rf"\g<1>{oids.TEXT} ", shape)),
+    "no columns called id": _shaped(
+        lambda shape: "/".join(part for part in shape.split("/") if part.partition(" ")[2] != "id")
+    ),
 }
 """Faults in what the resolver is told about the catalogue, by what is wrong."""
