@@ -172,7 +172,8 @@ def test_bytes_that_are_no_utf_8_spoil_no_reading(make: Callable[[str], Upstream
         assert client.ask("SET client_encoding = 'SQL_ASCII'").endswith("Z")
         # x.f is f(x), and its bytes are those of a function here.
         assert client.send(p.query(b"SELECT t.caf\xe9 FROM t")).until_ready() == "EZ"
-        assert client.send(p.query(b"SELECT t.b FROM t -- \xe9")).until_ready() == "EZ"
+        # In a comment they name nothing.
+        assert client.send(p.query(b"SELECT t.b FROM t -- \xe9")).until_ready().endswith("CZ")
         assert client.ask("SELECT t.b FROM t").endswith("CZ")
         assert int(server.sql("SELECT count(*) FROM journal", upstream.dbname)) == 0
 
