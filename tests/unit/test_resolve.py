@@ -1,0 +1,280 @@
+"""Names resolved as the server does, over what is built in and a few hostile objects. tests/oracle asks the server."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, built_in, oids, world
+from proxy.sql.resolve.search import with_catalog
+from proxy.sql.resolve.world import Cast, Function, Operator, Relation, Tables, Type, World
+from proxy.text import parse
+
+PUBLIC, RIVAL = 2200, 16384
+MOOD, MOODS, SMALL, PAIR, ROW = 16400, 16401, 16402, 16403, 16404
+SHAPE = "23 id/20 big/1700 n/25 w/1043:14 v/1082 d/1114 e/3802 j/1007 a/16400 m/16402 s/16403 p"
+
+
+def function(
+    oid: int, name: str, arguments: tuple[int, ...], result: int, schema: int = PUBLIC, **more: object
+) -> Function:
+    return Function(oid, schema, name, "f", arguments, result, False, 0, 0, (), "", (), "", 0)._replace(**more)  # type: ignore[arg-type]
+
+
+OWN = Tables(
+    schemas=[("pg_catalog", oids.PG_CATALOG, True), ("public", PUBLIC, True), ("rival", RIVAL, True)],
+    types=[
+        Type(MOOD, PUBLIC, "mood", "e", "E", False, 0, False, MOODS, 0, -1, 0, False, False, 3506, 3507, 0),
+        Type(MOODS, PUBLIC, "_mood", "b", "A", False, MOOD, True, 0, 0, -1, 0, False, True, 750, 751, 0),
+        Type(SMALL, PUBLIC, "small", "d", "N", False, 0, False, 0, oids.INT4, -1, 0, False, False, 2597, 43, 0),
+    ],
+    functions=[
+        function(20001, "lower", (oids.VARCHAR,), oids.TEXT),
+        function(20002, "lower", (oids.TEXT,), oids.TEXT, RIVAL),
+        function(20003, "ceil", (oids.INT8,), oids.INT8),
+        function(20004, "vf", (oids.INT4, oids.INT4), oids.INT4),
+        function(20005, "vf", (oids.INT4,), oids.INT4),
+        function(20006, "many", (oids.INT4, 1007), oids.INT4, variadic=oids.INT4),
+        function(20007, "opt", (oids.INT4, oids.TEXT), oids.INT4, defaults=1, names=("a", "b")),
+        function(20008, "full", (ROW,), oids.TEXT),
+        function(20009, "two", (oids.INT4,), oids.RECORD, types=(23, 23, 25), modes="ioo", names=("x", "y", "z")),
+        function(20010, "same", (oids.ANYELEMENT, oids.ANYELEMENT), oids.ANYELEMENT),
+        function(20011, "alike", (oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLEARRAY), oids.ANYCOMPATIBLE),
+        function(20012, "shown", (MOOD,), oids.TEXT),
+    ],
+    operators=[
+        Operator(21001, PUBLIC, "=", MOOD, MOOD, oids.BOOL, 20012),
+        Operator(21002, RIVAL, "+", oids.INT4, oids.INT4, oids.INT4, 20004),
+        Operator(21003, PUBLIC, "=", oids.INT4, oids.NUMERIC, oids.BOOL, 20004),
+    ],
+    casts=[Cast(MOOD, oids.TEXT, 20012, "i", "f", 22001)],
+    relations=[
+        Relation(23001, PUBLIC, "t", "r", ROW, 0, 0, SHAPE),
+        Relation(23002, PUBLIC, "u", "r", 16410, 0, 0, "20 id/25 other"),
+        Relation(23003, PUBLIC, "pair", "c", PAIR, 0, 0, "23 a/25 b"),
+        Relation(23004, PUBLIC, "v", "v", 16412, 0, 0, "23 one"),
+    ],
+)
+
+
+def made(major: int) -> World:
+    below = built_in.built_in(major)
+    assert below is not None
+    return world.build(major, OWN, below)
+
+
+WORLD = made(15)
+
+
+def resolve(
+    sql: str, parameters: tuple[int, ...] = (), path: tuple[int, ...] = (PUBLIC,), major: int = 15
+) -> Resolution:
+    resolver = Resolver(WORLD if major == 15 else made(major), with_catalog(path))
+    return resolver.resolve(parse(sql)[0]["stmt"], parameters)
+
+
+def type_name(oid: int) -> str:
+    row = WORLD.types.get(oid)
+    return str(oid) if row is None else row.name
+
+
+def names(found: Resolution, *kinds: str) -> list[str]:
+    """Return what is picked, in order: `name(types)`; every set has to have one member."""
+    shown: list[str] = []
+    for use in found.uses:
+        if use.kind not in kinds:
+            continue
+        assert use.oids is not None
+        (oid,) = use.oids
+        if use.kind == "function":
+            function = WORLD.functions[oid]
+            schema = {PUBLIC: "public.", RIVAL: "rival."}.get(function.schema, "")
+            shown.append(f"{schema}{function.name}({','.join(map(type_name, function.arguments))})")
+        else:
+            operator = WORLD.operators[oid]
+            schema = {PUBLIC: "public.", RIVAL: "rival."}.get(operator.schema, "")
+            left = f"{type_name(operator.left)} " if operator.left else ""
+            shown.append(f"{left}{schema}{operator.name} {type_name(operator.right)}")
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("SELECT lower(w) FROM t", ["lower(text)"]),
+        ("SELECT lower(v) FROM t", ["public.lower(varchar)"]),
+        ("SELECT lower('x')", ["lower(text)"]),
+        ("SELECT lower(n::text) FROM t", ["lower(text)"]),
+        ("SELECT ceil(99999999999)", ["public.ceil(int8)"]),
+        ("SELECT ceil(9999999999999999999)", ["ceil(numeric)"]),
+        ("SELECT ceil(1)", ["ceil(float8)", "float8(int4)"]),
+        ("SELECT sqrt(2)", ["sqrt(float8)", "float8(int4)"]),
+        ("SELECT many(1, 2, 3)", ["public.many(int4,_int4)"]),
+        ("SELECT many(1, VARIADIC a) FROM t", ["public.many(int4,_int4)"]),
+        ("SELECT opt(1), opt(b => 'x', a => 1)", ["public.opt(int4,text)"] * 2),
+        ("SELECT t.full FROM t", ["public.full(t)"]),
+        ('SELECT "full"(t) FROM t', ["public.full(t)"]),
+        ("SELECT same(1, id) FROM t", ["public.same(anyelement,anyelement)"]),
+        ("SELECT alike(1, ARRAY[2.5])", ["public.alike(anycompatible,anycompatiblearray)", "numeric(int4)"]),
+        ("SELECT upper(m) FROM t", ["upper(text)", "public.shown(mood)"]),
+        ("SELECT m::text FROM t", ["public.shown(mood)"]),
+        ("SELECT extract(year FROM d) FROM t", ["extract(text,date)"]),
+        ("SELECT count(*), max(w) FROM t", ["count()", "max(text)"]),
+        (
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY id) FROM t",
+            ["percentile_cont(float8,float8)", "float8(numeric)", "float8(int4)"],
+        ),
+        ("SELECT v::varchar(3) FROM t", ["varchar(varchar,int4,bool)"]),
+        ("SELECT date(e), int4(big) FROM t", ["date(timestamp)", "int4(int8)"]),
+        ("SELECT coalesce(id, n) FROM t", ["numeric(int4)"]),
+        ("SELECT * FROM unnest(a, a) u, t", None),
+    ],
+)
+def test_functions(sql: str, wanted: list[str] | None) -> None:
+    if wanted is None:
+        with pytest.raises(RejectedError):
+            resolve(sql)
+        return
+    found = names(resolve(sql), "function")
+    assert found[: len(wanted)] == wanted or sorted(found) == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("SELECT id + 1 FROM t", ["int4 + int4"]),
+        ("SELECT id = 2.5 FROM t", ["int4 public.= numeric"]),
+        ("SELECT id IN (1, 2.5) FROM t", ["int4 public.= numeric"]),
+        ("SELECT id IN (1, 2) FROM t", ["int4 = int4"]),
+        ("SELECT big IN (id, 5) FROM t", ["int8 = int4", "int8 = int4"]),
+        ("SELECT m = 'well' FROM t", ["mood public.= mood"]),
+        ("SELECT s = 1 FROM t", ["int4 = int4"]),
+        ("SELECT id BETWEEN 1 AND 2.5 FROM t", ["int4 >= int4", "numeric <= numeric"]),
+        ("SELECT id = ANY (a) FROM t", ["int4 = int4"]),
+        ("SELECT w LIKE 'a%' FROM t", ["text ~~ text"]),
+        ("SELECT 'a' || 'b'", ["text || text"]),
+        ("SELECT -id FROM t", ["- int4"]),
+        ("SELECT (id, w) = (1, 'x') FROM t", ["int4 = int4", "text = text"]),
+        ("SELECT CASE id WHEN 1.5 THEN 1 END FROM t", ["int4 public.= numeric"]),
+        ("SELECT id FROM t JOIN u USING (id)", ["int4 = int8"]),
+        ("SELECT id IN (SELECT id FROM u) FROM t", ["int4 = int8"]),
+        ("SELECT d - d, e - e, d + 1 FROM t", ["date - date", "timestamp - timestamp", "date + int4"]),
+        ("SELECT j -> 'a' ->> 'b' FROM t", ["jsonb -> text", "jsonb ->> text"]),
+    ],
+)
+def test_operators(sql: str, wanted: list[str]) -> None:
+    assert names(resolve(sql), "operator") == wanted
+
+
+@pytest.mark.parametrize(
+    ("sql", "declared", "wanted"),
+    [
+        ("SELECT $1 + 1, $1", (), [oids.INT4]),
+        ("SELECT id FROM t WHERE id = $1 AND big = $2", (), [oids.INT4, oids.INT8]),
+        ("SELECT t.id FROM t JOIN u ON u.id = $1 WHERE t.id = $1", (), [oids.INT8]),
+        ("SELECT * FROM (SELECT $1 AS x) s", (), [oids.TEXT]),
+        ("WITH q AS (SELECT $1 AS x) SELECT x FROM q", (), [oids.TEXT]),
+        ("SELECT $1::small", (), [SMALL]),
+        ("SELECT id FROM t LIMIT $1", (), [oids.INT8]),
+        ("SELECT $1 || 'x'", (), [oids.TEXT]),
+        ("SELECT id FROM t WHERE id = ANY ($1)", (), [1007]),
+        ("SELECT $1 = id FROM t", (oids.UNKNOWN,), [oids.INT4]),
+        ("SELECT $1 + 1", (oids.NUMERIC,), [oids.NUMERIC]),
+    ],
+)
+def test_parameters(sql: str, declared: tuple[int, ...], wanted: list[int]) -> None:
+    assert resolve(sql, declared).parameters == wanted
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate"),
+    [
+        ("SELECT $1, $1 + 1", "42P08"),
+        ("SELECT $2 + 1", "42P18"),
+        ("SELECT nope", "42703"),
+        ("SELECT x.id FROM t", "42P01"),
+        ("SELECT * FROM nope", "42P01"),
+        ("SELECT id FROM t, u", "42702"),
+        ("SELECT nope(1)", "42883"),
+        ("SELECT id + d + j FROM t", "42883"),
+        ("SELECT 1::nope", "42704"),
+        ("SELECT 1 UNION SELECT 1, 2", "42601"),
+        ("SELECT CASE WHEN true THEN 1 ELSE j END FROM t", "42804"),
+        ("SELECT j::int[] FROM t", "42846"),
+        ("SELECT id FROM t JOIN t ON true", "42712"),
+        ("SELECT ctid FROM v", "42703"),
+    ],
+)
+def test_what_the_server_rejects(sql: str, sqlstate: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        resolve(sql)
+    assert caught.value.sqlstate == sqlstate
+
+
+def test_attack_void_parameter_vanishes() -> None:
+    assert names(resolve("SELECT vf(1, $1)", (oids.INT4,)), "function") == ["public.vf(int4,int4)"]
+    assert names(resolve("SELECT vf(1, $1)", (oids.VOID,)), "function") == ["public.vf(int4)"]
+
+
+def test_path_decides_between_equals() -> None:
+    assert names(resolve("SELECT lower('x')", path=(RIVAL,)), "function") == ["lower(text)"]
+    first = (RIVAL, oids.PG_CATALOG)
+    assert names(resolve("SELECT lower('x')", path=first), "function") == ["rival.lower(text)"]
+    assert names(resolve("SELECT 1 + 1", path=first), "operator") == ["int4 rival.+ int4"]
+    assert names(
+        resolve("SELECT pg_catalog.lower('x'), 1 OPERATOR(pg_catalog.+) 1", path=first), "function", "operator"
+    ) == [
+        "lower(text)",
+        "int4 + int4",
+    ]
+
+
+def test_versions_read_the_same_tree_otherwise() -> None:
+    def called(sql: str, major: int) -> set[str]:
+        return {
+            WORLD.functions[oid].name if oid in WORLD.functions else made(major).functions[oid].name
+            for use in resolve(sql, major=major).uses
+            if use.kind == "function"
+            for oid in use.oids or ()
+        }
+
+    assert "date_part" in called("SELECT extract(year FROM d) FROM t", 13)
+    assert "extract" in called("SELECT extract(year FROM d) FROM t", 14)
+    with pytest.raises(RejectedError):
+        resolve("SELECT JSON_ARRAY(1 RETURNING text)", major=15)
+    assert resolve("SELECT JSON_ARRAY(1 RETURNING text)", major=16).output == [("json_array", oids.TEXT)]
+    with pytest.raises(RejectedError):
+        resolve("SELECT json(id) FROM t", major=16)  # no cast of int4, and no function
+    assert resolve("SELECT JSON(w) FROM t", major=17).output == [("json", oids.JSON)]
+
+
+def test_output_has_the_servers_names_and_types() -> None:
+    found = resolve("SELECT id, lower(v), t.*, p, (p).a, two(1), x.* FROM t, two(2) x WHERE id > 0")
+    assert found.output[:2] == [("id", oids.INT4), ("lower", oids.TEXT)]
+    assert found.output[-5:] == [
+        ("p", PAIR),
+        ("a", oids.INT4),
+        ("two", oids.RECORD),
+        ("y", oids.INT4),
+        ("z", oids.TEXT),
+    ]
+
+
+def test_types_that_values_are_of() -> None:
+    assert MOOD not in resolve("SELECT id FROM t").types
+    assert MOOD in resolve("SELECT id FROM t ORDER BY m").types
+    assert {MOOD, ROW} <= resolve("SELECT to_json(t) FROM t").types
+    assert SMALL in resolve("SELECT '1'::small").types
+    assert MOODS in resolve("SELECT array_agg(m) FROM t").types
+
+
+def test_attack_between_within_between_does_not_take_for_ever() -> None:
+    inner = "id"
+    for _ in range(40):
+        inner = f"({inner} BETWEEN SYMMETRIC 1 AND 2)::int"
+    with pytest.raises(NotModelledError):
+        resolve(f"SELECT {inner} FROM t")
+
+
+def test_long_chains_do_not_go_deep() -> None:
+    assert len(names(resolve(f"SELECT {' + '.join(['1'] * 2000)}"), "operator")) == 1999
+    assert len(resolve(" UNION ALL ".join(["SELECT 1"] * 500)).output) == 1
