@@ -18,30 +18,40 @@ from proxy.refusals import allow_line
 from proxy.rules import RULES
 
 if TYPE_CHECKING:
+    from proxy.policy import Policy
     from proxy.prove import Proof
 
 REFUSED = 1
-"""Exit code when a function that the name can mean is refused."""
+"""Exit code when a function that the name can mean, or the query, is refused."""
 
 
 @click.command(
     epilog="Exit code with --function: 0 when every function of that name is a read, 1 when one is refused, 2 when"
-    " there is none."
+    " there is none. With --explain: 0 when the query is allowed, 1 when it is refused."
 )
 @click.argument("rule", required=False)
 @click.option("--function", metavar="NAME", help="Say why this function is a read, or is refused; needs --catalog.")
+@click.option("--explain", "query", metavar="SQL", help="Say what each name in a SELECT means; needs --catalog.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @offline.options
 def command(
     rule: str | None,
     function: str | None,
+    query: str | None,
     as_json: bool,
     config_file: Path | None,
     allowed: tuple[str, ...],
     server_version: int | None,
     dsn: str | None,
 ) -> None:
-    """List the rules of the filter, or explain one."""
+    """List the rules of the filter, or explain one, a function or a query."""
+    if query is not None:
+        if rule is not None or function is not None:
+            raise click.UsageError("Give a RULE, --function or --explain, and no two of them.")
+        if dsn is None:
+            raise click.UsageError("--explain needs --catalog DSN: what names mean stands in the database.")
+        _explain(query, dsn, offline.policy(config_file, allowed, server_version, os.environ), as_json=as_json)
+        return
     if function is None:
         show_rules(rule, as_json=as_json)
         return
@@ -63,6 +73,23 @@ def command(
     else:
         offline.echo("\n\n".join(map(screen, proofs)))
     sys.exit(REFUSED if any(proof.taint is not None for proof in proofs) else 0)
+
+
+def _explain(query: str, dsn: str, policy: Policy, *, as_json: bool) -> None:
+    """Print what the names in a query mean, and end with the exit code that says whether it is allowed."""
+    # Asyncio, TLS and the parser: nothing that a list of rules needs.
+    from proxy.commands import explaining
+    from proxy.filter import Filter
+    from proxy.verdict import Action
+
+    judge = Filter(policy)
+    offline.learn(judge, dsn)
+    found = explaining.explain(query, judge)
+    if as_json:
+        _print_json([line._asdict() for line in found.lines])
+    else:
+        offline.echo(explaining.screen(found))
+    sys.exit(REFUSED if found.verdict.action is Action.REFUSE else 0)
 
 
 def show_rules(rule: str | None, *, as_json: bool) -> None:

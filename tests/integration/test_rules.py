@@ -120,6 +120,31 @@ def test_refusal_names_the_statement_that_spoils_it(dsn: str) -> None:
     )
 
 
+def test_query_is_explained_name_by_name(dsn: str) -> None:
+    code, out, err = rules("--explain", "SELECT slugify('A'), id + 1.5 FROM t ORDER BY 2", "--catalog", dsn)
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "at 8 slugify('A'), function public.slugify(text)" in lines
+    assert "at 25 + operator + (numeric, numeric)" in lines
+    assert "hidden function numeric(int4)" in lines
+    assert any(line.endswith("orders by operator < (numeric, numeric)") for line in lines)
+    assert any(line.endswith("relation public.t") for line in lines)
+    assert lines[-1] == "allowed"
+
+
+def test_query_that_is_refused_is_explained_with_the_reason(dsn: str) -> None:
+    code, out, _ = rules("--explain", "SELECT writer()", "--catalog", dsn)
+    assert code == 1
+    assert "function public.writer(): no read, its body executes INSERT" in out
+    assert "refused: permission denied for function public.writer" in out
+    code, out, _ = rules("--explain", "SELECT nope", "--catalog", dsn)
+    assert 'The server is expected to reject it (42703): column "nope" does not exist.' in out
+    assert code == 0  # it says so itself
+    code, out, _ = rules("--json", "--explain", "SELECT 1 + 1", "--catalog", dsn)
+    assert json.loads(out) == [{"at": 9, "word": "+", "what": "operator + (int4, int4)", "why": ""}]
+    assert rules("--explain", "SELECT 1")[0] == 2
+
+
 def test_one_refused_overload_is_enough_for_1(dsn: str) -> None:
     code, out, _ = rules("--json", "--function", "report", "--catalog", dsn)
     assert code == 1

@@ -56,7 +56,7 @@ WITH_IO = (
     "commands commands.usage",
     "workers commands.private_ca commands.starting commands.script commands.catalogue",
     "commands.asking commands.terminal commands.pieces commands.reaching",
-    "commands.embedded commands.offline commands.examining commands.readonly_role",
+    "commands.embedded commands.offline commands.explaining commands.examining commands.readonly_role",
     "commands.shop",
     "commands.inspection commands.own_doors",
     "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role"

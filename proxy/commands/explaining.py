@@ -1,0 +1,137 @@
+"""What each name in a query means in a database, and what of it is a read: `sidecart rules --explain`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from proxy import text as texts
+from proxy.catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Taint
+from proxy.filter import Filter
+from proxy.rules import Refused
+from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, Use
+from proxy.sql.resolve.world import World
+from proxy.verdict import Action, Verdict
+
+_KINDS = {
+    "function": FUNCTION,
+    "in-range": FUNCTION,
+    "sample": FUNCTION,
+    "operator": OPERATOR,
+    "sort": OPERATOR,
+    "group": OPERATOR,
+    "relation": RELATION,
+    "type": TYPE,
+    "cast": CAST,
+}
+"""The uses that are shown, by what they are of; `cast` shows those of the database alone."""
+_ROLES = {"sort": "orders by", "group": "tells equal values by", "in-range": "adds a frame's offset by"}
+
+
+class Line(NamedTuple):
+    """One thing that a query uses."""
+
+    at: int
+    """Where the query has it, in characters from 0; -1: nowhere."""
+    word: str
+    """The query's own word there."""
+    what: str
+    """The object, or all that it can be."""
+    why: str
+    """Why it is no read; empty: it is one, or a built-in, which is judged with the whole query."""
+
+
+class Explained(NamedTuple):
+    """What a query comes to."""
+
+    lines: list[Line]
+    note: str
+    """Why there are no lines; empty: there are."""
+    verdict: Verdict
+
+
+def explain(sql: str, judge: Filter) -> Explained:
+    """Say what the names in one SELECT mean under the search_path that a session begins with."""
+    verdict = judge.judge(sql.encode())
+    catalog = judge.catalog
+    if catalog is None or catalog.world is None:
+        return Explained([], "The version of this server is not known to the resolver", verdict)
+    try:
+        statements = texts.parse(sql)
+    except Refused:
+        return Explained([], "It is no SQL that PostgreSQL's grammar takes", verdict)
+    if len(statements) != 1 or "SelectStmt" not in statements[0]["stmt"]:
+        return Explained([], "Names are resolved of one SELECT", verdict)
+    try:
+        found = Resolver(catalog.world, catalog.path).resolve(statements[0]["stmt"])
+    except RejectedError as error:
+        return Explained([], f"The server is expected to reject it ({error.sqlstate}): {error}", verdict)
+    except (NotModelledError, RecursionError) as error:
+        return Explained([], f"Something in it is not resolved, and judged by its name: {error}", verdict)
+    utf8 = sql.encode()
+    lines = dict.fromkeys(line for use in found.uses if (line := _line(use, utf8, catalog, catalog.world)) is not None)
+    return Explained(sorted(lines, key=lambda line: line.at), "", verdict)
+
+
+def _line(use: Use, utf8: bytes, catalog: Catalog, world: World) -> Line | None:
+    kind = _KINDS.get(use.kind)
+    if kind is None or (kind == CAST and not any(oid >= FIRST_NORMAL_OID for oid in use.oids or ())):
+        return None
+    at = len(utf8[: use.location].decode("utf-8", "ignore")) if use.location >= 0 else -1
+    word = utf8[use.location :].decode("utf-8", "ignore").split(maxsplit=1)[0][:20] if use.location >= 0 else ""
+    if use.oids is None:
+        return Line(at, word, f"{use.kind}: nobody knows which", "")
+    taints = [taint for oid in sorted(use.oids) if (taint := catalog.taints.get((kind, oid))) is not None]
+    shown = " or ".join(_name(kind, oid, world) for oid in sorted(use.oids))
+    role = _ROLES.get(use.kind)
+    return Line(at, word, f"{role} {shown}" if role else shown, _why(taints, kind, use, world))
+
+
+def _why(taints: list[Taint], kind: str, use: Use, world: World) -> str:
+    """Give the reason of the first that is no read; a built-in function's verdict goes by its name."""
+    if not taints or (kind == FUNCTION and all(oid < FIRST_NORMAL_OID for oid in use.oids or ())):
+        return ""
+    return taints[0].why
+
+
+def _name(kind: str, oid: int, world: World) -> str:
+    if kind == FUNCTION:
+        function = world.functions[oid]
+        arguments = ", ".join(_type(each, world) for each in function.arguments)
+        return f"function {_schema(function.schema, world)}{function.name}({arguments})"
+    if kind == OPERATOR:
+        operator = world.operators[oid]
+        operands = ", ".join(_type(each, world) for each in (operator.left, operator.right) if each)
+        return f"operator {_schema(operator.schema, world)}{operator.name} ({operands})"
+    if kind == RELATION:
+        relation = world.relations[oid]
+        return f"relation {_schema(relation.schema, world)}{relation.name}"
+    if kind == TYPE:
+        return f"type {_type(oid, world)}"
+    cast = next((each for each in world.casts.values() if each.oid == oid), None)
+    return "a cast" if cast is None else f"cast from {_type(cast.source, world)} to {_type(cast.target, world)}"
+
+
+def _type(oid: int, world: World) -> str:
+    row = world.types.get(oid)
+    return str(oid) if row is None else f"{_schema(row.schema, world)}{row.name}"
+
+
+def _schema(oid: int, world: World) -> str:
+    name = next((name for name, each in world.schemas.items() if each == oid), str(oid))
+    return "" if name == "pg_catalog" else f"{name}."
+
+
+def screen(found: Explained) -> str:
+    """Return what a person reads."""
+    rows = [f"{found.note}."] if found.note else []
+    width = max((len(line.word) for line in found.lines), default=0)
+    for line in found.lines:
+        place = f"at {line.at + 1}" if line.at >= 0 else "hidden"
+        why = f": no read, {line.why}" if line.why else ""
+        rows.append(f"{place:>8}  {line.word:<{width}}  {line.what}{why}")
+    verdict = found.verdict
+    if verdict.action is Action.REFUSE:
+        rows += [f"refused: {verdict.message}", f"  {verdict.detail}"]
+    else:
+        rows.append("allowed")
+    return "\n".join(rows)
