@@ -266,6 +266,8 @@ def _join(analysis: Analysis, level: Level, node: Body) -> list[Item]:
     for name in using:
         pair = _one(left_columns, name), _one(right_columns, name)
         pairs.append((_side(pair[0], level), _side(pair[1], level)))
+        # No node of the tree is a column of these, but they are compared: an array by the operators of its elements.
+        analysis.types.update(each.type for each in pair)
         type_ = pair[0].type
         if pair[0].type != pair[1].type:
             type_ = analysis.common(pairs[-1], "JOIN/USING")
