@@ -167,7 +167,7 @@ class Filter:
         `encoding` is the Python codec of the session's client_encoding. `extended`: the text came in a Parse message
         and may hold one statement at most; see VOID_PARSE, too. `types` are those that the Parse gives to parameters.
         """
-        came = (extended, *types) if types and self._resolver is not None else extended
+        came = self._came(extended, types)
         key = (sql, encoding, came, self._scope)
         verdict = self._entries.get(key)
         if verdict is not None:
@@ -193,6 +193,9 @@ class Filter:
         alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
         self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
         return verdict
+
+    def _came(self, extended: int, types: tuple[int, ...]) -> Came:
+        return (extended, *types) if types and self._resolver is not None else extended
 
     def _shape(self, sql: bytes, encoding: str) -> str | None:
         if len(sql) > MAX_SHAPED or len(sql) > self.policy.max_query_length:
@@ -252,13 +255,17 @@ class Filter:
         self._seen.add(mark)
         return False
 
-    def recall(self, sql: bytes, encoding: str, extended: int) -> Verdict | None:
-        """Return what is remembered of such a text; None has it judged elsewhere, and counts as a miss."""
+    def recall(self, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()) -> Verdict | None:
+        """Return what is remembered of such a text; None has it judged elsewhere, and counts as a miss.
+
+        Of the text itself another process has found the verdict, which holds whatever the types are. One that is like
+        it was judged here.
+        """
         if (sql, encoding, extended, self._scope) in self._entries:
             return self.judge(sql, encoding, extended=extended)
         shape = self._shape(sql, encoding)
         bare, shape = self._commented(sql, encoding) if shape is None else (None, shape)
-        verdict = self._alike(sql, encoding, extended, bare, shape)
+        verdict = self._alike(sql, encoding, self._came(extended, types), bare, shape)
         if verdict is None:
             self.misses += 1
         return verdict

@@ -97,7 +97,7 @@ class Judging:
         if oids:
             extended = extended | VOID_PARSE * (rules.VOID_OID in oids) | OWN_PARSE * (max(oids) >= FIRST_NORMAL_OID)
         if len(text) > MAX_INLINE:
-            verdict = self._long(text, codec, extended)
+            verdict = self._long(text, codec, extended, oids)
         else:
             verdict = self.filter.judge(text, codec, extended=extended, types=oids)
         if oids and verdict is not None and verdict.action is not Action.REFUSE:
@@ -112,11 +112,11 @@ class Judging:
             verdict = replace(verdict, detail="", hint="")
         return verdict
 
-    def _long(self, text: bytes, codec: str, extended: int) -> Verdict | None:
+    def _long(self, text: bytes, codec: str, extended: int, oids: tuple[int, ...]) -> Verdict | None:
         if len(text) > self._house.max_query_length:
             return self.filter.judge(text, codec, extended=extended)  # it looks at the length first
         asked = (text, codec, extended, self.filter.functions)
-        verdict = self._answers.get(asked) or self.filter.recall(text, codec, extended)
+        verdict = self._answers.get(asked) or self.filter.recall(text, codec, extended, oids)
         if verdict is None:
             self._asked = asked
             self._question = self._house.judge.ask(self._asker, self.filter, text, codec, extended)
