@@ -179,10 +179,16 @@ class Judgement:
             raise Refused(refusals.unknown_relation(*names, self._catalog.database), at)
 
     def _pick(self, name: str, body: Body) -> Picked | None:
-        """Find what the server picks for a query; None: nobody knows."""
-        if self._resolver is None or name != "SelectStmt" or not self.knows_types or self.changes_path:
+        """Find what the server picks for a query; None: nobody knows.
+
+        The server looks into SQL given as text when the function that runs it is called: later in the same statement,
+        or at a FETCH or an Execute, when the search_path may be another one.
+        """
+        if self._resolver is None or name != "SelectStmt" or not self.knows_types or self.changes_path or self._depth:
             return None
-        found = pick(self._resolver, body, () if self._depth else self._types)
+        found = pick(self._resolver, body, self._types)
+        if found is not None and found.by_place:
+            self.constants_decide = True
         # What vanishes from the arguments of a call is judged by their count.
         return None if found is None or rules.VOID_OID in found.types else found
 

@@ -19,9 +19,9 @@ TYPES: Final = frozenset({"type", "io", "io-from", "input", "output", "domain", 
 class Picked:
     """Answer for one query. Made by `pick`."""
 
-    __slots__ = ("_at", "_places", "_world", "casts", "functions", "operators", "types")
+    __slots__ = ("_at", "_places", "_world", "by_place", "casts", "functions", "operators", "types")
 
-    def __init__(self, world: World, uses: Sequence[Use], types: set[int]) -> None:
+    def __init__(self, world: World, uses: Sequence[Use], types: set[int], *, by_place: bool) -> None:
         self._world = world
         self._at: dict[tuple[str, int], frozenset[int]] = {}
         self._places: dict[int, int] = {}
@@ -30,6 +30,8 @@ class Picked:
         self.casts: set[int] = set()
         self.types = types
         """The types that values in it are of, and those that it names."""
+        self.by_place = by_place
+        """Whether the same query can come to something else where it names another output column by its number."""
         for kind, location, oids in uses:
             found = oids or frozenset()
             if location >= 0:
@@ -73,4 +75,4 @@ def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked |
         return None
     if any(use.oids is None for use in found.uses):
         return None
-    return Picked(resolver.world, found.uses, found.types.union(found.parameters))
+    return Picked(resolver.world, found.uses, found.types.union(found.parameters), by_place=found.by_place)

@@ -30,6 +30,8 @@ class Resolution(NamedTuple):
     parameters: list[int]
     types: set[int]
     """Those that values in it are of."""
+    by_place: bool
+    """As in Analysis."""
 
 
 class Resolver:
@@ -55,4 +57,4 @@ class Resolver:
         found = queries.query(analysis, statement, None, True)
         analysis.check_parameters()
         output = [(each.name, each.type) for each in found.columns]
-        return Resolution(analysis.uses, output, analysis.parameters, analysis.types)
+        return Resolution(analysis.uses, output, analysis.parameters, analysis.types, analysis.by_place)

@@ -26,6 +26,7 @@ class Analysis:
     """Analyse one statement. `given` are the parameters' types that the client declares, 0 or unknown where none."""
 
     __slots__ = (
+        "by_place",
         "choosing",
         "coercion",
         "expression",
@@ -49,6 +50,8 @@ class Analysis:
         """How many expressions have been analysed."""
         self.types: set[int] = set()
         """Those that values in the statement are of."""
+        self.by_place = False
+        """Whether the number of an output column, in ORDER BY and its like, says which literal or parameter is text."""
         self.query: Callable[[Analysis, Body, Level | None, bool], Query]
         """Analyses a subquery. This and the next are set by what stands above those that need them."""
         self.expression: Callable[[Analysis, Level, Body], Expr]

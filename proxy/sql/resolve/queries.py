@@ -136,6 +136,7 @@ def _found_target(
         at = constant["ival"].get("ival", 0)
         if not 0 < at <= len(targets):
             raise RejectedError("42P10", f"position {at} is not in select list")
+        analysis.by_place = analysis.by_place or any(each.expr.type == UNKNOWN for each in targets)
         return int(at) - 1
     return analyse(analysis, level, node)
 

@@ -1,0 +1,117 @@
+"""What is judged by the objects that the server picks is judged by all that it can pick, and all that then runs.
+
+Whatever must not run raises HOSTILE. The server alone is asked first, and does: so each of these tests can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.commands.embedded import EmbeddedServer
+from proxy.filter import Filter
+from proxy.verdict import Action
+from tests import servers
+from tests.integration.test_reach import HOSTILE, learn, runs
+
+_BODY = f"LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('x', ''); RAISE EXCEPTION '{HOSTILE}'; END $$"
+OBJECTS = f"""
+CREATE TYPE pair AS (a int, b int);
+CREATE FUNCTION less(pair, pair) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true';
+CREATE FUNCTION same(pair, pair) RETURNS bool IMMUTABLE {_BODY};
+CREATE FUNCTION compared(pair, pair) RETURNS int IMMUTABLE {_BODY};
+CREATE OPERATOR <<<< (FUNCTION = less, LEFTARG = pair, RIGHTARG = pair);
+CREATE OPERATOR ==== (FUNCTION = same, LEFTARG = pair, RIGHTARG = pair);
+CREATE OPERATOR >>>> (FUNCTION = less, LEFTARG = pair, RIGHTARG = pair);
+CREATE OPERATOR CLASS pair_ops DEFAULT FOR TYPE pair USING btree AS
+    OPERATOR 1 <<<<, OPERATOR 3 ====, OPERATOR 5 >>>>, FUNCTION 1 compared(pair, pair);
+CREATE TABLE pairs (ps pair[]); INSERT INTO pairs VALUES ('{{"(1,2)"}}');
+CREATE TABLE others (ps pair[]); INSERT INTO others VALUES ('{{"(1,2)"}}');
+CREATE TABLE held (rs pairs[]); INSERT INTO held SELECT ARRAY[pairs] FROM pairs;
+CREATE TABLE held_too (rs pairs[]); INSERT INTO held_too TABLE held;
+CREATE TABLE plain (id int, name varchar(9)); INSERT INTO plain VALUES (1, 'x');
+CREATE FUNCTION shown(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION shown(varchar) RETURNS text {_BODY};
+CREATE FUNCTION shown(bigint) RETURNS text {_BODY};
+CREATE FUNCTION two(text, bigint) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION two(int, int) RETURNS text {_BODY};
+CREATE FUNCTION of_path(bigint) RETURNS text LANGUAGE sql AS 'SELECT ''x''::text';
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.of_path(int) RETURNS text {_BODY};
+"""
+MERGED = [
+    "SELECT 1 FROM pairs JOIN others USING (ps)",
+    "SELECT count(*) FROM pairs NATURAL JOIN others",
+    "SELECT 1 FROM pairs FULL JOIN others USING (ps)",
+    "SELECT 1 FROM pairs JOIN others USING (ps) AS merged",
+    "SELECT 1 FROM held JOIN held_too USING (rs)",
+]
+BY_PLACE = "SELECT shown(x) FROM (SELECT 'x' AS x, 'y' AS y GROUP BY {} UNION ALL SELECT name, name FROM plain) s"
+TEXT = "query_to_xml('SELECT of_path(1)', true, true, '')"
+CHANGED = [
+    f"SELECT {TEXT} FROM (SELECT set_config('search_path', 'evil,public', false) OFFSET 0) s",
+    f"BEGIN; DECLARE c CURSOR FOR SELECT {TEXT}; SET LOCAL search_path = evil, public; FETCH c; ROLLBACK",
+]
+
+
+@pytest.fixture(scope="module", params=servers.EVERY)
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+    with servers.serving(request) as found:
+        found.sql("CREATE DATABASE picked")
+        found.sql(OBJECTS, "picked")
+        yield found
+        found.sql("DROP DATABASE picked")
+
+
+@pytest.fixture
+def judge(server: EmbeddedServer) -> Filter:
+    return learn(server, "picked")
+
+
+def _allows(judge: Filter, text: str, *types: int) -> bool:
+    return judge.judge(text.encode(), extended=bool(types), types=types).action is Action.ALLOW
+
+
+def test_attack_column_that_a_join_compares_and_no_node_of_the_tree_names(
+    server: EmbeddedServer, judge: Filter
+) -> None:
+    if server.sql("SHOW server_version_num") < "140000":
+        attacks = [text for text in MERGED if " AS merged" not in text]
+    else:
+        attacks = MERGED
+    assert [text for text in attacks if not runs(server, text, "picked")] == []
+    assert [text for text in attacks if _allows(judge, text)] == []
+    assert _allows(judge, "SELECT 1 FROM plain a JOIN plain b USING (id)")
+
+
+def test_attack_text_that_runs_under_a_path_that_comes_later(server: EmbeddedServer, judge: Filter) -> None:
+    assert [text for text in CHANGED if not runs(server, text, "picked")] == []
+    assert [text for text in CHANGED if _allows(judge, text)] == []
+    assert not _allows(judge, f"SELECT {TEXT}")  # a portal of it may be run when another statement has changed the path
+    assert _allows(judge, "SELECT of_path(1)")
+    assert _allows(judge, "SELECT query_to_xml('SELECT id FROM plain', true, true, '')")
+
+
+def test_attack_number_of_an_output_column_that_says_which_literal_is_text(
+    server: EmbeddedServer, judge: Filter
+) -> None:
+    assert runs(server, BY_PLACE.format(2), "picked")
+    assert not runs(server, BY_PLACE.format(1), "picked")
+    assert _allows(judge, BY_PLACE.format(1))
+    assert not _allows(judge, BY_PLACE.format(2))
+    text = "SELECT $1, 1, count(*) OVER w FROM plain WINDOW w AS (ORDER BY two($1, 1)) ORDER BY {}"
+    assert _allows(judge, text.format(1), 0)
+    assert not _allows(judge, text.format(2), 0)
+    assert _allows(judge, "SELECT id, count(*) FROM plain GROUP BY 1 ORDER BY 2")
+    assert judge.shape_hits == 0
+    assert _allows(judge, "SELECT id, count(*) FROM plain GROUP BY 1 ORDER BY 1")
+    assert judge.shape_hits == 1, "no literal is a column of it: one verdict holds for all"
+
+
+def test_attack_long_text_that_is_like_a_short_one_with_parameters_of_other_types(judge: Filter) -> None:
+    text = b"SELECT shown($1), '%s'"
+    assert judge.judge(text % b"x", extended=1).action is Action.ALLOW
+    assert judge.judge(text % b"x", extended=1, types=(20,)).action is Action.REFUSE
+    assert judge.recall(text % (b"x" * 3000), "utf-8", 1, (20,)) is None
+    assert judge.recall(text % (b"x" * 3000), "utf-8", 1) is not None
