@@ -217,9 +217,8 @@ class Judgement:
         location = node.get("location", 0)
         arguments = len(node.get("args", ()))
         for oid in picked.at("function", location) or ():
-            called = picked.name(oid)
+            schema, called = picked.name(oid)
             own = [each for each in catalog.functions.get(called, ()) if each.oid == oid]
-            schema = own[0].schema if own else "pg_catalog"
             refusal = self._functions.judge(schema, called, arguments, own)
             if refusal is not None:
                 raise Refused(refusal, location)

@@ -59,9 +59,10 @@ class Picked:
         """Return where the text has something that an object is used for; -1: nowhere."""
         return self._places.get(oid, -1)
 
-    def name(self, function: int) -> str:
-        """Return the name of a function that is picked."""
-        return self._world.functions[function].name
+    def name(self, function: int) -> tuple[str, str]:
+        """Return schema and name of a function that is picked."""
+        row = self._world.functions[function]
+        return next((name for name, oid in self._world.schemas.items() if oid == row.schema), ""), row.name
 
 
 def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked | None:
