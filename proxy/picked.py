@@ -9,7 +9,8 @@ from .sql.resolve import NotModelledError, RejectedError, Resolver, Use
 from .sql.resolve.world import World
 from .walk import Body
 
-FUNCTIONS: Final = frozenset({"function", "in-range", "sample"})
+FUNCTIONS: Final = frozenset({"function", "in-range"})
+"""What is called. The handler of a TABLESAMPLE method is not among it: the name of the method says what it does."""
 OPERATORS: Final = frozenset({"operator", "sort", "group"})
 _PLACED: Final = frozenset({"relation", "called", "var"})
 """What else is asked for by its place."""

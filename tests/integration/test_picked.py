@@ -121,3 +121,13 @@ def test_function_of_the_information_schema_is_the_one_that_it_is_where_it_stand
     """That is how JDBC drivers look for primary keys."""
     assert _allows(judge, "SELECT (information_schema._pg_expandarray(i.indkey)).n FROM pg_catalog.pg_index i")
     assert not _allows(judge, "SELECT information_schema._pg_no_such(1)")
+
+
+def test_sample_of_a_method_that_an_extension_has(server: EmbeddedServer) -> None:
+    if not server.sql("SELECT 1 FROM pg_available_extensions WHERE name = 'tsm_system_rows'"):
+        pytest.skip("the server has no contrib")
+    server.sql("CREATE EXTENSION tsm_system_rows", "picked")
+    try:
+        assert _allows(learn(server, "picked"), "SELECT id FROM plain TABLESAMPLE system_rows(1)")
+    finally:
+        server.sql("DROP EXTENSION tsm_system_rows", "picked")
