@@ -291,13 +291,16 @@ class Filter:
     ) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
+        resolver = self._resolver if types or not extended & (VOID_PARSE | OWN_PARSE) else None
+        if self.policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql):
+            resolver = None  # the tree does not show which columns bear other names there
         judgement = Judgement(
             self.functions,
             self.policy,
             void=bool(extended & VOID_PARSE),
             bound=bool(extended),
             own=own,
-            resolver=self._resolver if types or not extended & (VOID_PARSE | OWN_PARSE) else None,
+            resolver=resolver,
             types=types,
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.

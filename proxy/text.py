@@ -50,6 +50,19 @@ _LONG_RUN = Refusal(
 )
 
 
+JUNK_SINCE = 150000
+"""The server_version_num from which on a letter behind a number is an error."""
+_SPLIT_NUMBER = re.compile(rb"(?<![\w$\x80-\xff])\.?[0-9][0-9.eE+-]*[xXoObB_]")
+
+
+def may_split_numbers(sql: bytes) -> bool:
+    """Tell whether there may be a number that is one token here, and to servers before JUNK_SINCE a number and a name.
+
+    `SELECT 0x1F`, which is 31, is `SELECT 0 AS x1F` there, and `1_000` is `1 AS _000`.
+    """
+    return _SPLIT_NUMBER.search(sql) is not None
+
+
 def check_operator_runs(text: str) -> None:
     """Refuse a text on which PostgreSQL's lexer takes quadratic time: `/*/*/*…` or `+-+-+-…`.
 

@@ -131,3 +131,25 @@ def test_sample_of_a_method_that_an_extension_has(server: EmbeddedServer) -> Non
         assert _allows(learn(server, "picked"), "SELECT id FROM plain TABLESAMPLE system_rows(1)")
     finally:
         server.sql("DROP EXTENSION tsm_system_rows", "picked")
+
+
+SPLIT = [("0x1f", "x1f"), ("1_0", "_0"), ("0b1", "b1"), ("0O7", "o7"), ("1e1_0", "_0"), ("1.5_0", "_0")]
+
+
+@pytest.mark.parametrize(("number", "name"), SPLIT)
+def test_attack_number_that_is_another_one_and_a_name_to_older_servers(
+    server: EmbeddedServer, number: str, name: str
+) -> None:
+    """To those before 15, `SELECT 0x1f` is `SELECT 0 AS x1f`, where the parser here reads 31."""
+    attack = f"SELECT (SELECT seen({name}) FROM (SELECT {number}) s) FROM (SELECT 1::bigint AS {name}) o"
+    server.sql(f"CREATE FUNCTION seen(numeric) RETURNS text {_BODY}", "picked")
+    server.sql(f"CREATE FUNCTION seen(int) RETURNS text {_BODY}", "picked")
+    server.sql("CREATE FUNCTION seen(bigint) RETURNS text LANGUAGE sql AS 'SELECT ''x''::text'", "picked")
+    try:
+        known = learn(server, "picked")
+        if known.policy.server_version < 150000:
+            assert runs(server, attack, "picked")
+            assert not _allows(known, attack)
+        assert _allows(known, "SELECT seen(10::bigint), a1_0 FROM (SELECT 1 AS a1_0) x1")
+    finally:
+        server.sql("DROP FUNCTION seen(int), seen(numeric), seen(bigint)", "picked")
