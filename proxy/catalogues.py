@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -248,6 +249,8 @@ class Catalogues:
         catalog = await self._prover.prove(results, policy)
         if judge.policy != policy:  # by an upstream that has logged in meanwhile
             return await self._load_once(kept)
+        if not self._refresh:
+            catalog = replace(catalog, world=None)  # nothing would tell that sessions have another search_path by now
         judge.learn_catalog(catalog)
         kept.state, kept.digest, kept.policy, kept.partial = state, digest, judge.policy, catalog.unprinted > 0
         functions = sum(map(len, catalog.functions.values()))

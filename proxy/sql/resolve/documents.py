@@ -99,9 +99,10 @@ def _value(analysis: Analysis, level: Level, node: Body) -> Expr:
         analysis.open([found])
         return found
     _built_in(analysis, found.location, "to_json", "to_jsonb", "convert_from")
-    for target in (oids.JSON, oids.JSONB):
-        if analysis.coercion.can([found.type], [target], Context.EXPLICIT):
-            analysis.coerce(Expr(found.type, found.location), target, Context.EXPLICIT, found.location)
+    for source in {found.type, oids.TEXT} if found.type == oids.BYTEA else {found.type}:
+        for target in (oids.JSON, oids.JSONB):
+            if analysis.coercion.can([source], [target], Context.EXPLICIT):
+                analysis.coerce(Expr(source, found.location), target, Context.EXPLICIT, found.location)
     analysis.use("cast-to-json", found.location, found.type)
     return found
 
@@ -118,7 +119,11 @@ def _result(analysis: Analysis, node: Body, default: int) -> int:
     if output is None:
         return default
     type_, modifier = names.type_named(analysis, output["typeName"])
-    at = location(node)
+    _returned(analysis, location(node), type_, modifier)
+    return type_
+
+
+def _returned(analysis: Analysis, at: int, type_: int, modifier: int) -> None:
     analysis.use("input", at, type_)
     for place in (at, -1):
         _built_in(analysis, place, "convert_to")
@@ -126,7 +131,6 @@ def _result(analysis: Analysis, node: Body, default: int) -> int:
             if analysis.coercion.can([source], [type_], Context.EXPLICIT):
                 analysis.to_target(Expr(source, place), type_, modifier, Context.EXPLICIT, place)
             analysis.coerce(Expr(source, place), oids.TEXT, Context.EXPLICIT, place)
-    return type_
 
 
 def _made(analysis: Analysis, level: Level, node: Body, values: Sequence[Body]) -> Expr:
@@ -218,6 +222,7 @@ def _serialize(analysis: Analysis, level: Level, node: Body) -> Expr:
     if call is not None:
         return call
     found = _values(analysis, level, [node["expr"]])
+    _returned(analysis, location(node), oids.TEXT, -1)
     return Expr(_result(analysis, node, oids.TEXT), location(node), levels=levels_of(found))
 
 
@@ -279,15 +284,23 @@ def json_table(analysis: Analysis, level: Level, node: Body) -> Sequence[Column]
     _since(analysis, _FUNCTIONS_SINCE)
     passing = [each["JsonArgument"]["val"] for each in node.get("passing", ())]
     _values(analysis, level, [node["context_item"], *passing])
+    _path_of(analysis, level, node)
     found: list[Column] = []
     _json_columns(analysis, level, node["columns"], found)
     return found
+
+
+def _path_of(analysis: Analysis, level: Level, node: Body) -> None:
+    """Analyse the path that JSON_TABLE or a column of it names."""
+    if "pathspec" in node:
+        _path(analysis, level, node["pathspec"]["string"])
 
 
 def _json_columns(analysis: Analysis, level: Level, nodes: Sequence[Body], found: list[Column]) -> None:
     for each in nodes:
         column = each["JsonTableColumn"]
         kind = column.get("coltype", "JTC_FOR_ORDINALITY")
+        _path_of(analysis, level, column)
         if kind == "JTC_NESTED":
             _json_columns(analysis, level, column["columns"], found)
         elif kind == "JTC_FOR_ORDINALITY":
