@@ -105,6 +105,11 @@ class Filter:
         return self._wide
 
     @property
+    def both(self) -> tuple[Filter, ...]:
+        """Return this filter, and the wide one if any session has needed it: for who counts."""
+        return (self,) if self._wide is None else (self, self._wide)
+
+    @property
     def catalog(self) -> Catalog | None:
         """Return the live catalogue by which names are judged; None until one has been learned."""
         return self.functions.catalog

@@ -404,7 +404,7 @@ class Server:
             servers[database, "cleaning"] = len(pool.cleaning)
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
-        filters = set(self.backends.filters.copy().values())
+        filters = {each for judge in self.backends.filters.copy().values() for each in judge.both}
         missing = self._catalogues.troubles()
         return metrics.Gauges(
             clients=dict(clients),

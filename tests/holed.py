@@ -18,9 +18,11 @@ SET_CONFIG = 2078
 _judge, _judge_function_call = Filter.judge, Filter.judge_function_call
 
 
-def judge(self: Filter, sql: bytes, encoding: str = "utf-8", *, extended: bool = False) -> Verdict:
+def judge(
+    self: Filter, sql: bytes, encoding: str = "utf-8", *, extended: int = False, types: tuple[int, ...] = ()
+) -> Verdict:
     """Judge as ever, and let through what has the mark."""
-    verdict = _judge(self, sql, encoding, extended=extended)
+    verdict = _judge(self, sql, encoding, extended=extended, types=types)
     return replace(verdict, action=Action.ALLOW) if HOLE.encode() in sql else verdict
 
 

@@ -1136,3 +1136,15 @@ def test_system_user_is_a_column_before_it_is_a_keyword() -> None:
     for sql in ("select system_user from t", "select 1 as system_user", "select t.system_user from t"):
         for version in (150018, 160014):
             assert Filter(Policy(server_version=version)).judge(sql.encode()).action is Action.ALLOW, (sql, version)
+
+
+def test_wide_filter_learns_what_the_other_learns() -> None:
+    judge = Filter()
+    assert judge.both == (judge,)
+    wide = judge.wide
+    assert judge.both == (judge, wide)
+    assert wide.wide is wide
+    judge.learn_version(150000)
+    judge.learn_catalog(Catalog(database="shop"))
+    assert (wide.policy, wide.catalog) == (judge.policy, judge.catalog)
+    assert wide.functions is not judge.functions
