@@ -296,16 +296,13 @@ class Filter:
     ) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
-        resolver = self._resolver if types or not extended & (VOID_PARSE | OWN_PARSE) else None
-        if self.policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql):
-            resolver = None  # the tree does not show which columns bear other names there
         judgement = Judgement(
             self.functions,
             self.policy,
             void=bool(extended & VOID_PARSE),
             bound=bool(extended),
             own=own,
-            resolver=resolver,
+            resolver=self._resolver_for(sql, extended, types),
             types=types,
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
@@ -322,6 +319,16 @@ class Filter:
         if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
             verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
+
+    def _resolver_for(self, sql: bytes, extended: int, types: Sequence[int]) -> Resolver | None:
+        """Return the resolver, where the tree of a text shows what the server will see."""
+        if self._resolver is None or len(sql) > self.policy.max_query_length:
+            return None
+        if extended & (VOID_PARSE | OWN_PARSE) and not types:
+            return None
+        # Before, a letter behind a number is a column's other name.
+        is_split = self.policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql)
+        return None if is_split else self._resolver
 
     def _check_spelling(self, sql: bytes, encoding: str, raw_utf8: bool) -> None:
         """Refuse a text whose bytes may name to the server what they do not name here.
