@@ -172,7 +172,7 @@ class Filter:
         `encoding` is the Python codec of the session's client_encoding. `extended`: the text came in a Parse message
         and may hold one statement at most; see VOID_PARSE, too. `types` are those that the Parse gives to parameters.
         """
-        came = self._came(extended, types)
+        came = self._came(extended, types) if types else extended
         key = (sql, encoding, came, self._scope)
         verdict = self._entries.get(key)
         if verdict is not None:
