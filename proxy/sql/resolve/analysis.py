@@ -332,27 +332,9 @@ class Analysis:
 
     # -- order, equality -----------------------------------------------------------------------------------------------
 
-    def default_class(self, type_: int, method: int) -> tuple[int, int] | None:
-        """Return family and type of the default operator class that a type has: GetDefaultOpClass()."""
-        base = self.coercion.base(type_)
-        preferred: list[tuple[int, int]] = []
-        compatible: list[tuple[int, int]] = []
-        category = self.coercion.category(base)
-        for each in self.world.classes.get(method, ()):
-            if each.type == base:
-                return each.family, each.type
-            if self.coercion.is_preferred(category, each.type):
-                if self.coercion.is_binary(base, each.type):
-                    preferred.append((each.family, each.type))
-            elif self.coercion.is_binary(base, each.type):
-                compatible.append((each.family, each.type))
-        if len(preferred) == 1:
-            return preferred[0]
-        return compatible[0] if not preferred and len(compatible) == 1 else None
-
     def strategy(self, type_: int, strategy: int) -> int:
         """Return the operator of a type's default btree class for a strategy; 0: there is none."""
-        found = self.default_class(type_, oids.BTREE)
+        found = self.coercion.default_class(type_, oids.BTREE)
         return 0 if found is None else self.world.members.get((found[0], found[1], found[1], strategy), 0)
 
     def equality(self, type_: int) -> int:
@@ -360,7 +342,7 @@ class Analysis:
         operator = self.strategy(type_, oids.BT_EQUAL)
         if operator:
             return operator
-        found = self.default_class(type_, oids.HASH)
+        found = self.coercion.default_class(type_, oids.HASH)
         return 0 if found is None else self.world.members.get((found[0], found[1], found[1], oids.HASH_EQUAL), 0)
 
     def sort(self, expr: Expr, *, descending: bool = False) -> None:

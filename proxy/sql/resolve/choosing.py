@@ -45,38 +45,54 @@ class Choice(NamedTuple):
 class Choosing:
     """Choose along one search_path."""
 
-    __slots__ = ("_operators", "coercion", "search")
+    __slots__ = ("_candidates", "_operators", "coercion", "search")
 
     def __init__(self, coercion: Coercion, search: Search) -> None:
         self.coercion = coercion
         self.search = search
         self._operators: dict[tuple[str, str, int, int], tuple[Operator, ...]] = {}
+        self._candidates: dict[tuple[str, str, int, bool], list[Candidate]] = {}
 
     # -- functions -----------------------------------------------------------------------------------------------------
 
     def candidates(
-        self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool, defaults: bool = True
-    ) -> list[Candidate]:
+        self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool
+    ) -> Sequence[Candidate]:
         """Give what a call with so many arguments can mean: FuncnameGetCandidates().
 
         `names` are those of the last arguments, in named notation.
         """
+        if names:
+            return self._find_candidates(schema, name, count, names, expand_variadic)
+        key = (schema, name, count, expand_variadic)
+        known = self._candidates.get(key)
+        if known is None:
+            known = self._find_candidates(schema, name, count, (), expand_variadic)
+            if known:  # names that nothing bears come from clients, and there is no end to them
+                if len(self._candidates) >= MAX_REMEMBERED:
+                    self._candidates.clear()
+                self._candidates[key] = known
+        return known
+
+    def _find_candidates(
+        self, schema: str, name: str, count: int, names: Sequence[str], expand_variadic: bool
+    ) -> list[Candidate]:
         found: list[Candidate] = []
         for place, function in self.search.functions(schema, name):
-            candidate = self._candidate(function, place, count, names, expand_variadic, defaults)
+            candidate = self._candidate(function, place, count, names, expand_variadic)
             if candidate is not None:
                 _add(found, candidate)
         return found
 
     @staticmethod
     def _candidate(
-        function: Function, place: int, count: int, names: Sequence[str], expand_variadic: bool, defaults: bool
+        function: Function, place: int, count: int, names: Sequence[str], expand_variadic: bool
     ) -> Candidate | None:
         parameters = len(function.arguments)
         if names:
             if (function.variadic and expand_variadic) or parameters < count:
                 return None
-            if parameters > count and not (defaults and count + function.defaults >= parameters):
+            if count + function.defaults < parameters:
                 return None
             order = _match_names(function, count, names)
             if order is None:
@@ -89,7 +105,7 @@ class Choosing:
             arguments = function.arguments[:-1] + (function.variadic,) * taken
             return Candidate(function, place, arguments, taken, 0)
         if parameters > count:
-            if not defaults or count + function.defaults < parameters:
+            if count + function.defaults < parameters:
                 return None
             return Candidate(function, place, function.arguments, 0, parameters - count)
         if parameters != count:

@@ -55,7 +55,7 @@ class MismatchError(Exception):
 class Coercion:
     """Answer for the types of one world. What is asked for once is remembered."""
 
-    __slots__ = ("_bases", "_found", "_inherits", "_types", "world")
+    __slots__ = ("_bases", "_classes", "_found", "_inherits", "_types", "world")
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -63,6 +63,7 @@ class Coercion:
         self._found: dict[tuple[int, int, int], Path | None] = {}
         self._bases: dict[int, int] = {}
         self._inherits: dict[tuple[int, int], bool] = {}
+        self._classes: dict[tuple[int, int], tuple[int, int] | None] = {}
 
     # -- what a type is ------------------------------------------------------------------------------------------------
 
@@ -242,6 +243,28 @@ class Coercion:
             return bool(element) and self.is_composite(element)
         cast = self.world.casts.get((source, target))
         return cast is not None and cast.method == "b" and cast.context == "i"
+
+    def default_class(self, type_: int, method: int) -> tuple[int, int] | None:
+        """Return family and type of the default operator class that a type has: GetDefaultOpClass()."""
+        key = (type_, method)
+        if key not in self._classes:
+            if len(self._classes) >= MAX_REMEMBERED:
+                self._classes.clear()
+            self._classes[key] = self._find_class(self.base(type_), method)
+        return self._classes[key]
+
+    def _find_class(self, base: int, method: int) -> tuple[int, int] | None:
+        preferred: list[tuple[int, int]] = []
+        compatible: list[tuple[int, int]] = []
+        category = self.category(base)
+        for each in self.world.classes.get(method, ()):
+            if each.type == base:
+                return each.family, each.type
+            if self.is_binary(base, each.type):
+                (preferred if self.is_preferred(category, each.type) else compatible).append((each.family, each.type))
+        if len(preferred) == 1:
+            return preferred[0]
+        return compatible[0] if not preferred and len(compatible) == 1 else None
 
     # -- several types to one ------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:
         analysis.unknown("in-range", -1)
         analysis.open([offset])
         return
-    found = analysis.default_class(column.type, oids.BTREE)
+    found = analysis.coercion.default_class(column.type, oids.BTREE)
     if found is None:
         raise RejectedError("42883", "could not identify an ordering operator")
     family, type_ = found
