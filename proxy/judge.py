@@ -20,7 +20,7 @@ import sys
 import traceback
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast, get_type_hints
@@ -315,6 +315,7 @@ class _Lane:
                 patience = PATIENCE  # to learn a large catalogue takes its time, too
                 policy, catalog = wanted
                 if catalog is not None:
+                    catalog = replace(catalog, world=None)  # it resolves nothing
                     for piece in _pieces(catalog):
                         self._helper.tell(_encode(piece))
                         await asyncio.sleep(0)  # to encode a large one takes 15 ms
