@@ -223,6 +223,10 @@ class Analysis:
             found.is_null,
         )
 
+    def to_text(self, expr: Expr) -> Expr:
+        """Make text of what has no type: resolveTargetListUnknowns(), addTargetToSortList()."""
+        return self.coerce(expr, oids.TEXT) if expr.type == UNKNOWN else expr
+
     def to_common(self, expr: Expr, target: int) -> Expr:
         """Convert to what `Coercion.common` has found: coerce_to_common_type()."""
         if expr.type == target:
@@ -280,25 +284,19 @@ class Analysis:
 
     def _one_of(self, operators: Sequence[Operator], given: Sequence[Expr], location: int, levels: int) -> Expr:
         """Apply one of several operators: nobody knows what becomes of the operands."""
-        self.unknown("function", -1)
-        self.unknown("io", -1)
-        self._open(given)
+        self.open(given)
         results = {ANY_TYPE if each.result in oids.POLYMORPHIC else each.result for each in operators}
         return Expr(results.pop() if len(results) == 1 else ANY_TYPE, location, levels=levels)
 
-    def _open(self, given: Sequence[Expr]) -> None:
-        """Record that literals and parameters can become anything."""
+    def open(self, given: Sequence[Expr]) -> None:
+        """Record that nobody knows what becomes of these; literals and parameters can become anything."""
+        self.unknown("function", -1)
+        self.unknown("io", -1)
         for each in given:
             if each.form is Form.PARAMETER and each.type == UNKNOWN:
                 self.parameters[each.number - 1] = ANY_TYPE
             if each.type == UNKNOWN:
                 self.unknown("input", each.location)
-
-    def open(self, given: Sequence[Expr]) -> None:
-        """Record that nobody knows what becomes of these."""
-        self.unknown("function", -1)
-        self.unknown("io", -1)
-        self._open(given)
 
     def resolve(self, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
         """Return what is taken and given, polymorphic types replaced. Raises RejectedError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from . import oids
 from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
@@ -35,13 +34,6 @@ class Call:
     """Whether it has nothing that an aggregate alone has, nor OVER."""
     is_column: bool = False
     """Whether it is written as a column: `x.name`."""
-    star: bool = False
-
-
-class Kind(Enum):
-    FUNCTION = "f"
-    AGGREGATE = "a"
-    WINDOW = "w"
 
 
 @dataclass(slots=True)

@@ -580,7 +580,7 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
             sorting.sort_by(analysis, analyse(analysis, level, each["SortBy"]["node"]), each["SortBy"])
     if node.get("agg_distinct"):
         for expr in called.arguments:
-            analysis.sort(expr if expr.type != UNKNOWN else analysis.coerce(expr, oids.TEXT))
+            analysis.sort(analysis.to_text(expr))
     if "over" in node and "name" not in node["over"]:
         sorting.window(analysis, level, node["over"])
     return called.expr
@@ -589,13 +589,6 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
 def _grouping(analysis: Analysis, level: Level, node: Body) -> Expr:
     _all(analysis, level, node.get("args", ()))
     return Expr(oids.INT4, location(node))
-
-
-def _typed(type_: int) -> Callable[[Analysis, Level, Body], Expr]:
-    def found(analysis: Analysis, level: Level, node: Body) -> Expr:
-        return Expr(type_, location(node))
-
-    return found
 
 
 _KINDS: dict[str, Callable[[Analysis, Level, Body], Expr]] = {

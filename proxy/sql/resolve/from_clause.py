@@ -18,13 +18,10 @@ def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None
     for node in nodes:
         found = _item(analysis, level, node)
         _check_names(level.items, found)
+        level.items += found
         for item in level.items:
             item.lateral_only = True
             item.lateral_allowed = True
-        for item in found:
-            item.lateral_only = True
-            item.lateral_allowed = True
-        level.items += found
     for item in level.items:
         item.lateral_only = False
         item.lateral_allowed = True
@@ -74,7 +71,6 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
             columns,
             relation.row_type or oids.RECORD,
             0 if alias else relation.oid,
-            relation.schema,
             is_table=relation.kind not in "vc",
         )
     ]

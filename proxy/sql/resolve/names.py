@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from . import oids
 from .analysis import UNDEFINED_OBJECT, Analysis
@@ -197,9 +196,3 @@ VALUE_TYPES = {
     for name in _VALUE_NAMES
 }
 """The types of CURRENT_DATE and its like."""
-
-
-def text_of(node: Any) -> str:
-    """Return the text of a String node."""
-    found: str = node["String"]["sval"]
-    return found

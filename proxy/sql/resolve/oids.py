@@ -6,8 +6,6 @@ from typing import Final
 
 ANY_TYPE: Final = -1
 """Not an OID: a type that is not known."""
-NO_TYPE: Final = 0
-"""InvalidOid: the operand or result that is not there."""
 
 BOOL: Final = 16
 NAME: Final = 19
@@ -26,7 +24,6 @@ XML: Final = 142
 FLOAT4: Final = 700
 FLOAT8: Final = 701
 UNKNOWN: Final = 705
-BPCHAR: Final = 1042
 VARCHAR: Final = 1043
 BYTEA: Final = 17
 DATE: Final = 1082
@@ -37,7 +34,6 @@ INTERVAL: Final = 1186
 TIMETZ: Final = 1266
 BIT: Final = 1560
 NUMERIC: Final = 1700
-CSTRING: Final = 2275
 ANY: Final = 2276
 ANYARRAY: Final = 2277
 VOID: Final = 2278
@@ -76,7 +72,5 @@ HASH: Final = 405
 BT_LESS, BT_LESS_EQUAL, BT_EQUAL, BT_GREATER_EQUAL, BT_GREATER = 1, 2, 3, 4, 5
 """Strategies of btree (access/stratnum.h)."""
 HASH_EQUAL: Final = 1
-BT_ORDER, BT_IN_RANGE = 1, 3
-"""Support functions of btree (access/nbtree.h)."""
-HASH_FUNCTION: Final = 1
-"""The support function of hash (access/hash.h)."""
+BT_IN_RANGE: Final = 3
+"""The support function of btree that adds a window frame's offset (access/nbtree.h)."""

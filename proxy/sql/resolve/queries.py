@@ -26,10 +26,6 @@ def query(analysis: Analysis, node: Body, parent: Level | None, resolve: bool) -
     kind, body = names.kind_of(node)
     if kind != "SelectStmt":
         raise NotModelledError(kind)
-    return _select(analysis, body, parent, resolve)
-
-
-def _select(analysis: Analysis, body: Body, parent: Level | None, resolve: bool) -> Query:
     level = _below(parent)
     found = _outputs(analysis, level, body, resolve=resolve)
     columns = [calls.output_column(*each) for each in found]
@@ -50,15 +46,14 @@ def _outputs(
         _with(analysis, level, body["withClause"])
     if "intoClause" in body:
         raise NotModelledError("INTO")
-    if body.get("op", "SETOP_NONE") != "SETOP_NONE":
-        found = _set_operations(analysis, level, body, recursive)
-        _after(analysis, level, body, found)
-    elif "valuesLists" in body:
-        found = _values(analysis, level, body)
-        _after(analysis, level, body, found)
+    is_operation = body.get("op", "SETOP_NONE") != "SETOP_NONE"
+    if is_operation or "valuesLists" in body:
+        found = _set_operations(analysis, level, body, recursive) if is_operation else _values(analysis, level, body)
+        _sort(analysis, level, found, body)
+        _limit(analysis, level, body)
     else:
         found = _plain(analysis, level, body)
-    return [Target(each.name, _resolved(analysis, each.expr)) for each in found] if resolve else found
+    return [Target(each.name, analysis.to_text(each.expr)) for each in found] if resolve else found
 
 
 def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
@@ -93,11 +88,6 @@ def _limit(analysis: Analysis, level: Level, body: Body) -> None:
     for key in ("limitOffset", "limitCount"):
         if key in body:
             analysis.to_specific(analyse(analysis, level, body[key]), oids.INT8)
-
-
-def _resolved(analysis: Analysis, expr: Expr) -> Expr:
-    """Make text of what has no type: resolveTargetListUnknowns()."""
-    return analysis.coerce(expr, oids.TEXT) if expr.type == UNKNOWN else expr
 
 
 def _targets(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Target]:
@@ -158,12 +148,14 @@ def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) 
         for each in body.get("args", ()):
             _group(analysis, level, targets, each)
         return
-    at = _found_target(analysis, level, targets, node, grouping=True)
-    expr = targets[at].expr if isinstance(at, int) else at
-    if expr.type == UNKNOWN:
-        expr = analysis.coerce(expr, oids.TEXT)
-        if isinstance(at, int):
-            targets[at] = Target(targets[at].name, expr)
+    _compare(analysis, targets, _found_target(analysis, level, targets, node, grouping=True))
+
+
+def _compare(analysis: Analysis, targets: list[Target], at: int | Expr) -> None:
+    """Record how equal values of an output column, or of an expression, are found: addTargetToGroupList()."""
+    expr = analysis.to_text(targets[at].expr if isinstance(at, int) else at)
+    if isinstance(at, int):
+        targets[at] = Target(targets[at].name, expr)
     analysis.group(expr.type, expr.location)
 
 
@@ -173,12 +165,7 @@ def _distinct(analysis: Analysis, level: Level, targets: list[Target], nodes: Se
     if not wanted:
         wanted = list(range(len(targets)))
     for at in wanted:
-        expr = targets[at].expr if isinstance(at, int) else at
-        if expr.type == UNKNOWN:
-            expr = analysis.coerce(expr, oids.TEXT)
-            if isinstance(at, int):
-                targets[at] = Target(targets[at].name, expr)
-        analysis.group(expr.type, expr.location)
+        _compare(analysis, targets, at)
 
 
 # -- VALUES, UNION -----------------------------------------------------------------------------------------------------
@@ -198,12 +185,6 @@ def _values(analysis: Analysis, level: Level, body: Body) -> list[Target]:
         modifier = modifiers.pop() if len(modifiers) == 1 else -1
         found.append(Target(f"column{at + 1}", Expr(common, converted[0].location, modifier=modifier)))
     return found
-
-
-def _after(analysis: Analysis, level: Level, body: Body, targets: list[Target]) -> None:
-    """Analyse ORDER BY and LIMIT of what has no FROM."""
-    _sort(analysis, level, targets, body)
-    _limit(analysis, level, body)
 
 
 def _set_operations(analysis: Analysis, level: Level, body: Body, recursive: WithQuery | None) -> list[Target]:
@@ -279,17 +260,14 @@ def _with(analysis: Analysis, level: Level, clause: Body) -> None:
     bodies = [each["CommonTableExpr"] for each in clause["ctes"]]
     if len({each["ctename"] for each in bodies}) < len(bodies):
         raise RejectedError("42712", "WITH query name specified more than once")
-    if clause.get("recursive"):
-        for each in bodies:
-            level.queries[each["ctename"]] = _query_of(each)
-        ordered = _in_order(bodies)
-    else:
-        ordered = bodies
-    for each in ordered:
-        found = level.queries.get(each["ctename"]) if clause.get("recursive") else None
-        found = found or _query_of(each)
-        _analyse_with(analysis, level, found, each, recursive=bool(clause.get("recursive")))
-        level.queries[each["ctename"]] = found
+    recursive = bool(clause.get("recursive"))
+    queries = {each["ctename"]: _query_of(each) for each in bodies}
+    if recursive:
+        level.queries |= queries
+    for each in _in_order(bodies) if recursive else bodies:
+        found = queries[each["ctename"]]
+        _analyse_with(analysis, level, found, each, recursive=recursive)
+        level.queries[found.name] = found
 
 
 def _query_of(body: Body) -> WithQuery:

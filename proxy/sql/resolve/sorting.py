@@ -13,9 +13,7 @@ FRAME_RANGE = 0x00002  # FRAMEOPTION_RANGE, nodes/parsenodes.h
 
 def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
     """Record how an expression is put in order, and return what is: addTargetToSortList()."""
-    if expr.type == UNKNOWN:
-        analysis.coerce(expr, oids.TEXT)
-        expr = Expr(oids.TEXT, expr.location, expr.form, levels=expr.levels)
+    expr = analysis.to_text(expr)
     if "useOp" not in node:
         analysis.sort(expr, descending=node.get("sortby_dir") == "SORTBY_DESC")
         return expr
@@ -68,10 +66,7 @@ def window(analysis: Analysis, level: Level, node: Body) -> None:
         for each in node.get("orderClause", ())
     ]
     sorted_ = [sort_by(analysis, *each) for each in order]
-    for each in partition:
-        if each.type == UNKNOWN:
-            analysis.coerce(each, oids.TEXT)
-            each = Expr(oids.TEXT, each.location)
+    for each in map(analysis.to_text, partition):
         analysis.group(each.type, each.location)
     if not sorted_ and "refname" in node and node["refname"] in level.windows:
         referenced = level.windows[node["refname"]].get("orderClause", ())

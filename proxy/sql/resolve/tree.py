@@ -82,7 +82,6 @@ class Item:
     row_type: int = RECORD
     relation: int = 0
     """The table's OID, where it has no alias: then its schema can be written, too."""
-    schema: int = 0
     is_table: bool = False
     """Whether it has system columns."""
     scalar: bool = False
