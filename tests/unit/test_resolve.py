@@ -259,6 +259,16 @@ def test_output_has_the_servers_names_and_types() -> None:
     ]
 
 
+def test_rows_that_are_lists_are_compared_one_by_one() -> None:
+    def compared(sql: str) -> list[str]:
+        return names(resolve(sql), "group")
+
+    assert compared("SELECT count(*) FROM t GROUP BY (id, w)") == ["int4 = int4", "text = text"]
+    assert compared("SELECT count(*) OVER (PARTITION BY (id, w)) FROM t") == ["int4 = int4", "text = text"]
+    assert compared("SELECT count(*) FROM t GROUP BY ROLLUP ((id, w), d)")[:2] == ["int4 = int4", "text = text"]
+    assert compared("SELECT count(*) OVER (PARTITION BY ROW(id, w)) FROM t") == ["record = record"]
+
+
 def test_types_that_values_are_of() -> None:
     assert MOOD not in resolve("SELECT id FROM t").types
     assert MOOD in resolve("SELECT id FROM t ORDER BY m").types

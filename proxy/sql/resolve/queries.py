@@ -64,7 +64,7 @@ def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
         if key in body:
             analysis.to_bool(analyse(analysis, level, body[key]))
     _sort(analysis, level, targets, body)
-    for each in body.get("groupClause", ()):
+    for each in sorting.flattened(body.get("groupClause", ())):
         _group(analysis, level, targets, each)
     if "distinctClause" in body:
         _distinct(analysis, level, targets, body["distinctClause"])
@@ -141,11 +141,7 @@ def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) 
     """transformGroupClause()."""
     kind, body = names.kind_of(node)
     if kind == "GroupingSet":
-        for each in body.get("content", ()):
-            _group(analysis, level, targets, each)
-        return
-    if kind == "RowExpr" and body.get("row_format") == "COERCE_IMPLICIT_CAST":
-        for each in body.get("args", ()):
+        for each in sorting.flattened(body.get("content", ())):
             _group(analysis, level, targets, each)
         return
     _compare(analysis, targets, _found_target(analysis, level, targets, node, grouping=True))

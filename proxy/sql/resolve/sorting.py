@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from . import oids
 from .analysis import Analysis
-from .names import qualified
+from .names import kind_of, qualified
 from .oids import ANY_TYPE, UNKNOWN
 from .tree import Body, Expr, Level, RejectedError
 
@@ -58,9 +60,19 @@ def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:
     analysis.to_specific(offset, chosen)
 
 
+def flattened(nodes: Sequence[Body]) -> Iterator[Body]:
+    """Give what GROUP BY or PARTITION BY lists; `(a, b)` there is no row, but both: flatten_grouping_sets()."""
+    for node in nodes:
+        kind, body = kind_of(node)
+        if kind == "RowExpr" and body.get("row_format") == "COERCE_IMPLICIT_CAST":
+            yield from flattened(body.get("args", ()))
+        else:
+            yield node
+
+
 def window(analysis: Analysis, level: Level, node: Body) -> None:
     """Analyse what a window is made of: transformWindowDefinitions()."""
-    partition = [analysis.expression(analysis, level, each) for each in node.get("partitionClause", ())]
+    partition = [analysis.expression(analysis, level, each) for each in flattened(node.get("partitionClause", ()))]
     order = [
         (analysis.expression(analysis, level, each["SortBy"]["node"]), each["SortBy"])
         for each in node.get("orderClause", ())
