@@ -32,9 +32,9 @@ def built_in(major: int) -> World | None:
             operators=[rows.operator(row) for row in _rows("operators", major)],
             casts=[rows.cast(row) for row in _rows("casts", major)],
             classes=[world.OperatorClass(*map(int, row)) for row in _rows("classes", major)],
-            members=[tuple(map(int, row)) for row in _rows("members", major)],  # type: ignore[misc]
-            support=[tuple(map(int, row)) for row in _rows("support", major)],  # type: ignore[misc]
-            ranges=[tuple(map(int, row)) for row in _rows("ranges", major)],  # type: ignore[misc]
+            members=[world.Member(*map(int, row)) for row in _rows("members", major)],
+            support=[world.Support(*map(int, row)) for row in _rows("support", major)],
+            ranges=[world.Range(*map(int, row)) for row in _rows("ranges", major)],
         ),
     )
 

@@ -58,11 +58,11 @@ def read(results: Sequence[Rows], as_text: Text, codes: Mapping[int, int] | None
         operators=[operator([as_text(value) for value in row]) for row in operators],
         casts=[cast([as_text(value) for value in row]) for row in casts],
         classes=[world.OperatorClass(*_integers(row)) for row in classes],
-        members=[_integers(row) for row in members],  # type: ignore[misc]
-        support=[_integers(row) for row in support],  # type: ignore[misc]
+        members=[world.Member(*_integers(row)) for row in members],
+        support=[world.Support(*_integers(row)) for row in support],
         relations=[_relation(row, as_text) for row in relations],
-        parents=[_integers(row) for row in parents],  # type: ignore[misc]
-        ranges=[_integers(row) for row in ranges],  # type: ignore[misc]
+        parents=[world.Inheritance(*_integers(row)) for row in parents],
+        ranges=[world.Range(*_integers(row)) for row in ranges],
         changed=[int(row[0]) for row in shown if codes and _is_changed(row, codes)],
     )
 

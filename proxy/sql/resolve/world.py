@@ -108,6 +108,42 @@ class OperatorClass(NamedTuple):
     family: int
 
 
+class Member(NamedTuple):
+    """One row of pg_amop."""
+
+    family: int
+    method: int
+    left: int
+    right: int
+    strategy: int
+    operator: int
+
+
+class Support(NamedTuple):
+    """One row of pg_amproc."""
+
+    family: int
+    left: int
+    right: int
+    number: int
+    function: int
+
+
+class Inheritance(NamedTuple):
+    """One row of pg_inherits: a relation, and one that it inherits from."""
+
+    child: int
+    parent: int
+
+
+class Range(NamedTuple):
+    """One row of pg_range."""
+
+    range: int
+    subtype: int
+    multirange: int
+
+
 class Column(NamedTuple):
     """One row of pg_attribute of a relation's own columns, in their order; or one of a query."""
 
@@ -165,15 +201,11 @@ class Tables(NamedTuple):
     operators: Sequence[Operator] = ()
     casts: Sequence[Cast] = ()
     classes: Sequence[OperatorClass] = ()
-    members: Sequence[tuple[int, int, int, int, int, int]] = ()
-    """Of pg_amop: family, method, left, right, strategy, operator."""
-    support: Sequence[tuple[int, int, int, int, int]] = ()
-    """Of pg_amproc: family, left, right, number, function."""
+    members: Sequence[Member] = ()
+    support: Sequence[Support] = ()
     relations: Sequence[Relation] = ()
-    parents: Sequence[tuple[int, int]] = ()
-    """Relation, and one that it inherits from."""
-    ranges: Sequence[tuple[int, int, int]] = ()
-    """Range, subtype, multirange."""
+    parents: Sequence[Inheritance] = ()
+    ranges: Sequence[Range] = ()
     changed: Sequence[int] = ()
     """Built-in functions whose code is not what initdb made."""
 
