@@ -36,6 +36,7 @@ from .catalog import (
 from .policy import Policy
 from .refusals import ELSEWHERE, allow_line, dotted, unproved
 from .rules import Refusal
+from .sql import versions
 
 _BUILT_IN = ("", "pg_catalog")
 _ASSIGNED = "pg_current_xact_id_if_assigned() tells the transaction's id where it has one, and gives it none."
@@ -46,7 +47,6 @@ LEADS: dict[str, Key] = {
     **dict.fromkeys(rules.CASTS_TO_TEXT, (CAST_TO, rules.TEXT_OID)),
 }
 """Functions and operators of pg_catalog that run what the database has, and name none of it."""
-_SQL_SYNTAX = "COERCE_SQL_SYNTAX"
 
 
 class Patterns:
@@ -174,19 +174,27 @@ class Functions:
         """Give a call's schema and name as this server reads them: the parser is a newer one's."""
         if schema != "pg_catalog":
             return schema, name
-        if name == rules.EXTRACT and self.before(rules.EXTRACT_SINCE) and call.get("funcformat") == _SQL_SYNTAX:
-            return schema, rules.EXTRACT_BEFORE
+        if (
+            name == versions.EXTRACT
+            and self.before(versions.EXTRACT_SINCE)
+            and call.get("funcformat") == versions.SQL_SYNTAX
+        ):
+            return schema, versions.EXTRACT_BEFORE
         # Nothing tells whether the client wrote the schema; without one, all functions of the name are looked at.
-        unqualified = name in rules.UNQUALIFIED_BEFORE and self.before(rules.UNQUALIFIED_BEFORE[name])
+        unqualified = name in versions.UNQUALIFIED_BEFORE and self.before(versions.UNQUALIFIED_BEFORE[name])
         return "" if unqualified else schema, name
 
     def as_column(self, kind: str, node: dict[str, Any]) -> dict[str, Any] | None:
         """Give what a node is to this server where that is a column's name, as a ColumnRef."""
         if kind == "ColumnRef":
             return node
-        if kind == "FuncCall" and node.get("funcformat") == _SQL_SYNTAX and self.before(rules.SYSTEM_USER_SINCE):
+        if (
+            kind == "FuncCall"
+            and node.get("funcformat") == versions.SQL_SYNTAX
+            and self.before(versions.SYSTEM_USER_SINCE)
+        ):
             fields = node["funcname"][1:]
-            if [part["String"]["sval"] for part in fields] == [rules.SYSTEM_USER]:
+            if [part["String"]["sval"] for part in fields] == [versions.SYSTEM_USER]:
                 return {"fields": fields, "location": node.get("location", -1)}
         return None
 
@@ -194,7 +202,7 @@ class Functions:
         """Give a type's schema and name as this server reads them."""
         schema, name = constants.qualified(names)
         # As with a call, the client may have written the schema.
-        unqualified = schema == "pg_catalog" and self.before(rules.UNQUALIFIED_TYPES_BEFORE.get(name, 0))
+        unqualified = schema == "pg_catalog" and self.before(versions.UNQUALIFIED_TYPES_BEFORE.get(name, 0))
         return "" if unqualified else schema, name
 
     def _exists(self, since: int, until: int) -> bool:

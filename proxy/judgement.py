@@ -20,6 +20,7 @@ from .policy import Policy
 from .reach import Reach
 from .rules import Refused
 from .scope import Scope, Table
+from .sql import versions
 from .sql.resolve import Resolver
 from .verdict import AtBind, Effect, changes_path
 from .walk import INTERESTING, Body, walk
@@ -358,16 +359,12 @@ class Judgement:
         # ParseFuncOrColumn(), parser/parse_func.c: `x.f` is f(x) where x has no column f. Only the last part can be f.
         fields = node["fields"]
         name = fields[-1]["String"]["sval"]
-        if self._picked is not None and self._is_column_picked(self._picked, node.get("location", 0)):
+        if self._picked is not None and self._picked.is_column(node.get("location", 0)):
             return
         if self._functions.is_attribute(name):
             schema = fields[-3]["String"]["sval"] if len(fields) > 2 else ""
             if not self._is_column(schema, fields[-2]["String"]["sval"], name, scope):
                 self._attribute(name, operands.TYPED, node.get("location", 0))
-
-    @staticmethod
-    def _is_column_picked(picked: Picked, location: int) -> bool:
-        return picked.at("var", location) is not None and picked.at("called", location) is None
 
     def _is_column(self, schema: str, table: str, name: str, scope: Scope) -> bool:
         """Tell whether `table` has this column, wherever in the statement that name is given to something."""
@@ -585,7 +582,7 @@ class Judgement:
                 }
                 self._call("FuncCall", call, scope)
             return
-        name = name or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
+        name = name or versions.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
         refusal = self._functions.keyword(name, since)
         if refusal is not None:
             raise Refused(refusal, node.get("location", -1))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import constants, rules
 from .catalog import UNKNOWN, Callable, Chosen, Operator, Type, are_own
+from .sql import versions
 
 Body = dict[str, Any]
 
@@ -314,7 +315,7 @@ def type_of(node: Body, known: Names) -> str:
     call = node.get("FuncCall")
     if call is not None:
         *schema, name = (name["String"]["sval"] for name in call["funcname"])
-        if name == rules.EXTRACT:
+        if name == versions.EXTRACT:
             return ""  # numeric or, where it is date_part, float8
         if len(call.get("args", ())) == 1 and are_own(known.types.get(name, ())):
             return ""  # a cast, where no function takes exactly this argument: func_get_detail(), parser/parse_func.c

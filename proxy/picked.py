@@ -56,6 +56,10 @@ class Picked:
         """Return what is picked for a node of the tree; None: nothing of this kind was met there."""
         return self._at.get((kind, location))
 
+    def is_column(self, location: int) -> bool:
+        """Tell whether what looks like a column is one, and no call."""
+        return ("var", location) in self._at and ("called", location) not in self._at
+
     def place(self, oid: int) -> int:
         """Return where the text has something that an object is used for; -1: nowhere."""
         return self._places.get(oid, -1)

@@ -14,11 +14,12 @@ from . import constants, operands, rules
 from .catalog import Callable, Catalog, Operator, Relation
 from .functions import Functions
 from .scope import Scope
+from .sql import versions
+from .sql.resolve.scopes import SYSTEM_COLUMNS
 from .walk import Body
 
 _DERIVED = frozenset({"RangeSubselect", "RangeFunction", "RangeTableFunc", "JsonTable", "CommonTableExpr"})
 """What else FROM can name."""
-_SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 
 
 class Reach:
@@ -145,7 +146,7 @@ class Reach:
                 whole(every, location)
             elif qualifiers:
                 # x.f is f(x) where x has no column f.
-                whole((each for each in near if last not in each.columns | _SYSTEM_COLUMNS), location)
+                whole((each for each in near if last not in each.columns | SYSTEM_COLUMNS.keys()), location)
             _touch(last, near, found, location)
             whole(tables.get(last, ()), location)  # a whole row
         return found
@@ -197,7 +198,7 @@ class Reach:
 
     def _is_no_column(self, name: str) -> bool:
         """Tell whether nothing in FROM has a column of this name, or bears it."""
-        if name in _SYSTEM_COLUMNS or any(
+        if name in SYSTEM_COLUMNS or any(
             kind in _DERIVED or (kind in ("RangeVar", "JoinExpr") and "alias" in node and _renames(node, name))
             for kind, node in self._scope.walked.visited
         ):
@@ -273,7 +274,7 @@ class Reach:
                 if "String" in part:
                     yield part["String"]["sval"], (operands.OPEN,)
         elif kind in rules.KEYWORD_FUNCTIONS:
-            name = rules.KEYWORD_FUNCTIONS[kind][0] or rules.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
+            name = rules.KEYWORD_FUNCTIONS[kind][0] or versions.JSON_FUNCTIONS.get(node.get("op", ""), "json_value")
             yield name, None
 
 

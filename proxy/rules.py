@@ -263,17 +263,6 @@ KEYWORD_CALLS: dict[str, tuple[str, ...]] = {
     "json_arrayagg": ("json_agg", "json_agg_strict", "jsonb_agg", "jsonb_agg_strict"),
 }
 """The aggregates that such a keyword stands for (transformJsonObjectAgg(), parser/parse_expr.c), with their rights."""
-UNQUALIFIED_BEFORE = {"json_object": 16}
-"""Functions that this parser puts into pg_catalog by itself, and older servers look up in the path (parser/gram.y). The
-opposite, substring and overlay before PostgreSQL 14, needs nothing: every function of the name is looked at."""
-UNQUALIFIED_TYPES_BEFORE = {"json": 17}
-"""Types of which the same is true."""
-EXTRACT, EXTRACT_SINCE, EXTRACT_BEFORE = "extract", 14, "date_part"
-"""EXTRACT(… FROM …) calls this function of pg_catalog since that version, and the other one before."""
-SYSTEM_USER, SYSTEM_USER_SINCE = "system_user", 16
-"""SYSTEM_USER calls this function of pg_catalog since that version; before, it is the name of a column."""
-JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}
-
 SAMPLE_METHODS = frozenset({"bernoulli", "system", "system_rows", "system_time"})
 SECRET_RELATIONS = frozenset({"pg_authid", "pg_shadow", "pg_user_mapping", "pg_user_mappings", "pg_subscription"})
 """Catalogues and views that hold password hashes and connection strings. A role that may read them (pg_read_all_data

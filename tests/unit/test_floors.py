@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 PURE = (
     "ours",
     "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats"
-    " sql sql.resolve.oids",
+    " sql sql.versions sql.resolve.oids",
     "sql.resolve.world",
     "sql.resolve.rows sql.resolve.search sql.resolve.coercion sql.resolve.tree",
     "sql.resolve.choosing sql.resolve.built_in",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from .. import versions
 from . import calls, names, oids, sorting
 from .analysis import Analysis
 from .calls import Call
@@ -226,16 +227,13 @@ def _serialize(analysis: Analysis, level: Level, node: Body) -> Expr:
     return Expr(_result(analysis, node, oids.TEXT), location(node), levels=levels_of(found))
 
 
-_QUERY_FUNCTIONS = {
-    "JSON_EXISTS_OP": ("json_exists", oids.BOOL),
-    "JSON_QUERY_OP": ("json_query", oids.JSONB),
-    "JSON_VALUE_OP": ("json_value", oids.TEXT),
-}
+_QUERY_TYPES = {"JSON_EXISTS_OP": oids.BOOL, "JSON_QUERY_OP": oids.JSONB, "JSON_VALUE_OP": oids.TEXT}
 
 
 def _query(analysis: Analysis, level: Level, node: Body) -> Expr:
     """A JsonFuncExpr: transformJsonFuncExpr()."""
-    name, default = _QUERY_FUNCTIONS[node.get("op", "JSON_EXISTS_OP")]
+    operation = node.get("op", "JSON_EXISTS_OP")
+    name, default = versions.JSON_FUNCTIONS[operation], _QUERY_TYPES[operation]
     item, path = node["context_item"], node["pathspec"]
     call = _before(analysis, level, node, name, [item["raw_expr"], path], _FUNCTIONS_SINCE)
     if call is not None:

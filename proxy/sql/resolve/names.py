@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .. import versions
 from . import oids
 from .analysis import UNDEFINED_OBJECT, Analysis
 from .tree import Body, NotModelledError, RejectedError
-
-SQL_SYNTAX = "COERCE_SQL_SYNTAX"
 
 
 def qualified(names: Sequence[Body]) -> tuple[str, str]:
@@ -34,7 +33,7 @@ def type_named(analysis: Analysis, node: Body) -> tuple[int, int]:
     if node.get("pct_type") or "names" not in node:
         raise NotModelledError("%TYPE")
     schema, name = qualified(node["names"])
-    if schema == "pg_catalog" and analysis.world.major < _UNQUALIFIED_TYPES_BEFORE.get(name, 0):
+    if schema == "pg_catalog" and analysis.world.major < versions.UNQUALIFIED_TYPES_BEFORE.get(name, 0):
         _check_only(name, (each.schema for each in analysis.world.types_named.get(name, ())))
     row = analysis.search.type(schema, name)
     if row is None:
@@ -57,18 +56,14 @@ def meant(analysis: Analysis, call: Body, schema: str, name: str) -> tuple[str, 
     """Return a call's schema and name as this server reads them: the grammar is a newer one's."""
     major = analysis.world.major
     if schema == "pg_catalog":
-        if name == "extract" and major < 14 and call.get("funcformat") == SQL_SYNTAX:
-            return schema, "date_part"
-        if major < _UNQUALIFIED_FUNCTIONS_BEFORE.get(name, 0):
+        written = call.get("funcformat") == versions.SQL_SYNTAX
+        if name == versions.EXTRACT and major < versions.EXTRACT_SINCE and written:
+            return schema, versions.EXTRACT_BEFORE
+        if major < versions.UNQUALIFIED_BEFORE.get(name, 0):
             _check_only(name, (each.schema for each in analysis.world.functions_named.get(name, ())))
     elif not schema and major < 14 and name == "substring":
         _check_only(name, (each.schema for each in analysis.world.functions_named.get(name, ())))
     return schema, name
-
-
-_UNQUALIFIED_FUNCTIONS_BEFORE = {"json_object": 16}
-_UNQUALIFIED_TYPES_BEFORE = {"json": 17}
-"""What this grammar puts into pg_catalog by itself, and older servers look up in the path."""
 
 
 def _check_only(name: str, schemas: Iterable[int]) -> None:
@@ -79,9 +74,9 @@ def _check_only(name: str, schemas: Iterable[int]) -> None:
 
 def is_system_user(analysis: Analysis, call: Body) -> bool:
     """Tell whether a call is SYSTEM_USER as this grammar reads it, and a column's name to this server."""
-    if analysis.world.major >= 16 or call.get("funcformat") != SQL_SYNTAX:
+    if analysis.world.major >= versions.SYSTEM_USER_SINCE or call.get("funcformat") != versions.SQL_SYNTAX:
         return False
-    return qualified(call["funcname"]) == ("pg_catalog", "system_user")
+    return qualified(call["funcname"]) == ("pg_catalog", versions.SYSTEM_USER)
 
 
 def output_name(analysis: Analysis, node: Body) -> str:
@@ -120,7 +115,7 @@ def _figure(analysis: Analysis, node: Body) -> tuple[str, int]:
     if kind == "SQLValueFunction":
         return _VALUE_NAMES[body["op"]], 2
     if kind == "JsonFuncExpr":
-        return {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query"}.get(body["op"], "json_value"), 2
+        return versions.JSON_FUNCTIONS[body["op"]], 2
     if kind == "A_Const" and "boolval" in body and analysis.world.major < 15:
         return "bool", 1  # it was a cast
     return "", 0
