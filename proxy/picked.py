@@ -73,6 +73,8 @@ class Picked:
 def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked | None:
     """Return what the server picks for a SelectStmt; None: nobody knows it all, or the server rejects the text.
 
+    Nor is a function that is built in and has been changed what its name promises.
+
     `parameters` are the types that a Parse gives.
     """
     try:
@@ -81,4 +83,5 @@ def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked |
         return None
     if any(use.oids is None for use in found.uses):
         return None
-    return Picked(resolver.world, found.uses, found.types.union(found.parameters), by_place=found.by_place)
+    picked = Picked(resolver.world, found.uses, found.types.union(found.parameters), by_place=found.by_place)
+    return picked if picked.functions.isdisjoint(resolver.world.changed) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from proxy import text as texts
-from proxy.catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Taint
+from proxy.catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog
 from proxy.filter import Filter
 from proxy.rules import Refused
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, Use
@@ -67,12 +68,13 @@ def explain(sql: str, judge: Filter) -> Explained:
         return Explained([], f"The server is expected to reject it ({error.sqlstate}): {error}", verdict)
     except (NotModelledError, RecursionError) as error:
         return Explained([], f"Something in it is not resolved, and judged by its name: {error}", verdict)
-    utf8 = sql.encode()
-    lines = dict.fromkeys(line for use in found.uses if (line := _line(use, utf8, catalog, catalog.world)) is not None)
+    utf8, own = sql.encode(), judge.functions.own
+    shown = (_line(use, utf8, catalog, catalog.world, own) for use in found.uses)
+    lines = dict.fromkeys(line for line in shown if line is not None)
     return Explained(sorted(lines, key=lambda line: line.at), "", verdict)
 
 
-def _line(use: Use, utf8: bytes, catalog: Catalog, world: World) -> Line | None:
+def _line(use: Use, utf8: bytes, catalog: Catalog, world: World, own: Set[int]) -> Line | None:
     kind = _KINDS.get(use.kind)
     if kind is None or (kind == CAST and not any(oid >= FIRST_NORMAL_OID for oid in use.oids or ())):
         return None
@@ -80,17 +82,13 @@ def _line(use: Use, utf8: bytes, catalog: Catalog, world: World) -> Line | None:
     word = utf8[use.location :].decode("utf-8", "ignore").split(maxsplit=1)[0][:20] if use.location >= 0 else ""
     if use.oids is None:
         return Line(at, word, f"{use.kind}: nobody knows which", "")
-    taints = [taint for oid in sorted(use.oids) if (taint := catalog.taints.get((kind, oid))) is not None]
+    # A built-in function's verdict goes by its name, with the whole query.
+    judged = [oid for oid in sorted(use.oids) if kind != FUNCTION or oid in own]
+    taints = (catalog.taints.get((kind, oid)) for oid in judged)
+    why = next((taint.why for taint in taints if taint is not None), "")
     shown = " or ".join(_name(kind, oid, world) for oid in sorted(use.oids))
     role = _ROLES.get(use.kind)
-    return Line(at, word, f"{role} {shown}" if role else shown, _why(taints, kind, use, world))
-
-
-def _why(taints: list[Taint], kind: str, use: Use, world: World) -> str:
-    """Give the reason of the first that is no read; a built-in function's verdict goes by its name."""
-    if not taints or (kind == FUNCTION and all(oid < FIRST_NORMAL_OID for oid in use.oids or ())):
-        return ""
-    return taints[0].why
+    return Line(at, word, f"{role} {shown}" if role else shown, why)
 
 
 def _name(kind: str, oid: int, world: World) -> str:

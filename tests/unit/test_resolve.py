@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.picked import pick
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Cast, Function, Operator, Relation, Tables, Type, World
@@ -275,6 +276,16 @@ def test_types_that_values_are_of() -> None:
     assert {MOOD, ROW} <= resolve("SELECT to_json(t) FROM t").types
     assert SMALL in resolve("SELECT '1'::small").types
     assert MOODS in resolve("SELECT array_agg(m) FROM t").types
+
+
+def test_attack_built_in_function_that_was_changed() -> None:
+    changed = Tables(*OWN)._replace(changed=[870])
+    below = built_in.built_in(15)
+    assert below is not None
+    world_ = world.build(15, changed, below)
+    for sql, found in (("SELECT lower(w) FROM t", False), ("SELECT upper(w) FROM t", True)):
+        query = parse(sql)[0]["stmt"]["SelectStmt"]
+        assert (pick(Resolver(world_, with_catalog([PUBLIC])), query, ()) is not None) is found
 
 
 def test_attack_between_within_between_does_not_take_for_ever() -> None:
