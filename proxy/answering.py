@@ -248,15 +248,16 @@ class Answering(Carrying):
         shown = name.decode(self.codec, "replace")
         return f'bind message supplies {given} parameters, but prepared statement "{shown}" requires {wanted}'
 
-    def _describe_of_another(self, what: bytes, body: bytes, verdict: Verdict) -> bytes | None:
+    def _describe_of_another(self, parsed_in: int, body: bytes, verdict: Verdict) -> bytes | None:
         """Answer a Describe of a statement that gives other rows than its own, if that leads nowhere any more.
 
-        `what` it is; `body` is that of its Parse. None: it may go on, behind what `_look_first` returns. Raises
+        `parsed_in` is the group of its Parse, and `body` that of the Parse. None: it may go on, behind what
+        `_look_first` returns; in the group of its Parse the server knows what it has noted there. Raises
         UnsettledError.
         """
         if self._fetches_on(verdict):
             return self._refuse(FETCH_OF_FETCH, simple=False)
-        if self._fresh == (what, self.groups.sent):
+        if parsed_in == self.groups.sent:
             return None
         if self.groups.unanswered:
             raise UnsettledError  # it is not known yet what it has noted

@@ -141,6 +141,7 @@ class Linked:
         "_swallowing",
         "_token",
         "_unit",
+        "_unnamed_parsed_in",
         "_unnamed_told",
         "_upstream_full",
         "_wait_error",
@@ -237,6 +238,7 @@ class Linked:
         # The statement that gives rows of another one, or its portal, that was just made, and in which group: what it
         # has found there cannot have gone yet.
         self._fresh: tuple[bytes, int] | None = None
+        self._unnamed_parsed_in = -1
         self._own = Own(self.groups)  # statements put on the link under the client's own names
         self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
         # The unnamed portal is the client's: a Query has not taken it since it was bound. In which group that was sent,

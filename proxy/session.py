@@ -650,6 +650,8 @@ class Session(Answering):
             self._read_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"S" + name, self.groups.sent)
+            if not name:
+                self._unnamed_parsed_in = self.groups.sent
         context = self._context(verdict, text)  # what it runs itself may change that
         if verdict.effects:
             self._note_inside(verdict)
@@ -671,6 +673,7 @@ class Session(Answering):
                 self.codec,
             )
             statement.apart = _MOVING.search(text) is not None
+            statement.parsed_in = self.groups.sent
             if PREPARED_STATEMENT in self.ledger.pins:
                 return before + self._parse_own(link, name, statement, told=told)
             return before + self._parse_named(link, name, statement, told=told)
@@ -1070,7 +1073,7 @@ class Session(Answering):
             return self._stall()
         of_another = portal is None and verdict.kind in OF_ANOTHER
         if of_another:
-            late = self._describe_of_another(b"S" + name, statement.body, verdict)
+            late = self._describe_of_another(statement.parsed_in, statement.body, verdict)
             if late is not None:
                 return late
         before = self._set_after_discard(verdict)
@@ -1202,8 +1205,10 @@ class Session(Answering):
                 self._end_group(link)
                 return self._stall()
             of_another = portal is None and verdict.kind in OF_ANOTHER
-            if of_another and (late := self._describe_of_another(b"S", message[6:], verdict)) is not None:
-                return late
+            if of_another:
+                late = self._describe_of_another(self._unnamed_parsed_in, message[6:], verdict)
+                if late is not None:
+                    return late
             before = self._set_after_discard(verdict)
             if verdict.effects:
                 before += self._provide_own(link, verdict)

@@ -43,6 +43,7 @@ class Statement:
     show it. `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something
     else. Otherwise `rows` is the RowDescription that was noted, and `noted_as` the name under which it was parsed then.
     `apart`: it is used under other settings than those that shaped it, and shared with nobody: its plan has them.
+    `parsed_in` is the number of the group in which its client parsed it.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Statement:
         "judge",
         "noted_as",
         "original",
+        "parsed_in",
         "rows",
         "silent",
         "verdict",
@@ -80,6 +82,7 @@ class Statement:
         self.silent = False
         self.rows = b""
         self.noted_as = b""
+        self.parsed_in = -1
         self.apart = False
 
     def __repr__(self) -> str:

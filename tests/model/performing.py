@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy import protocol as p
 from proxy.commands.shop import DATABASE, READER
@@ -263,6 +263,7 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
         left, right = _counting(twin, twin), _counting(ours, twin)
         if part.leaves:
             left, right = _up_to_the_end(left, right)
+        left, right = _up_to_fatal(left, right)
         at = first_difference(left, right)
         if at is None:
             continue
@@ -287,6 +288,21 @@ def _up_to_the_end(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply],
     over = max((number for number, reply in enumerate(ours, 1) if reply.kind == "Z"), default=0)
     left, right = ([reply for reply in side[over:] if reply.kind != "S"] for side in (theirs, ours))
     return theirs[:over] + left[: len(right)], ours[:over] + right
+
+
+def _up_to_fatal(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply], list[Reply]]:
+    """End both sides where the server has ended the private connection: who has lost an upstream gets an ERROR.
+
+    It has to stand in the same place, with the same code and message.
+    """
+    for number, reply in enumerate(theirs):
+        if isinstance(reply.body, dict) and reply.body.get("V") == "FATAL":
+            last = [
+                replace(each, body={**each.body, "S": "", "V": ""}) if isinstance(each.body, dict) else each
+                for each in (reply, *ours[number : number + 1])
+            ]
+            return [*theirs[:number], last[0]], [*ours[:number], *last[1:]]
+    return theirs, ours
 
 
 def _counting(side: Following, twin: Following) -> list[Reply]:

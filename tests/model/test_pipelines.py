@@ -49,6 +49,12 @@ FOUND = {
         A: P x1 'select 1', S | P "" 'deallocate x1', B "" "", E "", P x1 'select 2', E "", S
         B: P x1 'select 7', S | Q 'execute x1'
     """,
+    "what an EXECUTE found at its Parse, described behind an Execute of its group": """
+        A: P "" 'execute s', P u 'execute s', P t 'select 7', B "" t, E "", D S "", D S u, S
+    """,
+    "a FATAL of the server inside a transaction is an ERROR": """
+        A: P t 'begin', P "" 'execute t(4)', B "" "", E "", B p "", E p, S
+    """,
     "a client that leaves while its settings are set again": """
         A [DateStyle=German; TimeZone=Asia/Kolkata]: 300 x (P "" 'reset all', B "" "", E "") / H leaves
         B [TimeZone=Asia/Tokyo]: P "" 'reset all', B "" "", E "", S | Q 'select 1'
