@@ -15,7 +15,6 @@ from proxy.errors import (
     INVALID_SQL_STATEMENT_NAME,
     PROGRAM_LIMIT_EXCEEDED,
     PROTOCOL_VIOLATION,
-    STATEMENT_TOO_COMPLEX,
 )
 from proxy.house import Upstream
 from proxy.judging import MAX_INLINE
@@ -31,24 +30,35 @@ _WITH_ROWS: Final = frozenset(("select", "show", "explain", "fetch", "execute"))
 """Kinds of statements that may give rows (UtilityReturnsTuples(), tcop/utility.c)."""
 ANALYSED: Final = frozenset(("select", "explain", "declare"))
 """Kinds of statements that are analysed at their Parse, under a snapshot (analyze_requires_snapshot() in analyze.c)."""
-RUNS_ITSELF: Final = Verdict(
+EXECUTE_OF_EXECUTE: Final = Verdict(
     Action.REFUSE,
     "execute",
-    rule="execute-itself",
-    sqlstate=STATEMENT_TOO_COMPLEX,
-    message="a prepared EXECUTE leads back to itself, or to too many others",
-    detail="PostgreSQL can end with all its sessions when such a statement is explained or described"
-    " (rule: execute-itself).",
-    hint="Prepare the statement itself in the place of an EXECUTE.",
+    rule="execute-of-execute",
+    sqlstate=FEATURE_NOT_SUPPORTED,
+    message="cannot execute a prepared statement that is an EXECUTE or FETCH",
+    detail="PostgreSQL reads its rows by the columns that it had when it was prepared, and can end with all its"
+    " sessions where they are others by now (rule: execute-of-execute).",
+    hint="Execute what that statement executes or fetches.",
 )
 FETCH_OF_FETCH: Final = Verdict(
     Action.REFUSE,
     "fetch",
     rule="fetch-of-fetch",
     sqlstate=FEATURE_NOT_SUPPORTED,
-    message="cannot fetch from a cursor that has its rows from another FETCH",
-    detail="PostgreSQL can end with all its sessions when it names the columns of such rows (rule: fetch-of-fetch).",
+    message="cannot fetch from a portal that has its rows from an EXECUTE or another FETCH",
+    detail="PostgreSQL can end with all its sessions when it looks for the columns of such rows"
+    " (rule: fetch-of-fetch).",
     hint="Fetch from the cursor that the rows are of.",
+)
+LATE_PORTAL: Final = Verdict(
+    Action.REFUSE,
+    "execute",
+    rule="late-portal",
+    sqlstate=FEATURE_NOT_SUPPORTED,
+    message="cannot run a portal of EXECUTE or FETCH behind something else",
+    detail="PostgreSQL reads its rows by the columns that it had at its Bind, and can end with all its sessions where"
+    " they are others by now (rule: late-portal).",
+    hint="Send its Execute right behind its Bind.",
 )
 STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""
@@ -257,6 +267,8 @@ class Answering(Carrying):
         """
         if self._fetches_on(verdict):
             return self._refuse(FETCH_OF_FETCH, simple=False)
+        if self._executes_on(verdict):
+            return self._refuse(EXECUTE_OF_EXECUTE, simple=False)
         if parsed_in == self.groups.sent:
             return None
         if self.groups.unanswered:

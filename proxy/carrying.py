@@ -23,7 +23,6 @@ from proxy.rules import Refused
 from proxy.sent import NEVER, UnsettledError
 from proxy.snapshot import ANY_SETTINGS, DISCARD_PLANS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
 from proxy.statements import (
-    MAX_EXECUTES,
     OF_ANOTHER,
     Context,
     Described,
@@ -286,6 +285,8 @@ class Carrying(Linked):
             self._bound_in = self.groups.sent
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"P" + portal, self.groups.sent)
+            self._unrun.add(portal[: NAMEDATALEN - 1])
+            self._filled.discard(portal[: NAMEDATALEN - 1])
         noted = verdict if verdict.effects or verdict.steers or self.ledger.recodes else None
         if noted is not None or self._portals or not self._portals_sent.settled:
             key = portal[: NAMEDATALEN - 1]
@@ -329,7 +330,9 @@ class Carrying(Linked):
     #
     # To name the columns of an EXECUTE or FETCH the server goes on to what gives the rows, and from there on and on. It
     # does not look whether a cursor is there (FetchStatementTargetList(), tcop/pquery.c), nor how deep it is by then:
-    # a Describe ended PostgreSQL 18 with SIGSEGV, and so all its sessions. What is bound, or fetched, names nothing.
+    # a Describe ended PostgreSQL 18 with SIGSEGV, and so all its sessions. Nor does it ask again which columns these
+    # rows have: those noted at Bind, or by the Parse of what EXECUTE runs, are taken for theirs (PortalStart() there,
+    # UtilityTupleDescriptor() in tcop/utility.c), and a number where there was a text is the length of a text.
 
     def _cursors(self, verdict: Verdict) -> list[bytes]:
         """Return the cursors whose rows a statement gives. Raises UnsettledError."""
@@ -348,13 +351,22 @@ class Carrying(Linked):
             if behind is None or behind.kind not in OF_ANOTHER:
                 continue
             # A FETCH from the portal that it was bound to gives nothing: that was not there yet.
-            if any(each != cursor or behind.kind != "fetch" for each in self._cursors(behind)):
+            if behind.kind != "fetch" or any(each != cursor for each in self._cursors(behind)):
                 return True
+        return False
+
+    def _executes_on(self, verdict: Verdict) -> bool:
+        """Whether a statement executes one that has its rows from another one, in its turn. Raises UnsettledError."""
+        for effect, text in verdict.effects:
+            if effect is Effect.EXECUTE:
+                statement = self.prepared.find(text.encode(self.codec, "replace"))
+                if statement is not None and statement.verdict.kind in OF_ANOTHER:
+                    return True
         return False
 
     def _can_be_told(self, verdict: Verdict) -> bool:
         """Whether to ask what a statement has noted of another one, right behind its Parse. Raises UnsettledError."""
-        if verdict.kind not in OF_ANOTHER or self._fetches_on(verdict):
+        if verdict.kind not in OF_ANOTHER or self._fetches_on(verdict) or self._executes_on(verdict):
             return False
         return verdict.kind == "fetch" or not self._cursors(verdict)
 
@@ -479,32 +491,6 @@ class Carrying(Linked):
         for name, text in verdict.prepares:
             self._judging.keep(name.encode(self.codec, "replace"), text, self.codec, first=first)
             first = False
-
-    def _runs_itself(self, name: bytes, verdict: Verdict) -> bool:
-        """Whether an EXECUTE that is prepared under this name would lead back to it, or to more than is safe.
-
-        No other kind of statement can, and no name gets another one while it has one: what is refused here never
-        comes to be. PostgreSQL has no check_stack_depth() in ExplainExecuteQuery() (commands/prepare.c) nor in
-        FetchStatementTargetList() (tcop/pquery.c). Raises UnsettledError.
-        """
-        if self.prepared.find(name) is not None:
-            return False  # the name is taken
-        if self.prepared.executes >= MAX_EXECUTES:
-            return True
-        passed = {name}
-        while verdict.kind == "execute":
-            target = next((text for effect, text in verdict.effects if effect is Effect.EXECUTE), None)
-            if target is None:
-                return True  # filter.mode observe lets it through, whatever it is
-            name = target.encode(self.codec, "replace")
-            if name in passed:
-                return True
-            passed.add(name)
-            statement = self.prepared.find(name)
-            if statement is None:
-                break
-            verdict = statement.verdict
-        return False
 
     def _expand(
         self,

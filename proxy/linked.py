@@ -99,6 +99,7 @@ class Linked:
         "_discards",
         "_end",
         "_ending",
+        "_filled",
         "_finished",
         "_flow",
         "_flow_drop",
@@ -143,6 +144,7 @@ class Linked:
         "_unit",
         "_unnamed_parsed_in",
         "_unnamed_told",
+        "_unrun",
         "_upstream_full",
         "_wait_error",
         "_wire",
@@ -238,7 +240,11 @@ class Linked:
         # The statement that gives rows of another one, or its portal, that was just made, and in which group: what it
         # has found there cannot have gone yet.
         self._fresh: tuple[bytes, int] | None = None
-        self._unnamed_parsed_in = -1
+        self._unnamed_parsed_in = NEVER
+        # Portals of statements that give the rows of another one: those that were bound since anything has run or was
+        # closed, which find what they found at their Bind; and those that have run, and hold their rows.
+        self._unrun: set[bytes] = set()
+        self._filled: set[bytes] = set()
         self._own = Own(self.groups)  # statements put on the link under the client's own names
         self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
         # The unnamed portal is the client's: a Query has not taken it since it was bound. In which group that was sent,
@@ -680,7 +686,7 @@ class Linked:
             if not self._group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
                 self._steered_until = NEVER
                 if replies.status == p.IDLE:
-                    self._portals.clear()
+                    self._forget_portals()
                     self.ledger.ended()
         if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
             self.ledger.not_read_back()
@@ -758,10 +764,23 @@ class Linked:
             self._stalled = False
             self._go_on()
 
+    def _names_may_change(self, running: bytes | None = None) -> None:
+        """Note that what runs or closes something may make another statement or cursor of a name.
+
+        `running` is the portal that runs: it has looked its names up.
+        """
+        self._fresh = None
+        self._unrun.intersection_update((running,))
+
+    def _forget_portals(self) -> None:
+        self._portals.clear()
+        self._unrun.clear()
+        self._filled.clear()
+
     def _forget_link(self) -> None:
         """Forget what was sent to a link that has gone, and what it held."""
         self.groups.lose()
-        self._portals.clear()
+        self._forget_portals()
         self._own.all()
         self._prefix = self._suffix = b""
         self._unit = None

@@ -15,7 +15,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.answering import ANALYSED, FETCH_OF_FETCH, RUNS_ITSELF, STOP, Answering
+from proxy.answering import ANALYSED, EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
@@ -139,6 +139,7 @@ class Session(Answering):
                 or self._wait_error
                 or self._parting
                 or self._portals
+                or self._unrun
                 or self._meter
                 or self._replans
             )
@@ -482,6 +483,7 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
             return late
         text = p.query_text(data, pos + 5, end)
+        self._names_may_change()
         if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=False)
@@ -621,12 +623,6 @@ class Session(Answering):
             return self._no_statement(foreign)
         if self.link is None and self._outside == p.FAILED and verdict.kind not in _IN_FAILED:
             return self._failed_already(simple=False, unnamed=not name)
-        if name and verdict.kind == "execute":
-            try:
-                if self._runs_itself(name[: NAMEDATALEN - 1], verdict):
-                    return self._refuse(RUNS_ITSELF, simple=False)
-            except UnsettledError:
-                return self._stall()
         link = self.link or self._lease()
         if link is None:
             return self._waited(simple=False, unnamed=not name)
@@ -756,6 +752,8 @@ class Session(Answering):
                 return self._forward(r.DESCRIBE)
             if self._fetches_on(verdict):
                 return self._refuse(FETCH_OF_FETCH, simple=False)
+            if self._executes_on(verdict):
+                return self._refuse(EXECUTE_OF_EXECUTE, simple=False)
             before = self._look_first(link, b"P" + portal, verdict)
         except UnsettledError:
             return self._stall()
@@ -769,7 +767,8 @@ class Session(Answering):
         if self.ledger.recodes:
             self._note_codec()
         p.check_execute(data, pos + 5, end)
-        self._fresh = None
+        portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
+        self._names_may_change(portal)
         if end - pos == 10 and self._bound_in != self.groups.sent:
             if self.groups.unanswered:
                 return self._stall()
@@ -782,7 +781,6 @@ class Session(Answering):
             self._executed(None)
             return self._forward(r.EXECUTE)
         link = self.link
-        portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
         try:
             verdict = self._portals_sent.find(portal, self._portals.get(portal))
             if verdict is None or link is None:
@@ -791,6 +789,12 @@ class Session(Answering):
                 return self._forward(r.EXECUTE)
             if (late := self._outdated_by(verdict, simple=False)) is not None:
                 return late
+            if verdict.kind in OF_ANOTHER:
+                if self._fetches_on(verdict):
+                    return self._refuse(FETCH_OF_FETCH, simple=False)
+                if portal not in self._unrun and portal not in self._filled:
+                    return self._refuse(LATE_PORTAL, simple=False)
+                self._filled.add(portal)
             before = self._provide_own(link, verdict)
             if verdict.kind == "commit" and data[end : end + 1] != b"S":
                 before += self._before_end(link)
@@ -835,8 +839,8 @@ class Session(Answering):
                 self.unnamed.drop()
             self._wire.write(_CLOSE_COMPLETE)
             return b""
+        self._names_may_change()
         if not statement:
-            self._fresh = None
             return self._forward(r.CLOSE)
         try:
             self._check_discarded()
@@ -1151,6 +1155,8 @@ class Session(Answering):
                 late = self._outdated(name, simple=simple)
             else:
                 late = self._judge_again(statement, simple=simple)
+                if late is None and statement.verdict.kind in OF_ANOTHER:
+                    late = self._refuse(EXECUTE_OF_EXECUTE, simple=simple, unnamed=simple)
                 if late is None and statement.verdict.at_bind:
                     late = self._refuse(_BY_BIND_ALONE, simple=simple, unnamed=simple)
             if late is not None:

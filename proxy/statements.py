@@ -25,8 +25,6 @@ MAX_KEPT: Final = 64 << 20
 """Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
 _OVERHEAD: Final = 512
 
-MAX_EXECUTES: Final = 256
-"""EXECUTEs that one client may have prepared: no EXECUTE leads to another one more often."""
 OF_ANOTHER: Final = frozenset({"execute", "fetch"})
 """Kinds of statements that give the rows of another one, or of a cursor."""
 
@@ -225,7 +223,7 @@ class Held:
 class Prepared:
     """The named statements of one client."""
 
-    __slots__ = ("_before", "_closed", "_coming", "_executes", "_names", "_repeated", "_sent", "shown", "size")
+    __slots__ = ("_before", "_closed", "_names", "_repeated", "_sent", "shown", "size")
 
     def __init__(self, groups: Groups) -> None:
         self.size = 0
@@ -235,8 +233,6 @@ class Prepared:
         self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
         self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
         self._closed: Sent[bytes, bool] = Sent(groups)  # names of ours on the link that a Close goes to
-        self._executes: set[bytes] = set()  # the names of those which are an EXECUTE
-        self._coming: set[bytes] = set()  # the same of those whose Parse is under way
         self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
 
     def __repr__(self) -> str:
@@ -245,13 +241,6 @@ class Prepared:
     @property
     def full(self) -> bool:
         return self.size >= MAX_KEPT
-
-    @property
-    def executes(self) -> int:
-        """How many EXECUTEs there are, or may be."""
-        if self._sent.settled:
-            self._coming.clear()
-        return len(self._executes) + len(self._coming)
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
@@ -270,8 +259,6 @@ class Prepared:
 
     def parse_sent(self, name: bytes, statement: Statement) -> None:
         self._sent.put(name, statement)
-        if statement.verdict.kind == "execute":
-            self._coming.add(name)
 
     def close_sent(self, name: bytes) -> None:
         if name in self._names or not self._sent.settled:
@@ -308,9 +295,6 @@ class Prepared:
         """Note that the server has it."""
         self.forget(name)
         self._names[name] = statement
-        if statement.verdict.kind == "execute":
-            self._executes.add(name)
-            self._coming.discard(name)
         self.size += len(statement.body) + _OVERHEAD
 
     def replace(self, name: bytes, mine: Statement, shared: Statement) -> None:
@@ -333,7 +317,6 @@ class Prepared:
         old = self._names.pop(name, None)
         self._before.setdefault(name, old)
         if old is not None:
-            self._executes.discard(name)
             self.size -= len(old.body) + _OVERHEAD
 
     def forget_all(self) -> None:

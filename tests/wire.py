@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy import protocol as p
+from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL
 from tests import secrecy
 
 READ_ONLY_SQL_TRANSACTION = "25006"
@@ -17,6 +18,10 @@ SYNTAX_ERROR = "42601"
 STAND_IN = "refused"
 """What PostgreSQL is sent where SideCart has to refuse: a syntax error, which fails in the same turn, in any state."""
 STANDING_IN = (f'syntax error at or near "{STAND_IN}"', "function with OID 0 does not exist")
+
+OF_NAMES = "refused for what names mean by now"
+"""What counts of a refusal that no text shows, but what else its client has prepared and bound."""
+_OF_NAMES = {verdict.message for verdict in (EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL)}
 
 FLUSH = p.message(p.FLUSH)
 
@@ -59,6 +64,8 @@ def what_counts(kind: int, body: bytes) -> object:
     fields = p.error_fields(body)
     sqlstate = fields.get("C")
     text = fields.get("M", "")
+    if text in _OF_NAMES:
+        return OF_NAMES
     if sqlstate == READ_ONLY_SQL_TRANSACTION or "SideCart" in text or text in STANDING_IN:
         return "refused"
     left_out = "FLRD" if sqlstate == SYNTAX_ERROR else "FLR"

@@ -18,7 +18,7 @@ from proxy import protocol as p
 from proxy.commands.shop import DATABASE, READER
 from tests.model.following import Following, Reply, first_difference
 from tests.model.sketch import Message, Part, Sketch, Write, query
-from tests.wire import STAND_IN
+from tests.wire import OF_NAMES, STAND_IN
 
 GLANCE = 0.01
 """How long an answer is awaited that may have to wait for others."""
@@ -263,7 +263,7 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
         left, right = _counting(twin, twin), _counting(ours, twin)
         if part.leaves:
             left, right = _up_to_the_end(left, right)
-        left, right = _up_to_fatal(left, right)
+        left, right = _up_to_refusal(*_up_to_fatal(left, right))
         at = first_difference(left, right)
         if at is None:
             continue
@@ -302,6 +302,14 @@ def _up_to_fatal(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply], l
                 for each in (reply, *ours[number : number + 1])
             ]
             return [*theirs[:number], last[0]], [*ours[:number], *last[1:]]
+    return theirs, ours
+
+
+def _up_to_refusal(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply], list[Reply]]:
+    """End both sides where SideCart refuses what only the names of its client show: its twin has gone another way."""
+    for number, reply in enumerate(ours):
+        if reply.body == OF_NAMES:
+            return theirs[:number], ours[:number]
     return theirs, ours
 
 

@@ -22,6 +22,7 @@ from tests.model.performing import Difference, Performance, alone, difference, r
 from tests.model.shrink import shrunk
 from tests.model.sketch import Sketch, sketch, without
 from tests.model.stage import Stage, stages
+from tests.wire import OF_NAMES
 
 PATIENCE = 6.0
 SHORT_PATIENCE = 0.8
@@ -33,6 +34,8 @@ class Judge:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self.cut = 0
+        """How many sketches had a client that was compared up to a refusal of what names mean, and no further."""
         self.refused = refused(stage.sidecart_port, writer.vocabulary())
         stage.renew()
 
@@ -42,6 +45,7 @@ class Judge:
         twins = alone(stage.port, played, self.refused.__contains__)
         found = Performance(played, stage.sidecart_port, stage.upstreams, twins, patience).run()
         what = difference(played, twins, found)
+        self.cut += any(reply.body == OF_NAMES for each in found for reply in each.replies)
         if what is None and (left := stage.leaks()):
             what = Difference(0, "what is left", "nothing", "; ".join(left))
         if what is not None:
@@ -116,7 +120,9 @@ def _perform(judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | 
                 break
         if done % 200 == 0:
             print(f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ", flush=True)
-    print(f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ")
+    print(
+        f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ, {judge.cut} cut short by a refusal"
+    )
     return differing > 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.answering import FETCH_OF_FETCH, RUNS_ITSELF
+from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL
 from proxy.commands import check, offline
 from proxy.commands.script import Lines
 from proxy.filter import Filter
@@ -40,8 +40,9 @@ NOT_AS_SQL: dict[str, Callable[[], Verdict]] = {
     "depth": lambda: Filter().judge(b"SELECT " + b"1+" * 30_000 + b"1"),
     "operator-run": lambda: Filter().judge(b"SELECT 1 " + b"+-" * 10_000 + b" 1"),
     "several-statements": lambda: Filter().judge(b"SELECT 1; SELECT 2", extended=True),
-    "execute-itself": lambda: RUNS_ITSELF,
+    "execute-of-execute": lambda: EXECUTE_OF_EXECUTE,
     "fetch-of-fetch": lambda: FETCH_OF_FETCH,
+    "late-portal": lambda: LATE_PORTAL,
     "fastpath": lambda: Filter().judge_function_call(2078, (0,), (b"default_transaction_read_only", b"off", b"f")),
     "startup-parameter": lambda: Filter().judge_setting("replication", "database"),
 }
