@@ -21,7 +21,18 @@ from proxy.ledger import ENCODING, PREPARED_STATEMENT
 from proxy.linked import Effects, Linked
 from proxy.rules import Refused
 from proxy.sent import NEVER, UnsettledError
-from proxy.snapshot import ANY_SETTINGS, DISCARD_PLANS, LEARN, TAKE_OFF, Restore, literal, restore, set_again, wear
+from proxy.snapshot import (
+    ANY_SETTINGS,
+    DISCARD_PLANS,
+    LEARN,
+    NEXT_SETTINGS,
+    TAKE_OFF,
+    Restore,
+    literal,
+    restore,
+    set_again,
+    wear,
+)
 from proxy.statements import (
     OF_ANOTHER,
     Context,
@@ -54,7 +65,7 @@ _READS: Final = frozenset({"select", "set", "show", "empty"})
 _VALUES: Final = frozenset({Effect.SETTING, Effect.SETTING_LOCAL})
 _SETTING: Final = frozenset({"set", "reset"})
 """Kinds of statements that do to settings what they say, if they succeed, and take no snapshot."""
-_TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL}) | RESETTING
+_TOLD: Final = frozenset({Effect.DEALLOCATE, Effect.DISCARD_ALL, Effect.DISCARD_PLANS}) | RESETTING
 
 
 def _gives(rows: bytes, described: bytes) -> bool:
@@ -85,9 +96,14 @@ class Carrying(Linked):
         """Send a Parse again under the settings that shaped it, whatever they are now. `ended`: no matter how it is
         known to stand with the transaction."""
         failed = self._status_behind(link) == p.FAILED and not ended
-        if failed or context in (None, ANY_SETTINGS, self.ledger.context):
+        if failed or context in (None, ANY_SETTINGS, NEXT_SETTINGS, self.ledger.context):
             return parse()
         return self._help(wear(context)) + parse() + self._help(TAKE_OFF)
+
+    def _settle_context(self, statement: Statement) -> None:
+        """Note under which settings a statement is analysed by the use that comes now, if it is that."""
+        if statement.context is NEXT_SETTINGS:
+            statement.context = self.ledger.context
 
     def _unreadable_named(self, statement: Statement) -> bool:
         return self._unreadable(statement.context, statement.body, statement.codec)
@@ -187,7 +203,8 @@ class Carrying(Linked):
             link.replies.owe(r.REPEAT_NAMED, parsed)
             return self._parse_and_describe(link, parsed, told=False)
 
-        return parsed.server_name, out + self._in_context(link, statement.context, parse)
+        out += self._in_context(link, statement.context, parse)
+        return parsed.server_name, out + self._learn(statement) if statement.apart else out
 
     def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, told: bool) -> bytes:
         """Send a Parse, and ask what belongs to its statement's identity; `told`: what it has noted of another one."""
@@ -402,6 +419,7 @@ class Carrying(Linked):
                 link.replies.owe(r.SKIP_TICKET, Done(partial(self._own.forget, name)))
                 out += p.target(p.CLOSE, b"S", name)
             if whole:
+                self._settle_context(statement)
                 parse_it = partial(self._parse_as_it_is, link, statement, name, code)
                 out += self._in_context(link, statement.context, parse_it, ended=ended)
             else:
@@ -542,6 +560,8 @@ class Carrying(Linked):
                 closes.append(name)
                 self.prepared.close_sent(name)
                 self._own.close_sent(name)
+            elif effect is Effect.DISCARD_PLANS:
+                self.prepared.discard_plans()
 
         resets = any(effect in RESETTING for effect, _ in effects)
 

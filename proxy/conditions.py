@@ -160,10 +160,13 @@ def _unlisten(judgement: Judgement, name: str, body: Body) -> None:
     judgement.effects.append((Effect.UNLISTEN, body.get("conditionname", "")))
 
 
+_DISCARDS = {"DISCARD_ALL": Effect.DISCARD_ALL, "DISCARD_PLANS": Effect.DISCARD_PLANS}
+
+
 def _discard(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
-    if body.get("target") == "DISCARD_ALL":
-        judgement.effects.append((Effect.DISCARD_ALL, ""))
+    if (effect := _DISCARDS.get(body.get("target", ""))) is not None:
+        judgement.effects.append((effect, ""))
 
 
 def _transaction(judgement: Judgement, name: str, body: Body) -> None:

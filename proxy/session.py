@@ -1047,6 +1047,7 @@ class Session(Answering):
             return late
         link = self.link
         verdict = statement.verdict
+        self._settle_context(statement)
         if not self._at_home(statement):
             if statement.context is None:
                 statement.apart = True  # nobody else has it yet

@@ -66,6 +66,8 @@ class Settings:
 NO_SETTINGS: Final = Settings.of(())
 ANY_SETTINGS: Final = Settings(())
 """What shapes a text that no setting shapes. It is like no other snapshot."""
+NEXT_SETTINGS: Final = Settings(())
+"""What shapes a text that is analysed anew by its next use: the settings of that, whatever they are."""
 
 
 DISCARD_PLANS: Final = b"DISCARD PLANS"

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
 from proxy.ours import PREFIX
-from proxy.sent import Groups, Sent
-from proxy.snapshot import Settings
+from proxy.sent import Groups, Sent, UnsettledError
+from proxy.snapshot import ANY_SETTINGS, NEXT_SETTINGS, Settings
 from proxy.verdict import Verdict
 
 MAX_KEPT: Final = 64 << 20
@@ -311,6 +312,17 @@ class Prepared:
             self._names[name] = own
         self._sent.swap(name, statement, own)
         return own
+
+    def discard_plans(self) -> None:
+        """Note that each statement is analysed anew by its next use, as far as is known what there is."""
+        for name in dict.fromkeys((*self._names, *self._sent.things)):
+            with suppress(UnsettledError):
+                statement = self.find(name)
+                if statement is None or statement.context is ANY_SETTINGS:
+                    continue
+                if self._names.get(name) is statement:
+                    statement = self.part(name, statement)
+                statement.context, statement.apart = NEXT_SETTINGS, True
 
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""

@@ -61,6 +61,8 @@ class Effect(enum.Enum):
     function's."""
     AT_BIND = "at_bind"
     """set_config with parameters: the values of a Bind say what it sets; see `Verdict.at_bind`. It has no name."""
+    DISCARD_PLANS = "discard_plans"
+    """DISCARD PLANS: what is prepared is analysed anew by its next use, under the settings of that."""
     DISCARD_ALL = "discard_all"
     """DISCARD ALL: everything above is gone, apart from SESSION_STATE."""
 

@@ -52,6 +52,9 @@ FOUND = {
     "what an EXECUTE found at its Parse, described behind an Execute of its group": """
         A: P "" 'execute s', P u 'execute s', P t 'select 7', B "" t, E "", D S "", D S u, S
     """,
+    "DISCARD PLANS has a literal read anew, once, by the next use of its statement": """
+        A: P t 'select date ''01/02/2020''', S | Q 'discard plans' | Q 'set datestyle to german' | B "" t, E "", S | Q 'set datestyle to iso, mdy' | B "" t, E "", S | Q 'execute t'
+    """,  # noqa: E501
     "a FATAL of the server inside a transaction is an ERROR": """
         A: P t 'begin', P "" 'execute t(4)', B "" "", E "", B p "", E p, S
     """,

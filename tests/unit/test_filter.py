@@ -421,7 +421,7 @@ def test_every_kind_of_boundary_stays_apart_from_what_shares_its_kind() -> None:
         ("declare c cursor with hold for select 1", [(Effect.HOLD_CURSOR, "c")]),
         ("declare c cursor without hold for select 1", []),
         ("discard all", [(Effect.DISCARD_ALL, "")]),
-        ("discard plans", []),
+        ("discard plans", [(Effect.DISCARD_PLANS, "")]),
         ("set a.b = 1; reset c.d", [(Effect.SETTING, "a.b"), (Effect.RESET, "c.d")]),
     ],
 )
