@@ -103,6 +103,13 @@ class OwnAnswer:
             if self._size > MAX_PACKED:
                 raise UpstreamFloodError(f"the answer has more than {MAX_PACKED} bytes when it is packed")
 
+    def forget(self) -> None:
+        """Let go of what has come: it is of no use. Who was told why holds this object, until cycles are looked for."""
+        self._packed.clear()
+        self._rest.clear()
+        self.results = []
+        del self._packer
+
     def unpack(self) -> Iterator[None]:
         """Make the rows of what has come, and stop now and then: others may have a turn.
 

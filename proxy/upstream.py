@@ -229,6 +229,10 @@ class UpstreamConnection(asyncio.Protocol):
         if owner is not None:
             owner.upstream_lost()
         self.pool.lost(self, asyncio.get_running_loop().time())
+        # This object and its transport hold each other until cycles are looked for, which may be minutes: it holds
+        # nothing then that a server can make large.
+        self.parameters = {}
+        self._buffer = bytearray()
 
     def pause_writing(self) -> None:
         if self._owner is not None:
@@ -505,6 +509,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.write(p.query(query))
         try:
             await self._mail
+        except BaseException:
+            answer.forget()
+            raise
         finally:
             self._answer = None
         if answer.error is not None:
