@@ -15,7 +15,7 @@ from .analysis import Analysis
 from .choosing import Choosing
 from .coercion import Coercion
 from .search import Search
-from .tree import Body, NotModelledError, RejectedError, Use
+from .tree import Body, Noted, NotModelledError, RejectedError, Use
 from .world import World
 
 __all__ = ["NotModelledError", "RejectedError", "Resolution", "Resolver", "Use"]
@@ -24,7 +24,9 @@ __all__ = ["NotModelledError", "RejectedError", "Resolution", "Resolver", "Use"]
 class Resolution(NamedTuple):
     """What a statement comes to."""
 
-    uses: list[Use]
+    noted: list[Noted]
+    is_open: bool
+    """As in Analysis."""
     output: list[tuple[str, int]]
     """Its columns: names and types."""
     parameters: list[int]
@@ -32,6 +34,13 @@ class Resolution(NamedTuple):
     """Those that values in it are of."""
     by_place: bool
     """As in Analysis."""
+
+    @property
+    def uses(self) -> list[Use]:
+        """Return what it names, and uses without naming it."""
+        return [
+            Use(kind, at, frozenset((found,)) if isinstance(found, int) else found) for kind, at, found in self.noted
+        ]
 
 
 class Resolver:
@@ -57,4 +66,6 @@ class Resolver:
         found = queries.query(analysis, statement, None, True)
         analysis.check_parameters()
         output = [(each.name, each.type) for each in found.columns]
-        return Resolution(analysis.uses, output, analysis.parameters, analysis.types, analysis.by_place)
+        return Resolution(
+            analysis.noted, analysis.is_open, output, analysis.parameters, analysis.types, analysis.by_place
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from . import oids
 from .choosing import Choosing
 from .coercion import Context, MismatchError, Path, Way
 from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, Form, Level, Query, RejectedError, Use
+from .tree import Body, Expr, Form, Level, Noted, Query, RejectedError
 from .world import Column, Operator
 
 MISMATCH = "42804"  # datatype_mismatch
@@ -30,12 +30,13 @@ class Analysis:
         "choosing",
         "coercion",
         "expression",
+        "is_open",
+        "noted",
         "parameters",
         "query",
         "search",
         "steps",
         "types",
-        "uses",
         "world",
     )
 
@@ -45,7 +46,9 @@ class Analysis:
         self.world = choosing.search.world
         self.coercion = choosing.coercion
         self.parameters = [each or UNKNOWN for each in given]
-        self.uses: list[Use] = []
+        self.noted: list[Noted] = []
+        self.is_open = False
+        """Whether anything can be used somewhere."""
         self.steps = 0
         """How many expressions have been analysed."""
         self.types: set[int] = set()
@@ -57,12 +60,19 @@ class Analysis:
         self.expression: Callable[[Analysis, Level, Body], Expr]
         """Analyses an expression."""
 
-    def use(self, kind: str, location: int, *found: int) -> None:
-        self.uses.append(Use(kind, location, frozenset(found)))
+    def use(self, kind: str, location: int, found: int) -> None:
+        """Record that an object is used."""
+        self.noted.append((kind, location, found))
+
+    def use_one_of(self, kind: str, location: int, found: Iterable[int]) -> None:
+        """Record that one of these is used."""
+        several = frozenset(found)
+        self.noted.append((kind, location, next(iter(several)) if len(several) == 1 else several))
 
     def unknown(self, kind: str, location: int) -> None:
         """Record that anything can be used."""
-        self.uses.append(Use(kind, location, None))
+        self.is_open = True
+        self.noted.append((kind, location, None))
 
     # -- parameters ----------------------------------------------------------------------------------------------------
 
@@ -279,7 +289,10 @@ class Analysis:
         operators = self.choosing.operator(schema, name, left, right)
         if not operators:
             raise RejectedError(UNDEFINED_FUNCTION, "operator does not exist")
-        self.use("operator", location, *(each.oid for each in operators))
+        if len(operators) == 1:
+            self.use("operator", location, operators[0].oid)
+        else:
+            self.use_one_of("operator", location, [each.oid for each in operators])
         return operators
 
     def _one_of(self, operators: Sequence[Operator], given: Sequence[Expr], location: int, levels: int) -> Expr:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from . import oids
 from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
@@ -15,8 +16,7 @@ from .tree import Expr, Form, RejectedError
 from .world import Column, Function
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """A call as it is written, its arguments analysed."""
 
     schema: str
@@ -36,8 +36,7 @@ class Call:
     """Whether it is written as a column: `x.name`."""
 
 
-@dataclass(slots=True)
-class Called:
+class Called(msgspec.Struct):
     """What a call came to: a value, and the function if it is one."""
 
     expr: Expr
@@ -52,7 +51,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
     Raises RejectedError.
     """
     arguments = list(call.arguments)
-    analysis.use("called", call.location)
+    analysis.use_one_of("called", call.location, ())
     if not call.is_column and not call.is_within:
         # parameters of type void are taken for OUT parameters of a driver
         kept = [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]
@@ -92,9 +91,10 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
         if choice.is_ambiguous:
             raise RejectedError(AMBIGUOUS_FUNCTION, f"function {call.name} is not unique")
         raise RejectedError(UNDEFINED_FUNCTION, f"function {call.name} does not exist")
-    analysis.use("function", call.location, *(each.function.oid for each in choice.candidates))
     if len(choice.candidates) > 1:
+        analysis.use_one_of("function", call.location, [each.function.oid for each in choice.candidates])
         return _one_of(analysis, call, choice.candidates, arguments)
+    analysis.use("function", call.location, choice.candidates[0].function.oid)
     return _apply(analysis, call, choice.candidates[0], arguments)
 
 

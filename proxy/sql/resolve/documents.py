@@ -111,7 +111,7 @@ def _value(analysis: Analysis, level: Level, node: Body) -> Expr:
 def _built_in(analysis: Analysis, at: int, *wanted: str) -> None:
     """Record functions of pg_catalog that the server may call by itself."""
     found = [each.oid for name in wanted for _, each in analysis.search.functions("pg_catalog", name)]
-    analysis.use("function", at, *found)
+    analysis.use_one_of("function", at, found)
 
 
 def _result(analysis: Analysis, node: Body, default: int) -> int:

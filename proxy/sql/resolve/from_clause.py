@@ -203,10 +203,9 @@ def _only_output(analysis: Analysis, call: Body) -> str:
     if body is None:
         return ""
     at = location(body)
-    for use in reversed(analysis.uses):
-        if use.kind == "function" and use.location == at and use.oids and len(use.oids) == 1:
-            (oid,) = use.oids
-            function = analysis.world.functions[oid]
+    for kind, place, found in reversed(analysis.noted):
+        if kind == "function" and place == at and isinstance(found, int):
+            function = analysis.world.functions[found]
             outputs = [name for name, mode in zip(function.names, function.modes, strict=False) if mode in "obt"]
             return outputs[0] if len(outputs) == 1 else ""
     return ""

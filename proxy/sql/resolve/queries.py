@@ -12,7 +12,7 @@ from .analysis import Analysis
 from .expressions import analyse
 from .from_clause import from_clause
 from .oids import ANY_TYPE, UNKNOWN
-from .scopes import column_named
+from .scopes import has_column
 from .tree import Body, Expr, Form, Level, NotModelledError, Query, RejectedError, Target, WithQuery
 from .world import Column
 
@@ -110,10 +110,8 @@ def _found_target(
     fields = node.get("ColumnRef", {}).get("fields", ())
     if len(fields) == 1 and "String" in fields[0]:
         name = fields[0]["String"]["sval"]
-        used = len(analysis.uses)
-        if grouping and _is_column(analysis, level, name):
+        if grouping and has_column(level, name):
             name = ""
-        del analysis.uses[used:]
         named = [at for at, each in enumerate(targets) if each.name == name] if name else []
         if named:
             return named[0]
@@ -129,12 +127,6 @@ def _found_target(
         analysis.by_place = analysis.by_place or any(each.expr.type == UNKNOWN for each in targets)
         return int(at) - 1
     return analyse(analysis, level, node)
-
-
-def _is_column(analysis: Analysis, level: Level, name: str) -> bool:
-    """Tell whether FROM of this very query has a column of this name."""
-    alone = Level(None, level.depth, level.items)
-    return column_named(analysis, alone, name, -1) is not None
 
 
 def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) -> None:

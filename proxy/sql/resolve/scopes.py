@@ -28,22 +28,33 @@ def column_named(
         return None if column is None else variable(analysis, level, of[1], column, at)
     around: Level | None = level
     while around is not None:
-        found: Column | None = None
-        for item in around.items:
-            if not item.columns_visible or (item.lateral_only and not around.lateral):
-                continue
-            column = _column(item, name)
-            if column is None:
-                continue
-            if found is not None:
-                raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
-            if item.lateral_only and not item.lateral_allowed:
-                raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
-            found = column
+        found = _in_from(around, name)
         if found is not None:
             return variable(analysis, level, around, found, at)
         around = around.parent
     return None
+
+
+def has_column(level: Level, name: str) -> bool:
+    """Tell whether FROM of this very query has a column of this name."""
+    return _in_from(level, name) is not None
+
+
+def _in_from(level: Level, name: str) -> Column | None:
+    """Return the column that a name means in a query's FROM; None: it has none. scanNSItemForColumn()."""
+    found: Column | None = None
+    for item in level.items:
+        if not item.columns_visible or (item.lateral_only and not level.lateral):
+            continue
+        column = _column(item, name)
+        if column is None:
+            continue
+        if found is not None:
+            raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
+        if item.lateral_only and not item.lateral_allowed:
+            raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
+        found = column
+    return found
 
 
 def _column(item: Item, name: str) -> Column | None:

@@ -22,7 +22,7 @@ def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
     found = analysis.choosing.operator(*qualified(node["useOp"]), expr.type, expr.type)
     if not found:
         raise RejectedError("42883", "operator does not exist")
-    analysis.use("sort", expr.location, *(each.oid for each in found))
+    analysis.use_one_of("sort", expr.location, [each.oid for each in found])
     equal: set[int] = set()
     for each in found:
         for family, strategy in analysis.world.strategies.get(each.oid, ()):
@@ -30,7 +30,7 @@ def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
                 equal.add(analysis.world.members.get((family, each.left, each.right, oids.BT_EQUAL), 0))
     if not equal:
         raise RejectedError("42809", "operator is not a valid ordering operator")
-    analysis.use("group", expr.location, *equal)
+    analysis.use_one_of("group", expr.location, equal)
     analysis.use("order", expr.location, expr.type)
     return expr
 

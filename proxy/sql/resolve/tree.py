@@ -1,11 +1,15 @@
-"""Hold what analysis makes of a text: expressions with their types, what FROM names, and the levels of queries."""
+"""Hold what analysis makes of a text: expressions with their types, what FROM names, and the levels of queries.
+
+They are structs of msgspec, which are made in a fifth of the time that dataclasses take: a text has dozens of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
+
+import msgspec
 
 from .oids import RECORD, UNKNOWN
 from .world import Column
@@ -35,6 +39,10 @@ class Use(NamedTuple):
     """Every object that the server can pick; None: nobody knows."""
 
 
+Noted = tuple[str, int, int | frozenset[int] | None]
+"""The same while a statement is analysed: nearly always there is one object, and no set is made for it."""
+
+
 class Form(Enum):
     """Say what an expression is, as far as its form decides what becomes of it."""
 
@@ -47,8 +55,7 @@ class Form(Enum):
     OTHER = "anything else"
 
 
-@dataclass(slots=True)
-class Expr:
+class Expr(msgspec.Struct):
     """One expression, analysed."""
 
     type: int
@@ -73,8 +80,7 @@ class Expr:
         return self.type == UNKNOWN and self.form is Form.CONSTANT
 
 
-@dataclass(slots=True, eq=False)
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One thing in FROM: ParseNamespaceItem (parser/parse_node.h)."""
 
     name: str
@@ -102,8 +108,7 @@ class Query(NamedTuple):
     levels: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class WithQuery:
+class WithQuery(msgspec.Struct, eq=False):
     """A query of WITH."""
 
     name: str
@@ -115,15 +120,14 @@ class WithQuery:
     """Those that SEARCH and CYCLE give it, while it is analysed: `*` leaves them out in the query itself."""
 
 
-@dataclass(slots=True, eq=False)
-class Level:
+class Level(msgspec.Struct, eq=False):
     """One query under analysis: ParseState (parser/parse_node.h)."""
 
     parent: Level | None
     depth: int
-    items: list[Item] = field(default_factory=list)
-    queries: dict[str, WithQuery] = field(default_factory=dict)
-    windows: dict[str, Body] = field(default_factory=dict)
+    items: list[Item] = []
+    queries: dict[str, WithQuery] = {}
+    windows: dict[str, Body] = {}
     used: int = 0
     """A bit for each depth of query that it has columns of."""
     lateral: bool = False

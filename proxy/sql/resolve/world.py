@@ -226,6 +226,7 @@ class World:
     major: int
     """PostgreSQL's major version."""
     schemas: Mapping[str, int] = field(default_factory=dict)
+    schema_names: Mapping[int, str] = field(default_factory=dict)
     usable: frozenset[int] = frozenset()
     """The schemas that the role has USAGE on: names without a schema are not looked up in others."""
     types: Mapping[int, Type] = field(default_factory=dict)
@@ -331,6 +332,7 @@ class Builder:
         return World(
             major=self._major,
             schemas={name: oid for name, oid, _ in own.schemas},
+            schema_names={oid: name for name, oid, _ in own.schemas},
             usable=frozenset(oid for _, oid, usable in own.schemas if usable),
             types=_Types(self._types, below.types, self._rows) if self._rows else _layered(self._types, below.types),
             types_named=_TypesNamed(self._types, self._types_named, below.types_named, self._relations_named)
