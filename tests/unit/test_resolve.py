@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from proxy.picked import pick
@@ -299,3 +303,29 @@ def test_attack_between_within_between_does_not_take_for_ever() -> None:
 def test_long_chains_do_not_go_deep() -> None:
     assert len(names(resolve(f"SELECT {' + '.join(['1'] * 2000)}"), "operator")) == 1999
     assert len(resolve(" UNION ALL ".join(["SELECT 1"] * 500)).output) == 1
+
+
+def test_attack_thousand_schemas_with_objects_of_one_name() -> None:
+    """Each of many tenants has a table and a function of the same name: their rows are gone through once for each."""
+    below = built_in.built_in(15)
+    assert below is not None
+    many = range(3000)
+    tenants = Tables(
+        schemas=[*OWN.schemas, *((f"tenant{at}", 30000 + at, True) for at in many)],
+        functions=[function(40000 + at, "total", (oids.INT4,), oids.INT4, 30000 + at) for at in many],
+        relations=[Relation(50000 + at, 30000 + at, "orders", "r", 60000 + at, 0, 0, "23 id") for at in many],
+    )
+    found = world.build(15, tenants, below)
+    looked: list[str] = []
+
+    class Rows(dict[str, Sequence[world.Relation]]):
+        def get(self, name: str, default: object = None) -> Any:  # type: ignore[override]
+            looked.append(name)
+            return super().get(name, default)
+
+    resolver = Resolver(replace(found, relations_named=Rows(found.relations_named)), with_catalog((PUBLIC,)))
+    for at in (7, 2999, 1500):
+        statement = parse(f"SELECT tenant{at}.total(id) FROM tenant{at}.orders")[0]["stmt"]
+        uses = {(use.kind, *(use.oids or ())) for use in resolver.resolve(statement).uses}
+        assert {("relation", 50000 + at), ("function", 40000 + at)} <= uses
+    assert looked == ["orders"]

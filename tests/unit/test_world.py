@@ -35,7 +35,7 @@ RECORDED: dict[str, rows.Rows] = {
     "casts": [[*b"16390 1043 16400 a f 16420".split()]],
     "classes": [[*b"16430 403 16390 16431".split()]],
     "members": [[*b"1976 403 23 16390 1 97".split()]],
-    "support": [[*b"1976 23 16390 1 351".split()]],
+    "support": [[*b"1976 23 16390 3 351".split()]],
     "relations": [
         [b"16440", b"2200", b"t", b"r", b"16442", b"0", b"16441", rb"23 id/1700:655366 a\sb/25 c\bd"],
         [b"16450", b"16384", b"t", b"v", b"16452", b"0", b"16451", None],
@@ -75,7 +75,7 @@ def test_what_every_version_has_built_in(major: int) -> None:
     assert found.casts[23, 20].context == "i"
     assert found.members[1976, 23, 23, 3] == 96
     assert (1976, 3) in found.strategies[96]
-    assert found.support[1976, 23, 23, 1] == 351
+    assert (23, 4128) in found.in_range[1976, 23]
     assert found.subtypes[3904] == 23
     assert found.multiranges.get(3904, 0) == (4451 if major >= 14 else 0)
     assert not found.relations
@@ -125,7 +125,7 @@ def test_own_objects_stand_beside_the_built_in_ones() -> None:
     assert found.classes[405] is below.classes[405]
     assert found.members[1976, 23, 16390, 1] == 97
     assert found.strategies[97][-1] == (1976, 1)
-    assert found.support[1976, 23, 16390, 1] == 351
+    assert found.in_range[1976, 23] == [*below.in_range[1976, 23], (16390, 351)]
     assert found.parents == {16440: [16450, 16460]}
     assert found.multiranges[16470] == 16471
     assert found.ranges[16471] == 16470
@@ -139,7 +139,7 @@ def test_nothing_built_in_is_copied_for_a_database_without_the_like() -> None:
     assert below is not None
     for name in ("types", "types_named", "functions", "functions_named", "operators", "operators_named", "casts"):
         assert getattr(found, name) is getattr(below, name)
-    for name in ("classes", "members", "strategies", "support", "subtypes", "ranges", "multiranges"):
+    for name in ("classes", "members", "strategies", "in_range", "subtypes", "ranges", "multiranges"):
         assert getattr(found, name) is getattr(below, name)
 
 
@@ -193,7 +193,7 @@ def test_thousand_tables_of_one_name_share_their_columns() -> None:
     found = builder.world()
     assert len(found.relations_named["t"]) == 1000
     assert len({id(each.shape) for each in found.relations.values()}) == 1
-    assert found.relations[20007].columns == columns_of(shape)
+    assert found.relations[20007].columns == columns_of(shape)[0]
     assert len({id(each) for each in found.own.tables.relations}) == 1000
 
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 from . import oids
 from .world import Function, Operator, Relation, Type, World
 
-Row = TypeVar("Row", Type, Relation)
+Row = TypeVar("Row", Type, Function, Operator, Relation)
+MAX_INDEXED = 100_000
+"""Objects of each kind that are kept by name and schema: a large catalogue has more, and few are asked for."""
 
 
 class Search:
     """Answer for one effective search_path: the OIDs of its schemas in their order, pg_catalog's among them.
 
     `temporary` is the session's own schema of temporary objects, which holds types and relations, never functions or
-    operators, whatever its place in the path; 0: it has none.
+    operators, whatever its place in the path; 0: it has none. A thousand schemas can have objects of one name: they are
+    gone through once for each name.
     """
 
-    __slots__ = ("_functions", "_operators", "_place", "path", "temporary", "world")
+    __slots__ = ("_functions", "_operators", "_relations", "_types", "path", "temporary", "world")
 
     def __init__(self, world: World, path: Sequence[int], temporary: int = 0) -> None:
         self.world = world
-        self.path = tuple(path)
+        self.path = tuple(dict.fromkeys(path))
         self.temporary = temporary
-        self._place = {schema: at for at, schema in enumerate(self.path) if schema != temporary}
-        self._functions: dict[str, tuple[tuple[int, Function], ...]] = {}
-        self._operators: dict[str, tuple[Operator, ...]] = {}
+        self._functions = _Index(world.functions_named)
+        self._operators = _Index(world.operators_named)
+        self._relations = _Index(world.relations_named)
+        self._types = _Index(world.types_named)
 
     def schema(self, name: str) -> int:
         """Return a schema's OID; 0: there is none of this name."""
@@ -34,61 +38,67 @@ class Search:
             return self.temporary
         return self.world.schemas.get(name, 0)
 
-    def functions(self, schema: str, name: str) -> tuple[tuple[int, Function], ...]:
+    def functions(self, schema: str, name: str) -> list[tuple[int, Function]]:
         """Give the functions that bear a name, each with its schema's place in the path (0 where that is written)."""
+        found = self._functions.by_schema(name)
         if schema:
-            wanted = self.schema(schema)
-            return tuple((0, each) for each in self.world.functions_named.get(name, ()) if each.schema == wanted)
-        known = self._functions.get(name)
-        if known is None:
-            place = self._place
-            named = self.world.functions_named.get(name, ())
-            known = tuple((place[each.schema], each) for each in named if each.schema in place)
-            if known:  # names that nothing bears come from clients, and there is no end to them
-                self._functions[name] = known
-        return known
+            return [(0, each) for each in found.get(self.schema(schema), ())]
+        return [
+            (place, each) for place, at in enumerate(self.path) if at != self.temporary for each in found.get(at, ())
+        ]
 
-    def operators(self, schema: str, name: str) -> tuple[Operator, ...]:
+    def operators(self, schema: str, name: str) -> Sequence[Operator]:
         """Give the operators that bear a name; of those that take the same, the first in the path alone."""
+        found = self._operators.by_schema(name)
         if schema:
-            wanted = self.schema(schema)
-            return tuple(each for each in self.world.operators_named.get(name, ()) if each.schema == wanted)
-        known = self._operators.get(name)
-        if known is None:
-            place = self._place
-            seen = [each for each in self.world.operators_named.get(name, ()) if each.schema in place]
-            seen.sort(key=lambda each: place[each.schema])
-            first: dict[tuple[int, int], Operator] = {}
-            for each in seen:
-                first.setdefault((each.left, each.right), each)
-            known = tuple(first.values())
-            if known:
-                self._operators[name] = known
-        return known
+            return found.get(self.schema(schema), ())
+        first: dict[tuple[int, int], Operator] = {}
+        for at in self.path:
+            if at != self.temporary:
+                for each in found.get(at, ()):
+                    first.setdefault((each.left, each.right), each)
+        return list(first.values())
 
     def type(self, schema: str, name: str, *, temporary: bool = True) -> Type | None:
         """Return the type that a name means; None: there is none. TypenameGetTypidExtended()."""
-        found = self.world.types_named.get(name, ())
+        found = self._types.by_schema(name)
         if schema:
-            wanted = self.schema(schema)
-            return next((each for each in found if each.schema == wanted), None)
-        return self._first(found) if temporary else self._first(each for each in found if each.schema != self.temporary)
+            return next(iter(found.get(self.schema(schema), ())), None)
+        hidden = 0 if temporary else self.temporary
+        return next((found[at][0] for at in self.path if at in found and at != hidden), None)
 
     def relation(self, schema: str, name: str) -> Relation | None:
         """Return the relation that a name means; None: there is none. RangeVarGetRelid()."""
-        found = self.world.relations_named.get(name, ())
+        found = self._relations.by_schema(name)
         if schema:
-            wanted = self.schema(schema)
-            return next((each for each in found if each.schema == wanted), None)
-        return self._first(found)
+            return next(iter(found.get(self.schema(schema), ())), None)
+        return next((found[at][0] for at in self.path if at in found), None)
 
-    def _first(self, rows: Iterable[Row]) -> Row | None:
-        best: Row | None = None
-        at = len(self.path)
-        for each in rows:
-            if each.schema in self.path and (place := self.path.index(each.schema)) < at:
-                best, at = each, place
-        return best
+
+class _Index(Generic[Row]):
+    """Hold objects by name, then by schema, once they were asked for."""
+
+    __slots__ = ("_known", "_named", "_size")
+
+    def __init__(self, named: Mapping[str, Sequence[Row]]) -> None:
+        self._named: Mapping[str, Sequence[Row]] = named
+        self._known: dict[str, dict[int, list[Row]]] = {}
+        self._size = 0
+
+    def by_schema(self, name: str) -> Mapping[int, Sequence[Row]]:
+        found = self._known.get(name)
+        if found is None:
+            rows = self._named.get(name, ())
+            found = {}
+            for each in rows:
+                found.setdefault(each.schema, []).append(each)
+            if rows:  # names that nothing bears come from clients, and there is no end to them
+                if self._size + len(rows) > MAX_INDEXED:
+                    self._known.clear()
+                    self._size = 0
+                self._known[name] = found
+                self._size += len(rows)
+        return found
 
 
 def with_catalog(path: Sequence[int], temporary: int = 0) -> tuple[int, ...]:

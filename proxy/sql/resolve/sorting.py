@@ -45,13 +45,11 @@ def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:
     found = analysis.coercion.default_class(column.type, oids.BTREE)
     if found is None:
         raise RejectedError("42883", "could not identify an ordering operator")
-    family, type_ = found
-    wanted = type_ if offset.type == UNKNOWN else offset.type
+    wanted = found[1] if offset.type == UNKNOWN else offset.type
     fitting = {
         right: function
-        for (its_family, left, right, number), function in analysis.world.support.items()
-        if (its_family, left, number) == (family, type_, oids.BT_IN_RANGE)
-        and analysis.coercion.can([offset.type], [right])
+        for right, function in analysis.world.in_range.get(found, ())
+        if analysis.coercion.can([offset.type], [right])
     }
     if wanted not in fitting and len(fitting) != 1:
         raise RejectedError("0A000", "RANGE with offset PRECEDING/FOLLOWING is not supported for these types")

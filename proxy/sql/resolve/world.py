@@ -171,18 +171,26 @@ class Relation(NamedTuple):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return columns_of(self.shape)
+        return columns_of(self.shape)[0]
+
+    @property
+    def by_name(self) -> Mapping[str, Column]:
+        """Its columns by their names."""
+        return columns_of(self.shape)[1]
 
 
 @lru_cache(maxsize=1024)
-def columns_of(shape: str) -> tuple[Column, ...]:
-    """Return the columns of a shape: `type:modifier name` for each, `/` between them; no modifier is -1."""
+def columns_of(shape: str) -> tuple[tuple[Column, ...], dict[str, Column]]:
+    """Return the columns of a shape: `type:modifier name` for each, `/` between them; no modifier is -1.
+
+    They are given in their order, and by name.
+    """
     found = []
     for part in shape.split("/") if shape else ():
         type_, _, name = part.partition(" ")
         oid, _, modifier = type_.partition(":")
         found.append(Column(unescaped(name), int(oid), int(modifier or -1)))
-    return tuple(found)
+    return tuple(found), {each.name: each for each in found}
 
 
 def unescaped(name: str) -> str:
@@ -242,8 +250,8 @@ class World:
     """Operators, by family, left and right type, and strategy (pg_amop)."""
     strategies: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
     """The btree families of an operator, and its strategy in each."""
-    support: Mapping[tuple[int, int, int, int], int] = field(default_factory=dict)
-    """Functions, by family, left and right type, and number (pg_amproc)."""
+    in_range: Mapping[tuple[int, int], Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """By family and left type: the right types, and the functions that add an offset of that type (pg_amproc)."""
     relations: Mapping[int, Relation] = field(default_factory=dict)
     relations_named: Mapping[str, Sequence[Relation]] = field(default_factory=dict)
     parents: Mapping[int, Sequence[int]] = field(default_factory=dict)
@@ -285,7 +293,7 @@ class Builder:
         self._casts: dict[tuple[int, int], Cast] = {}
         self._members: dict[tuple[int, int, int, int], int] = {}
         self._strategies: dict[int, Sequence[tuple[int, int]]] = {}
-        self._support: dict[tuple[int, int, int, int], int] = {}
+        self._in_range: dict[tuple[int, int], Sequence[tuple[int, int]]] = {}
         self._relations: dict[int, Relation] = {}
         self._relations_named: dict[str, Sequence[Relation]] = {}
         self._rows: dict[int, Relation] = {}
@@ -316,7 +324,8 @@ class Builder:
             if method == oids.BTREE:
                 _append(self._strategies, operator, (family, strategy), below.strategies)
         for family, left, right, number, function in some.support:
-            self._support[family, left, right, number] = function
+            if number == oids.BT_IN_RANGE:
+                _append(self._in_range, (family, left), (right, function), below.in_range)
         for child, parent in some.parents:
             _append(self._parents, child, parent, below.parents)
 
@@ -346,7 +355,7 @@ class Builder:
             classes=_layered(self._classes, below.classes),
             members=_layered(self._members, below.members),
             strategies=_layered(self._strategies, below.strategies),
-            support=_layered(self._support, below.support),
+            in_range=_layered(self._in_range, below.in_range),
             relations=self._relations,
             relations_named=self._relations_named,
             parents=self._parents,
