@@ -8,7 +8,7 @@ from . import oids
 from .choosing import Choosing
 from .coercion import Context, MismatchError, Path, Way
 from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, Form, Level, Noted, Query, RejectedError
+from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError
 from .world import Column, Operator
 
 MISMATCH = "42804"  # datatype_mismatch
@@ -19,7 +19,13 @@ AMBIGUOUS_PARAMETER = "42P08"
 CANNOT_COERCE = "42846"
 UNDEFINED_OBJECT = "42704"
 UNDEFINED_COLUMN = "42703"
+TOO_MUCH = "more than is looked into"
 MAX_PARAMETERS = 65_535
+MAX_STEPS = 16_000
+"""Expressions that are analysed of one statement: 25 ms. BETWEEN analyses its first operand once for each comparison,
+so that a few of them within each other could keep anybody busy for ever."""
+PER_STEP = 16
+"""Columns or tables that are gone through in the time of a step."""
 
 
 class Analysis:
@@ -50,7 +56,7 @@ class Analysis:
         self.is_open = False
         """Whether anything can be used somewhere."""
         self.steps = 0
-        """How many expressions have been analysed."""
+        """How many expressions have been analysed, and what took as long as one."""
         self.types: set[int] = set()
         """Those that values in the statement are of."""
         self.by_place = False
@@ -73,6 +79,12 @@ class Analysis:
         """Record that anything can be used."""
         self.is_open = True
         self.noted.append((kind, location, None))
+
+    def spend(self, count: int) -> None:
+        """Count columns or tables that are gone through. Raises NotModelledError where that comes to too much."""
+        self.steps += count // PER_STEP
+        if self.steps > MAX_STEPS:
+            raise NotModelledError(TOO_MUCH)
 
     # -- parameters ----------------------------------------------------------------------------------------------------
 

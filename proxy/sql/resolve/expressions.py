@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from . import calls, documents, names, oids, sorting
-from .analysis import INDETERMINATE, MISMATCH, UNDEFINED_COLUMN, UNDEFINED_OBJECT, Analysis
+from .analysis import (
+    INDETERMINATE,
+    MAX_STEPS,
+    MISMATCH,
+    PER_STEP,
+    UNDEFINED_COLUMN,
+    UNDEFINED_OBJECT,
+    Analysis,
+)
 from .calls import Call
 from .coercion import Context
 from .names import location, qualified
 from .oids import ANY_TYPE, UNKNOWN
 from .scopes import column_named, item_named, variable, whole_row
-from .tree import Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
-
-MAX_STEPS = 6_000
-"""Expressions that are analysed of one statement. BETWEEN analyses its first operand once for each comparison, so that
-a few of them within each other could keep anybody busy for ever."""
+from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, levels_of
 
 
 def analyse(analysis: Analysis, level: Level, node: Body) -> Expr:
     """Analyse one expression. Raises RejectedError and NotModelledError."""
-    kind, body = names.kind_of(node)
+    ((kind, body),) = node.items()
     function = _KINDS.get(kind)
     analysis.steps += 1
     if function is None or analysis.steps > MAX_STEPS:
@@ -74,14 +78,11 @@ def _parameter(analysis: Analysis, level: Level, node: Body) -> Expr:
 def _column(analysis: Analysis, level: Level, node: Body) -> Expr:
     """transformColumnRef()."""
     fields = node["fields"]
-    at = location(node)
-    if any("A_Star" in each for each in fields[:-1]):
-        raise RejectedError("42601", "improper use of *")
+    at = node.get("location", 0)
     parts = [each["String"]["sval"] for each in fields if "String" in each]
-    star = "A_Star" in fields[-1]
-    if len(fields) == 1:
-        if star:
-            raise RejectedError("42601", "improper use of *")
+    if len(parts) < len(fields):
+        return _star(analysis, level, node, parts)
+    if len(parts) == 1:
         found = column_named(analysis, level, parts[0], at)
         if found is not None:
             return found
@@ -89,21 +90,31 @@ def _column(analysis: Analysis, level: Level, node: Body) -> Expr:
         if row is None:
             raise RejectedError(UNDEFINED_COLUMN, f'column "{parts[0]}" does not exist')
         return whole_row(analysis, level, *row, at)
-    *qualifiers, last = [*parts, ""] if star else parts
-    schema = qualifiers[-2] if len(qualifiers) > 1 else ""
-    row = item_named(analysis, level, schema, qualifiers[-1])
-    if row is None:
-        raise RejectedError("42P01", f'missing FROM-clause entry for table "{qualifiers[-1]}"')
-    if star:
-        return whole_row(analysis, level, *row, at)
+    row = _item(analysis, level, parts[:-1])
+    last = parts[-1]
     found = column_named(analysis, level, last, at, row)
     if found is not None:
         return found
     call = Call("", last, [whole_row(analysis, level, *row, at)], at, is_column=True)
     called = calls.resolve(analysis, call)
     if called is None:
-        raise RejectedError(UNDEFINED_COLUMN, f"column {qualifiers[-1]}.{last} does not exist")
+        raise RejectedError(UNDEFINED_COLUMN, f"column {parts[-2]}.{last} does not exist")
     return called.expr
+
+
+def _star(analysis: Analysis, level: Level, node: Body, parts: Sequence[str]) -> Expr:
+    """Analyse `x.*` where it is one value."""
+    if not parts or "A_Star" not in node["fields"][-1] or len(parts) < len(node["fields"]) - 1:
+        raise RejectedError("42601", "improper use of *")
+    return whole_row(analysis, level, *_item(analysis, level, parts), location(node))
+
+
+def _item(analysis: Analysis, level: Level, qualifiers: Sequence[str]) -> tuple[Item, Level]:
+    """Return what stands before a column's name, and whose FROM it is of. Raises RejectedError."""
+    row = item_named(analysis, level, qualifiers[-2] if len(qualifiers) > 1 else "", qualifiers[-1])
+    if row is None:
+        raise RejectedError("42P01", f'missing FROM-clause entry for table "{qualifiers[-1]}"')
+    return row
 
 
 def _value_function(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -348,11 +359,8 @@ def expanded(analysis: Analysis, level: Level, node: Body) -> list[tuple[str, Ex
         at = location(node["ColumnRef"])
         if len(fields) == 1:
             return _every_column(analysis, level, at)
-        parts = [each["String"]["sval"] for each in fields[:-1]]
-        row = item_named(analysis, level, parts[-2] if len(parts) > 1 else "", parts[-1])
-        if row is None:
-            raise RejectedError("42P01", f'missing FROM-clause entry for table "{parts[-1]}"')
-        item, owner = row
+        item, owner = _item(analysis, level, [each["String"]["sval"] for each in fields[:-1]])
+        analysis.spend(PER_STEP * len(item.columns))
         return [(each.name, variable(analysis, level, owner, each, at)) for each in item.columns]
     if "A_Indirection" in node and "A_Star" in node["A_Indirection"]["indirection"][-1]:
         body = node["A_Indirection"]
@@ -376,6 +384,7 @@ def _every_column(analysis: Analysis, level: Level, at: int) -> list[tuple[str, 
     if not visible:
         raise RejectedError("42601", "SELECT * with no tables specified is not valid")
     for item in visible:
+        analysis.spend(PER_STEP * len(item.columns))
         found += ((each.name, variable(analysis, level, level, each, at)) for each in item.columns)
     return found
 

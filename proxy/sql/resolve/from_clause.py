@@ -17,9 +17,9 @@ def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None
     """Add what FROM names to a level, one by one: transformFromClause()."""
     for node in nodes:
         found = _item(analysis, level, node)
-        _check_names(level.items, found)
+        _check_names(analysis, level.items, found)
         level.items += found
-        for item in level.items:
+        for item in found:
             item.lateral_only = True
             item.lateral_allowed = True
     for item in level.items:
@@ -27,8 +27,9 @@ def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None
         item.lateral_allowed = True
 
 
-def _check_names(before: Sequence[Item], added: Sequence[Item]) -> None:
+def _check_names(analysis: Analysis, before: Sequence[Item], added: Sequence[Item]) -> None:
     """checkNameSpaceConflicts(): a table without an alias may stand twice, in two schemas."""
+    analysis.spend(len(before) * len(added))
     for one in before:
         for other in added:
             if not (one.named and other.named) or one.name != other.name:
@@ -64,14 +65,16 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
     if relation.kind == "c":
         raise RejectedError("42809", f'cannot open relation "{name}"')
     analysis.use("relation", location(node), relation.oid)
-    columns = _renamed(relation.columns, alias, name)
+    columns = relation.columns
+    renamed = _renamed(columns, alias, name)
     return [
         Item(
             alias["aliasname"] if alias else name,
-            columns,
+            renamed,
             relation.row_type or oids.RECORD,
             0 if alias else relation.oid,
             is_table=relation.kind not in "vc",
+            by_name=relation.by_name if renamed is columns else None,
         )
     ]
 
@@ -248,9 +251,21 @@ def _join(analysis: Analysis, level: Level, node: Body) -> list[Item]:
     level.items += left
     right = _item(analysis, level, node["rarg"])
     del level.items[before:]
-    _check_names(left, right)
+    _check_names(analysis, left, right)
+    if not ("isNatural" in node or "usingClause" in node or "alias" in node):
+        if "quals" in node:
+            _condition(analysis, level, [*left, *right], node["quals"])
+        for item in (*left, *right):
+            item.in_join = True
+        return [*left, *right]
+    return _merged(analysis, level, node, left, right)
+
+
+def _merged(analysis: Analysis, level: Level, node: Body, left: list[Item], right: list[Item]) -> list[Item]:
+    """Return the items of a join that has columns of its own: merged ones, or those of its alias."""
     left_columns = [column for item in left if item.columns_visible for column in item.columns]
     right_columns = [column for item in right if item.columns_visible for column in item.columns]
+    analysis.spend(len(left_columns) + len(right_columns))
     if node.get("isNatural"):
         common = {each.name for each in right_columns}
         using = [each.name for each in left_columns if each.name in common]
@@ -271,20 +286,19 @@ def _join(analysis: Analysis, level: Level, node: Body) -> list[Item]:
         merged.append(Column(name, type_, pair[0].modifier if pair[0][1:] == pair[1][1:] else -1))
     for one, other in pairs:
         analysis.to_bool(analysis.operator("", "=", one, other, -1))
-    rest = [each for each in (*left_columns, *right_columns) if each.name not in using]
-    # the sides' own items may still be named, not their columns alone
-    joined = Item("", [*merged, *rest], named=False)
+    names_ = set(using)
+    columns = [*merged, *(each for each in (*left_columns, *right_columns) if each.name not in names_)]
     if "quals" in node:
         _condition(analysis, level, [*left, *right], node["quals"])
     alias = node.get("alias")
-    using_alias = node.get("join_using_alias")
     if alias:
-        joined.name, joined.named = alias["aliasname"], True
-        joined.columns = _renamed(joined.columns, alias, joined.name)
-        left = right = []
-    for item in (*left, *right):
-        item.columns_visible = False
-    found = [*left, *right, joined]
+        found = [Item(alias["aliasname"], _renamed(columns, alias, alias["aliasname"]))]
+    else:
+        # the sides' own items may still be named, not their columns alone
+        for item in (*left, *right):
+            item.columns_visible = False
+        found = [*left, *right, Item("", columns, named=False)]
+    using_alias = node.get("join_using_alias")
     if using_alias:
         found.append(Item(using_alias["aliasname"], merged, columns_visible=False))
     return found

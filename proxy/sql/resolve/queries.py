@@ -110,7 +110,7 @@ def _found_target(
     fields = node.get("ColumnRef", {}).get("fields", ())
     if len(fields) == 1 and "String" in fields[0]:
         name = fields[0]["String"]["sval"]
-        if grouping and has_column(level, name):
+        if grouping and has_column(analysis, level, name):
             name = ""
         named = [at for at, each in enumerate(targets) if each.name == name] if name else []
         if named:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import oids
-from .analysis import Analysis
+from .analysis import PER_STEP, Analysis
 from .oids import ANY_TYPE
 from .tree import Expr, Form, Item, Level, RejectedError
 from .world import Column
@@ -24,29 +24,32 @@ def column_named(
 ) -> Expr | None:
     """Return a column by its name, of one item or of all that can be seen; None: there is none. colNameToVar()."""
     if of is not None:
-        column = _column(of[0], name)
+        column = _column(of[0], name, system=True)
         return None if column is None else variable(analysis, level, of[1], column, at)
     around: Level | None = level
     while around is not None:
-        found = _in_from(around, name)
-        if found is not None:
-            return variable(analysis, level, around, found, at)
+        column = _in_from(analysis, around, name)
+        if column is not None:
+            return variable(analysis, level, around, column, at)
         around = around.parent
     return None
 
 
-def has_column(level: Level, name: str) -> bool:
+def has_column(analysis: Analysis, level: Level, name: str) -> bool:
     """Tell whether FROM of this very query has a column of this name."""
-    return _in_from(level, name) is not None
+    return _in_from(analysis, level, name) is not None
 
 
-def _in_from(level: Level, name: str) -> Column | None:
+def _in_from(analysis: Analysis, level: Level, name: str) -> Column | None:
     """Return the column that a name means in a query's FROM; None: it has none. scanNSItemForColumn()."""
     found: Column | None = None
-    for item in level.items:
+    items = level.items
+    if len(items) > PER_STEP:
+        analysis.spend(len(items))
+    for item in items:
         if not item.columns_visible or (item.lateral_only and not level.lateral):
             continue
-        column = _column(item, name)
+        column = _column(item, name, system=not item.in_join)
         if column is None:
             continue
         if found is not None:
@@ -57,26 +60,39 @@ def _in_from(level: Level, name: str) -> Column | None:
     return found
 
 
-def _column(item: Item, name: str) -> Column | None:
-    found = [each for each in item.columns if each.name == name]
-    found += (each for each in item.hidden if each.name == name)
-    if len(found) > 1:
+def _column(item: Item, name: str, *, system: bool) -> Column | None:
+    named = item.by_name
+    if named is None:
+        named = item.by_name = _by_name(item)
+    found = named.get(name)
+    if found is None:
+        if system and item.is_table and name in SYSTEM_COLUMNS:
+            return Column(name, SYSTEM_COLUMNS[name], -1)
+    elif found is _SEVERAL:
         raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
-    if found:
-        return found[0]
-    if item.is_table and name in SYSTEM_COLUMNS:
-        return Column(name, SYSTEM_COLUMNS[name], -1)
-    return None
+    return found
+
+
+def _by_name(item: Item) -> dict[str, Column]:
+    found: dict[str, Column] = {}
+    for column in (*item.columns, *item.hidden):
+        found[column.name] = _SEVERAL if column.name in found else column
+    return found
+
+
+_SEVERAL = Column("", 0, -1)
+"""Stands for columns that bear one name."""
 
 
 def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at: int) -> Expr:
     """Return a column of something in a query's FROM as an expression of a query below or the same."""
-    analysis.types.add(column.type)
-    if column.type == ANY_TYPE:
+    type_ = column.type
+    analysis.types.add(type_)
+    if type_ == ANY_TYPE:
         analysis.unknown("var", at)
     else:
-        analysis.use("var", at, column.type)
-    return Expr(column.type, at, Form.COLUMN, column.modifier, levels=_touch(level, owner), columns=column.columns)
+        analysis.noted.append(("var", at, type_))
+    return Expr(type_, at, Form.COLUMN, column.modifier, levels=_touch(level, owner), columns=column.columns)
 
 
 def _touch(level: Level, owner: Level) -> int:
@@ -97,7 +113,10 @@ def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tupl
     around: Level | None = level
     while around is not None:
         found: Item | None = None
-        for item in around.items:
+        items = around.items
+        if len(items) > PER_STEP:
+            analysis.spend(len(items))
+        for item in items:
             if not item.named or (item.lateral_only and not around.lateral):
                 continue
             if (item.relation != relation.oid) if relation is not None else (item.name != name):
@@ -119,6 +138,7 @@ def whole_row(analysis: Analysis, level: Level, item: Item, owner: Level, at: in
     if item.scalar:
         return variable(analysis, level, owner, item.columns[0], at)
     analysis.types.add(item.row_type)
-    analysis.types.update(each.type for each in item.columns)
+    analysis.spend(len(item.columns))
+    analysis.types.update([each.type for each in item.columns])
     analysis.use("var", at, item.row_type)
     return Expr(item.row_type, at, Form.WHOLE_ROW, levels=bit, columns=item.columns, is_table=item.is_table)

@@ -5,7 +5,7 @@ They are structs of msgspec, which are made in a fifth of the time that dataclas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -97,8 +97,12 @@ class Item(msgspec.Struct, eq=False):
     named: bool = True
     """Whether its name can be used."""
     columns_visible: bool = True
+    in_join: bool = False
+    """Whether a join hides its system columns: they can be named with its name only."""
     lateral_only: bool = False
     lateral_allowed: bool = True
+    by_name: Mapping[str, Column] | None = None
+    """Its columns by their names, once they are needed: see `scopes`."""
 
 
 class Query(NamedTuple):
