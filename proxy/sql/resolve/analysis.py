@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from . import oids
-from .choosing import Choosing
+from .choosing import Choosing, Operation, Signature
 from .coercion import Context, MismatchError, Path, Way
 from .oids import ANY_TYPE, UNKNOWN
 from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError
@@ -279,33 +279,38 @@ class Analysis:
     def arguments(self, given: Sequence[Expr], wanted: Sequence[int]) -> list[Expr]:
         """Convert what a function or operator is given: make_fn_arguments()."""
         return [
-            self.coerce(each, type_) if each.type != type_ else each for each, type_ in zip(given, wanted, strict=False)
+            each if each.type == type_ else self.coerce(each, type_) for each, type_ in zip(given, wanted, strict=False)
         ]
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
     def operator(self, schema: str, name: str, left: Expr | None, right: Expr, location: int) -> Expr:
         """Apply an operator: make_op()."""
-        operators = self._find(schema, name, left.type if left is not None else 0, right.type, location)
+        found = self._find(schema, name, left.type if left is not None else 0, right.type, location)
         given = [right] if left is None else [left, right]
         levels = right.levels | (left.levels if left is not None else 0)
-        if len(operators) > 1:
-            return self._one_of(operators, given, location, levels)
-        operator = operators[0]
-        declared = [operator.right] if left is None else [operator.left, operator.right]
-        wanted, result = self.resolve([each.type for each in given], declared, operator.result)
-        converted = self.arguments(given, wanted)
-        return Expr(result, location, levels=levels, parts=converted)
+        if len(found.operators) > 1:
+            return self._one_of(found.operators, given, location, levels)
+        takes, gives = found.signature or self._misfit(found.operators[0], given[0].type, right.type)
+        return Expr(gives, location, levels=levels, parts=self.arguments(given, takes))
 
-    def _find(self, schema: str, name: str, left: int, right: int, location: int) -> tuple[Operator, ...]:
-        operators = self.choosing.operator(schema, name, left, right)
-        if not operators:
-            raise RejectedError(UNDEFINED_FUNCTION, "operator does not exist")
+    def _find(self, schema: str, name: str, left: int, right: int, location: int) -> Operation:
+        found = self.choosing.operation(schema, name, left, right)
+        operators = found.operators
         if len(operators) == 1:
-            self.use("operator", location, operators[0].oid)
-        else:
+            self.noted.append(("operator", location, operators[0].oid))
+        elif operators:
             self.use_one_of("operator", location, [each.oid for each in operators])
-        return operators
+        else:
+            raise RejectedError(UNDEFINED_FUNCTION, "operator does not exist")
+        return found
+
+    def _misfit(self, operator: Operator, left: int, right: int) -> Signature:
+        """Raise RejectedError with the reason why operands do not fit each other."""
+        given, takes = (
+            ([left, right], [operator.left, operator.right]) if operator.left else ([right], [operator.right])
+        )
+        return Signature(*self.resolve(given, takes, operator.result))
 
     def _one_of(self, operators: Sequence[Operator], given: Sequence[Expr], location: int, levels: int) -> Expr:
         """Apply one of several operators: nobody knows what becomes of the operands."""
@@ -337,13 +342,12 @@ class Analysis:
             element = self.coercion.base_element(right.type) if right.type != ANY_TYPE else ANY_TYPE
             if not element:
                 raise RejectedError("42809", "op ANY/ALL (array) requires array on right side")
-        operators = self._find(schema, name, left.type, element, location)
+        found = self._find(schema, name, left.type, element, location)
         levels = left.levels | right.levels
-        if len(operators) > 1:
+        if len(found.operators) > 1:
             self.open([left, right])
             return Expr(oids.BOOL, location, levels=levels)
-        operator = operators[0]
-        wanted, result = self.resolve([left.type, element], [operator.left, operator.right], operator.result)
+        wanted, result = found.signature or self._misfit(found.operators[0], left.type, element)
         if result not in (oids.BOOL, ANY_TYPE):
             raise RejectedError("42809", "op ANY/ALL (array) requires operator to yield boolean")
         # A polymorphic operator may still take its elements as they are: then the array is.

@@ -8,12 +8,15 @@ import msgspec
 
 from . import oids
 from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
-from .choosing import Candidate, Choice
+from .choosing import Candidate, Choice, Signature
 from .coercion import Context, Way
 from .oids import ANY_TYPE, UNKNOWN
 from .scopes import SYSTEM_COLUMNS
-from .tree import Expr, Form, RejectedError
+from .tree import Expr, Form, RejectedError, levels_of
 from .world import Column, Function
+
+MAX_ARGUMENTS = 100
+"""FUNC_MAX_ARGS (pg_config_manual.h)."""
 
 
 class Call(msgspec.Struct):
@@ -69,17 +72,15 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
         if found is not None:
             return Called(found)
     arguments += call.within
-    given = [each.type for each in arguments]
-    candidates = analysis.choosing.candidates(
-        call.schema, call.name, len(given), call.names, expand_variadic=not call.variadic
-    )
-    choice = analysis.choosing.best(candidates, given)
-    exact = len(choice.candidates) == 1 and choice.candidates[0].arguments[: len(given)] == tuple(given)
-    if not exact and len(given) == 1 and not call.names:
+    if len(arguments) > MAX_ARGUMENTS:
+        raise RejectedError("54023", f"cannot pass more than {MAX_ARGUMENTS} arguments to a function")
+    given = tuple([each.type for each in arguments])
+    choice = analysis.choosing.function(call.schema, call.name, given, call.names, expand_variadic=not call.variadic)
+    if not choice.is_exact and len(given) == 1 and not call.names:
         cast = _as_cast(analysis, call, arguments[0])
         if cast is not None:
             return Called(cast)
-    if call.names and call.variadic and not exact:
+    if call.names and call.variadic and not choice.is_exact:
         choice = Choice(tuple(each for each in choice.candidates if each.order[len(given) - 1] == len(given) - 1))
     if not choice.candidates or choice.is_ambiguous:
         if projection and not call.is_column:
@@ -95,7 +96,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
         analysis.use_one_of("function", call.location, [each.function.oid for each in choice.candidates])
         return _one_of(analysis, call, choice.candidates, arguments)
     analysis.use("function", call.location, choice.candidates[0].function.oid)
-    return _apply(analysis, call, choice.candidates[0], arguments)
+    return _apply(analysis, call, choice, arguments)
 
 
 def _as_cast(analysis: Analysis, call: Call, argument: Expr) -> Expr | None:
@@ -117,28 +118,30 @@ def _as_cast(analysis: Analysis, call: Call, argument: Expr) -> Expr | None:
     return analysis.coerce(argument, row.oid, Context.EXPLICIT, call.location)
 
 
-def _apply(analysis: Analysis, call: Call, chosen: Candidate, arguments: list[Expr]) -> Called:
+def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]) -> Called:
+    chosen = choice.candidates[0]
     function = chosen.function
     if function.kind == "p":
         raise RejectedError("42809", f"{call.name} is a procedure")
     count = len(arguments)
-    declared = chosen.arguments[:count]
+    signature = choice.signature
     if function.aggregate == "h" and call.is_within:
-        arguments = _unify_hypothetical(analysis, len(call.within), arguments, declared)
-    with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
-    wanted, result = analysis.resolve(with_defaults, chosen.arguments, function.result)
+        arguments = _unify_hypothetical(analysis, len(call.within), arguments, chosen.arguments[:count])
+        signature = None
+    if signature is None:  # or the arguments do not fit each other, which this says
+        with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
+        signature = Signature(*analysis.resolve(with_defaults, chosen.arguments, function.result))
+    wanted, result = signature
     converted = analysis.arguments(arguments, wanted[:count])
     if chosen.variadic and function.variadic != oids.ANY:
         _pack(analysis, converted[count - chosen.variadic :])
     if chosen.defaults:
         analysis.use("default", call.location, function.oid)
-    levels = 0
-    for each in arguments:
-        levels |= each.levels
-    actual = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
-    actual += wanted[count:]
-    columns = _outputs(analysis, function, actual, chosen) if result == oids.RECORD else None
-    return Called(Expr(result, call.location, levels=levels, columns=columns), function, converted)
+    columns: Sequence[Column] | None = None
+    if result == oids.RECORD:
+        actual = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
+        columns = _outputs(analysis, function, [*actual, *wanted[count:]], chosen)
+    return Called(Expr(result, call.location, levels=levels_of(arguments), columns=columns), function, converted)
 
 
 def _pack(analysis: Analysis, elements: Sequence[Expr]) -> None:
@@ -166,16 +169,13 @@ def _unify_hypothetical(
 def _one_of(analysis: Analysis, call: Call, candidates: Sequence[Candidate], arguments: Sequence[Expr]) -> Called:
     analysis.open(arguments)
     results = {ANY_TYPE if each.function.result in oids.POLYMORPHIC else each.function.result for each in candidates}
-    levels = 0
-    for argument in arguments:
-        levels |= argument.levels
     for each in candidates:
         if each.defaults:
             analysis.use("default", call.location, each.function.oid)
     result = results.pop() if len(results) == 1 else ANY_TYPE
     kinds = {each.function.kind for each in candidates}
     function = candidates[0].function if len(kinds) == 1 else None
-    return Called(Expr(result, call.location, levels=levels), function, arguments)
+    return Called(Expr(result, call.location, levels=levels_of(arguments)), function, arguments)
 
 
 def _outputs(

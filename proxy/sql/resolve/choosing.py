@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .coercion import MAX_REMEMBERED, Coercion
+from .coercion import MAX_REMEMBERED, Coercion, MismatchError
 from .oids import ANY_TYPE, UNKNOWN
 from .search import Search
 from .world import Function, Operator
@@ -35,25 +35,81 @@ class Candidate(NamedTuple):
     """Whether another function takes the same, and nothing says which is meant."""
 
 
+class Signature(NamedTuple):
+    """What a function or operator takes and gives where certain types are given: none of them is polymorphic."""
+
+    takes: Sequence[int]
+    gives: int
+
+
 class Choice(NamedTuple):
     """What func_get_detail() found: what can be meant, or that several fit, or nothing."""
 
     candidates: tuple[Candidate, ...]
     is_ambiguous: bool = False
+    is_exact: bool = False
+    """Whether the only candidate takes just the types that are given."""
+    signature: Signature | None = None
+    """Of the only candidate; None, too, if the types that are given do not fit each other."""
+
+
+class Operation(NamedTuple):
+    """What oper() found: the operators that can be meant."""
+
+    operators: tuple[Operator, ...]
+    signature: Signature | None
+    """As in Choice."""
 
 
 class Choosing:
-    """Choose along one search_path."""
+    """Choose along one search_path. What was chosen for certain types is remembered, as parser/parse_oper.c does it."""
 
-    __slots__ = ("_candidates", "_operators", "coercion", "search")
+    __slots__ = ("_candidates", "_functions", "_named", "_operations", "coercion", "search")
 
     def __init__(self, coercion: Coercion, search: Search) -> None:
         self.coercion = coercion
         self.search = search
-        self._operators: dict[tuple[str, str, int, int], tuple[Operator, ...]] = {}
+        self._operations: dict[tuple[str, str, int, int], Operation] = {}
+        self._named: dict[tuple[str, str, bool], dict[tuple[int, int], Operator]] = {}
+        self._functions: dict[tuple[str, str, tuple[int, ...], bool], Choice] = {}
         self._candidates: dict[tuple[str, str, int, bool], list[Candidate]] = {}
 
     # -- functions -----------------------------------------------------------------------------------------------------
+
+    def function(
+        self, schema: str, name: str, given: tuple[int, ...], names: Sequence[str] = (), *, expand_variadic: bool
+    ) -> Choice:
+        """Give what a call with arguments of these types means: func_get_detail().
+
+        `names` are those of the last arguments, in named notation.
+        """
+        if names:
+            return self._find_function(schema, name, given, names, expand_variadic)
+        key = (schema, name, given, expand_variadic)
+        known = self._functions.get(key)
+        if known is None:
+            known = self._find_function(schema, name, given, (), expand_variadic)
+            if known.candidates:  # as in `_candidates`
+                if len(self._functions) >= MAX_REMEMBERED:
+                    self._functions.clear()
+                self._functions[key] = known
+        return known
+
+    def _find_function(
+        self, schema: str, name: str, given: tuple[int, ...], names: Sequence[str], expand_variadic: bool
+    ) -> Choice:
+        found = self.best(self.candidates(schema, name, len(given), names, expand_variadic=expand_variadic), given)
+        if len(found.candidates) != 1:
+            return found
+        function, takes = found.candidates[0].function, found.candidates[0].arguments
+        signature = self._signature((*given, *takes[len(given) :]), takes, function.result)
+        return found._replace(is_exact=takes[: len(given)] == given, signature=signature)
+
+    def _signature(self, given: Sequence[int], takes: Sequence[int], gives: int) -> Signature | None:
+        try:
+            return Signature(*self.coercion.resolve(given, takes, gives))
+        except MismatchError:
+            return None
 
     def candidates(
         self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool
@@ -138,21 +194,40 @@ class Choosing:
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
-    def operator(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
+    def operation(self, schema: str, name: str, left: int, right: int) -> Operation:
         """Give the operators that can be chosen for operands of these types; none: the server finds none.
 
         `left` is 0 for a prefix operator. oper(), left_oper().
         """
         key = (schema, name, left, right)
-        if key not in self._operators:
-            if len(self._operators) >= MAX_REMEMBERED:
-                self._operators.clear()
-            self._operators[key] = self._find_operator(schema, name, left, right)
-        return self._operators[key]
+        known = self._operations.get(key)
+        if known is None:
+            operators = self._find_operators(schema, name, left, right)
+            signature = None
+            if len(operators) == 1:
+                (one,) = operators
+                given, takes = ((left, right), (one.left, one.right)) if left else ((right,), (one.right,))
+                signature = self._signature(given, takes, one.result)
+            if len(self._operations) >= MAX_REMEMBERED:
+                self._operations.clear()
+            known = self._operations[key] = Operation(operators, signature)
+        return known
 
-    def _find_operator(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
-        named = [each for each in self.search.operators(schema, name) if bool(each.left) == bool(left)]
-        exact = {(each.left, each.right): each for each in named}
+    def _operators_named(self, schema: str, name: str, *, prefix: bool) -> dict[tuple[int, int], Operator]:
+        """Give the operators that bear a name by what they take."""
+        key = (schema, name, prefix)
+        known = self._named.get(key)
+        if known is None:
+            named = self.search.operators(schema, name)
+            known = {(each.left, each.right): each for each in named if prefix == (not each.left)}
+            if known:  # as in `_candidates`
+                if len(self._named) >= MAX_REMEMBERED:
+                    self._named.clear()
+                self._named[key] = known
+        return known
+
+    def _find_operators(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
+        exact = self._operators_named(schema, name, prefix=not left)
         if left and right != ANY_TYPE != left:
             one, other = left, right
             was_unknown = False
@@ -169,6 +244,7 @@ class Choosing:
         elif right != ANY_TYPE and (left, right) in exact:
             return (exact[left, right],)
         given = (left, right) if left else (right,)
+        named = list(exact.values())
         takes = [(each.left, each.right) if left else (each.right,) for each in named]
         fitting = [at for at, each in enumerate(takes) if self.coercion.can(given, each)]
         if len(fitting) > 1 and ANY_TYPE not in given:

@@ -19,7 +19,7 @@ def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
     if "useOp" not in node:
         analysis.sort(expr, descending=node.get("sortby_dir") == "SORTBY_DESC")
         return expr
-    found = analysis.choosing.operator(*qualified(node["useOp"]), expr.type, expr.type)
+    found = analysis.choosing.operation(*qualified(node["useOp"]), expr.type, expr.type).operators
     if not found:
         raise RejectedError("42883", "operator does not exist")
     analysis.use_one_of("sort", expr.location, [each.oid for each in found])
