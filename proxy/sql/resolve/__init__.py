@@ -63,9 +63,8 @@ class Resolver:
         analysis = Analysis(self._choosing, parameters)
         analysis.query = queries.query
         analysis.expression = expressions.analyse
-        found = queries.query(analysis, statement, None, True)
+        output = [(each.name, each.expr.type) for each in queries.statement(analysis, statement)]
         analysis.check_parameters()
-        output = [(each.name, each.type) for each in found.columns]
         return Resolution(
             analysis.noted, analysis.is_open, output, analysis.parameters, analysis.types, analysis.by_place
         )

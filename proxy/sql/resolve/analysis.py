@@ -28,6 +28,10 @@ PER_STEP = 16
 """Columns or tables that are gone through in the time of a step."""
 
 
+_TAKES_ALL = frozenset({oids.ANY, oids.ANYELEMENT, oids.ANYNONARRAY, oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLENONARRAY})
+"""Types whose functions are given the value as it is."""
+
+
 class Analysis:
     """Analyse one statement. `given` are the parameters' types that the client declares, 0 or unknown where none."""
 
@@ -127,8 +131,10 @@ class Analysis:
         self.types.add(target)
         if target == source:
             return expr
-        if target in (oids.ANY, oids.ANYELEMENT, oids.ANYNONARRAY, oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLENONARRAY):
+        if target in _TAKES_ALL:
             return expr
+        if source == UNKNOWN and expr.form is Form.CONSTANT and target != ANY_TYPE:
+            return self._input(expr, target)
         if target in oids.POLYMORPHIC and source != UNKNOWN:
             base = self.coercion.base(source)
             return expr if base == source else Expr(base, expr.location, levels=expr.levels)
@@ -140,8 +146,6 @@ class Analysis:
             self.unknown("function", location)
             self.unknown("io", location)
             return Expr(target, expr.location, levels=expr.levels)
-        if expr.is_literal:
-            return self._input(expr, target)
         if expr.form is Form.PARAMETER:
             settled = self._settle(expr, target, location)
             if settled is not None:
@@ -266,7 +270,7 @@ class Analysis:
 
     def to_bool(self, expr: Expr) -> Expr:
         """Convert to boolean: coerce_to_boolean()."""
-        return self.to_specific(expr, oids.BOOL)
+        return expr if expr.type == oids.BOOL else self.to_specific(expr, oids.BOOL)
 
     def to_specific(self, expr: Expr, target: int) -> Expr:
         """Convert as in an assignment: coerce_to_specific_type()."""
@@ -359,31 +363,18 @@ class Analysis:
 
     # -- order, equality -----------------------------------------------------------------------------------------------
 
-    def strategy(self, type_: int, strategy: int) -> int:
-        """Return the operator of a type's default btree class for a strategy; 0: there is none."""
-        found = self.coercion.default_class(type_, oids.BTREE)
-        return 0 if found is None else self.world.members.get((found[0], found[1], found[1], strategy), 0)
-
-    def equality(self, type_: int) -> int:
-        """Return the operator by which equal values of a type are found: lookup_type_cache(), TYPECACHE_EQ_OPR."""
-        operator = self.strategy(type_, oids.BT_EQUAL)
-        if operator:
-            return operator
-        found = self.coercion.default_class(type_, oids.HASH)
-        return 0 if found is None else self.world.members.get((found[0], found[1], found[1], oids.HASH_EQUAL), 0)
-
     def sort(self, expr: Expr, *, descending: bool = False) -> None:
         """Record how values are put in order: addTargetToSortList()."""
         if expr.type == ANY_TYPE:
             self.unknown("sort", expr.location)
             self.unknown("group", expr.location)
             return
-        operator = self.strategy(expr.type, oids.BT_GREATER if descending else oids.BT_LESS)
-        equality = self.equality(expr.type)
-        if not operator or not equality:
+        order = self.coercion.order(expr.type)
+        operator = order.greater if descending else order.less
+        if not operator or not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an ordering operator")
         self.use("sort", expr.location, operator)
-        self.use("group", expr.location, equality)
+        self.use("group", expr.location, order.equal)
         self.use("order", expr.location, expr.type)
 
     def group(self, type_: int, location: int) -> None:
@@ -392,11 +383,10 @@ class Analysis:
             self.unknown("group", location)
             self.unknown("sort", location)
             return
-        equality = self.equality(type_)
-        if not equality:
+        order = self.coercion.order(type_)
+        if not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an equality operator")
-        self.use("group", location, equality)
-        operator = self.strategy(type_, oids.BT_LESS)
-        if operator:
-            self.use("sort", location, operator)
+        self.use("group", location, order.equal)
+        if order.less:
+            self.use("sort", location, order.less)
         self.use("equality", location, type_)

@@ -48,6 +48,14 @@ _STRING = "S"  # TYPCATEGORY_STRING
 _INVALID = "\0"
 
 
+class Order(NamedTuple):
+    """The operators by which values of a type are put in order, and equal ones found; 0: there is none."""
+
+    less: int
+    greater: int
+    equal: int
+
+
 class MismatchError(Exception):
     """Report that types do not fit together: the server rejects the statement."""
 
@@ -55,7 +63,7 @@ class MismatchError(Exception):
 class Coercion:
     """Answer for the types of one world. What is asked for once is remembered."""
 
-    __slots__ = ("_bases", "_classes", "_found", "_inherits", "_types", "world")
+    __slots__ = ("_bases", "_classes", "_found", "_inherits", "_orders", "_types", "world")
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -64,6 +72,7 @@ class Coercion:
         self._bases: dict[int, int] = {}
         self._inherits: dict[tuple[int, int], bool] = {}
         self._classes: dict[tuple[int, int], tuple[int, int] | None] = {}
+        self._orders: dict[int, Order] = {}
 
     # -- what a type is ------------------------------------------------------------------------------------------------
 
@@ -265,6 +274,21 @@ class Coercion:
         if len(preferred) == 1:
             return preferred[0]
         return compatible[0] if not preferred and len(compatible) == 1 else None
+
+    def order(self, type_: int) -> Order:
+        """Return the operators of a type's default classes: get_sort_group_operators() (parser/parse_oper.c)."""
+        known = self._orders.get(type_)
+        if known is None:
+            if len(self._orders) >= MAX_REMEMBERED:
+                self._orders.clear()
+            equal = self._member(type_, oids.BTREE, oids.BT_EQUAL) or self._member(type_, oids.HASH, oids.HASH_EQUAL)
+            less, greater = (self._member(type_, oids.BTREE, each) for each in (oids.BT_LESS, oids.BT_GREATER))
+            known = self._orders[type_] = Order(less, greater, equal)
+        return known
+
+    def _member(self, type_: int, method: int, strategy: int) -> int:
+        found = self.default_class(type_, method)
+        return 0 if found is None else self.world.members.get((found[0], found[1], found[1], strategy), 0)
 
     # -- several types to one ------------------------------------------------------------------------------------------
 

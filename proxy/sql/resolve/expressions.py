@@ -42,7 +42,7 @@ def _all(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Expr]:
 
 
 def _constant(analysis: Analysis, level: Level, node: Body) -> Expr:
-    at = location(node)
+    at = node.get("location", 0)
     if "isnull" in node:
         return Expr(UNKNOWN, at, Form.CONSTANT, is_null=True)
     if "sval" in node:
@@ -55,7 +55,7 @@ def _constant(analysis: Analysis, level: Level, node: Body) -> Expr:
         type_ = oids.BOOL
     else:
         type_ = oids.BIT
-    analysis.use("const", at, type_)
+    analysis.noted.append(("const", at, type_))
     return Expr(type_, at, Form.CONSTANT)
 
 

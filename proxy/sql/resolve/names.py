@@ -12,8 +12,8 @@ from .tree import Body, NotModelledError, RejectedError
 
 def qualified(names: Sequence[Body]) -> tuple[str, str]:
     """Return schema and name of a list of String nodes; no schema is an empty text."""
-    parts = [each["String"].get("sval", "") for each in names]
-    return (parts[-2] if len(parts) > 1 else ""), parts[-1]
+    schema = names[-2]["String"].get("sval", "") if len(names) > 1 else ""
+    return schema, names[-1]["String"].get("sval", "")
 
 
 def kind_of(node: Body) -> tuple[str, Body]:
@@ -87,6 +87,9 @@ def output_name(analysis: Analysis, node: Body) -> str:
 def _figure(analysis: Analysis, node: Body) -> tuple[str, int]:
     kind, body = kind_of(node)
     if kind == "ColumnRef":
+        last = body["fields"][-1].get("String")
+        if last is not None:
+            return last["sval"], 2
         names = [each["String"]["sval"] for each in body["fields"] if "String" in each]
         return (names[-1], 2) if names else ("", 0)
     if kind == "A_Indirection":

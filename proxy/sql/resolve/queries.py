@@ -21,15 +21,25 @@ MAX_LEVELS = 40
 _SET_NAMES = {"SETOP_UNION": "UNION", "SETOP_INTERSECT": "INTERSECT", "SETOP_EXCEPT": "EXCEPT"}
 
 
+def statement(analysis: Analysis, node: Body) -> list[Target]:
+    """Analyse a statement of its own, and return its output columns. Raises RejectedError."""
+    return _outputs(analysis, _below(None), _select(node), resolve=True)
+
+
 def query(analysis: Analysis, node: Body, parent: Level | None, resolve: bool) -> Query:
     """Analyse a query and return its output. `resolve`: literals left open become text. Raises RejectedError."""
+    level = _below(parent)
+    found = _outputs(analysis, level, _select(node), resolve=resolve)
+    columns = [calls.output_column(each.name, each.expr) for each in found]
+    return Query(columns, level.used & ((1 << level.depth) - 1))
+
+
+def _select(node: Body) -> Body:
+    """Return the body of a SelectStmt; nothing else is a query that is looked into."""
     kind, body = names.kind_of(node)
     if kind != "SelectStmt":
         raise NotModelledError(kind)
-    level = _below(parent)
-    found = _outputs(analysis, level, body, resolve=resolve)
-    columns = [calls.output_column(*each) for each in found]
-    return Query(columns, level.used & ((1 << level.depth) - 1))
+    return body
 
 
 def _below(parent: Level | None) -> Level:
@@ -53,19 +63,26 @@ def _outputs(
         _limit(analysis, level, body)
     else:
         found = _plain(analysis, level, body)
-    return [Target(each.name, analysis.to_text(each.expr)) for each in found] if resolve else found
+    if resolve:
+        for each in found:
+            if each.expr.type == UNKNOWN:
+                each.expr = analysis.to_text(each.expr)
+    return found
 
 
 def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
-    level.windows = {each["WindowDef"]["name"]: each["WindowDef"] for each in body.get("windowClause", ())}
-    from_clause(analysis, level, body.get("fromClause", ()))
+    if "windowClause" in body:
+        level.windows = {each["WindowDef"]["name"]: each["WindowDef"] for each in body["windowClause"]}
+    if "fromClause" in body:
+        from_clause(analysis, level, body["fromClause"])
     targets = _targets(analysis, level, body.get("targetList", ()))
     for key in ("whereClause", "havingClause"):
         if key in body:
             analysis.to_bool(analyse(analysis, level, body[key]))
     _sort(analysis, level, targets, body)
-    for each in sorting.flattened(body.get("groupClause", ())):
-        _group(analysis, level, targets, each)
+    if "groupClause" in body:
+        for each in sorting.flattened(body["groupClause"]):
+            _group(analysis, level, targets, each)
     if "distinctClause" in body:
         _distinct(analysis, level, targets, body["distinctClause"])
     _limit(analysis, level, body)
@@ -79,7 +96,7 @@ def _sort(analysis: Analysis, level: Level, targets: list[Target], body: Body) -
         sort = each["SortBy"]
         at = _found_target(analysis, level, targets, sort["node"], grouping=False)
         if isinstance(at, int):
-            targets[at] = Target(targets[at].name, sorting.sort_by(analysis, targets[at].expr, sort))
+            targets[at].expr = sorting.sort_by(analysis, targets[at].expr, sort)
         else:
             sorting.sort_by(analysis, at, sort)
 
@@ -94,12 +111,13 @@ def _targets(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Ta
     found: list[Target] = []
     for each in nodes:
         target = each["ResTarget"]
-        columns = expressions.expanded(analysis, level, target["val"])
+        value = target["val"]
+        columns = expressions.expanded(analysis, level, value)
         if columns is not None:
-            found += (Target(name, expr) for name, expr in columns)
+            found += [Target(name, expr) for name, expr in columns]
             continue
-        expr = analyse(analysis, level, target["val"])
-        found.append(Target(target.get("name") or names.output_name(analysis, target["val"]), expr))
+        expr = analyse(analysis, level, value)
+        found.append(Target(target.get("name") or names.output_name(analysis, value), expr))
     return found
 
 
@@ -112,9 +130,11 @@ def _found_target(
         name = fields[0]["String"]["sval"]
         if grouping and has_column(analysis, level, name):
             name = ""
-        named = [at for at, each in enumerate(targets) if each.name == name] if name else []
-        if named:
-            return named[0]
+        if name:
+            analysis.spend(len(targets))
+            for at, each in enumerate(targets):
+                if each.name == name:
+                    return at
     constant = node.get("A_Const")
     if constant is not None and analysis.world.major < 15 and "boolval" in constant:
         constant = None  # it is a cast there
@@ -143,7 +163,7 @@ def _compare(analysis: Analysis, targets: list[Target], at: int | Expr) -> None:
     """Record how equal values of an output column, or of an expression, are found: addTargetToGroupList()."""
     expr = analysis.to_text(targets[at].expr if isinstance(at, int) else at)
     if isinstance(at, int):
-        targets[at] = Target(targets[at].name, expr)
+        targets[at].expr = expr
     analysis.group(expr.type, expr.location)
 
 
@@ -304,7 +324,7 @@ def _analyse_with(analysis: Analysis, level: Level, found: WithQuery, body: Body
     inner = _below(level)
     found.added = _searched(analysis, level, body)
     targets = _outputs(analysis, inner, select, resolve=True, recursive=found if is_recursive and operation else None)
-    columns = [calls.output_column(*each) for each in targets]
+    columns = [calls.output_column(each.name, each.expr) for each in targets]
     found.columns = [*_renamed(columns, found.names), *found.added]
     found.added = ()
 

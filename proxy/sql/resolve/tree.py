@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .oids import RECORD, UNKNOWN
+from .oids import RECORD
 from .world import Column
 
 Body = dict[str, Any]
@@ -75,10 +75,6 @@ class Expr(msgspec.Struct):
     is_table: bool = False
     """Whether it is a row of a table, which has system columns, too."""
 
-    @property
-    def is_literal(self) -> bool:
-        return self.type == UNKNOWN and self.form is Form.CONSTANT
-
 
 class Item(msgspec.Struct, eq=False):
     """One thing in FROM: ParseNamespaceItem (parser/parse_node.h)."""
@@ -138,7 +134,7 @@ class Level(msgspec.Struct, eq=False):
     """Whether what stands before an item of FROM can be used in it."""
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct):
     """One output column."""
 
     name: str
