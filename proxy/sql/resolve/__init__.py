@@ -8,32 +8,37 @@ server rejects is a RejectedError, what is not modelled here a NotModelledError:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from . import expressions, queries
 from .analysis import Analysis
 from .choosing import Choosing
 from .coercion import Coercion
 from .search import Search
-from .tree import Body, Noted, NotModelledError, RejectedError, Use
+from .tree import Body, Noted, NotModelledError, RejectedError, Target, Use
 from .world import World
 
 __all__ = ["NotModelledError", "RejectedError", "Resolution", "Resolver", "Use"]
 
 
-class Resolution(NamedTuple):
+class Resolution(msgspec.Struct, frozen=True):
     """What a statement comes to."""
 
     noted: list[Noted]
     is_open: bool
     """As in Analysis."""
-    output: list[tuple[str, int]]
-    """Its columns: names and types."""
+    targets: list[Target]
     parameters: list[int]
     types: set[int]
     """Those that values in it are of."""
     by_place: bool
     """As in Analysis."""
+
+    @property
+    def output(self) -> list[tuple[str, int]]:
+        """Return its columns: names and types."""
+        return [(each.name, each.expr.type) for each in self.targets]
 
     @property
     def uses(self) -> list[Use]:
@@ -46,14 +51,11 @@ class Resolution(NamedTuple):
 class Resolver:
     """Resolve statements for one database and one effective search_path."""
 
-    __slots__ = ("_choosing",)
+    __slots__ = ("_choosing", "world")
 
     def __init__(self, world: World, path: Sequence[int], temporary: int = 0, coercion: Coercion | None = None) -> None:
         self._choosing = Choosing(coercion or Coercion(world), Search(world, path, temporary))
-
-    @property
-    def world(self) -> World:
-        return self._choosing.search.world
+        self.world = world
 
     def resolve(self, statement: Body, parameters: Sequence[int] = ()) -> Resolution:
         """Return what a query, a tree as pglast gives it, comes to. `parameters` are the types that a Parse declares.
@@ -63,8 +65,9 @@ class Resolver:
         analysis = Analysis(self._choosing, parameters)
         analysis.query = queries.query
         analysis.expression = expressions.analyse
-        output = [(each.name, each.expr.type) for each in queries.statement(analysis, statement)]
-        analysis.check_parameters()
+        targets = queries.statement(analysis, statement)
+        if analysis.parameters:
+            analysis.check_parameters()
         return Resolution(
-            analysis.noted, analysis.is_open, output, analysis.parameters, analysis.types, analysis.by_place
+            analysis.noted, analysis.is_open, targets, analysis.parameters, analysis.types, analysis.by_place
         )

@@ -55,7 +55,7 @@ class Analysis:
         self.search = choosing.search
         self.world = choosing.search.world
         self.coercion = choosing.coercion
-        self.parameters = [each or UNKNOWN for each in given]
+        self.parameters = [each or UNKNOWN for each in given] if given else []
         self.noted: list[Noted] = []
         self.is_open = False
         """Whether anything can be used somewhere."""
@@ -282,20 +282,24 @@ class Analysis:
 
     def arguments(self, given: Sequence[Expr], wanted: Sequence[int]) -> list[Expr]:
         """Convert what a function or operator is given: make_fn_arguments()."""
-        return [
-            each if each.type == type_ else self.coerce(each, type_) for each, type_ in zip(given, wanted, strict=False)
-        ]
+        found = list(given)
+        for at, type_ in enumerate(wanted[: len(found)]):
+            if found[at].type != type_:
+                found[at] = self.coerce(found[at], type_)
+        return found
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
     def operator(self, schema: str, name: str, left: Expr | None, right: Expr, location: int) -> Expr:
         """Apply an operator: make_op()."""
-        found = self._find(schema, name, left.type if left is not None else 0, right.type, location)
-        given = [right] if left is None else [left, right]
-        levels = right.levels | (left.levels if left is not None else 0)
+        if left is None:
+            left_type, given, levels = 0, [right], right.levels
+        else:
+            left_type, given, levels = left.type, [left, right], left.levels | right.levels
+        found = self._find(schema, name, left_type, right.type, location)
         if len(found.operators) > 1:
             return self._one_of(found.operators, given, location, levels)
-        takes, gives = found.signature or self._misfit(found.operators[0], given[0].type, right.type)
+        takes, gives = found.signature or self._misfit(found.operators[0], left_type, right.type)
         return Expr(gives, location, levels=levels, parts=self.arguments(given, takes))
 
     def _find(self, schema: str, name: str, left: int, right: int, location: int) -> Operation:

@@ -18,7 +18,7 @@ from .calls import Call
 from .coercion import Context
 from .names import location, qualified
 from .oids import ANY_TYPE, UNKNOWN
-from .scopes import column_named, item_named, variable, whole_row
+from .scopes import column_named, column_of, item_named, variable, whole_row
 from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, levels_of
 
 
@@ -79,42 +79,50 @@ def _column(analysis: Analysis, level: Level, node: Body) -> Expr:
     """transformColumnRef()."""
     fields = node["fields"]
     at = node.get("location", 0)
-    parts = [each["String"]["sval"] for each in fields if "String" in each]
-    if len(parts) < len(fields):
-        return _star(analysis, level, node, parts)
-    if len(parts) == 1:
-        found = column_named(analysis, level, parts[0], at)
+    last = fields[-1].get("String")
+    if last is None:
+        return _star(analysis, level, node)
+    name = last["sval"]
+    if len(fields) == 1:
+        found = column_named(analysis, level, name, at)
         if found is not None:
             return found
-        row = item_named(analysis, level, "", parts[0])
+        row = item_named(analysis, level, "", name)
         if row is None:
-            raise RejectedError(UNDEFINED_COLUMN, f'column "{parts[0]}" does not exist')
+            raise RejectedError(UNDEFINED_COLUMN, f'column "{name}" does not exist')
         return whole_row(analysis, level, *row, at)
-    row = _item(analysis, level, parts[:-1])
-    last = parts[-1]
-    found = column_named(analysis, level, last, at, row)
+    item, owner = _item(analysis, level, fields)
+    found = column_of(analysis, level, item, owner, name, at)
     if found is not None:
         return found
-    call = Call("", last, [whole_row(analysis, level, *row, at)], at, is_column=True)
+    call = Call("", name, [whole_row(analysis, level, item, owner, at)], at, is_column=True)
     called = calls.resolve(analysis, call)
     if called is None:
-        raise RejectedError(UNDEFINED_COLUMN, f"column {parts[-2]}.{last} does not exist")
+        raise RejectedError(UNDEFINED_COLUMN, f"column {item.name}.{name} does not exist")
     return called.expr
 
 
-def _star(analysis: Analysis, level: Level, node: Body, parts: Sequence[str]) -> Expr:
+def _star(analysis: Analysis, level: Level, node: Body) -> Expr:
     """Analyse `x.*` where it is one value."""
-    if not parts or "A_Star" not in node["fields"][-1] or len(parts) < len(node["fields"]) - 1:
+    if len(node["fields"]) == 1:
         raise RejectedError("42601", "improper use of *")
-    return whole_row(analysis, level, *_item(analysis, level, parts), location(node))
+    return whole_row(analysis, level, *_item(analysis, level, node["fields"]), location(node))
 
 
-def _item(analysis: Analysis, level: Level, qualifiers: Sequence[str]) -> tuple[Item, Level]:
+def _item(analysis: Analysis, level: Level, fields: Sequence[Body]) -> tuple[Item, Level]:
     """Return what stands before a column's name, and whose FROM it is of. Raises RejectedError."""
-    row = item_named(analysis, level, qualifiers[-2] if len(qualifiers) > 1 else "", qualifiers[-1])
+    before = fields[-2].get("String")
+    schema = fields[-3].get("String") if len(fields) > 2 else _NO_SCHEMA
+    if before is None or schema is None or (len(fields) > 3 and any("A_Star" in each for each in fields[:-1])):
+        raise RejectedError("42601", "improper use of *")
+    name = before["sval"]
+    row = item_named(analysis, level, schema["sval"], name)
     if row is None:
-        raise RejectedError("42P01", f'missing FROM-clause entry for table "{qualifiers[-1]}"')
+        raise RejectedError("42P01", f'missing FROM-clause entry for table "{name}"')
     return row
+
+
+_NO_SCHEMA: Body = {"sval": ""}
 
 
 def _value_function(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -126,6 +134,8 @@ def _value_function(analysis: Analysis, level: Level, node: Body) -> Expr:
 
 def _expression(analysis: Analysis, level: Level, node: Body) -> Expr:
     """Analyse an A_Expr; a chain of operators is followed without going deeper for each."""
+    if "A_Expr" not in node.get("lexpr", ()):
+        return _EXPRESSIONS[node.get("kind", "AEXPR_OP")](analysis, level, node, None)
     chain: list[Body] = []
     while node.get("kind", "AEXPR_OP") in _OPERATORS and "lexpr" in node and "A_Expr" in node["lexpr"]:
         chain.append(node)
@@ -142,7 +152,7 @@ _OPERATORS = frozenset({"AEXPR_OP", "AEXPR_LIKE", "AEXPR_ILIKE", "AEXPR_SIMILAR"
 def _operation(analysis: Analysis, level: Level, node: Body, left: Expr | None) -> Expr:
     """transformAExprOp()."""
     schema, name = qualified(node["name"])
-    at = location(node)
+    at = node.get("location", 0)
     lexpr, rexpr = node.get("lexpr"), node["rexpr"]
     if left is None and lexpr is not None and "RowExpr" in lexpr:
         if "SubLink" in rexpr and rexpr["SubLink"]["subLinkType"] == "EXPR_SUBLINK":
@@ -359,7 +369,7 @@ def expanded(analysis: Analysis, level: Level, node: Body) -> list[tuple[str, Ex
         at = location(node["ColumnRef"])
         if len(fields) == 1:
             return _every_column(analysis, level, at)
-        item, owner = _item(analysis, level, [each["String"]["sval"] for each in fields[:-1]])
+        item, owner = _item(analysis, level, fields)
         analysis.spend(PER_STEP * len(item.columns))
         return [(each.name, variable(analysis, level, owner, each, at)) for each in item.columns]
     if "A_Indirection" in node and "A_Star" in node["A_Indirection"]["indirection"][-1]:

@@ -10,14 +10,15 @@ from .expressions import analyse
 from .names import location
 from .oids import ANY_TYPE
 from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, WithQuery
-from .world import Column
+from .world import Column, columns_of
 
 
 def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None:
     """Add what FROM names to a level, one by one: transformFromClause()."""
     for node in nodes:
         found = _item(analysis, level, node)
-        _check_names(analysis, level.items, found)
+        if level.items:
+            _check_names(analysis, level.items, found)
         level.items += found
         for item in found:
             item.lateral_only = True
@@ -40,7 +41,7 @@ def _check_names(analysis: Analysis, before: Sequence[Item], added: Sequence[Ite
 
 
 def _item(analysis: Analysis, level: Level, node: Body) -> list[Item]:
-    kind, body = names.kind_of(node)
+    ((kind, body),) = node.items()
     function = _KINDS.get(kind)
     if function is None:
         raise NotModelledError(kind)
@@ -64,9 +65,9 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
         raise RejectedError("42P01", f'relation "{name}" does not exist')
     if relation.kind == "c":
         raise RejectedError("42809", f'cannot open relation "{name}"')
-    analysis.use("relation", location(node), relation.oid)
-    columns = relation.columns
-    renamed = _renamed(columns, alias, name)
+    analysis.noted.append(("relation", node.get("location", 0), relation.oid))
+    columns, by_name = columns_of(relation.shape)
+    renamed = _renamed(columns, alias, name) if alias else columns
     return [
         Item(
             alias["aliasname"] if alias else name,
@@ -74,7 +75,7 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
             relation.row_type or oids.RECORD,
             0 if alias else relation.oid,
             is_table=relation.kind not in "vc",
-            by_name=relation.by_name if renamed is columns else None,
+            by_name=by_name if renamed is columns else None,
         )
     ]
 

@@ -23,7 +23,7 @@ _SET_NAMES = {"SETOP_UNION": "UNION", "SETOP_INTERSECT": "INTERSECT", "SETOP_EXC
 
 def statement(analysis: Analysis, node: Body) -> list[Target]:
     """Analyse a statement of its own, and return its output columns. Raises RejectedError."""
-    return _outputs(analysis, _below(None), _select(node), resolve=True)
+    return _outputs(analysis, Level(None, 0), _select(node), resolve=True)
 
 
 def query(analysis: Analysis, node: Body, parent: Level | None, resolve: bool) -> Query:
@@ -36,10 +36,10 @@ def query(analysis: Analysis, node: Body, parent: Level | None, resolve: bool) -
 
 def _select(node: Body) -> Body:
     """Return the body of a SelectStmt; nothing else is a query that is looked into."""
-    kind, body = names.kind_of(node)
-    if kind != "SelectStmt":
-        raise NotModelledError(kind)
-    return body
+    select: Body | None = node.get("SelectStmt")
+    if select is None:
+        raise NotModelledError(names.kind_of(node)[0])
+    return select
 
 
 def _below(parent: Level | None) -> Level:
@@ -78,8 +78,11 @@ def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
     targets = _targets(analysis, level, body.get("targetList", ()))
     for key in ("whereClause", "havingClause"):
         if key in body:
-            analysis.to_bool(analyse(analysis, level, body[key]))
-    _sort(analysis, level, targets, body)
+            condition = analyse(analysis, level, body[key])
+            if condition.type != oids.BOOL:
+                analysis.to_bool(condition)
+    if "sortClause" in body:
+        _sort(analysis, level, targets, body)
     if "groupClause" in body:
         for each in sorting.flattened(body["groupClause"]):
             _group(analysis, level, targets, each)
@@ -112,6 +115,11 @@ def _targets(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Ta
     for each in nodes:
         target = each["ResTarget"]
         value = target["val"]
+        column = value.get("ColumnRef")
+        last = None if column is None else column["fields"][-1].get("String")
+        if last is not None:  # nothing else is as frequent
+            found.append(Target(target.get("name") or last["sval"], analyse(analysis, level, value)))
+            continue
         columns = expressions.expanded(analysis, level, value)
         if columns is not None:
             found += [Target(name, expr) for name, expr in columns]

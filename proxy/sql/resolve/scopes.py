@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import oids
 from .analysis import PER_STEP, Analysis
 from .oids import ANY_TYPE
@@ -19,13 +21,8 @@ SYSTEM_COLUMNS = {
 _AMBIGUOUS_COLUMN = "42702"
 
 
-def column_named(
-    analysis: Analysis, level: Level, name: str, at: int, of: tuple[Item, Level] | None = None
-) -> Expr | None:
-    """Return a column by its name, of one item or of all that can be seen; None: there is none. colNameToVar()."""
-    if of is not None:
-        column = _column(of[0], name, system=True)
-        return None if column is None else variable(analysis, level, of[1], column, at)
+def column_named(analysis: Analysis, level: Level, name: str, at: int) -> Expr | None:
+    """Return a column by its name, of all that can be seen; None: there is none. colNameToVar()."""
     around: Level | None = level
     while around is not None:
         column = _in_from(analysis, around, name)
@@ -33,6 +30,19 @@ def column_named(
             return variable(analysis, level, around, column, at)
         around = around.parent
     return None
+
+
+def column_of(analysis: Analysis, level: Level, item: Item, owner: Level, name: str, at: int) -> Expr | None:
+    """Return a column of something in FROM by its name; None: it has none of this name. scanRTEForColumn()."""
+    named = item.by_name
+    column = (_name_columns(item) if named is None else named).get(name)
+    if column is None:
+        if not item.is_table or name not in SYSTEM_COLUMNS:
+            return None
+        column = Column(name, SYSTEM_COLUMNS[name], -1)
+    elif column is _SEVERAL:
+        raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
+    return variable(analysis, level, owner, column, at)
 
 
 def has_column(analysis: Analysis, level: Level, name: str) -> bool:
@@ -49,10 +59,13 @@ def _in_from(analysis: Analysis, level: Level, name: str) -> Column | None:
     for item in items:
         if not item.columns_visible or (item.lateral_only and not level.lateral):
             continue
-        column = _column(item, name, system=not item.in_join)
+        named = item.by_name
+        column = (_name_columns(item) if named is None else named).get(name)
         if column is None:
-            continue
-        if found is not None:
+            if not item.is_table or item.in_join or name not in SYSTEM_COLUMNS:
+                continue
+            column = Column(name, SYSTEM_COLUMNS[name], -1)
+        if found is not None or column is _SEVERAL:
             raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
         if item.lateral_only and not item.lateral_allowed:
             raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
@@ -60,23 +73,11 @@ def _in_from(analysis: Analysis, level: Level, name: str) -> Column | None:
     return found
 
 
-def _column(item: Item, name: str, *, system: bool) -> Column | None:
-    named = item.by_name
-    if named is None:
-        named = item.by_name = _by_name(item)
-    found = named.get(name)
-    if found is None:
-        if system and item.is_table and name in SYSTEM_COLUMNS:
-            return Column(name, SYSTEM_COLUMNS[name], -1)
-    elif found is _SEVERAL:
-        raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
-    return found
-
-
-def _by_name(item: Item) -> dict[str, Column]:
+def _name_columns(item: Item) -> Mapping[str, Column]:
     found: dict[str, Column] = {}
     for column in (*item.columns, *item.hidden):
         found[column.name] = _SEVERAL if column.name in found else column
+    item.by_name = found
     return found
 
 

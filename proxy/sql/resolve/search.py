@@ -65,14 +65,20 @@ class Search:
         if schema:
             return next(iter(found.get(self.schema(schema), ())), None)
         hidden = 0 if temporary else self.temporary
-        return next((found[at][0] for at in self.path if at in found and at != hidden), None)
+        for at in self.path:
+            if at in found and at != hidden:
+                return found[at][0]
+        return None
 
     def relation(self, schema: str, name: str) -> Relation | None:
         """Return the relation that a name means; None: there is none. RangeVarGetRelid()."""
         found = self._relations.by_schema(name)
         if schema:
             return next(iter(found.get(self.schema(schema), ())), None)
-        return next((found[at][0] for at in self.path if at in found), None)
+        for at in self.path:
+            if at in found:
+                return found[at][0]
+        return None
 
 
 class _Index(Generic[Row]):

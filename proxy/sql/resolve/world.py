@@ -173,11 +173,6 @@ class Relation(NamedTuple):
     def columns(self) -> tuple[Column, ...]:
         return columns_of(self.shape)[0]
 
-    @property
-    def by_name(self) -> Mapping[str, Column]:
-        """Its columns by their names."""
-        return columns_of(self.shape)[1]
-
 
 @lru_cache(maxsize=1024)
 def columns_of(shape: str) -> tuple[tuple[Column, ...], dict[str, Column]]:
