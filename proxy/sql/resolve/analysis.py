@@ -164,8 +164,7 @@ class Analysis:
 
     def _input(self, expr: Expr, target: int) -> Expr:
         base = self.coercion.base(target)
-        self.use("const", expr.location, base)
-        self.use("input", expr.location, base)
+        self.noted += (("const", expr.location, base), ("input", expr.location, base))
         literal = Expr(base, expr.location, Form.CONSTANT, is_null=expr.is_null)
         return literal if base == target else self._check_domain(literal, target)
 
@@ -296,29 +295,28 @@ class Analysis:
             left_type, given, levels = 0, [right], right.levels
         else:
             left_type, given, levels = left.type, [left, right], left.levels | right.levels
-        found = self._find(schema, name, left_type, right.type, location)
-        if len(found.operators) > 1:
-            return self._one_of(found.operators, given, location, levels)
-        takes, gives = found.signature or self._misfit(found.operators[0], left_type, right.type)
-        return Expr(gives, location, levels=levels, parts=self.arguments(given, takes))
+        found = self.choosing.operation(schema, name, left_type, right.type)
+        signature = found.signature
+        if signature is None:
+            signature = self._unsigned(found, left_type, right.type, location)
+            if signature is None:
+                return self._one_of(found.operators, given, location, levels)
+        self.noted.append(("operator", location, found.operators[0].oid))
+        if signature.converts:
+            given = self.arguments(given, signature.takes)
+        return Expr(signature.gives, location, levels=levels, parts=given)
 
-    def _find(self, schema: str, name: str, left: int, right: int, location: int) -> Operation:
-        found = self.choosing.operation(schema, name, left, right)
+    def _unsigned(self, found: Operation, left: int, right: int, location: int) -> Signature | None:
+        """Record that one of several operators is used; raise RejectedError if there is none, or none that fits."""
         operators = found.operators
-        if len(operators) == 1:
-            self.noted.append(("operator", location, operators[0].oid))
-        elif operators:
-            self.use_one_of("operator", location, [each.oid for each in operators])
-        else:
+        if not operators:
             raise RejectedError(UNDEFINED_FUNCTION, "operator does not exist")
-        return found
-
-    def _misfit(self, operator: Operator, left: int, right: int) -> Signature:
-        """Raise RejectedError with the reason why operands do not fit each other."""
-        given, takes = (
-            ([left, right], [operator.left, operator.right]) if operator.left else ([right], [operator.right])
-        )
-        return Signature(*self.resolve(given, takes, operator.result))
+        if len(operators) > 1:
+            self.use_one_of("operator", location, [each.oid for each in operators])
+            return None
+        (one,) = operators
+        given, takes = ([left, right], [one.left, one.right]) if one.left else ([right], [one.right])
+        return Signature(*self.resolve(given, takes, one.result), True)
 
     def _one_of(self, operators: Sequence[Operator], given: Sequence[Expr], location: int, levels: int) -> Expr:
         """Apply one of several operators: nobody knows what becomes of the operands."""
@@ -350,12 +348,14 @@ class Analysis:
             element = self.coercion.base_element(right.type) if right.type != ANY_TYPE else ANY_TYPE
             if not element:
                 raise RejectedError("42809", "op ANY/ALL (array) requires array on right side")
-        found = self._find(schema, name, left.type, element, location)
+        found = self.choosing.operation(schema, name, left.type, element)
         levels = left.levels | right.levels
-        if len(found.operators) > 1:
+        signature = found.signature or self._unsigned(found, left.type, element, location)
+        if signature is None:
             self.open([left, right])
             return Expr(oids.BOOL, location, levels=levels)
-        wanted, result = found.signature or self._misfit(found.operators[0], left.type, element)
+        self.noted.append(("operator", location, found.operators[0].oid))
+        wanted, result, _ = signature
         if result not in (oids.BOOL, ANY_TYPE):
             raise RejectedError("42809", "op ANY/ALL (array) requires operator to yield boolean")
         # A polymorphic operator may still take its elements as they are: then the array is.
@@ -377,9 +377,8 @@ class Analysis:
         operator = order.greater if descending else order.less
         if not operator or not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an ordering operator")
-        self.use("sort", expr.location, operator)
-        self.use("group", expr.location, order.equal)
-        self.use("order", expr.location, expr.type)
+        at = expr.location
+        self.noted += (("sort", at, operator), ("group", at, order.equal), ("order", at, expr.type))
 
     def group(self, type_: int, location: int) -> None:
         """Record how equal values are found: addTargetToGroupList()."""
@@ -390,7 +389,6 @@ class Analysis:
         order = self.coercion.order(type_)
         if not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an equality operator")
-        self.use("group", location, order.equal)
+        self.noted += (("group", location, order.equal), ("equality", location, type_))
         if order.less:
             self.use("sort", location, order.less)
-        self.use("equality", location, type_)

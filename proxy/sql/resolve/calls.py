@@ -130,9 +130,9 @@ def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]
         signature = None
     if signature is None:  # or the arguments do not fit each other, which this says
         with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
-        signature = Signature(*analysis.resolve(with_defaults, chosen.arguments, function.result))
-    wanted, result = signature
-    converted = analysis.arguments(arguments, wanted[:count])
+        signature = Signature(*analysis.resolve(with_defaults, chosen.arguments, function.result), True)
+    wanted, result, converts = signature
+    converted = analysis.arguments(arguments, wanted[:count]) if converts else arguments
     if chosen.variadic and function.variadic != oids.ANY:
         _pack(analysis, converted[count - chosen.variadic :])
     if chosen.defaults:

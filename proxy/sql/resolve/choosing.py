@@ -40,6 +40,8 @@ class Signature(NamedTuple):
 
     takes: Sequence[int]
     gives: int
+    converts: bool
+    """Whether it takes other types than are given."""
 
 
 class Choice(NamedTuple):
@@ -107,9 +109,10 @@ class Choosing:
 
     def _signature(self, given: Sequence[int], takes: Sequence[int], gives: int) -> Signature | None:
         try:
-            return Signature(*self.coercion.resolve(given, takes, gives))
+            takes, gives = self.coercion.resolve(given, takes, gives)
         except MismatchError:
             return None
+        return Signature(takes, gives, list(takes) != list(given))
 
     def candidates(
         self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool

@@ -91,7 +91,9 @@ def _column(analysis: Analysis, level: Level, node: Body) -> Expr:
         if row is None:
             raise RejectedError(UNDEFINED_COLUMN, f'column "{name}" does not exist')
         return whole_row(analysis, level, *row, at)
-    item, owner = _item(analysis, level, fields)
+    before = fields[0].get("String") if len(fields) == 2 else None
+    row = None if before is None else item_named(analysis, level, "", before["sval"])
+    item, owner = row or _item(analysis, level, fields)
     found = column_of(analysis, level, item, owner, name, at)
     if found is not None:
         return found

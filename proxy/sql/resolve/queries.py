@@ -152,16 +152,16 @@ def _found_target(
         at = constant["ival"].get("ival", 0)
         if not 0 < at <= len(targets):
             raise RejectedError("42P10", f"position {at} is not in select list")
-        analysis.by_place = analysis.by_place or any(each.expr.type == UNKNOWN for each in targets)
+        analysis.spend(len(targets))
+        analysis.by_place = analysis.by_place or UNKNOWN in [each.expr.type for each in targets]
         return int(at) - 1
     return analyse(analysis, level, node)
 
 
 def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) -> None:
     """transformGroupClause()."""
-    kind, body = names.kind_of(node)
-    if kind == "GroupingSet":
-        for each in sorting.flattened(body.get("content", ())):
+    if "GroupingSet" in node:
+        for each in sorting.flattened(node["GroupingSet"].get("content", ())):
             _group(analysis, level, targets, each)
         return
     _compare(analysis, targets, _found_target(analysis, level, targets, node, grouping=True))

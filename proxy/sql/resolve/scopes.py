@@ -99,6 +99,9 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
 def _touch(level: Level, owner: Level) -> int:
     """Note that something below `level` is of `owner`, and return the owner's bit."""
     bit = 1 << owner.depth
+    if level is owner:
+        level.used |= bit
+        return bit
     each: Level | None = level
     while each is not None and each.depth >= owner.depth:
         each.used |= bit
@@ -108,9 +111,12 @@ def _touch(level: Level, owner: Level) -> int:
 
 def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tuple[Item, Level] | None:
     """Return what a name in FROM means, and whose FROM it is; None: nothing. refnameNamespaceItem()."""
-    relation = analysis.search.relation(schema, name) if schema else None
-    if schema and relation is None:
-        return None
+    oid = 0
+    if schema:
+        relation = analysis.search.relation(schema, name)
+        if relation is None:
+            return None
+        oid = relation.oid
     around: Level | None = level
     while around is not None:
         found: Item | None = None
@@ -118,9 +124,9 @@ def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tupl
         if len(items) > PER_STEP:
             analysis.spend(len(items))
         for item in items:
-            if not item.named or (item.lateral_only and not around.lateral):
+            if (item.relation != oid) if oid else (item.name != name):
                 continue
-            if (item.relation != relation.oid) if relation is not None else (item.name != name):
+            if not item.named or (item.lateral_only and not around.lateral):
                 continue
             if found is not None:
                 raise RejectedError("42P09", f'table reference "{name}" is ambiguous')
