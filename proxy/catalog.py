@@ -12,9 +12,9 @@ such texts are judged `exact`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from .sql.resolve.world import Own, World
 from .verdict import Effect
@@ -335,6 +335,31 @@ class Operator(NamedTuple):
     """These three are as in Callable."""
 
 
+Named = TypeVar("Named", Callable, Relation)
+
+
+class ByOid(Generic[Named]):
+    """Find an object whose name and OID are known: a thousand schemas can have one of the same name."""
+
+    __slots__ = ("_found", "_named")
+
+    def __init__(self, named: Mapping[str, Sequence[Named]]) -> None:
+        self._named: Mapping[str, Sequence[Named]] = named
+        self._found: dict[str, dict[int, Named]] = {}
+
+    def get(self, name: str, oid: int) -> Named | None:
+        """Return the object; None: there is none of this name and OID."""
+        known = self._found.get(name)
+        if known is None:
+            known = {each.oid: each for each in self._named.get(name, ())}
+            if len(known) >= _MANY:
+                self._found[name] = known
+        return known.get(oid)
+
+
+_MANY = 8
+
+
 class Lookup(Protocol):
     """Give the taint of an object. A dict does; so does what records who asked, while bodies are being proved."""
 
@@ -396,17 +421,17 @@ class Catalog:
         return tuple(
             found
             for found in self.functions.get(name, ())
-            if found.low <= arguments <= found.high and self._fits(schema, found.schema)
+            if found.low <= arguments <= found.high and self.fits(schema, found.schema)
         )
 
     def relation(self, schema: str, name: str) -> tuple[Relation, ...]:
-        return tuple(found for found in self.relations.get(name, ()) if self._fits(schema, found.schema))
+        return tuple(found for found in self.relations.get(name, ()) if self.fits(schema, found.schema))
 
     def type(self, schema: str, name: str) -> tuple[Type, ...]:
-        return tuple(found for found in self.types.get(name, ()) if self._fits(schema, found.schema))
+        return tuple(found for found in self.types.get(name, ()) if self.fits(schema, found.schema))
 
     def operator(self, schema: str, name: str) -> tuple[Operator, ...]:
-        return tuple(found for found in self.operators.get(name, ()) if self._fits(schema, found.schema))
+        return tuple(found for found in self.operators.get(name, ()) if self.fits(schema, found.schema))
 
     def taint(self, kind: str, objects: Iterable[Callable | Relation | Type | Operator]) -> Taint | None:
         """Give the first taint among objects of one kind."""
@@ -428,5 +453,6 @@ class Catalog:
             found for known in self.relations.values() for found in known if not schema or found.schema == schema
         )
 
-    def _fits(self, wanted: str, schema: str) -> bool:
+    def fits(self, wanted: str, schema: str) -> bool:
+        """Tell whether an object of this schema can be meant where `wanted`, or no schema, is written."""
         return schema == wanted if wanted else not self.exact or schema == "pg_catalog"

@@ -25,6 +25,7 @@ from .catalog import (
     OPERATOR,
     TEXT_SEARCH,
     TYPE,
+    ByOid,
     Callable,
     Catalog,
     Key,
@@ -98,8 +99,10 @@ class Functions:
         "catalog",
         "denies",
         "denies_operators",
+        "functions_by_oid",
         "own",
         "plain",
+        "relations_by_oid",
         "voids",
     )
 
@@ -116,6 +119,8 @@ class Functions:
         functions = catalog.functions.values() if catalog is not None else ()
         self.own = frozenset(each.oid for named in functions for each in named)
         """The database's own functions."""
+        self.functions_by_oid = ByOid(catalog.functions if catalog is not None else {})
+        self.relations_by_oid = ByOid(catalog.relations if catalog is not None else {})
         self._remember = remember
         self._memo: dict[tuple[str, str, int, tuple[int, ...] | None], Refusal | None] = {}
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()

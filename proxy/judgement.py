@@ -219,8 +219,8 @@ class Judgement:
         arguments = len(node.get("args", ()))
         for oid in picked.at("function", location) or ():
             schema, called = picked.name(oid)
-            own = [each for each in catalog.functions.get(called, ()) if each.oid == oid]
-            refusal = self._functions.judge(schema, called, arguments, own)
+            own = self._functions.functions_by_oid.get(called, oid)
+            refusal = self._functions.judge(schema, called, arguments, [] if own is None else [own])
             if refusal is not None:
                 raise Refused(refusal, location)
 
@@ -457,10 +457,12 @@ class Judgement:
         key = (RELATION, node.get("catalogname", ""), schema, name)
         if key in self._read:
             return
-        meant = self._catalog.relation(schema, name)
-        if self._picked is not None:
-            found = self._picked.at("relation", node.get("location", 0)) or ()
-            meant = tuple(each for each in meant if each.oid in found)
+        if self._picked is None:
+            meant = self._catalog.relation(schema, name)
+        else:
+            places = self._picked.at("relation", node.get("location", 0)) or ()
+            found = [self._functions.relations_by_oid.get(name, oid) for oid in places]
+            meant = tuple([each for each in found if each is not None and self._catalog.fits(schema, each.schema)])
         if not meant or node.get("catalogname", self._catalog.database) != self._catalog.database:
             scope.missing.append(node)
             return
