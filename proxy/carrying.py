@@ -560,8 +560,6 @@ class Carrying(Linked):
                 closes.append(name)
                 self.prepared.close_sent(name)
                 self._own.close_sent(name)
-            elif effect is Effect.DISCARD_PLANS:
-                self.prepared.discard_plans()
 
         resets = any(effect in RESETTING for effect, _ in effects)
 
@@ -574,7 +572,9 @@ class Carrying(Linked):
                 self.prepared.forget(name)
                 self._own.forget(name)
 
-        return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(closes, dropped, resets=resets)
+        return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(
+            closes, dropped, self.prepared.discard_plans, resets=resets
+        )
 
     def _set_after_discard(self, verdict: Verdict) -> bytes:
         """Set start-up settings again for what is parsed or bound behind a DISCARD ALL of the same group.

@@ -552,14 +552,14 @@ class Session(Answering):
             effects = self._effects(verdict)
             code, ticket = self._followed(link, effects, r.QUERY)
             if between and ticket is None:
-                code, ticket = r.QUERY_RUN, Run([], lambda name: None, resets=False)
+                code, ticket = r.QUERY_RUN, Run()
             if isinstance(ticket, Run) and verdict.kind == "multi" and (between or self.ledger.startup.items):
                 put = self._put_between(ticket, text if replaced is None else replaced, replans=between)
             link.replies.owe(code, ticket)
             self._keep_prepared(verdict)
             self._pin_for(effects)
         elif opens:
-            link.replies.owe(r.QUERY_RUN, Run([], lambda name: None, resets=False))
+            link.replies.owe(r.QUERY_RUN, Run())
             behind = self._end_ours(link)
         else:
             link.replies.owe(r.QUERY)

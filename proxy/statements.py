@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from copy import copy
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
 from proxy.ours import PREFIX
-from proxy.sent import Groups, Sent, UnsettledError
+from proxy.sent import Groups, Sent
 from proxy.snapshot import ANY_SETTINGS, NEXT_SETTINGS, Settings
 from proxy.verdict import Verdict
 
@@ -314,15 +313,10 @@ class Prepared:
         return own
 
     def discard_plans(self) -> None:
-        """Note that each statement is analysed anew by its next use, as far as is known what there is."""
-        for name in dict.fromkeys((*self._names, *self._sent.things)):
-            with suppress(UnsettledError):
-                statement = self.find(name)
-                if statement is None or statement.context is ANY_SETTINGS:
-                    continue
-                if self._names.get(name) is statement:
-                    statement = self.part(name, statement)
-                statement.context, statement.apart = NEXT_SETTINGS, True
+        """Note that each statement is analysed anew by its next use."""
+        for name, statement in list(self._names.items()):
+            if statement.context is not ANY_SETTINGS:
+                self.part(name, statement).context = NEXT_SETTINGS
 
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""
@@ -558,15 +552,23 @@ class Shown(Ticket):
 class Run(Ticket):
     """A Query or Execute whose statements change names or settings: what its CommandCompletes mean.
 
-    `closes` are the names that its DEALLOCATEs drop, in their order. `resets`: it may report reset settings that are
-    set again behind it.
+    `closes` are the names that its DEALLOCATEs drop, in their order; `dropped` is told of each, and `replanned` of a
+    DISCARD PLANS. `resets`: it may report reset settings that are set again behind it.
     """
 
-    __slots__ = ("_closes", "_done", "_dropped", "_hidden", "_inserts", "resets")
+    __slots__ = ("_closes", "_done", "_dropped", "_hidden", "_inserts", "_replanned", "resets")
 
-    def __init__(self, closes: list[bytes], dropped: Callable[[bytes | None], None], *, resets: bool) -> None:
+    def __init__(
+        self,
+        closes: Iterable[bytes] = (),
+        dropped: Callable[[bytes | None], None] = lambda name: None,
+        replanned: Callable[[], None] = lambda: None,
+        *,
+        resets: bool = False,
+    ) -> None:
         self._closes = deque(closes)
         self._dropped = dropped
+        self._replanned = replanned
         self.resets = resets
         self._done = 0
         self._hidden: frozenset[int] = frozenset()
@@ -601,3 +603,5 @@ class Run(Ticket):
                 self._dropped(self._closes.popleft())
         elif tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
             self._dropped(None)
+        elif tag == b"DISCARD PLANS" and not self.hides:
+            self._replanned()

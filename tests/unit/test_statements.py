@@ -76,13 +76,13 @@ def test_name_that_is_left_over_is_closed_once() -> None:
 
 
 def test_position_is_counted_back_over_what_was_inserted_before_it() -> None:
-    run = Run([], lambda name: None, resets=True)
+    run = Run()
     run.hide([1, 4], [(10, 5), (30, 7)])
     assert [run.in_the_clients_text(position) for position in (1, 10, 16, 30, 38, 40)] == [1, 10, 11, 25, 26, 28]
 
 
 def test_statements_of_ours_are_known_by_their_number() -> None:
-    run = Run([], lambda name: None, resets=True)
+    run = Run()
     run.hide([1, 4], [])
     hidden = []
     for _ in range(6):
