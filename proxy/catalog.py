@@ -23,10 +23,11 @@ FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "oper
 CAST_TO = "cast to"
 FAMILY = "operator family"
 TEXT_SEARCH = "text search"
+LOOKED_UP = "looked up"
 Key = tuple[str, int]
 """An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
 which a value's own type and its columns do not run. TEXT_SEARCH has OID 0 alone: it stands for all dictionaries and
-parsers."""
+parsers. LOOKED_UP is the SQL in an extension's C, by its place in rules.RUN_BY_EXTENSIONS."""
 
 FIRST_NORMAL_OID = 16384
 """FirstNormalObjectId (access/transam.h): the objects that initdb made are below it."""

@@ -30,6 +30,7 @@ from .catalog import (
     FAMILY,
     FIRST_NORMAL_OID,
     FUNCTION,
+    LOOKED_UP,
     OPERATOR,
     RELATION,
     TEXT_SEARCH,
@@ -296,6 +297,11 @@ class _Court:
             what = f"operator family {family.schema}.{family.name}"
             self._judge(FAMILY, family, what, lambda row: self._call(row.functions))
         self._judge_one(_SEARCH, Finding("text search", ""), self._call, self._rows.text_search)
+        for extension in {row.extension for row in self._rows.functions} & _LOOKED_UP.keys():
+            found = Finding(f"what the extension {extension} looks up", "")
+            self._judge_one(
+                (LOOKED_UP, _LOOKED_UP[extension]), found, self._looks_up, rules.RUN_BY_EXTENSIONS[extension]
+            )
         self._casts()
         self._collections()
 
@@ -367,10 +373,8 @@ class _Court:
             raise _Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
         if not verdict and row.kind != "a":
             self._body(row)
-        if row.extension in rules.READ_BY_EXTENSIONS and row.language == "c":
-            read = self._names.relations.get(rules.READ_BY_EXTENSIONS[row.extension], ())
-            self._use(RELATION, (relation.oid for relation in read))
-            self._use(TYPE, (type_ for each in read if each.own for type_ in (each.row_type, *each.own.values())))
+        if row.extension in _LOOKED_UP and row.language == "c":
+            self._use(LOOKED_UP, (_LOOKED_UP[row.extension],))
         if row.kind == "a":
             self._call(row.support)
         else:
@@ -449,6 +453,9 @@ class _Court:
         """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
         names = self._rows.symbols.get(symbol, ())
         return bool(names) and self._reads.issuperset((*names, *rules.bearers(symbol)))
+
+    def _looks_up(self, sql: str) -> None:
+        self._text(sql, "SQL", self._anywhere, own=frozenset())
 
     def _is_given_a_name(self, row: FunctionRow) -> bool:
         """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
@@ -721,6 +728,7 @@ class _Court:
 
 
 _SEARCH = (TEXT_SEARCH, 0)
+_LOOKED_UP = {extension: place for place, extension in enumerate(rules.RUN_BY_EXTENSIONS, 1)}
 _COLLECTIONS = frozenset("bm")
 """typtype of arrays, which nothing but what they are made of sets apart from base types, and of multiranges."""
 _LISTED = "extension-function"

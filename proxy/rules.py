@@ -13,8 +13,8 @@ The long tables are tab-separated files in `proxy/data/`:
 - `functions_symbols.tsv`: from 13 to 18: the OIDs of functions that do more than read, and what they are called in C
   where that is not their name.
 - `functions_calls.tsv`: from 13 to 18: which built-in functions those written in SQL, views and operators call.
-- `extensions.tsv`: the extensions whose labels on functions in C are believed, the exceptions among them, and the
-  relation that the others read.
+- `extensions.tsv`: extensions, the version that was read and from what; whether labels on functions in C are believed,
+  the exceptions among them, and what SQL the others run; what there is to it.
 - `functions_shape.tsv`: from pg_proc of 13 to 18: the first and last version that has the function, whether a refused
   one can be called with one argument (and so as an attribute), whether it is an input function that takes a type's OID.
 - `settings.tsv`: the settings a client may change, and to which values.
@@ -359,13 +359,18 @@ EXTENSIONS: dict[str, Extension] = {
 """Functions of extensions by `name` or `schema.name`; they hold only where the function belongs to the extension."""
 
 READING_EXTENSIONS: dict[str, frozenset[str]] = {
-    name: frozenset(liars.split()) for name, liars, _, _ in _rows("extensions.tsv")
+    name: frozenset(liars.split()) for name, _, _, labels, liars, _, _ in _rows("extensions.tsv") if labels
 }
 """Extensions whose functions in C only read if they are declared IMMUTABLE or STABLE, apart from those named here."""
 
-READ_BY_EXTENSIONS: dict[str, str] = {name: reads for name, _, reads, _ in _rows("extensions.tsv") if reads}
-"""The relation that functions in C of an extension read although no argument names it, as PostGIS looks up a reference
-system: its owner can give it a policy, which calls what it likes."""
+SEEN_EXTENSIONS: dict[str, str] = {name: seen for name, _, seen, _, _, _, _ in _rows("extensions.tsv")}
+"""From what it was read what an extension does, of all that RDS offers and Debian packages: `installed` (its objects,
+where it has been created), `published` (its source), `documented`, or `name` (nothing but that it is there)."""
+
+RUN_BY_EXTENSIONS: dict[str, str] = {name: sql for name, _, _, _, _, sql, _ in _rows("extensions.tsv") if sql}
+"""What functions in C of an extension run as SQL, as PostGIS looks up a reference system, in one statement that names
+what theirs name: it is looked up under the session's search_path, where `||` can be anybody's, and the relation's owner
+can give it a policy, which calls what he likes."""
 
 TYPES: dict[str, tuple[int, int]] = {
     name: (int(since or 0), int(until or 0)) for name, since, until in _rows("types.tsv")

@@ -12,7 +12,19 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TEXT_SEARCH, TYPE, Key, Taint
+from .catalog import (
+    CAST,
+    CAST_TO,
+    FIRST_NORMAL_OID,
+    FUNCTION,
+    LOOKED_UP,
+    OPERATOR,
+    RELATION,
+    TEXT_SEARCH,
+    TYPE,
+    Key,
+    Taint,
+)
 from .verdict import Effect
 
 
@@ -47,7 +59,7 @@ class Finding:
 
 _RELATIVE = {"it": "which", "its": "whose"}
 _VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
-_VERBS[TEXT_SEARCH] = "leads to"
+_VERBS |= {TEXT_SEARCH: "leads to", LOOKED_UP: "runs"}
 
 
 def using(objects: dict[Key, Finding], used: set[Key]) -> set[Key]:

@@ -11,7 +11,7 @@ import pytest
 
 from proxy import rules
 from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
+from proxy.commands.embedded import EmbeddedError, EmbeddedServer
 from proxy.config import Upstream
 from proxy.filter import Filter, Policy
 from proxy.prove import prove
@@ -140,7 +140,26 @@ def test_a_policy_on_what_postgis_looks_up(postgres: EmbeddedServer) -> None:
     )
     verdict = learn(postgres, "maps").judge(sql.encode())
     assert verdict.action is Action.REFUSE
-    assert "spatial_ref_sys" in verdict.detail
+    assert "it runs what the extension postgis looks up, which leads to function public.writes()" in verdict.detail
+
+
+def test_an_operator_that_postgis_runs_in_sql_of_its_own(postgres: EmbeddedServer) -> None:
+    """st_asgml() joins auth_name to ':' in SQL without a schema: anybody's `||` for two varchar runs."""
+    if not postgres.sql("SELECT 1 FROM pg_available_extensions WHERE name = 'postgis'"):
+        pytest.skip("this server has no postgis")
+    sql = "SELECT st_asgml(3, 'SRID=4326;POINT(1 2)'::geometry)"
+    postgres.sql("CREATE DATABASE joining TEMPLATE template0")
+    postgres.sql("CREATE EXTENSION postgis", "joining")
+    assert learn(postgres, "joining").judge(sql.encode()).action is Action.ALLOW
+    postgres.sql(
+        "CREATE FUNCTION joined(varchar, varchar) RETURNS text LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_notify('x', ''); RAISE EXCEPTION 'HOSTILE'; END $$;"
+        " CREATE OPERATOR || (FUNCTION = joined, LEFTARG = varchar, RIGHTARG = varchar)",
+        "joining",
+    )
+    with pytest.raises(EmbeddedError, match="HOSTILE"):
+        postgres.sql(sql, "joining")
+    assert learn(postgres, "joining").judge(sql.encode()).action is Action.REFUSE
 
 
 SECRET = "what the other client is after"

@@ -520,6 +520,7 @@ def test_an_extensions_function_that_is_falsely_declared_immutable(name: str, ow
 
 
 def test_a_planners_function_is_believed_whatever_its_label(world: World) -> None:
+    world.relation("spatial_ref_sys")
     head = "other.gserialized_gist_sel_2d(a internal, b oid) returns float8"
     assert why(world, head, "symbol", "c", extension="postgis", volatility="v") == ""
 
@@ -565,7 +566,19 @@ def test_what_an_extension_reads_although_nobody_names_it(world: World) -> None:
     world.function("public.writer() returns bool", INSERT)
     world.rows = replace(world.rows, relations=())
     world.relation("spatial_ref_sys", expressions=("public.writer()",))
-    assert all("spatial_ref_sys" in world.why((FUNCTION, oid)) for oid in made)
+    runs = "it runs what the extension postgis looks up, which leads to function public.writer()"
+    assert all(world.why((FUNCTION, oid)).startswith(runs) for oid in made)
+
+
+def test_operators_that_an_extension_calls_by_name_in_sql_of_its_own(world: World) -> None:
+    """st_asgml() joins auth_name to ':' in SQL that names no schema, so anybody's `||` for two varchar runs."""
+    made = world.function("public.st_asgml(a text) returns text", "symbol", "c", extension="postgis", volatility="s")
+    other = world.function("public.digest(a text) returns text", "symbol", "c", extension="pgcrypto", volatility="i")
+    world.relation("spatial_ref_sys")
+    writer = world.function("public.joined(a varchar, b varchar) returns text", INSERT)
+    world.operator("||", "varchar", "varchar", writer)
+    assert "joined" in world.why((FUNCTION, made))
+    assert world.why((FUNCTION, other)) == ""
 
 
 @pytest.mark.parametrize(
