@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from proxy import rules
 from proxy.commands.embedded import EmbeddedError, EmbeddedServer
 from proxy.config import Upstream
 from proxy.filter import Policy
@@ -260,3 +261,87 @@ def look_at(server: EmbeddedServer, name: str) -> None:
     for text in READS.get(name, ()):
         server.sql(text, DATABASE)  # they mean what they say
     assert [text for text in EFFECTS.get(name, ()) if judge.judge(text.encode()).action is Action.ALLOW] == []
+
+
+def test_each_extension_stands_in_the_table(available: list[str]) -> None:
+    """With what it does, and the version and the source of which that was read."""
+    # postgis-3 and its kin are what Debian calls the scripts of postgis.
+    unknown = [name for name in available if name.removesuffix("-3") not in rules.SEEN_EXTENSIONS]
+    assert unknown == []
+
+
+COLUMNS = """
+CREATE TABLE {table} (id int, c {type}, cc {type}[]);
+"""
+TOUCHING = (
+    "SELECT c, c IS NULL, coalesce(c, NULL) FROM {table}",
+    "SELECT c::text, c::varchar || 'x' FROM {table}",
+    "SELECT NULL::{type}, $1::{type}",
+    "SELECT id FROM {table} WHERE c = c OR c = $1 OR c <> c OR c = ANY (cc) OR cc = cc",
+    "SELECT DISTINCT c FROM {table}",
+    "SELECT c, count(*) FROM {table} GROUP BY c",
+    "SELECT c FROM {table} UNION SELECT cc[1] FROM {table}",
+    "SELECT id FROM {table} WHERE c IN (SELECT c FROM {table})",
+    "SELECT a.id FROM {table} a JOIN {table} b USING (c)",
+    "SELECT id, c < c FROM {table} ORDER BY c",
+    "SELECT min(c), max(c) FROM {table}",
+    "SELECT to_json(t), array_agg(c) OVER () FROM {table} t",
+    "COPY (SELECT c FROM {table}) TO STDOUT",
+)
+"""What is done with columns of any type: where the type has no such operator, the server says so."""
+TYPES = """
+SELECT format_type(t.oid, NULL) FROM pg_type t JOIN pg_depend d ON d.objid = t.oid AND d.classid = 'pg_type'::regclass
+JOIN pg_extension e ON e.oid = d.refobjid WHERE d.deptype = 'e' AND e.extname = '{name}'
+AND t.typtype IN ('b', 'e', 'r', 'd') AND t.typcategory <> 'A' ORDER BY 1
+"""
+CASTS = """
+SELECT 'SELECT NULL::' || format_type(castsource, NULL) || '::' || format_type(casttarget, NULL) FROM pg_cast c
+JOIN pg_depend d ON d.objid = c.oid AND d.classid = 'pg_cast'::regclass
+JOIN pg_extension e ON e.oid = d.refobjid WHERE d.deptype = 'e' AND e.extname = '{name}' ORDER BY 1
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default:the extension")
+def test_columns_of_the_types_of_extensions_whose_code_is_trusted(server: EmbeddedServer, available: list[str]) -> None:
+    """They are compared, ordered, cast and shown like any others."""
+    refused = {}
+    for name in available:
+        if name in rules.READING_EXTENSIONS and name not in AT_START:
+            try:
+                refused |= refused_of_types(server, name)
+            finally:
+                server.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    assert refused == {}
+
+
+def refused_of_types(server: EmbeddedServer, name: str) -> dict[str, str]:
+    """Give what is refused of the ordinary uses of an extension's types, of those that the server accepts."""
+    if why := missing(server, [name]):
+        warnings.warn(f"the extension {name} could not be created: {why[name]}", stacklevel=2)
+        return {}
+    asked = server.sql(CASTS.format(name=name), DATABASE).splitlines()
+    for place, type_ in enumerate(server.sql(TYPES.format(name=name), DATABASE).splitlines()):
+        names = {"table": f"t{place}", "type": type_}
+        try:
+            server.sql(COLUMNS.format(**names), DATABASE)
+        except EmbeddedError:
+            continue  # an index's own type
+        asked += [text.format(**names) for text in TOUCHING]
+    judge = learn(server, DATABASE)
+    verdicts = {text: judge.judge(text.encode()) for text in asked}
+    return {
+        text: verdict.detail
+        for text, verdict in verdicts.items()
+        if verdict.action is not Action.ALLOW and accepts(server, text)
+    }
+
+
+def accepts(server: EmbeddedServer, text: str) -> bool:
+    """Tell whether the server takes a statement."""
+    try:
+        server.sql(f"PREPARE p AS {text.removeprefix('COPY (').removesuffix(') TO STDOUT')}", DATABASE)
+    except EmbeddedError:
+        return False
+    return True
