@@ -89,7 +89,7 @@ STATEMENTS = (
     " corr(total, quantity), bool_and(total > 0), min(status), max(placed), array_agg(id ORDER BY id),"
     " string_agg(status, ',' ORDER BY id), count(*) FILTER (WHERE quantity > 3) FROM orders",
     "SELECT status, quantity, sum(total) FROM orders GROUP BY ROLLUP (status, quantity) ORDER BY 1, 2",
-    "SELECT id, lag(total) OVER w, lead(total, 2, 0) OVER w, sum(total) OVER (ORDER BY id ROWS 3 PRECEDING),"
+    "SELECT id, lag(total) OVER w, lead(total, 2, 0.0) OVER w, sum(total) OVER (ORDER BY id ROWS 3 PRECEDING),"
     " first_value(id) OVER w, ntile(4) OVER w, sum(total) OVER (ORDER BY placed RANGE '7 days' PRECEDING)"
     " FROM orders WINDOW w AS (PARTITION BY status ORDER BY placed) ORDER BY id",
     "WITH RECURSIVE t(n, path) AS (SELECT 1, '1' UNION ALL SELECT n + 1, path || '>' || n + 1 FROM t WHERE n < 8)"
