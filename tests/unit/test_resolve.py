@@ -329,3 +329,32 @@ def test_attack_thousand_schemas_with_objects_of_one_name() -> None:
         uses = {(use.kind, *(use.oids or ())) for use in resolver.resolve(statement).uses}
         assert {("relation", 50000 + at), ("function", 40000 + at)} <= uses
     assert looked == ["orders"]
+
+
+MANY = 3_000
+BUSY = {
+    "tables": f"SELECT {','.join(['a1.id'] * MANY)} FROM {','.join(f't a{at}' for at in range(MANY))}",
+    "whole rows": f"SELECT {','.join(['r'] * MANY)} FROM (SELECT * FROM t a, t b, t c, t d, t e, t f, t g, t h) r",
+    "stars": f"SELECT {','.join(['*'] * MANY)} FROM t",
+    "names": f"SELECT {','.join(f'1 a{at}' for at in range(MANY))} ORDER BY {','.join(f'a{at}' for at in range(MANY))}",
+    "numbers": f"SELECT {','.join(['1'] * MANY)} ORDER BY {','.join(['1'] * MANY)}",
+    "BETWEEN": f"SELECT {'(' * 12}1{' BETWEEN SYMMETRIC 1 AND 2)::int' * 12}",
+}
+
+
+@pytest.mark.parametrize("text", BUSY.values(), ids=BUSY)
+def test_attack_text_whose_analysis_takes_the_square_of_its_length(text: str) -> None:
+    with pytest.raises(NotModelledError):
+        resolve(text)
+
+
+def test_long_text_is_resolved() -> None:
+    assert len(resolve("SELECT 1 FROM t WHERE " + " AND ".join(["t.id = t.id"] * MANY)).uses) > MANY
+
+
+def test_queries_of_with_recursive_stand_behind_those_that_they_name() -> None:
+    chain = ", ".join(f"a{at} AS (SELECT n + 0 AS n FROM a{at + 1})" for at in range(MANY // 2))
+    text = f"WITH RECURSIVE {chain}, a{MANY // 2} AS (SELECT 1::bigint AS n) SELECT n FROM a0"
+    assert resolve(text).output == [("n", oids.INT8)]
+    with pytest.raises(RejectedError, match="mutual recursion"):
+        resolve("WITH RECURSIVE a AS (SELECT 1 FROM b), b AS (SELECT 1 FROM a) SELECT 1")

@@ -552,6 +552,7 @@ def _sublink(analysis: Analysis, level: Level, node: Body) -> Expr:
 
 def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
     """transformFuncCall()."""
+    analysis.steps += 1
     schema, name = names.meant(analysis, node, *qualified(node["funcname"]))
     at = location(node)
     if names.is_system_user(analysis, node):

@@ -15,10 +15,11 @@ from .world import Column, columns_of
 
 def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None:
     """Add what FROM names to a level, one by one: transformFromClause()."""
+    named: dict[str, list[Item]] = {}
     for node in nodes:
         found = _item(analysis, level, node)
-        if level.items:
-            _check_names(analysis, level.items, found)
+        if len(nodes) > 1:
+            _add_names(named, found)
         level.items += found
         for item in found:
             item.lateral_only = True
@@ -28,16 +29,15 @@ def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None
         item.lateral_allowed = True
 
 
-def _check_names(analysis: Analysis, before: Sequence[Item], added: Sequence[Item]) -> None:
+def _add_names(named: dict[str, list[Item]], added: Sequence[Item]) -> None:
     """checkNameSpaceConflicts(): a table without an alias may stand twice, in two schemas."""
-    analysis.spend(len(before) * len(added))
-    for one in before:
-        for other in added:
-            if not (one.named and other.named) or one.name != other.name:
-                continue
-            if one.relation and other.relation and one.relation != other.relation:
-                continue
-            raise RejectedError("42712", f'table name "{one.name}" specified more than once')
+    for item in added:
+        for other in named.get(item.name, ()) if item.named else ():
+            if not (item.relation and other.relation and item.relation != other.relation):
+                raise RejectedError("42712", f'table name "{item.name}" specified more than once')
+    for item in added:
+        if item.named:
+            named.setdefault(item.name, []).append(item)
 
 
 def _item(analysis: Analysis, level: Level, node: Body) -> list[Item]:
@@ -252,7 +252,9 @@ def _join(analysis: Analysis, level: Level, node: Body) -> list[Item]:
     level.items += left
     right = _item(analysis, level, node["rarg"])
     del level.items[before:]
-    _check_names(analysis, left, right)
+    named: dict[str, list[Item]] = {}
+    for side in (left, right):
+        _add_names(named, side)
     if not ("isNatural" in node or "usingClause" in node or "alias" in node):
         if "quals" in node:
             _condition(analysis, level, [*left, *right], node["quals"])

@@ -5,6 +5,7 @@ The order is the server's own: it decides where a parameter without a type gets 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence, Set
 
 from . import calls, expressions, names, oids, sorting
@@ -292,18 +293,23 @@ def _query_of(body: Body) -> WithQuery:
 
 def _in_order(bodies: Sequence[Body]) -> list[Body]:
     """Put queries behind those that they name, others as they stand: TopologicalSort()."""
-    names_ = {each["ctename"] for each in bodies}
-    waits = {each["ctename"]: _named(each["ctequery"], names_) - {each["ctename"]} for each in bodies}
-    left = list(bodies)
+    places = {each["ctename"]: at for at, each in enumerate(bodies)}
+    waits = [_named(each["ctequery"], places.keys()) - {each["ctename"]} for each in bodies]
+    behind: list[list[int]] = [[] for _ in bodies]
+    for at, names_ in enumerate(waits):
+        for name in names_:
+            behind[places[name]].append(at)
+    ready = [at for at, names_ in enumerate(waits) if not names_]
     found: list[Body] = []
-    while left:
-        ready = next((each for each in left if not waits[each["ctename"]]), None)
-        if ready is None:
-            raise RejectedError("0A000", "mutual recursion between WITH items is not implemented")
-        left.remove(ready)
-        found.append(ready)
-        for each in waits.values():
-            each.discard(ready["ctename"])
+    while ready:
+        first = heapq.heappop(ready)
+        found.append(bodies[first])
+        for at in behind[first]:
+            waits[at].discard(bodies[first]["ctename"])
+            if not waits[at]:
+                heapq.heappush(ready, at)
+    if len(found) < len(bodies):
+        raise RejectedError("0A000", "mutual recursion between WITH items is not implemented")
     return found
 
 
