@@ -50,7 +50,11 @@ class Picked:
             placed = self._placed[kind] = {}
             for its_kind, place, oids in self._noted:
                 if its_kind == kind:
-                    placed.setdefault(place, set()).update((oids,) if isinstance(oids, int) else oids or ())
+                    found = {oids} if isinstance(oids, int) else set(oids or ())
+                    if place in placed:
+                        placed[place] |= found
+                    else:
+                        placed[place] = found
         return placed.get(location)
 
     def is_column(self, location: int) -> bool:

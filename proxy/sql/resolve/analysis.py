@@ -295,7 +295,8 @@ class Analysis:
             left_type, given, levels = 0, [right], right.levels
         else:
             left_type, given, levels = left.type, [left, right], left.levels | right.levels
-        found = self.choosing.operation(schema, name, left_type, right.type)
+        key = (schema, name, left_type, right.type)
+        found = self.choosing.operations.get(key) or self.choosing.operation(*key)
         signature = found.signature
         if signature is None:
             signature = self._unsigned(found, left_type, right.type, location)

@@ -66,12 +66,13 @@ class Operation(NamedTuple):
 class Choosing:
     """Choose along one search_path. What was chosen for certain types is remembered, as parser/parse_oper.c does it."""
 
-    __slots__ = ("_candidates", "_functions", "_named", "_operations", "coercion", "search")
+    __slots__ = ("_candidates", "_functions", "_named", "coercion", "operations", "search")
 
     def __init__(self, coercion: Coercion, search: Search) -> None:
         self.coercion = coercion
         self.search = search
-        self._operations: dict[tuple[str, str, int, int], Operation] = {}
+        self.operations: dict[tuple[str, str, int, int], Operation] = {}
+        """What `operation` has found."""
         self._named: dict[tuple[str, str, bool], dict[tuple[int, int], Operator]] = {}
         self._functions: dict[tuple[str, str, tuple[int, ...], bool], Choice] = {}
         self._candidates: dict[tuple[str, str, int, bool], list[Candidate]] = {}
@@ -203,7 +204,7 @@ class Choosing:
         `left` is 0 for a prefix operator. oper(), left_oper().
         """
         key = (schema, name, left, right)
-        known = self._operations.get(key)
+        known = self.operations.get(key)
         if known is None:
             operators = self._find_operators(schema, name, left, right)
             signature = None
@@ -211,9 +212,9 @@ class Choosing:
                 (one,) = operators
                 given, takes = ((left, right), (one.left, one.right)) if left else ((right,), (one.right,))
                 signature = self._signature(given, takes, one.result)
-            if len(self._operations) >= MAX_REMEMBERED:
-                self._operations.clear()
-            known = self._operations[key] = Operation(operators, signature)
+            if len(self.operations) >= MAX_REMEMBERED:
+                self.operations.clear()
+            known = self.operations[key] = Operation(operators, signature)
         return known
 
     def _operators_named(self, schema: str, name: str, *, prefix: bool) -> dict[tuple[int, int], Operator]:

@@ -153,7 +153,8 @@ _OPERATORS = frozenset({"AEXPR_OP", "AEXPR_LIKE", "AEXPR_ILIKE", "AEXPR_SIMILAR"
 
 def _operation(analysis: Analysis, level: Level, node: Body, left: Expr | None) -> Expr:
     """transformAExprOp()."""
-    schema, name = qualified(node["name"])
+    parts = node["name"]
+    schema, name = qualified(parts) if len(parts) > 1 else ("", parts[0]["String"]["sval"])
     at = node.get("location", 0)
     lexpr, rexpr = node.get("lexpr"), node["rexpr"]
     if left is None and lexpr is not None and "RowExpr" in lexpr:

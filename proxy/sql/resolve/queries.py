@@ -170,9 +170,11 @@ def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) 
 
 def _compare(analysis: Analysis, targets: list[Target], at: int | Expr) -> None:
     """Record how equal values of an output column, or of an expression, are found: addTargetToGroupList()."""
-    expr = analysis.to_text(targets[at].expr if isinstance(at, int) else at)
-    if isinstance(at, int):
-        targets[at].expr = expr
+    expr = targets[at].expr if isinstance(at, int) else at
+    if expr.type == UNKNOWN:
+        expr = analysis.to_text(expr)
+        if isinstance(at, int):
+            targets[at].expr = expr
     analysis.group(expr.type, expr.location)
 
 

@@ -93,20 +93,20 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
         analysis.unknown("var", at)
     else:
         analysis.noted.append(("var", at, type_))
-    return Expr(type_, at, Form.COLUMN, column.modifier, levels=_touch(level, owner), columns=column.columns)
-
-
-def _touch(level: Level, owner: Level) -> int:
-    """Note that something below `level` is of `owner`, and return the owner's bit."""
     bit = 1 << owner.depth
     if level is owner:
         level.used |= bit
-        return bit
+    else:
+        _touch(level, owner, bit)
+    return Expr(type_, at, Form.COLUMN, column.modifier, levels=bit, columns=column.columns)
+
+
+def _touch(level: Level, owner: Level, bit: int) -> None:
+    """Note that something below `level` is of `owner`, which has this bit."""
     each: Level | None = level
     while each is not None and each.depth >= owner.depth:
         each.used |= bit
         each = each.parent
-    return bit
 
 
 def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tuple[Item, Level] | None:
@@ -141,7 +141,8 @@ def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tupl
 
 def whole_row(analysis: Analysis, level: Level, item: Item, owner: Level, at: int) -> Expr:
     """Return all of an item as one value: transformWholeRowRef()."""
-    bit = _touch(level, owner)
+    bit = 1 << owner.depth
+    _touch(level, owner, bit)
     if item.scalar:
         return variable(analysis, level, owner, item.columns[0], at)
     analysis.types.add(item.row_type)
