@@ -13,6 +13,7 @@ from .oids import ANY_TYPE, UNKNOWN
 from .search import Search
 from .world import Function, Operator
 
+MAX_ARGUMENTS_REMEMBERED = 16
 _STRING = "S"  # TYPCATEGORY_STRING
 _INVALID = ""
 
@@ -92,7 +93,7 @@ class Choosing:
         known = self._functions.get(key)
         if known is None:
             known = self._find_function(schema, name, given, (), expand_variadic)
-            if known.candidates:  # as in `_candidates`
+            if known.candidates and len(given) <= MAX_ARGUMENTS_REMEMBERED:  # as in `_candidates`
                 if len(self._functions) >= MAX_REMEMBERED:
                     self._functions.clear()
                 self._functions[key] = known
