@@ -20,11 +20,11 @@ _SETS: Final = {kind: at for at, kinds in enumerate((FUNCTIONS, OPERATORS, CASTS
 class Picked:
     """Answer for one query. Made by `pick`."""
 
-    __slots__ = ("_noted", "_placed", "_world", "by_place", "casts", "functions", "operators", "types")
+    __slots__ = ("_found", "_placed", "_world", "by_place", "casts", "functions", "operators", "types")
 
     def __init__(self, world: World, found: Resolution) -> None:
         self._world = world
-        self._noted = found.noted
+        self._found = found
         self._placed: dict[str, dict[int, set[int]]] = {}
         self.functions: set[int] = set()
         self.operators: set[int] = set()
@@ -34,27 +34,24 @@ class Picked:
         self.by_place = found.by_place
         """Whether the same query can come to something else where it names another output column by its number."""
         sets = (self.functions, self.operators, self.casts, self.types)
-        for kind, _, oids in self._noted:
+        for kind, uses in found.noted.items():
             at = _SETS.get(kind)
-            if at is None:
-                continue
-            if isinstance(oids, int):
-                sets[at].add(oids)
-            else:
-                sets[at].update(oids or ())
+            if at is not None:
+                sets[at].update([oid for _, oid in uses])
+        for use in found.uncertain:
+            if use.kind in _SETS:
+                sets[_SETS[use.kind]].update(use.oids or ())
 
     def at(self, kind: str, location: int) -> Set[int] | None:
         """Return what is picked for a node of the tree; None: nothing of this kind was met there."""
         placed = self._placed.get(kind)
         if placed is None:
             placed = self._placed[kind] = {}
-            for its_kind, place, oids in self._noted:
-                if its_kind == kind:
-                    found = {oids} if isinstance(oids, int) else set(oids or ())
-                    if place in placed:
-                        placed[place] |= found
-                    else:
-                        placed[place] = found
+            for place, oid in self._found.noted.get(kind, ()):
+                placed.setdefault(place, set()).add(oid)
+            for use in self._found.uncertain:
+                if use.kind == kind:
+                    placed.setdefault(use.location, set()).update(use.oids or ())
         return placed.get(location)
 
     def is_column(self, location: int) -> bool:
@@ -63,10 +60,8 @@ class Picked:
 
     def place(self, oid: int) -> int:
         """Return where the text has something that an object is used for; -1: nowhere."""
-        for _, location, oids in self._noted:
-            if location >= 0 and (oids == oid or (isinstance(oids, frozenset) and oid in oids)):
-                return location
-        return -1
+        places = (use.location for use in self._found.uses if use.location >= 0 and oid in (use.oids or ()))
+        return min(places, default=-1)
 
     def name(self, function: int) -> tuple[str, str]:
         """Return schema and name of a function that is picked."""

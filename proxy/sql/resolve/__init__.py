@@ -25,7 +25,8 @@ __all__ = ["NotModelledError", "RejectedError", "Resolution", "Resolver", "Use"]
 class Resolution(msgspec.Struct, frozen=True):
     """What a statement comes to."""
 
-    noted: list[Noted]
+    noted: Noted
+    uncertain: list[Use]
     is_open: bool
     """As in Analysis."""
     targets: list[Target]
@@ -43,9 +44,8 @@ class Resolution(msgspec.Struct, frozen=True):
     @property
     def uses(self) -> list[Use]:
         """Return what it names, and uses without naming it."""
-        return [
-            Use(kind, at, frozenset((found,)) if isinstance(found, int) else found) for kind, at, found in self.noted
-        ]
+        certain = [Use(kind, at, frozenset((oid,))) for kind, uses in self.noted.items() for at, oid in uses]
+        return certain + self.uncertain
 
 
 class Resolver:
@@ -69,5 +69,11 @@ class Resolver:
         if analysis.parameters:
             analysis.check_parameters()
         return Resolution(
-            analysis.noted, analysis.is_open, targets, analysis.parameters, analysis.types, analysis.by_place
+            analysis.noted,
+            analysis.uncertain,
+            analysis.is_open,
+            targets,
+            analysis.parameters,
+            analysis.types,
+            analysis.by_place,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from . import oids
 from .choosing import Choosing, Operation, Signature
 from .coercion import Context, MismatchError, Path, Way
 from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError
+from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError, Use
 from .world import Column, Operator
 
 MISMATCH = "42804"  # datatype_mismatch
@@ -47,6 +48,7 @@ class Analysis:
         "search",
         "steps",
         "types",
+        "uncertain",
         "world",
     )
 
@@ -56,7 +58,9 @@ class Analysis:
         self.world = choosing.search.world
         self.coercion = choosing.coercion
         self.parameters = [each or UNKNOWN for each in given] if given else []
-        self.noted: list[Noted] = []
+        self.noted: Noted = defaultdict(list)
+        self.uncertain: list[Use] = []
+        """Uses of one object of several, or of none."""
         self.is_open = False
         """Whether anything can be used somewhere."""
         self.steps = 0
@@ -72,17 +76,20 @@ class Analysis:
 
     def use(self, kind: str, location: int, found: int) -> None:
         """Record that an object is used."""
-        self.noted.append((kind, location, found))
+        self.noted[kind].append((location, found))
 
     def use_one_of(self, kind: str, location: int, found: Iterable[int]) -> None:
         """Record that one of these is used."""
         several = frozenset(found)
-        self.noted.append((kind, location, next(iter(several)) if len(several) == 1 else several))
+        if len(several) == 1:
+            self.use(kind, location, *several)
+        else:
+            self.uncertain.append(Use(kind, location, several))
 
     def unknown(self, kind: str, location: int) -> None:
         """Record that anything can be used."""
         self.is_open = True
-        self.noted.append((kind, location, None))
+        self.uncertain.append(Use(kind, location, None))
 
     def spend(self, count: int) -> None:
         """Count columns or tables that are gone through. Raises NotModelledError where that comes to too much."""
@@ -164,7 +171,8 @@ class Analysis:
 
     def _input(self, expr: Expr, target: int) -> Expr:
         base = self.coercion.base(target)
-        self.noted += (("const", expr.location, base), ("input", expr.location, base))
+        self.noted["const"].append((expr.location, base))
+        self.noted["input"].append((expr.location, base))
         literal = Expr(base, expr.location, Form.CONSTANT, is_null=expr.is_null)
         return literal if base == target else self._check_domain(literal, target)
 
@@ -302,7 +310,7 @@ class Analysis:
             signature = self._unsigned(found, left_type, right.type, location)
             if signature is None:
                 return self._one_of(found.operators, given, location, levels)
-        self.noted.append(("operator", location, found.operators[0].oid))
+        self.noted["operator"].append((location, found.operators[0].oid))
         if signature.converts:
             given = self.arguments(given, signature.takes)
         return Expr(signature.gives, location, levels=levels, parts=given)
@@ -355,7 +363,7 @@ class Analysis:
         if signature is None:
             self.open([left, right])
             return Expr(oids.BOOL, location, levels=levels)
-        self.noted.append(("operator", location, found.operators[0].oid))
+        self.noted["operator"].append((location, found.operators[0].oid))
         wanted, result, _ = signature
         if result not in (oids.BOOL, ANY_TYPE):
             raise RejectedError("42809", "op ANY/ALL (array) requires operator to yield boolean")
@@ -379,7 +387,9 @@ class Analysis:
         if not operator or not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an ordering operator")
         at = expr.location
-        self.noted += (("sort", at, operator), ("group", at, order.equal), ("order", at, expr.type))
+        self.noted["sort"].append((at, operator))
+        self.noted["group"].append((at, order.equal))
+        self.noted["order"].append((at, expr.type))
 
     def group(self, type_: int, location: int) -> None:
         """Record how equal values are found: addTargetToGroupList()."""
@@ -390,6 +400,7 @@ class Analysis:
         order = self.coercion.order(type_)
         if not order.equal:
             raise RejectedError(UNDEFINED_FUNCTION, "could not identify an equality operator")
-        self.noted += (("group", location, order.equal), ("equality", location, type_))
+        self.noted["group"].append((location, order.equal))
+        self.noted["equality"].append((location, type_))
         if order.less:
             self.use("sort", location, order.less)

@@ -55,7 +55,7 @@ def _constant(analysis: Analysis, level: Level, node: Body) -> Expr:
         type_ = oids.BOOL
     else:
         type_ = oids.BIT
-    analysis.noted.append(("const", at, type_))
+    analysis.noted["const"].append((at, type_))
     return Expr(type_, at, Form.CONSTANT)
 
 

@@ -65,7 +65,7 @@ def _table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
         raise RejectedError("42P01", f'relation "{name}" does not exist')
     if relation.kind == "c":
         raise RejectedError("42809", f'cannot open relation "{name}"')
-    analysis.noted.append(("relation", node.get("location", 0), relation.oid))
+    analysis.noted["relation"].append((node.get("location", 0), relation.oid))
     columns, by_name = columns_of(relation.shape)
     renamed = _renamed(columns, alias, name) if alias else columns
     return [
@@ -207,8 +207,8 @@ def _only_output(analysis: Analysis, call: Body) -> str:
     if body is None:
         return ""
     at = location(body)
-    for kind, place, found in reversed(analysis.noted):
-        if kind == "function" and place == at and isinstance(found, int):
+    for place, found in reversed(analysis.noted["function"]):
+        if place == at:
             function = analysis.world.functions[found]
             outputs = [name for name, mode in zip(function.names, function.modes, strict=False) if mode in "obt"]
             return outputs[0] if len(outputs) == 1 else ""

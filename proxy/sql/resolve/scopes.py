@@ -92,7 +92,7 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
     if type_ == ANY_TYPE:
         analysis.unknown("var", at)
     else:
-        analysis.noted.append(("var", at, type_))
+        analysis.noted["var"].append((at, type_))
     bit = 1 << owner.depth
     if level is owner:
         level.used |= bit

@@ -39,8 +39,8 @@ class Use(NamedTuple):
     """Every object that the server can pick; None: nobody knows."""
 
 
-Noted = tuple[str, int, int | frozenset[int] | None]
-"""The same while a statement is analysed: nearly always there is one object, and no set is made for it."""
+Noted = dict[str, list[tuple[int, int]]]
+"""Uses of one object each, as nearly all are: by kind, the places and the objects. No set is made for them."""
 
 
 class Form(Enum):
