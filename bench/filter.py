@@ -246,7 +246,7 @@ def _new_constants() -> Callable[[], object]:
 
     call()
     call()
-    assert filter_.shape_hits == 1, "there is no normal form"
+    assert filter_.counts.shape_hits == 1, "there is no normal form"
     return call
 
 
@@ -262,7 +262,7 @@ def _comment_changes(name: str) -> tuple[Variant, Variant]:
         known(text)
     for text in (following(), following()):
         judge(text)
-    assert filter_.misses == 1, "the comment decides"
+    assert filter_.counts.misses == 1, "the comment decides"
     return Variant(name, lambda: judge(following())), Variant(name, lambda: known(plain()))
 
 

@@ -125,6 +125,21 @@ class Answering(Carrying):
         self._asking = True
         self._suffix += self._help(b"SHOW client_encoding", r.SKIP_EXECUTE, Shown(told)) + p.message(p.FLUSH)
 
+    def _ask_path(self, link: Upstream) -> None:
+        """Ask which search_path there is now, for the message at the head of the inbox alone."""
+
+        def told(value: str) -> None:
+            self._asking = False
+            self._told_path = value
+
+        self._asking = True
+        self._suffix += self._help(b"SHOW search_path", r.SKIP_EXECUTE, Shown(told))
+        if self._group_open:
+            self._suffix += p.message(p.FLUSH)
+        else:
+            link.replies.owe(r.SKIP_SYNC)
+            self._suffix += p.SYNC_MESSAGE
+
     def _stall(self) -> bytes:
         """Leave a message until all that is owed has come: what it means depends on whether that succeeds."""
         self._stalled = True

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from .verdict import Verdict
 
 Came = int | tuple[int, ...]
 """How a text came; see `Key`."""
-Key = tuple[str | bytes, str, Came, int]
+Scope = int | tuple[object, ...]
+"""A number that stands for the database, its catalogue's generation and the policy; with the OIDs of the schemas in a
+search_path, where it is not the one that sessions begin with."""
+Key = tuple[str | bytes, str, Came, Scope]
 """The text (bytes) or its normal form (str), its encoding, how it came (`filter.VOID_PARSE`; with the types of its
-parameters behind it, where a Parse gives any), and the scope: a number that stands for the database, its catalogue's
-generation and the policy."""
+parameters behind it, where a Parse gives any), and the scope."""
 
 ENTRY_BYTES = 700  # on the safe side: 170 to 600 bytes apart from texts, measured with tracemalloc
+
+
+@dataclass(slots=True)
+class Counts:
+    """Count what one database's filters have found, in plain integers for the metrics."""
+
+    hits: int = 0
+    """Of exact texts."""
+    shape_hits: int = 0
+    """Of normal forms, and of texts whose comments differ."""
+    misses: int = 0
+    plain_parses: int = 0
+    """How many Parse messages were kept whole since they were last forgotten."""
 
 
 class VerdictCache:

@@ -214,6 +214,8 @@ class Rows:
     database: str
     encoding: str = "UTF8"
     """The database's own encoding, as the server calls it."""
+    role: str = ""
+    """The role that SideCart logs in with."""
     begins_with: str = ""
     """The search_path that a session of the role begins with, as the setting has it."""
     path: tuple[int, ...] = ()
@@ -409,6 +411,8 @@ class Catalog:
     """As in Rows: another reading could know better, although nothing has changed."""
     world: World | None = None
     """What the resolver looks names up in; None: there is none for this server."""
+    role: str = ""
+    """The role of the sessions, which `$user` in a search_path stands for."""
     begins_with: str = ""
     """The search_path that a session begins with, as the setting has it."""
     path: tuple[int, ...] = ()

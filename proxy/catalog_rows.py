@@ -128,7 +128,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         members,
         schemas,
     ) = more
-    ((version, database, encoding, *_),) = server
+    ((version, database, encoding, role, *_),) = server
     ((_, path, _),) = state_
     printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
     children = _grouped((parent, child) for parent, child in inherits)
@@ -159,6 +159,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         version=int(version),
         database=database,
         encoding=encoding,
+        role=role,
         begins_with=_path(path),
         path=tuple(int(oid) for (oid,) in schemas),
         own=built_in.own(int(version) // 10000, result_sets[_WORLD:], _text),

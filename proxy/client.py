@@ -330,8 +330,6 @@ class Client:
             settings = Settings.of((*settings.items, ("client_encoding", encoding)))
             parameters = {**parameters, "client_encoding": encoding}
         judge = house.filter_for(pool.database)
-        if settings.get("search_path") is not None:
-            judge = judge.wide
         codec = judge.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
         naming = None
         if pool.application_name:

@@ -71,12 +71,12 @@ def _explain(judgement: Judgement, name: str, body: Body) -> None:
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
     void, own, types = judgement.void, judgement.own, body.get("argtypes", ())
-    judgement.knows_types = False  # PREPARE gives them, or leaves them open
+    judgement.resolves = False  # PREPARE gives them, or leaves them open
     judgement.void = void or any(operands.is_void(type_["TypeName"]) for type_ in types)
     if types and not judgement.are_built_in(types):
         judgement.own = None
     _inner(judgement, body, _SELECT, "PREPARE")
-    judgement.void, judgement.own, judgement.knows_types = void, own, True
+    judgement.void, judgement.own, judgement.resolves = void, own, True
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 
@@ -110,7 +110,11 @@ def _copy(judgement: Judgement, name: str, body: Body) -> None:
         )
     judgement.expressions(name, body)
     if "query" in body:
+        # What came in a Parse is analysed when a portal of it is executed (BeginCopyTo(), commands/copyto.c): another
+        # one may have changed the search_path by then.
+        judgement.resolves = not judgement.bound
         _inner(judgement, body, _SELECT, "COPY")
+        judgement.resolves = True
 
 
 def _lock(judgement: Judgement, name: str, body: Body) -> None:

@@ -7,20 +7,23 @@ know is refused. `conditions.py` holds what is asked of each statement.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from . import bound, conditions, errors, refusals, rules, settings, unread
 from . import text as texts
-from .cache import Came, Key, VerdictCache
+from .cache import Came, Counts, Key, Scope, VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
 from .policy import Policy
 from .rules import Refusal, Refused
 from .shape import emptied, is_shareable, normal_form
-from .sql.resolve import Resolver
+from .sql.resolve import Coercion, Resolver, effective
 from .verdict import Action, Effect, Verdict
 
 __all__ = ["Filter", "Policy"]
@@ -38,76 +41,139 @@ MAX_SEEN = 4_096
 """Texts with comments of which it is known that they came lately."""
 MAX_PLAIN_PARSES = 2_000
 MAX_PLAIN_PARSE = 2_048
-"""Bytes of a Parse message that is remembered whole: 4 MB in all at most."""
+"""Bytes of a Parse message that is remembered whole: 4 MB in all at most, whatever the search_paths."""
+MAX_PATHS = 32
+"""Spellings of search_paths that are kept with what was found for them: clients can set more than anybody wants."""
+MAX_PATH = 2_048
+"""Characters of a search_path beyond which names are not resolved by it."""
 
 
 class Filter:
     """Judge texts for one database under one policy, and remember the verdicts.
 
-    `hits` (of exact texts), `shape_hits` (of normal forms, and of texts whose comments differ) and `misses` are plain
-    integers for the metrics.
+    It judges for sessions that have the search_path they began with. Others have filters of their own (`under`,
+    `wide`), which follow this one.
     """
 
     __slots__ = (
+        "__weakref__",
+        "_by_path",
+        "_by_text",
+        "_coercion",
         "_entries",
+        "_followed",
         "_paths",
         "_resolver",
+        "_resolves",
         "_scope",
         "_seen",
         "_types",
         "_wide",
         "cache",
         "caches",
+        "counts",
         "dated",
         "folds",
         "functions",
-        "hits",
-        "misses",
         "plain_parses",
         "policy",
-        "shape_hits",
     )
 
     def __init__(
         self, policy: Policy | None = None, cache: VerdictCache | None = None, *, resolves: bool = True
     ) -> None:
         """Begin. Without `resolves` it judges for sessions whose search_path nobody knows: see `wide`."""
-        self._wide = None if resolves else self
+        self._followed = self  # whose policy and catalogue it has
+        self._resolves = resolves
+        self._wide: Filter | None = None
+        self._by_text: OrderedDict[str, Filter] = OrderedDict()  # by the setting's value, used last at the end
+        self._by_path: WeakValueDictionary[tuple[int, ...], Filter] = WeakValueDictionary()
         self._paths: frozenset[str] = frozenset()
         self._resolver: Resolver | None = None
+        self._coercion: Coercion | None = None
         self.policy = policy or Policy()
         self.functions = Functions(self.policy)
         self.cache = VerdictCache() if cache is None else cache
         self._entries = self.cache.entries
-        self._scope = self.cache.new_scope()
+        self._scope: Scope = self.cache.new_scope()
         self.folds = self.caches = self.dated = False
         """As in Catalog."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
         self._seen: set[int] = set()  # hashes: see _again
         self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
-        self.hits = 0
-        self.shape_hits = 0
-        self.misses = 0
+        self.counts = Counts()
+        """Of all that follow it, too."""
 
     def __repr__(self) -> str:
-        return f"<Filter {self.hits} hits, {self.shape_hits} of shapes, {self.misses} misses, {self.cache!r}>"
+        return f"<Filter {self.counts} {self.cache!r}>"
 
     @property
     def wide(self) -> Filter:
-        """Return the filter for sessions that have changed their search_path: there a name can mean more.
-
-        This one judges for sessions that have the one they began with.
-        """
+        """Return the filter for sessions of whose search_path nothing is known: a name can mean what bears it in any
+        schema."""
+        if self._followed is not self:
+            return self._followed.wide
+        if not self._resolves:
+            return self
         if self._wide is None:
-            self._wide = Filter(self.policy, self.cache, resolves=False)
-            self._wide._start_anew(self.functions.catalog)
+            self._wide = self._follower(self.cache.new_scope(), None)
         return self._wide
 
-    @property
-    def both(self) -> tuple[Filter, ...]:
-        """Return this filter, and the wide one if any session has needed it: for who counts."""
-        return (self,) if self._wide is None else (self, self._wide)
+    def under(self, path: str | None) -> Filter:
+        """Return the filter for sessions with this search_path, as the setting has it; None: the one they began with.
+
+        It holds as long as the catalogue does: behind that it judges as `wide` does, until it is asked for again.
+        """
+        if self._followed is not self:
+            return self._followed.under(path)
+        if path is None or not self._resolves:
+            return self
+        found = self._by_text.get(path)
+        if found is not None:
+            self._by_text.move_to_end(path)
+            return found
+        if len(path) > MAX_PATH:
+            return self.wide
+        found = self._by_text[path] = self._find_under(path)
+        if len(self._by_text) > MAX_PATHS:
+            self._by_text.popitem(last=False)
+        return found
+
+    def _find_under(self, path: str) -> Filter:
+        catalog = self.catalog
+        # Which letters beyond ASCII the server folds depends on its locale.
+        names = settings.split_identifiers(path) if path.isascii() else None
+        if catalog is None or catalog.world is None or self._coercion is None or names is None:
+            return self.wide
+        schemas = effective(catalog.world, names, catalog.role)
+        if schemas is None:
+            return self.wide
+        if self._resolver is not None and schemas == catalog.path:
+            return self
+        found = self._by_path.get(schemas)
+        if found is None:
+            resolver = Resolver(catalog.world, schemas, coercion=self._coercion)
+            found = self._by_path[schemas] = self._follower((self._scope, schemas), resolver)
+        return found
+
+    def _follower(self, scope: Scope, resolver: Resolver | None) -> Filter:
+        follower = Filter(self.policy, self.cache, resolves=False)
+        follower._followed = self
+        follower.counts = self.counts
+        follower._seen = self._seen
+        follower._follow(scope, resolver)
+        return follower
+
+    def _follow(self, scope: Scope, resolver: Resolver | None) -> None:
+        """Take over policy and catalogue. What was judged by others is judged anew: see `functions`."""
+        followed = self._followed
+        self.policy = followed.policy
+        self.functions = copy(followed.functions)
+        self.folds, self.caches, self.dated = followed.folds, followed.caches, followed.dated
+        self._scope = scope
+        self._resolver = resolver
+        self.plain_parses.clear()
 
     @property
     def catalog(self) -> Catalog | None:
@@ -147,22 +213,23 @@ class Filter:
 
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
-        self._resolver = None
-        if self._wide is not self:
-            self._resolver = self._find_resolver(catalog)
-            if self._wide is not None:
-                self._wide.policy = self.policy
-                self._wide._start_anew(catalog)
+        self._resolver = self._coercion = None
+        if self._resolves and catalog is not None and catalog.world is not None and not self.policy.shadowed:
+            self._coercion = Coercion(catalog.world)
+            if not self._paths - {catalog.begins_with}:
+                self._resolver = Resolver(catalog.world, catalog.path, coercion=self._coercion)
         self._scope = self.cache.new_scope()
         self._types = None
         known = catalog or Catalog()
         self.folds, self.caches, self.dated = known.folds, known.caches, known.dated
         self.plain_parses.clear()
-
-    def _find_resolver(self, catalog: Catalog | None) -> Resolver | None:
-        if catalog is None or catalog.world is None or self.policy.shadowed or self._paths - {catalog.begins_with}:
-            return None
-        return Resolver(catalog.world, catalog.path)
+        if self._wide is not None:
+            self._wide._follow(self.cache.new_scope(), None)
+        # What a path comes to may be something else by now: who has one of these asks again.
+        for each in list(self._by_path.values()):
+            each._follow(self.wide._scope, None)
+        self._by_path.clear()
+        self._by_text.clear()
 
     def judge(
         self, sql: bytes, encoding: str = "utf-8", *, extended: int = False, types: tuple[int, ...] = ()
@@ -176,7 +243,7 @@ class Filter:
         key = (sql, encoding, came, self._scope)
         verdict = self._entries.get(key)
         if verdict is not None:
-            self.hits += 1
+            self.counts.hits += 1
             self._entries.move_to_end(key)
             return verdict
         bare = None
@@ -185,7 +252,7 @@ class Filter:
             verdict = self._entries.get((shape, encoding, came, self._scope))
             if verdict is not None:
                 # The exact text is not kept: those that come with a new constant each time would push out the others.
-                self.shape_hits += 1
+                self.counts.shape_hits += 1
                 self._entries.move_to_end((shape, encoding, came, self._scope))
                 return verdict
         else:
@@ -193,7 +260,7 @@ class Filter:
             verdict = self._alike(sql, encoding, came, bare, shape)
             if verdict is not None:
                 return verdict
-        self.misses += 1
+        self.counts.misses += 1
         verdict, constants_decide = self._judge(sql, encoding, extended, types, bare)
         alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
         self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
@@ -233,7 +300,7 @@ class Filter:
             verdict = self._entries.get(key)
         if key is None or verdict is None or not verdict.placeless:
             return None
-        self.shape_hits += 1
+        self.counts.shape_hits += 1
         self._entries.move_to_end(key)
         if bare is not None and self._again(sql):
             self.cache.remember((sql, encoding, came, self._scope), verdict)
@@ -272,7 +339,7 @@ class Filter:
         bare, shape = self._commented(sql, encoding) if shape is None else (None, shape)
         verdict = self._alike(sql, encoding, self._came(extended, types), bare, shape)
         if verdict is None:
-            self.misses += 1
+            self.counts.misses += 1
         return verdict
 
     def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict) -> None:
@@ -287,9 +354,16 @@ class Filter:
         if verdict.action is Action.ALLOW and not verdict.effects and len(message) <= MAX_PLAIN_PARSE:
             if (b"--" in message or b"/*" in message) and not self._again(message):
                 return
-            if len(self.plain_parses) >= MAX_PLAIN_PARSES:
-                self.plain_parses.clear()
+            if self.counts.plain_parses >= MAX_PLAIN_PARSES:
+                self._followed._forget_parses()
+            self.counts.plain_parses += 1
             self.plain_parses[message] = verdict
+
+    def _forget_parses(self) -> None:
+        for each in (self, self._wide, *self._by_path.values()):
+            if each is not None:
+                each.plain_parses.clear()
+        self.counts.plain_parses = 0
 
     def _judge(
         self, sql: bytes, encoding: str, extended: int, types: Sequence[int] = (), bare: bytes | None = None
@@ -516,6 +590,8 @@ class Filter:
         return replace(verdict, effects=(*kept, *effects), at_bind=())
 
     def _known_types(self) -> frozenset[int]:
+        if self._followed is not self:
+            return self._followed._known_types()
         if self._types is None:
             types = () if self.catalog is None else self.catalog.types.values()
             self._types = frozenset(found.oid for each in types for found in each)

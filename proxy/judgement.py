@@ -54,12 +54,12 @@ class Judgement:
         "effects",
         "flagged",
         "kind",
-        "knows_types",
         "nulls",
         "occurring",
         "own",
         "policy",
         "replacement",
+        "resolves",
         "void",
     )
 
@@ -105,8 +105,8 @@ class Judgement:
         """With `variables`: the database's own types that values in what was judged can be of."""
         self._resolver = resolver
         self._types = types
-        self.knows_types = True
-        """Whether parameters are of `types`."""
+        self.resolves = True
+        """Whether the server looks the names of a query up at once, and parameters in it are of `types`."""
         self._picked: Picked | None = None  # what the server picks for the statement that is being walked
         self._scope: Scope | None = None  # of the statement that is being walked
         self._reach: Reach | None = None  # of the same, once it is asked for: making it costs 8 µs
@@ -132,7 +132,7 @@ class Judgement:
     @property
     def changes_path(self) -> bool:
         """Whether a statement so far changes the search_path of what comes behind it."""
-        return any(changes_path(*each) for each in self.effects)
+        return any(changes_path(*each) or each[0] is Effect.EXECUTE for each in self.effects)
 
     def select(self, body: Body) -> None:
         """Judge a SelectStmt."""
@@ -185,7 +185,7 @@ class Judgement:
         The server looks into SQL given as text when the function that runs it is called: later in the same statement,
         or at a FETCH or an Execute, when the search_path may be another one.
         """
-        if self._resolver is None or name != "SelectStmt" or not self.knows_types or self.changes_path or self._depth:
+        if self._resolver is None or name != "SelectStmt" or not self.resolves or self.changes_path or self._depth:
             return None
         found = pick(self._resolver, body, self._types)
         if found is not None and found.by_place:

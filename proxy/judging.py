@@ -88,10 +88,10 @@ class Judging:
         """Return the verdict on a text; None: it is awaited. `types` are those of a Parse, as it carries them."""
         if self.counted:
             self.counted = False
-            judge = self.filter
-            counts = judge.hits, judge.shape_hits, judge.misses
+            counts = self.filter.counts
+            before = counts.hits, counts.shape_hits, counts.misses
             found = self.verdict(text, codec, extended=extended, types=types)
-            judge.hits, judge.shape_hits, judge.misses = counts
+            counts.hits, counts.shape_hits, counts.misses = before
             return found
         oids = p.parameter_types(types) if len(types) > 2 else ()
         if oids:

@@ -87,8 +87,8 @@ class Ledger:
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.settings = startup
         """What the session's settings are, as of the last time they were read back."""
-        self.unsure = False
-        """Whether a setting that shapes a Parse may be another one now."""
+        self.unsure: set[str] = set()
+        """Settings that shape a Parse and may be others now."""
         self.recodes = False
         """Whether client_encoding may be another one when what was sent is answered."""
         self.reading = False
@@ -118,6 +118,11 @@ class Ledger:
     def context(self) -> Settings | None:
         """Return the settings that shape a Parse which is sent now; None where only the server knows them."""
         return None if self.unsure else self.settings.parsing
+
+    @property
+    def roams(self) -> bool:
+        """Whether the search_path may be another one now than `settings` say."""
+        return "search_path" in self.unsure
 
     @property
     def special(self) -> bool:
@@ -171,16 +176,17 @@ class Ledger:
         self.recodes = self.recodes or name == ENCODING or (everything and recoded)
         if everything:
             self.touched |= self.asked.union(name for name, _ in self.settings.items)
-            self.unsure = True
+            self.unsure |= PARSING
             return
         if effect in (Effect.SETTING, Effect.RESET) or "." in name:
             self.touched.add(name)
-        self.unsure = self.unsure or name in PARSING
+        if name in PARSING:
+            self.unsure.add(name)
 
     def ended(self) -> None:
         """Note the end of a transaction: what was set for it alone is gone."""
         if self.unsure:
-            self.unsure = not PARSING.isdisjoint(self.touched | self.asked)
+            self.unsure = set(PARSING & (self.touched | self.asked))
         if self.recodes:
             self.recodes = ENCODING in self.touched or ENCODING in self.asked
 

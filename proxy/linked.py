@@ -111,6 +111,7 @@ class Linked:
         "_have",
         "_house",
         "_inbox",
+        "_judge",
         "_lease_state",
         "_leased_at",
         "_leaving",
@@ -141,6 +142,7 @@ class Linked:
         "_suffix",
         "_swallowing",
         "_token",
+        "_told_path",
         "_unit",
         "_unnamed_parsed_in",
         "_unnamed_told",
@@ -183,8 +185,10 @@ class Linked:
         self._wire = wire
         self._end = end
         self.pool = pool
-        self.filter = judge
+        self._judge = judge
         self.ledger = ledger
+        self.filter = judge.under(ledger.settings.path)
+        """What judges under the search_path that the session has, as far as that is known."""
         self.who = who
         self._greeted = reported
         self.reported = reported
@@ -272,6 +276,8 @@ class Linked:
         self._obscured_in = NEVER  # the last group in which something may have changed client_encoding
         self._asking = False  # the server is being asked which client_encoding there is
         self._recoded = (NEVER, "")  # in this group what comes next is read by this codec, if the server gets to it
+        # The search_path that the server says the message at the head of the inbox finds; "": it does not say.
+        self._told_path: str | None = None
         self._block = 0  # whose block was begun in the group that is open: OURS, for what is observed, or CLIENTS
         self._blind = False  # the server does not report the setting that the guard puts back (before 14)
         self._put_back = False  # where it does not: whether it was put back since the client's last group
@@ -704,6 +710,7 @@ class Linked:
         carried = self.ledger.heard(values[0] or b"", values[1] or b"", self.codec)
         if carried is None or self.link is None:
             return
+        self.filter = self._judge.under(self.ledger.settings.path)
         if carried:
             self.link.settings = self.ledger.settings if self.ledger.as_asked else None
             self.link.customs |= self.ledger.settings.customs
@@ -786,6 +793,7 @@ class Linked:
         self._unit = None
         self._repeated = self._cancelled = self._ending = False
         self._cancel_cause = ""
+        self._told_path = None
         self._block = 0
         self._steered_until = NEVER
         self.ledger.touched.clear()

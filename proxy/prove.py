@@ -180,6 +180,7 @@ class _Court:
             code=next(self._tainted_code(), None),
             dated=self._has_dates(),
             world=None if self._rows.own is None else built_in.build(self._rows.own),
+            role=self._rows.role,
             begins_with=self._rows.begins_with,
             path=self._rows.path,
         )

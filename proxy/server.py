@@ -404,7 +404,7 @@ class Server:
             servers[database, "cleaning"] = len(pool.cleaning)
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
-        filters = {each for judge in self.backends.filters.copy().values() for each in judge.both}
+        counts = {judge: judge.counts for judge in self.backends.filters.copy().values()}.values()
         missing = self._catalogues.troubles()
         return metrics.Gauges(
             clients=dict(clients),
@@ -412,8 +412,8 @@ class Server:
             waiting=len(waits),
             pinned=dict(pinned),
             maxwait_seconds=max(waits, default=0.0),
-            verdict_cache_hits=sum(each.hits + each.shape_hits for each in filters),
-            verdict_cache_misses=sum(each.misses for each in filters),
+            verdict_cache_hits=sum(each.hits + each.shape_hits for each in counts),
+            verdict_cache_misses=sum(each.misses for each in counts),
             verdict_cache_evictions=self.cache.evictions,
             verdict_cache_bytes=self.cache.size,
             catalog_ages=self._catalogues.ages(),

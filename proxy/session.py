@@ -36,7 +36,7 @@ from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.ours import NO_NAME, PREFIX
 from proxy.pool import Pool
 from proxy.sent import NEVER, UnsettledError
-from proxy.snapshot import ANY_SETTINGS, LEARN
+from proxy.snapshot import ANY_SETTINGS, LEARN, NEXT_SETTINGS
 from proxy.statements import OF_ANOTHER, Context, Described, Done, Dropped, Learned, Run, Statement
 from proxy.verdict import Action, Effect, Verdict, changes_path
 
@@ -78,6 +78,8 @@ _BY_BIND_ALONE: Final = Verdict(
 )
 """Of an EXECUTE of what was prepared by the protocol."""
 _ENDS: Final = frozenset(("commit", "rollback"))
+_LOOKS_UP: Final = frozenset(("select", "explain", "declare", "copy", "prepare", "execute"))
+"""Kinds of texts in which there can be names that the search_path decides about."""
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
 
@@ -143,6 +145,7 @@ class Session(Answering):
                 or self._meter
                 or self._replans
             )
+            or self.ledger.unsure
             or self._discards is not None
             or self._block
         )
@@ -280,6 +283,7 @@ class Session(Answering):
                     break
                 if again:
                     again = self._judging.counted = False
+                    self._forget_path()
                 self._flushes = kind == p.FLUSH
                 if self._meter is not None:
                     self._meter.paid = False  # the next one is another statement
@@ -377,7 +381,7 @@ class Session(Answering):
             return False
         parse = data[:end]
         verdict = self.filter.plain_parses.get(parse)
-        if verdict is None or self.codec != "utf-8" or self._held_back or self.ledger.unsure:
+        if verdict is None or self.codec != "utf-8" or self._held_back:
             return False
         link = self.link
         ahead = b""
@@ -398,7 +402,7 @@ class Session(Answering):
         self._steer_by(link, verdict)
         link.replies.owed.extend(_GROUP)
         self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions, self.codec))
-        self.filter.hits += 1
+        self.filter.counts.hits += 1
         self.doing = verdict
         self._house.stats.statements[verdict.label] += 1
         if self._unit is not None:
@@ -754,6 +758,8 @@ class Session(Answering):
                 return self._refuse(FETCH_OF_FETCH, simple=False)
             if self._executes_on(verdict):
                 return self._refuse(EXECUTE_OF_EXECUTE, simple=False)
+            if (late := self._described_by(verdict)) is not None:
+                return late
             before = self._look_first(link, b"P" + portal, verdict)
         except UnsettledError:
             return self._stall()
@@ -922,17 +928,55 @@ class Session(Answering):
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def _verdict(self, text: bytes, *, extended: bool, types: bytes = b"", codec: str = "") -> Verdict | None:
+    def _verdict(
+        self, text: bytes, *, extended: bool, types: bytes = b"", codec: str = "", moves: bool = False
+    ) -> Verdict | None:
         """Return the verdict on a text, and on the types of a Parse; None: it is awaited, or was in vain."""
         if self._wait_error is not None:
             return None
+        self._judge_by_path(moves=moves)
         verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
-        elif verdict.effects and any(changes_path(*effect) for effect in verdict.effects):
-            # From now on a name can mean what bears it in any schema, whatever becomes of this statement.
-            self.filter = self._judging.filter = self.filter.wide
+        elif self._waits_for_path(verdict, moves=moves):
+            return None
         return verdict
+
+    def _judge_by_path(self, *, moves: bool = False) -> None:
+        """Judge what comes next by the search_path that it finds; where that is not known, as under every path.
+
+        `moves`: what it stands in may change the path first.
+        """
+        ledger = self.ledger
+        if not ledger.roams and not moves:
+            self.filter = self._judge.under(ledger.settings.path)
+        else:
+            self.filter = self._judge.under(self._told_path) if self._told_path and not moves else self._judge.wide
+        self._judging.filter = self.filter
+
+    def _forget_path(self) -> None:
+        """Forget which search_path the message found that has been served: another one need not find it."""
+        if self._told_path is not None:
+            self._told_path = None
+            self.filter = self._judge.wide
+
+    def _waits_for_path(self, verdict: Verdict, *, moves: bool = False) -> bool:
+        """Have the message wait where a text is no read under every search_path, and nobody knows which one there is.
+
+        Only the server does: what was set can have failed, or been rolled back. It is asked in front of the message,
+        as long as a path holds that is told there: not behind the first statement of a text.
+        """
+        link, ledger = self.link, self.ledger
+        if verdict.action is not Action.REFUSE or verdict.kind not in _LOOKS_UP or verdict.statements > 1:
+            return False
+        if not ledger.roams or moves or self._told_path is not None or link is None:
+            return False
+        if "search_path" in ledger.lost or link.cancelling or link.replies.status == p.FAILED:
+            return False  # it is set again ahead of the message, or the server says no more than that all has failed
+        if not (self.groups.unanswered or self._asking):
+            self._ask_path(link)
+        self._stall()
+        return True
 
     def judged(self, verdict: Verdict | None) -> None:
         """Go on with what waited for a verdict; None: judge it again, by the catalogue as it is now."""
@@ -948,6 +992,8 @@ class Session(Answering):
         self._wait_error = None
         if not self.waiting and not self._judging.awaited:
             self._judging.served()
+            if not self._stalled:
+                self._forget_path()
         self._leave_if_finished()
         self._pace()
 
@@ -1023,6 +1069,7 @@ class Session(Answering):
 
     def _use(self, name: bytes, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
         """Forward a Bind to a portal, or a Describe (None), of a statement; parse it first where the link lacks it."""
+        self._judge_by_path()
         try:
             self._check_discarded()
             return (
@@ -1079,6 +1126,8 @@ class Session(Answering):
         of_another = portal is None and verdict.kind in OF_ANOTHER
         if of_another:
             late = self._describe_of_another(statement.parsed_in, statement.body, verdict)
+            if late is None:
+                late = self._described_by(verdict)
             if late is not None:
                 return late
         before = self._set_after_discard(verdict)
@@ -1117,31 +1166,67 @@ class Session(Answering):
             return False
         return not (self.filter.folds and ledger.special)
 
-    def _judge_again(self, statement: Statement, *, simple: bool) -> bytes | None:
-        """Answer where a statement is no read by the catalogue as it is now, or has to wait; None: it may run."""
+    def _judge_again(self, statement: Statement, *, simple: bool, moves: bool = False) -> bytes | None:
+        """Answer where a statement is no read by the catalogue as it is now, or has to wait; None: it may run.
+
+        The server analyses it anew where the search_path is another one than at its Parse (RevalidateCachedQuery(),
+        plancache.c), so it has to be a read under both. `moves`: as in `_judge_by_path`.
+        """
+        self._judge_by_path(moves=moves)
         if statement.judge is self.filter.functions:
             return None
         text = statement.text
         codec = statement.codec
-        verdict = self._verdict(text, extended=True, types=statement.body[len(text) + 1 :], codec=codec)
+        types = statement.body[len(text) + 1 :]
+        verdict = self._verdict(text, extended=True, types=types, codec=codec, moves=moves)
         if verdict is None:
             return self._waited(simple=simple, unnamed=simple)
         if not self._judging.passes(verdict, text, codec):
             return self._refuse(verdict, simple=simple, unnamed=simple)
+        if (late := self._judge_as_parsed(statement.context, text, types, codec, simple=simple)) is not None:
+            return late
         statement.verdict, statement.judge = verdict, self.filter.functions
         return None
 
-    def _outdated(self, name: bytes, *, simple: bool) -> bytes | None:
+    def _judge_as_parsed(
+        self, context: Context | Learned, text: bytes, types: bytes, codec: str, *, simple: bool
+    ) -> bytes | None:
+        """Do the same under the search_path that shaped a statement, for it may be parsed again under that."""
+        context = context.context if isinstance(context, Learned) else context
+        if context in (None, ANY_SETTINGS, NEXT_SETTINGS):
+            return None
+        now, parsed = self.filter, self._judge.under(context.path)
+        if parsed is now or now is self._judge.wide:
+            return None
+        self._judging.filter = parsed
+        verdict = self._judging.verdict(text, codec, extended=True, types=types)
+        self._judging.filter = now
+        if verdict is None:
+            self._pace()
+            return self._waited(simple=simple, unnamed=simple)
+        if self._judging.passes(verdict, text, codec):
+            return None
+        return self._refuse(verdict, simple=simple, unnamed=simple)
+
+    def _outdated(self, name: bytes, *, simple: bool, moves: bool = False) -> bytes | None:
         """Do the same for a statement that the server has under the client's own name."""
+        self._judge_by_path(moves=moves)
         verdict = None if self._wait_error is not None else self._judging.again(name)
         if verdict is None:
             self._pace()
             return self._waited(simple=simple, unnamed=simple)
+        if self._waits_for_path(verdict, moves=moves):
+            return STOP
         return None if verdict.action is Action.ALLOW else self._refuse(verdict, simple=simple, unnamed=simple)
 
     def _outdated_by(self, verdict: Verdict, *, simple: bool) -> bytes | None:
-        """Do the same for all statements that a text executes by SQL."""
+        """Do the same for all statements that a text executes by SQL.
+
+        What it does itself may come first, or be a value that one of them is given.
+        """
         try:
+            effects = self._effects(verdict)
+            moves = (self.ledger.roams and verdict.statements > 1) or any(changes_path(*each) for each in effects)
             names = [
                 text.encode(self.codec, "replace")
                 for effect, text in self._effects(verdict)
@@ -1153,9 +1238,9 @@ class Session(Answering):
         for name, statement in found:
             late: bytes | None
             if statement is None:
-                late = self._outdated(name, simple=simple)
+                late = self._outdated(name, simple=simple, moves=moves)
             else:
-                late = self._judge_again(statement, simple=simple)
+                late = self._judge_again(statement, simple=simple, moves=moves)
                 if late is None and statement.verdict.kind in OF_ANOTHER:
                     late = self._refuse(EXECUTE_OF_EXECUTE, simple=simple, unnamed=simple)
                 if late is None and statement.verdict.at_bind:
@@ -1163,6 +1248,14 @@ class Session(Answering):
             if late is not None:
                 return late
         return None
+
+    def _described_by(self, verdict: Verdict) -> bytes | None:
+        """Do the same for what an EXECUTE gives the rows of.
+
+        A Describe has the server analyse that, if the search_path is another one by now (CachedPlanGetTargetList(),
+        plancache.c).
+        """
+        return self._outdated_by(verdict, simple=False) if verdict.kind == "execute" else None
 
     def _name_on(self, link: Upstream, statement: Statement, name: bytes) -> bytes | None:
         """Return under which name a message finds a statement of this name of the client's. Raises UnsettledError."""
@@ -1186,6 +1279,10 @@ class Session(Answering):
                 return self._waited(simple=False)
             if not self._judging.passes(verdict, text, codec):
                 return self._refuse(verdict, simple=False)
+            if (
+                late := self._judge_as_parsed(context, text, message[7 + len(text) :], codec, simple=False)
+            ) is not None:
+                return late
             unnamed = (message, context, verdict, self.filter.functions, codec)
         link = self.link or self._lease()
         if link is None:
@@ -1214,6 +1311,8 @@ class Session(Answering):
             of_another = portal is None and verdict.kind in OF_ANOTHER
             if of_another:
                 late = self._describe_of_another(self._unnamed_parsed_in, message[6:], verdict)
+                if late is None:
+                    late = self._described_by(verdict)
                 if late is not None:
                     return late
             before = self._set_after_discard(verdict)

@@ -33,7 +33,7 @@ class Settings:
     Make one with `Settings.of`. Names are case-folded; values are as the client gave them.
     """
 
-    __slots__ = ("__weakref__", "customs", "items", "others", "parsing")
+    __slots__ = ("__weakref__", "customs", "items", "others", "parsing", "path")
     _interned: ClassVar[WeakValueDictionary[tuple[tuple[str, str], ...], Settings]] = WeakValueDictionary()
 
     def __init__(self, items: tuple[tuple[str, str], ...]) -> None:
@@ -45,6 +45,8 @@ class Settings:
         """Those of them that shape what a statement means."""
         self.others = any(name not in PARSING and name != _NO_MEANING for name, _ in items)
         """Whether there are others, which a function can read."""
+        self.path = self.get("search_path")
+        """The search_path; None: the one that sessions begin with."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Settings:

@@ -68,11 +68,12 @@ class Effect(enum.Enum):
 
 
 def changes_path(effect: Effect, name: str) -> bool:
-    """Tell whether what a statement leaves behind can be another search_path than the session began with."""
-    return effect is Effect.AT_BIND or (effect in _SETS and name == "search_path")
+    """Tell whether what a statement leaves behind can be another search_path than there was before."""
+    return effect in _MAY_SET_ANY or (effect in _SETS and name in ("search_path", "all"))
 
 
-_SETS = frozenset({Effect.SETTING, Effect.SETTING_LOCAL, Effect.SETTING_INSIDE})
+_MAY_SET_ANY = frozenset({Effect.AT_BIND, Effect.DISCARD_ALL})
+_SETS = frozenset({Effect.SETTING, Effect.SETTING_LOCAL, Effect.SETTING_INSIDE, Effect.RESET, Effect.RESET_LOCAL})
 
 
 class AtBind(NamedTuple):

@@ -35,7 +35,7 @@ touching AS MATERIALIZED (
     FROM pg_depend d
     JOIN locked l ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.oid
 )
-SELECT current_setting('server_version_num'), current_database(), getdatabaseencoding(),
+SELECT current_setting('server_version_num'), current_database(), getdatabaseencoding(), current_user,
     set_config('client_encoding', CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, true),
     set_config('sidecart.unprinted_relations', (
         SELECT coalesce(array_agg(oid), '{}')::text

@@ -314,7 +314,7 @@ def _child(seed: int, counts: Counts, deadline: float) -> None:
             _report(seed, number, wrong)
         allowed, replaced = verdict.action is Action.ALLOW, verdict.action is Action.REPLACE
         counts[ALLOWED if allowed else REPLACED if replaced else SYNTAX if verdict.rule == "syntax" else OTHERWISE] += 1
-        counts[SHAPES_HIT] = contract.warm.shape_hits
+        counts[SHAPES_HIT] = contract.warm.counts.shape_hits
         counts[NUMBER] = number + 1
 
 

@@ -24,7 +24,7 @@ def decode(**sets: list[list[bytes | None]]) -> Rows:
     """Decode result sets that are empty but for those given: `functions`, `relations`, `expressions` …"""
     order = ("server", "state", "functions", "relations", "expressions")
     given = [sets.get(name, []) for name in order] + [[] for _ in range(SETS - len(order))]
-    given[0] = [[b"150018", b"shop", b"UTF8", b"UTF8", b"t", b"t"]]
+    given[0] = [[b"150018", b"shop", b"UTF8", b"reader", b"UTF8", b"t", b"t"]]
     given[catalog_rows.STATE] = [[None, b"public".hex().encode(), None]]
     given[-rows.SELECTS] = [[(built_in.digest(15) or "").encode(), b"12000"]]
     return catalog_rows.decode(given)
@@ -34,7 +34,7 @@ def test_empty_database() -> None:
     found = decode()
     assert found.own is not None
     assert (found.own.major, found.own.over, any(found.own.tables)) == (15, True, False)
-    assert replace(found, own=None) == Rows(version=150018, database="shop", begins_with="public")
+    assert replace(found, own=None) == Rows(version=150018, database="shop", role="reader", begins_with="public")
 
 
 @pytest.mark.parametrize("number", [0, 1, SETS - 1, SETS + 1])

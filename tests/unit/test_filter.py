@@ -704,7 +704,7 @@ def test_cache_hit_is_the_same_verdict() -> None:
     cached = Filter()
     first = cached.judge(b"set a.b = 1")
     assert cached.judge(bytes(bytearray(b"set a.b = 1"))) is first
-    assert (cached.hits, cached.misses) == (1, 1)
+    assert (cached.counts.hits, cached.counts.misses) == (1, 1)
 
 
 def test_cache_key_holds_encoding_and_protocol() -> None:
@@ -714,7 +714,7 @@ def test_cache_key_holds_encoding_and_protocol() -> None:
     assert cached.judge(sql, extended=True).action is Action.REFUSE
     assert cached.judge("select 'é'".encode("latin-1"), "latin-1").action is Action.ALLOW
     assert cached.judge("select 'é'".encode("latin-1")).action is Action.REFUSE
-    assert cached.hits == 0
+    assert cached.counts.hits == 0
 
 
 def test_cache_tells_constants_apart() -> None:
@@ -730,12 +730,12 @@ def test_cache_is_bounded_by_bytes_and_forgets_the_least_recently_used() -> None
         cached.judge(b"select 'kept'")
         assert cached.cache.size <= 20_000
     assert cached.cache.evictions > 50
-    assert cached.hits == 99
+    assert cached.counts.hits == 99
     long = b"select '" + b"\\" * 5000 + b"'"
     before = cached.cache.evictions
     cached.judge(long)
     cached.judge(long)
-    assert cached.hits == 99 and cached.cache.evictions == before  # one text may not push out the others
+    assert cached.counts.hits == 99 and cached.cache.evictions == before  # one text may not push out the others
 
 
 def test_databases_share_a_cache_and_no_verdict() -> None:
@@ -784,7 +784,7 @@ def test_statements_that_differ_in_constants_are_parsed_once() -> None:
     cached = Filter()
     for number in range(50):
         assert cached.judge(f"select a from t where id = {number} and v = 'é{number}'".encode()).action is Action.ALLOW
-    assert (cached.misses, cached.shape_hits) == (1, 49)
+    assert (cached.counts.misses, cached.counts.shape_hits) == (1, 49)
 
 
 TRACED = "/*action='index',traceparent='00-{number:032x}-{number:016x}-01'*/"
@@ -810,7 +810,7 @@ def test_statements_that_differ_in_comments_are_parsed_once_and_kept_once(sql: s
     assert alone.action is Action.ALLOW
     for each in texts:
         assert cached.judge(each, extended=extended) == alone
-    assert (cached.misses, cached.shape_hits, len(cached.cache.entries)) == (1, 199, 1)
+    assert (cached.counts.misses, cached.counts.shape_hits, len(cached.cache.entries)) == (1, 199, 1)
     assert cached.recall(changing(sql, 300)[-1], "utf-8", extended) == alone
 
 
@@ -827,10 +827,10 @@ def test_a_text_whose_comment_stays_is_kept_whole() -> None:
     cached = Filter()
     for _ in range(5):
         cached.judge(b"/* the application */ select a from t where v = 'x'")
-    assert (cached.misses, cached.shape_hits, cached.hits) == (1, 1, 3)
+    assert (cached.counts.misses, cached.counts.shape_hits, cached.counts.hits) == (1, 1, 3)
     for _ in range(4):
         cached.judge(b"/* the application */ delete from t")
-    assert (cached.misses, cached.hits) == (3, 5)
+    assert (cached.counts.misses, cached.counts.hits) == (3, 5)
 
 
 def test_refusals_and_whole_messages_are_not_kept_under_comments_that_change() -> None:
@@ -893,7 +893,7 @@ def test_a_shape_is_of_no_use_where_a_constant_decides() -> None:
         assert cached.judge(text.encode()).action is action
     for name, action in (("int4", Action.ALLOW), ("evildom", Action.REFUSE)):
         assert cached.judge(f"select pg_input_is_valid('1', '{name}')".encode()).action is action
-    assert cached.shape_hits == 0
+    assert cached.counts.shape_hits == 0
 
 
 # -- shapes that end other processes (SPEC 5.8) --------------------------------------------------------------------
@@ -1144,10 +1144,9 @@ def test_system_user_is_a_column_before_it_is_a_keyword() -> None:
 
 def test_wide_filter_learns_what_the_other_learns() -> None:
     judge = Filter()
-    assert judge.both == (judge,)
     wide = judge.wide
-    assert judge.both == (judge, wide)
-    assert wide.wide is wide
+    assert wide.wide is wide is judge.wide
+    assert wide.counts is judge.counts
     judge.learn_version(150000)
     judge.learn_catalog(Catalog(database="shop"))
     assert (wide.policy, wide.catalog) == (judge.policy, judge.catalog)

@@ -75,6 +75,7 @@ FULL = Catalog(
     spellings="LATIN1",
     database="shop",
     world=WORLD,
+    role="reader",
     begins_with="public",
     path=(11, 2200),
 )

@@ -15,11 +15,11 @@ from . import expressions, queries
 from .analysis import Analysis
 from .choosing import Choosing
 from .coercion import Coercion
-from .search import Search
+from .search import Search, effective
 from .tree import Body, Noted, NotModelledError, RejectedError, Target, Use
 from .world import World
 
-__all__ = ["NotModelledError", "RejectedError", "Resolution", "Resolver", "Use"]
+__all__ = ["Coercion", "NotModelledError", "RejectedError", "Resolution", "Resolver", "Use", "effective"]
 
 
 class Resolution(msgspec.Struct, frozen=True):

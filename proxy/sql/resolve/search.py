@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from . import oids
@@ -105,6 +105,21 @@ class _Index(Generic[Row]):
                 self._known[name] = found
                 self._size += len(rows)
         return found
+
+
+def effective(world: World, names: Iterable[str], role: str) -> tuple[int, ...] | None:
+    """Return the schemas that a search_path of these names comes to for a role; None: nobody knows.
+
+    That is recomputeNamespacePath() (catalog/namespace.c) in a session that has no temporary objects.
+    """
+    found: list[int] = []
+    for name in names:
+        if name.startswith(("pg_temp_", "pg_toast_temp_")):
+            return None  # another session's, which a world does not have
+        schema = world.schemas.get(role if name == "$user" else name, 0)
+        if schema in world.usable:
+            found.append(schema)
+    return with_catalog(found)
 
 
 def with_catalog(path: Sequence[int], temporary: int = 0) -> tuple[int, ...]:
