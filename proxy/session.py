@@ -79,7 +79,7 @@ _BY_BIND_ALONE: Final = Verdict(
 """Of an EXECUTE of what was prepared by the protocol."""
 _ENDS: Final = frozenset(("commit", "rollback"))
 _LOOKS_UP: Final = frozenset(("select", "explain", "declare", "copy", "prepare", "execute"))
-"""Kinds of texts in which there can be names that the search_path decides about."""
+"""Kinds of texts of one statement in which there can be names that the search_path decides about."""
 _IN_FAILED: Final = frozenset(("empty", "multi", *rules.TRANSACTION_KINDS.values()))
 """Kinds of texts of which the server does more in a failed transaction than to say so."""
 
@@ -967,13 +967,16 @@ class Session(Answering):
         as long as a path holds that is told there: not behind the first statement of a text.
         """
         link, ledger = self.link, self.ledger
-        if verdict.action is not Action.REFUSE or verdict.kind not in _LOOKS_UP or verdict.statements > 1:
+        if verdict.action is not Action.REFUSE or not ledger.roams or self._told_path is not None or link is None:
             return False
-        if not ledger.roams or moves or self._told_path is not None or link is None:
+        if self.groups.unanswered:
+            self._stall()  # it may be known then
+            return True
+        if moves or verdict.kind not in _LOOKS_UP or link.cancelling:
             return False
-        if "search_path" in ledger.lost or link.cancelling or link.replies.status == p.FAILED:
+        if "search_path" in ledger.lost or link.replies.status == p.FAILED:
             return False  # it is set again ahead of the message, or the server says no more than that all has failed
-        if not (self.groups.unanswered or self._asking):
+        if not self._asking:
             self._ask_path(link)
         self._stall()
         return True

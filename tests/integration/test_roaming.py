@@ -63,6 +63,8 @@ def group(*messages: bytes) -> Group:
 
 BY_PATH = "SET search_path = app"
 TO_EVIL = "SET search_path = evil"
+_DIRECT = group(p.parse(b"", b"SELECT of(1)"), bind(""), describe("P"), execute())
+_BOUND = group(bind("n"), describe("P"), execute())
 ATTACKS: dict[str, list[Group]] = {
     "set and used": [q(TO_EVIL), q("SELECT of(1)")],
     "set for the transaction": [q("BEGIN"), q("SET LOCAL search_path = evil, app"), q("SELECT of(1)")],
@@ -168,6 +170,14 @@ ATTACKS: dict[str, list[Group]] = {
     "view": [q(TO_EVIL), q("SELECT a FROM v")],
     "domain in the analysis alone": [q(TO_EVIL), group(p.parse(b"", b"SELECT '{1}'::dom[], nope"))],
     "quotes and commas": [q('SET search_path = "Odd, ""one"" x", evil'), q("SELECT of(1)"), q("SELECT 1 <#> 2")],
+    "same group again": [_DIRECT, q(TO_EVIL), _DIRECT],
+    "same Bind again": [group(p.parse(b"n", b"SELECT of(1)")), _BOUND, _BOUND, q(TO_EVIL), _BOUND],
+    "same Bind again in a transaction": [
+        group(p.parse(b"n", b"SELECT of(1), 'now'")),
+        _BOUND,
+        q("BEGIN; SET LOCAL search_path = evil"),
+        _BOUND,
+    ],
     "schema of another spelling": [q("SELECT set_config('search_path', 'EVIL , \"app\"', false)"), q("SELECT of(1)")],
 }
 """Begun with the search_path app: what ends in HOSTILE on the server."""
@@ -187,6 +197,7 @@ HONEST: dict[str, list[Group]] = {
     "set in a pipeline": [q(BY_PATH, *USES)],
     "set in the same group": [group(run(BY_PATH), *(run(use) for use in USES))],
     "set in the group before": [(group(run(BY_PATH))[0] + group(*map(run, USES))[0], 2)],
+    "set, and several statements at once": [q(BY_PATH), q("; ".join(USES))],
     "set by a Bind": [
         q("BEGIN"),
         group(run("SELECT set_config('search_path', $1, true)", values=[b'"app", nowhere'])),
