@@ -71,12 +71,15 @@ def _explain(judgement: Judgement, name: str, body: Body) -> None:
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
     void, own, types = judgement.void, judgement.own, body.get("argtypes", ())
-    judgement.resolves = False  # PREPARE gives them, or leaves them open
+    # One in a Parse is analysed when a portal of it runs, and behind one in a text the path may change, and then an
+    # EXECUTE of it follow, of which nothing is known here.
+    judgement.resolves = judgement.alone and not judgement.bound
+    judgement.declared = types
     judgement.void = void or any(operands.is_void(type_["TypeName"]) for type_ in types)
     if types and not judgement.are_built_in(types):
         judgement.own = None
     _inner(judgement, body, _SELECT, "PREPARE")
-    judgement.void, judgement.own, judgement.resolves = void, own, True
+    judgement.void, judgement.own, judgement.resolves, judgement.declared = void, own, True, ()
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 

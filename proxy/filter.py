@@ -467,6 +467,7 @@ class Filter:
         self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement
     ) -> Verdict:
         several = len(parsed) > 1
+        judgement.alone = not several
         kind = "multi" if several else ""
         replacements: list[tuple[int, int, str]] = []
         prepares: list[tuple[str, bytes]] = []

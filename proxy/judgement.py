@@ -46,11 +46,13 @@ class Judgement:
         "_scope",
         "_types",
         "_variables",
+        "alone",
         "at_bind",
         "bound",
         "boundary",
         "codec",
         "constants_decide",
+        "declared",
         "effects",
         "flagged",
         "kind",
@@ -106,7 +108,11 @@ class Judgement:
         self._resolver = resolver
         self._types = types
         self.resolves = True
-        """Whether the server looks the names of a query up at once, and parameters in it are of `types`."""
+        """Whether the server looks the names of a query up before anything else can change the search_path."""
+        self.declared: Sequence[Body] = ()
+        """The TypeNames of the parameters that a PREPARE has."""
+        self.alone = True
+        """Whether the text holds nothing but one statement."""
         self._picked: Picked | None = None  # what the server picks for the statement that is being walked
         self._scope: Scope | None = None  # of the statement that is being walked
         self._reach: Reach | None = None  # of the same, once it is asked for: making it costs 8 µs
@@ -187,7 +193,7 @@ class Judgement:
         """
         if self._resolver is None or name != "SelectStmt" or not self.resolves or self.changes_path or self._depth:
             return None
-        found = pick(self._resolver, body, self._types)
+        found = pick(self._resolver, body, self._types, self.declared)
         if found is not None and found.by_place:
             self.constants_decide = True
         # What vanishes from the arguments of a call is judged by their count.

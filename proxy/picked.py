@@ -69,15 +69,15 @@ class Picked:
         return self._world.schema_names.get(row.schema, ""), row.name
 
 
-def pick(resolver: Resolver, query: Body, parameters: Sequence[int]) -> Picked | None:
+def pick(resolver: Resolver, query: Body, parameters: Sequence[int], declared: Sequence[Body] = ()) -> Picked | None:
     """Return what the server picks for a SelectStmt; None: nobody knows it all, or the server rejects the text.
 
     Nor is a function that is built in and has been changed what its name promises.
 
-    `parameters` are the types that a Parse gives.
+    `parameters` are the types that a Parse gives, `declared` the TypeNames of a PREPARE.
     """
     try:
-        found = resolver.resolve({"SelectStmt": query}, parameters)
+        found = resolver.resolve({"SelectStmt": query}, parameters, declared)
     except (RejectedError, NotModelledError, RecursionError):
         return None
     if found.is_open:

@@ -619,6 +619,7 @@ class Session(Answering):
         if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=True, types=types)
+        judge = self.filter.functions
         if verdict is None:
             return self._waited(simple=False, unnamed=not name)
         if not self._judging.passes(verdict, text, self.codec):
@@ -636,6 +637,8 @@ class Session(Answering):
             self._check_discarded()
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
             told = self._can_be_told(verdict)
+            if told and (late := self._described_by(verdict)) is not None:
+                return late
             before = self._set_after_discard(verdict)
             if self._has_to_replan(link, verdict):
                 before += self._replan(link)
@@ -668,7 +671,7 @@ class Session(Answering):
                 body,
                 context,
                 verdict,
-                self.filter.functions,
+                judge,
                 original if verdict.nulls and replaced is not None else None,
                 self.codec,
             )
@@ -686,7 +689,7 @@ class Session(Answering):
             behind = self._help(LEARN, r.SKIP_EXECUTE, shaped)
         elif told:
             behind = self._describe_unnamed(link, message)
-        self.unnamed.parse_sent((message, shaped, verdict, self.filter.functions, self.codec))
+        self.unnamed.parse_sent((message, shaped, verdict, judge, self.codec))
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message

@@ -133,6 +133,25 @@ def test_sample_of_a_method_that_an_extension_has(server: EmbeddedServer) -> Non
         server.sql("DROP EXTENSION tsm_system_rows", "picked")
 
 
+def test_prepare_is_resolved_with_the_types_that_it_gives(server: EmbeddedServer, judge: Filter) -> None:
+    """Not behind something in the same text, where an EXECUTE could follow under another path; nor in a Parse."""
+    honest = [
+        "PREPARE p AS SELECT shown($1)",
+        "PREPARE p (text) AS SELECT shown($1), $2 + 1",
+        "PREPARE p (name) AS TABLE plain",
+    ]
+    assert [text for text in honest if not _allows(judge, text)] == []
+    for type_, value in (("varchar", "'x'"), ("varchar(3)", "'x'"), ("bigint", "1"), ("int", "1"), ("smallint", "1")):
+        text = f"PREPARE p ({type_}) AS SELECT shown($1)"
+        assert runs(server, f"{text}; EXECUTE p ({value})", "picked"), text
+        assert not _allows(judge, text), text
+    later = "PREPARE p AS SELECT of_path(1); SET search_path = evil, public; EXECUTE p"
+    assert runs(server, later, "picked")
+    assert not _allows(judge, later)
+    assert _allows(judge, "PREPARE p AS SELECT of_path(1)")
+    assert judge.judge(b"PREPARE p AS SELECT of_path(1)", extended=1).action is Action.REFUSE
+
+
 SPLIT = [("0x1f", "x1f"), ("1_0", "_0"), ("0b1", "b1"), ("0O7", "o7"), ("1e1_0", "_0"), ("1.5_0", "_0")]
 
 

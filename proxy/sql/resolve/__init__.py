@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from . import expressions, queries
+from . import expressions, names, queries
 from .analysis import Analysis
 from .choosing import Choosing
 from .coercion import Coercion
@@ -57,14 +57,17 @@ class Resolver:
         self._choosing = Choosing(coercion or Coercion(world), Search(world, path, temporary))
         self.world = world
 
-    def resolve(self, statement: Body, parameters: Sequence[int] = ()) -> Resolution:
-        """Return what a query, a tree as pglast gives it, comes to. `parameters` are the types that a Parse declares.
+    def resolve(self, statement: Body, parameters: Sequence[int] = (), declared: Sequence[Body] = ()) -> Resolution:
+        """Return what a query, a tree as pglast gives it, comes to.
 
-        Raises RejectedError and NotModelledError.
+        `parameters` are the types that a Parse gives, `declared` the TypeNames of a PREPARE. Raises RejectedError and
+        NotModelledError.
         """
         analysis = Analysis(self._choosing, parameters)
         analysis.query = queries.query
         analysis.expression = expressions.analyse
+        if declared:
+            analysis.parameters += [names.type_named(analysis, each["TypeName"])[0] for each in declared]
         targets = queries.statement(analysis, statement)
         if analysis.parameters:
             analysis.check_parameters()
