@@ -93,7 +93,12 @@ ATTACKS: dict[str, list[Group]] = {
         group(p.parse(b"c", b"COPY (SELECT of(1)) TO STDOUT"), bind("c", portal="c"), run(TO_EVIL), execute("c")),
     ],
     "PREPARE that was bound before": [
-        group(p.parse(b"c", b"PREPARE x AS SELECT '1'::dom"), bind("c", portal="c"), run(TO_EVIL), execute("c")),
+        group(
+            p.parse(b"c", b"PREPARE x AS SELECT ('{1}'::dom[])[1]::int"),
+            bind("c", portal="c"),
+            run(TO_EVIL),
+            execute("c"),
+        ),
         q("EXECUTE x"),
     ],
     "EXECUTE of what SQL has prepared": [q("PREPARE x AS SELECT of(1)"), q(TO_EVIL), q("EXECUTE x")],
@@ -124,6 +129,11 @@ ATTACKS: dict[str, list[Group]] = {
     "cursor that sets it": [
         q("BEGIN; DECLARE c CURSOR FOR SELECT set_config('search_path', 'evil', true)"),
         q("FETCH c; SELECT of(1)"),
+    ],
+    "cursor that sets it for an EXECUTE": [
+        q("PREPARE x AS SELECT of(1)"),
+        q("BEGIN; DECLARE c CURSOR FOR SELECT set_config('search_path', 'evil', true)"),
+        q("FETCH c; EXECUTE x"),
     ],
     "cursor that sets it behind a look": [
         q("BEGIN; DECLARE c CURSOR FOR SELECT set_config('search_path', 'evil', true)"),
@@ -459,6 +469,7 @@ def test_no_sequence_of_messages_runs_what_another_path_means(own: SideCart, ser
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(1200)
 def test_no_longer_walk_runs_what_another_path_means(own: SideCart, server: EmbeddedServer) -> None:
     hostile, _ = _walk(own, server, range(1000, 2500))
     assert hostile > 200
