@@ -144,18 +144,26 @@ class Filter:
         catalog = self.catalog
         # Which letters beyond ASCII the server folds depends on its locale.
         names = settings.split_identifiers(path) if path.isascii() else None
-        if catalog is None or catalog.world is None or self._coercion is None or names is None:
+        if catalog is None or catalog.world is None or names is None:
             return self.wide
-        schemas = effective(catalog.world, names, catalog.role)
-        if schemas is None:
+        return self.by(effective(catalog.world, names, catalog.role))
+
+    def by(self, schemas: tuple[int, ...] | None) -> Filter:
+        """Return the filter for sessions whose search_path comes to these schemas; None: nobody knows."""
+        if schemas is None or self._coercion is None:
             return self.wide
-        if self._resolver is not None and schemas == catalog.path:
+        if schemas == self.schemas:
             return self
         found = self._by_path.get(schemas)
         if found is None:
-            resolver = Resolver(catalog.world, schemas, coercion=self._coercion)
+            resolver = Resolver(self._coercion.world, schemas, coercion=self._coercion)
             found = self._by_path[schemas] = self._follower((self._scope, schemas), resolver)
         return found
+
+    @property
+    def schemas(self) -> tuple[int, ...] | None:
+        """Return the OIDs of the schemas in the search_path that names are resolved by; None: they are not."""
+        return None if self._resolver is None else self._resolver.path
 
     def _follower(self, scope: Scope, resolver: Resolver | None) -> Filter:
         follower = Filter(self.policy, self.cache, resolves=False)
@@ -330,21 +338,22 @@ class Filter:
     def recall(self, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()) -> Verdict | None:
         """Return what is remembered of such a text; None has it judged elsewhere, and counts as a miss.
 
-        Of the text itself another process has found the verdict, which holds whatever the types are. One that is like
-        it was judged here.
+        Of the text itself another process has found the verdict. One that is like it was judged here.
         """
-        if (sql, encoding, extended, self._scope) in self._entries:
-            return self.judge(sql, encoding, extended=extended)
+        came = self._came(extended, types)
+        if (sql, encoding, came, self._scope) in self._entries:
+            return self.judge(sql, encoding, extended=extended, types=types)
         shape = self._shape(sql, encoding)
         bare, shape = self._commented(sql, encoding) if shape is None else (None, shape)
-        verdict = self._alike(sql, encoding, self._came(extended, types), bare, shape)
+        verdict = self._alike(sql, encoding, came, bare, shape)
         if verdict is None:
             self.counts.misses += 1
         return verdict
 
-    def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict) -> None:
-        """Keep a verdict that another process found under this filter's policy and catalogue."""
-        self._keep(sql, encoding, extended, verdict, self._commented(sql, encoding)[0], None)
+    def remember(self, sql: bytes, encoding: str, extended: int, verdict: Verdict, types: tuple[int, ...] = ()) -> None:
+        """Keep a verdict that another process found under this filter's policy, catalogue and search_path."""
+        came = self._came(extended, types)
+        self._keep(sql, encoding, came, verdict, self._commented(sql, encoding)[0], None)
 
     def remember_parse(self, message: bytes, verdict: Verdict) -> None:
         """Keep the verdict of a whole Parse message, as long as it is short, allowed and without effects.

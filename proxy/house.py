@@ -135,7 +135,9 @@ class Question:
 class Judge(Protocol):
     """The helper process that judges texts too long to be judged between two other clients' messages."""
 
-    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
+    def ask(
+        self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()
+    ) -> Question:
         """Have a text judged as `judge` would; the answer comes later, never before this returns."""
 
 

@@ -20,7 +20,7 @@ import sys
 import traceback
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast, get_type_hints
@@ -163,6 +163,9 @@ class Text(msgspec.Struct, tag=True, array_like=True):
     sql: bytes
     encoding: str
     extended: int
+    types: tuple[int, ...] = ()
+    schemas: tuple[int, ...] | None = None
+    """As in Filter."""
 
 
 class Proof(msgspec.Struct, tag=True, array_like=True):
@@ -225,9 +228,11 @@ class Texts:
         self._long = _Lane("long_texts", PATIENCE, None, stats, audit, tasks)
         self._short = _Lane("texts", SHORT_PATIENCE, self._long, stats, audit, tasks)
 
-    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
+    def ask(
+        self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()
+    ) -> Question:
         lane = self._short if len(sql) <= MAX_SHORT else self._long
-        return lane.ask(_Text(asker, judge, sql, encoding, extended))
+        return lane.ask(_Text(asker, judge, sql, encoding, extended, types))
 
     async def close(self) -> None:
         await self._short.close()
@@ -308,6 +313,7 @@ class _Lane:
     async def _ask_helper(self, question: _Text) -> Verdict | None:
         judge = question.judge
         wanted = (judge.policy, judge.catalog)
+        schemas = judge.schemas
         try:
             number = await self._helper.start()
             patience = self._patience
@@ -315,13 +321,13 @@ class _Lane:
                 patience = PATIENCE  # to learn a large catalogue takes its time, too
                 policy, catalog = wanted
                 if catalog is not None:
-                    catalog = replace(catalog, world=None)  # it resolves nothing
                     for piece in _pieces(catalog):
                         self._helper.tell(_encode(piece))
                         await asyncio.sleep(0)  # to encode a large one takes 15 ms
                 self._helper.tell(_encode(Learn(policy, None if catalog is None else _rest(catalog))))
                 self._learned = (number, *wanted)
-            request = _encode(Text(question.sql, question.encoding, int(question.extended)))
+            text = Text(question.sql, question.encoding, int(question.extended), question.types, schemas)
+            request = _encode(text)
             answer = await self._helper.ask(request, patience=patience)
             if not isinstance(answer, Judged):
                 raise HelperLostError("it gave another answer than a verdict")
@@ -335,20 +341,23 @@ class _Lane:
                     self._slower.ask(question)
                 return None
             verdict = TOO_COMPLEX
-        if (judge.policy, judge.catalog) == wanted:  # else it was judged by a catalogue that is not the latest
-            judge.remember(question.sql, question.encoding, question.extended, verdict)
+        if (judge.policy, judge.catalog, judge.schemas) == (*wanted, schemas):  # else it is of no use any more
+            judge.remember(question.sql, question.encoding, question.extended, verdict, question.types)
         return verdict
 
 
 class _Text(Question):
-    __slots__ = ("encoding", "extended", "judge", "sql")
+    __slots__ = ("encoding", "extended", "judge", "sql", "types")
 
-    def __init__(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> None:
+    def __init__(
+        self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()
+    ) -> None:
         super().__init__(asker)
         self.judge = judge
         self.sql = sql
         self.encoding = encoding
         self.extended = extended
+        self.types = types
 
 
 TOO_COMPLEX: Final = Verdict(
@@ -593,7 +602,7 @@ def main() -> None:
         request = _read_request(sys.stdin.buffer.read(int.from_bytes(head, "big")))
         _set_alarm()
         if isinstance(request, Learn):
-            judge = Filter(request.policy, _cache(), resolves=False)  # whose path it is, a question does not say
+            judge = Filter(request.policy, _cache())
             if request.catalog is not None:
                 judge.learn_catalog(_joined(request.catalog, pieces))
             pieces.clear()
@@ -616,7 +625,8 @@ def judge_text(judge: Filter, request: Text) -> Verdict:
     """
     gc.disable()
     try:
-        return judge.judge(request.sql, request.encoding, extended=request.extended)
+        by_path = judge.by(request.schemas)
+        return by_path.judge(request.sql, request.encoding, extended=request.extended, types=request.types)
     finally:
         gc.enable()
 

@@ -26,8 +26,8 @@ A text of so many bytes holds the event loop for 18 ms at the worst (`1+1+1+…`
 """
 MAX_KEPT: Final = 16 << 20
 """Bytes of statements prepared by SQL that are kept of one client, to be judged again."""
-_Asked = tuple[bytes, str, int, Functions]
-"""A text, its codec, how it came, and what it is judged by."""
+_Asked = tuple[bytes, str, int, tuple[int, ...], Functions]
+"""A text, its codec, how it came and with which types of parameters, and what it is judged by."""
 _Kept = tuple[bytes, str, bytes]
 """A text, its codec, and the types of its parameters."""
 _Effects = tuple[tuple[Effect, str], ...]
@@ -115,11 +115,11 @@ class Judging:
     def _long(self, text: bytes, codec: str, extended: int, oids: tuple[int, ...]) -> Verdict | None:
         if len(text) > self._house.max_query_length:
             return self.filter.judge(text, codec, extended=extended)  # it looks at the length first
-        asked = (text, codec, extended, self.filter.functions)
+        asked = (text, codec, extended, oids, self.filter.functions)
         verdict = self._answers.get(asked) or self.filter.recall(text, codec, extended, oids)
         if verdict is None:
             self._asked = asked
-            self._question = self._house.judge.ask(self._asker, self.filter, text, codec, extended)
+            self._question = self._house.judge.ask(self._asker, self.filter, text, codec, extended, oids)
         return verdict
 
     def answered(self, verdict: Verdict | None) -> None:

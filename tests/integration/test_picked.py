@@ -11,7 +11,7 @@ import pytest
 
 from proxy.commands.embedded import EmbeddedServer
 from proxy.filter import Filter
-from proxy.verdict import Action
+from proxy.verdict import Action, Verdict
 from tests import servers
 from tests.integration.test_reach import HOSTILE, learn, runs
 
@@ -114,6 +114,9 @@ def test_attack_long_text_that_is_like_a_short_one_with_parameters_of_other_type
     assert judge.judge(text % b"x", extended=1).action is Action.ALLOW
     assert judge.judge(text % b"x", extended=1, types=(20,)).action is Action.REFUSE
     assert judge.recall(text % (b"x" * 3000), "utf-8", 1, (20,)) is None
+    judge.remember(text % (b"y" * 3000), "utf-8", 1, Verdict(Action.ALLOW, "select"), (25,))
+    assert judge.recall(text % (b"y" * 3000), "utf-8", 1, (25,)) is not None
+    assert judge.recall(text % (b"y" * 3000), "utf-8", 1, (20,)) is None
     assert judge.recall(text % (b"x" * 3000), "utf-8", 1) is not None
 
 

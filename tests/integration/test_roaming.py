@@ -63,6 +63,8 @@ def group(*messages: bytes) -> Group:
 
 BY_PATH = "SET search_path = app"
 TO_EVIL = "SET search_path = evil"
+LONG = f"SELECT of(1), '{'x' * 3000}'"
+LONG_WITH = f"SELECT of($1), '{'x' * 30_000}'"
 _DIRECT = group(p.parse(b"", b"SELECT of(1)"), bind(""), describe("P"), execute())
 _BOUND = group(bind("n"), describe("P"), execute())
 ATTACKS: dict[str, list[Group]] = {
@@ -188,6 +190,12 @@ ATTACKS: dict[str, list[Group]] = {
         q("BEGIN; SET LOCAL search_path = evil"),
         _BOUND,
     ],
+    "long text": [q(LONG), q(TO_EVIL), q(LONG)],
+    "long text in a Parse": [
+        group(run(LONG_WITH, values=[b"1"])),
+        q("BEGIN; SET LOCAL search_path = evil"),
+        group(run(LONG_WITH, values=[b"1"])),
+    ],
     "schema of another spelling": [q("SELECT set_config('search_path', 'EVIL , \"app\"', false)"), q("SELECT of(1)")],
 }
 """Begun with the search_path app: what ends in HOSTILE on the server."""
@@ -253,6 +261,16 @@ HONEST: dict[str, list[Group]] = {
         group(run("SELECT of(1)")),
         q("DEALLOCATE z"),
         q("SELECT of(1)"),
+    ],
+    "long texts": [
+        q(LONG),
+        q(LONG),
+        group(run(LONG_WITH, values=[b"1"])),
+        q("BEGIN"),
+        q("SET LOCAL search_path = nowhere, app"),
+        q(LONG),
+        group(run(LONG_WITH, values=[b"2"])),
+        q("COMMIT"),
     ],
     "schema that the role may not use": [q("SET search_path = hidden, app"), *map(q, USES)],
     "quotes and commas": [q('SET search_path = nowhere, "Odd, ""one"" x"'), q("SELECT of(1)")],
@@ -435,7 +453,10 @@ class Roamer:
 
     def _messages(self) -> bytes:
         name, portal = self._choice(["", "s", "t"]), self._choice(["", "", "p"])
-        parse = p.parse(name.encode(), self._text().encode())
+        text = self._text()
+        while text.startswith(("EXECUTE", "FETCH")):  # that can end PostgreSQL: see EXECUTE_OF_EXECUTE
+            text = self._text()
+        parse = p.parse(name.encode(), text.encode())
         kind = self._random.random()
         if kind < 0.45:
             anew = close("S", name) + parse + bind(name, portal=portal)

@@ -223,7 +223,9 @@ class FakeJudge:
         self.refreshes: list[Question] = []
         self.refreshable = True
 
-    def ask(self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int) -> Question:
+    def ask(
+        self, asker: Asker, judge: Filter, sql: bytes, encoding: str, extended: int, types: tuple[int, ...] = ()
+    ) -> Question:
         question = Question(asker)
         self.asked.append((question, sql, encoding, extended))
         return question

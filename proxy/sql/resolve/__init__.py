@@ -57,6 +57,11 @@ class Resolver:
         self._choosing = Choosing(coercion or Coercion(world), Search(world, path, temporary))
         self.world = world
 
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Return the OIDs of the schemas that names are looked up in, in their order."""
+        return self._choosing.search.path
+
     def resolve(self, statement: Body, parameters: Sequence[int] = (), declared: Sequence[Body] = ()) -> Resolution:
         """Return what a query, a tree as pglast gives it, comes to.
 
