@@ -72,4 +72,5 @@ def _size(key: Key, verdict: Verdict) -> int:
         len(verdict.message) + len(verdict.detail) + len(verdict.hint) + len(verdict.object) + len(verdict.text or b"")
     )
     more += sum(len(text) for _, text in verdict.prepares)
+    more += 0 if isinstance(key[3], int) else 600  # the schemas of a path, of which there are 50 at most
     return ENTRY_BYTES + len(key[0]) + more + 120 * len(verdict.effects)

@@ -46,6 +46,8 @@ MAX_PATHS = 32
 """Spellings of search_paths that are kept with what was found for them: clients can set more than anybody wants."""
 MAX_PATH = 2_048
 """Characters of a search_path beyond which names are not resolved by it."""
+MAX_SCHEMAS = 50
+"""Schemas in a search_path beyond which names are not resolved by it: they are part of the key of each verdict."""
 
 
 class Filter:
@@ -64,7 +66,6 @@ class Filter:
         "_followed",
         "_paths",
         "_resolver",
-        "_resolves",
         "_scope",
         "_seen",
         "_types",
@@ -80,11 +81,10 @@ class Filter:
     )
 
     def __init__(
-        self, policy: Policy | None = None, cache: VerdictCache | None = None, *, resolves: bool = True
+        self, policy: Policy | None = None, cache: VerdictCache | None = None, *, followed: Filter | None = None
     ) -> None:
-        """Begin. Without `resolves` it judges for sessions whose search_path nobody knows: see `wide`."""
-        self._followed = self  # whose policy and catalogue it has
-        self._resolves = resolves
+        """Begin. What follows another one is made by `under` and `wide`, and knows what that has learned."""
+        self._followed = self if followed is None else followed
         self._wide: Filter | None = None
         self._by_text: OrderedDict[str, Filter] = OrderedDict()  # by the setting's value, used last at the end
         self._by_path: WeakValueDictionary[tuple[int, ...], Filter] = WeakValueDictionary()
@@ -92,7 +92,7 @@ class Filter:
         self._resolver: Resolver | None = None
         self._coercion: Coercion | None = None
         self.policy = policy or Policy()
-        self.functions = Functions(self.policy)
+        self.functions: Functions = Functions(self.policy) if followed is None else followed.functions
         self.cache = VerdictCache() if cache is None else cache
         self._entries = self.cache.entries
         self._scope: Scope = self.cache.new_scope()
@@ -100,10 +100,10 @@ class Filter:
         """As in Catalog."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
-        self._seen: set[int] = set()  # hashes: see _again
+        self._seen: set[int] = set() if followed is None else followed._seen  # hashes: see _again
         self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
-        self.counts = Counts()
-        """Of all that follow it, too."""
+        self.counts: Counts = Counts() if followed is None else followed.counts
+        """Of those that follow it, too."""
 
     def __repr__(self) -> str:
         return f"<Filter {self.counts} {self.cache!r}>"
@@ -114,8 +114,6 @@ class Filter:
         schema."""
         if self._followed is not self:
             return self._followed.wide
-        if not self._resolves:
-            return self
         if self._wide is None:
             self._wide = self._follower(self.cache.new_scope(), None)
         return self._wide
@@ -127,7 +125,7 @@ class Filter:
         """
         if self._followed is not self:
             return self._followed.under(path)
-        if path is None or not self._resolves:
+        if path is None:
             return self
         found = self._by_text.get(path)
         if found is not None:
@@ -146,7 +144,8 @@ class Filter:
         names = settings.split_identifiers(path) if path.isascii() else None
         if catalog is None or catalog.world is None or names is None:
             return self.wide
-        return self.by(effective(catalog.world, names, catalog.role))
+        schemas = effective(catalog.world, names, catalog.role)
+        return self.wide if schemas is None or len(schemas) > MAX_SCHEMAS else self.by(schemas)
 
     def by(self, schemas: tuple[int, ...] | None) -> Filter:
         """Return the filter for sessions whose search_path comes to these schemas; None: nobody knows."""
@@ -166,10 +165,7 @@ class Filter:
         return None if self._resolver is None else self._resolver.path
 
     def _follower(self, scope: Scope, resolver: Resolver | None) -> Filter:
-        follower = Filter(self.policy, self.cache, resolves=False)
-        follower._followed = self
-        follower.counts = self.counts
-        follower._seen = self._seen
+        follower = Filter(self.policy, self.cache, followed=self)
         follower._follow(scope, resolver)
         return follower
 
@@ -222,7 +218,7 @@ class Filter:
     def _start_anew(self, catalog: Catalog | None) -> None:
         self.functions = Functions(self.policy, catalog)
         self._resolver = self._coercion = None
-        if self._resolves and catalog is not None and catalog.world is not None and not self.policy.shadowed:
+        if catalog is not None and catalog.world is not None and not self.policy.shadowed:
             self._coercion = Coercion(catalog.world)
             if not self._paths - {catalog.begins_with}:
                 self._resolver = Resolver(catalog.world, catalog.path, coercion=self._coercion)

@@ -941,7 +941,7 @@ class Session(Answering):
         verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
-        elif self._waits_for_path(verdict, moves=moves):
+        elif verdict.action is Action.REFUSE and self._waits_for_path(verdict, moves=moves):
             return None
         return verdict
 

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from proxy.catalog import FUNCTION, Callable, Catalog, Taint
-from proxy.filter import MAX_PATH, MAX_PATHS, MAX_PLAIN_PARSES, Filter
+from proxy.filter import MAX_PATH, MAX_PATHS, MAX_PLAIN_PARSES, MAX_SCHEMAS, Filter
 from proxy.sql.resolve import built_in, effective, oids, world
 from proxy.sql.resolve.world import Function, Tables
 from proxy.verdict import Action, Effect, Verdict, changes_path
@@ -104,6 +104,14 @@ def test_path_that_sessions_begin_with_is_known_by_any_spelling(judge: Filter) -
 )
 def test_path_of_which_nobody_knows_what_it_comes_to(judge: Filter, path: str) -> None:
     assert judge.under(path) is judge.wide
+
+
+def test_path_of_very_many_schemas(judge: Filter) -> None:
+    many = [(f"s{number}", 30000 + number, True) for number in range(100)]
+    judge.learn_catalog(catalogue(*many))
+    names = [name for name, _, _ in many]
+    assert judge.under(",".join(names[: MAX_SCHEMAS - 1])) is not judge.wide
+    assert judge.under(",".join(names[:MAX_SCHEMAS])) is judge.wide, "pg_catalog is one, too"
 
 
 def test_filter_of_a_path_outlives_no_catalogue(judge: Filter) -> None:
