@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import msgspec
 
 from . import expressions, names, queries
-from .analysis import Analysis
+from .analysis import Analysis, Outside
 from .choosing import Choosing
 from .coercion import Coercion
 from .search import Search, effective
 from .tree import Body, Noted, NotModelledError, RejectedError, Target, Use
 from .world import World
 
-__all__ = ["Coercion", "NotModelledError", "RejectedError", "Resolution", "Resolver", "Use", "effective"]
+__all__ = ["Coercion", "NotModelledError", "Outside", "RejectedError", "Resolution", "Resolver", "Use", "effective"]
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -34,7 +34,9 @@ class Resolution(msgspec.Struct, frozen=True):
     types: set[int]
     """Those that values in it are of."""
     by_place: bool
-    """As in Analysis."""
+    opaque: bool
+    from_types: set[int]
+    """These three as in Analysis."""
 
     @property
     def output(self) -> list[tuple[str, int]]:
@@ -62,13 +64,20 @@ class Resolver:
         """Return the OIDs of the schemas that names are looked up in, in their order."""
         return self._choosing.search.path
 
-    def resolve(self, statement: Body, parameters: Sequence[int] = (), declared: Sequence[Body] = ()) -> Resolution:
+    def resolve(
+        self,
+        statement: Body,
+        parameters: Sequence[int] = (),
+        declared: Sequence[Body] = (),
+        outside: Outside | None = None,
+    ) -> Resolution:
         """Return what a query, a tree as pglast gives it, comes to.
 
-        `parameters` are the types that a Parse gives, `declared` the TypeNames of a PREPARE. Raises RejectedError and
-        NotModelledError.
+        `parameters` are the types that a Parse gives, `declared` the TypeNames of a PREPARE; `outside`: as in Analysis.
+        Raises RejectedError and NotModelledError.
         """
         analysis = Analysis(self._choosing, parameters)
+        analysis.outside = outside
         analysis.query = queries.query
         analysis.expression = expressions.analyse
         if declared:
@@ -84,4 +93,6 @@ class Resolver:
             analysis.parameters,
             analysis.types,
             analysis.by_place,
+            analysis.opaque,
+            analysis.from_types,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from . import oids
 from .choosing import Choosing, Operation, Signature
@@ -33,6 +34,16 @@ _TAKES_ALL = frozenset({oids.ANY, oids.ANYELEMENT, oids.ANYNONARRAY, oids.ANYCOM
 """Types whose functions are given the value as it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Hold the names that a statement in the body of a function can use beside those of its FROM."""
+
+    find: Callable[[Analysis, Sequence[str], int], Expr | None]
+    """Gives the value of a name of one part or several, at a place in the text; None: nothing bears it."""
+    clashes: bool
+    """Whether nobody knows what is meant by a name that FROM has as well; else that comes first."""
+
+
 class Analysis:
     """Analyse one statement. `given` are the parameters' types that the client declares, 0 or unknown where none."""
 
@@ -41,8 +52,11 @@ class Analysis:
         "choosing",
         "coercion",
         "expression",
+        "from_types",
         "is_open",
         "noted",
+        "opaque",
+        "outside",
         "parameters",
         "query",
         "search",
@@ -69,6 +83,12 @@ class Analysis:
         """Those that values in the statement are of."""
         self.by_place = False
         """Whether the number of an output column, in ORDER BY and its like, says which literal or parameter is text."""
+        self.outside: Outside | None = None
+        """Gives the arguments and variables of the function that it stands in: then it has no other parameters."""
+        self.opaque = False
+        """Whether anything can be used that the types of values do not bring with them."""
+        self.from_types: set[int] = set()
+        """What values of types that nobody knows are converted to."""
         self.query: Callable[[Analysis, Body, Level | None, bool], Query]
         """Analyses a subquery. This and the next are set by what stands above those that need them."""
         self.expression: Callable[[Analysis, Level, Body], Expr]
@@ -88,8 +108,13 @@ class Analysis:
 
     def unknown(self, kind: str, location: int) -> None:
         """Record that anything can be used."""
-        self.is_open = True
+        self.is_open = self.opaque = True
         self.uncertain.append(Use(kind, location, None))
+
+    def by_type(self, location: int, *kinds: str) -> None:
+        """Record that what belongs to the type of a value can be used, which nobody knows."""
+        self.is_open = True
+        self.uncertain += [Use(kind, location, None) for kind in kinds]
 
     def spend(self, count: int) -> None:
         """Count columns or tables that are gone through. Raises NotModelledError where that comes to too much."""
@@ -101,7 +126,7 @@ class Analysis:
 
     def parameter(self, number: int, location: int) -> Expr:
         """Return `$number`: variable_paramref_hook() (parser/parse_param.c)."""
-        if not 0 < number <= MAX_PARAMETERS:
+        if not 0 < number <= (MAX_PARAMETERS if self.outside is None else len(self.parameters)):
             raise RejectedError("42P02", f"there is no parameter ${number}")
         while len(self.parameters) < number:
             self.parameters.append(0)
@@ -150,8 +175,8 @@ class Analysis:
         if target == oids.RECORD_ARRAY and self.coercion.is_composite(self.coercion.element(source)):
             return expr
         if ANY_TYPE in (source, target):
-            self.unknown("function", location)
-            self.unknown("io", location)
+            self.by_type(location, "function", "io")
+            self.from_types.add(target)
             return Expr(target, expr.location, levels=expr.levels)
         if expr.form is Form.PARAMETER:
             settled = self._settle(expr, target, location)
@@ -335,13 +360,12 @@ class Analysis:
 
     def open(self, given: Sequence[Expr]) -> None:
         """Record that nobody knows what becomes of these; literals and parameters can become anything."""
-        self.unknown("function", -1)
-        self.unknown("io", -1)
+        self.by_type(-1, "function", "io")
         for each in given:
             if each.form is Form.PARAMETER and each.type == UNKNOWN:
                 self.parameters[each.number - 1] = ANY_TYPE
             if each.type == UNKNOWN:
-                self.unknown("input", each.location)
+                self.by_type(each.location, "input")
 
     def resolve(self, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
         """Return what is taken and given, polymorphic types replaced. Raises RejectedError."""
@@ -379,8 +403,7 @@ class Analysis:
     def sort(self, expr: Expr, *, descending: bool = False) -> None:
         """Record how values are put in order: addTargetToSortList()."""
         if expr.type == ANY_TYPE:
-            self.unknown("sort", expr.location)
-            self.unknown("group", expr.location)
+            self.by_type(expr.location, "sort", "group")
             return
         order = self.coercion.order(expr.type)
         operator = order.greater if descending else order.less
@@ -394,8 +417,7 @@ class Analysis:
     def group(self, type_: int, location: int) -> None:
         """Record how equal values are found: addTargetToGroupList()."""
         if type_ == ANY_TYPE:
-            self.unknown("group", location)
-            self.unknown("sort", location)
+            self.by_type(location, "group", "sort")
             return
         order = self.coercion.order(type_)
         if not order.equal:

@@ -12,7 +12,7 @@ from .choosing import Candidate, Choice, Signature
 from .coercion import Context, Way
 from .oids import ANY_TYPE, UNKNOWN
 from .scopes import SYSTEM_COLUMNS
-from .tree import Expr, Form, RejectedError, levels_of
+from .tree import Expr, Form, NotModelledError, RejectedError, levels_of
 from .world import Column, Function
 
 MAX_ARGUMENTS = 100
@@ -55,6 +55,10 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
     """
     arguments = list(call.arguments)
     analysis.use_one_of("called", call.location, ())
+    if analysis.outside is not None and any(
+        each.type == ANY_TYPE and each.form is Form.PARAMETER for each in arguments
+    ):
+        raise NotModelledError("an argument that can be of type void")
     if not call.is_column and not call.is_within:
         # parameters of type void are taken for OUT parameters of a driver
         kept = [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]

@@ -13,6 +13,7 @@ from .analysis import (
     UNDEFINED_COLUMN,
     UNDEFINED_OBJECT,
     Analysis,
+    Outside,
 )
 from .calls import Call
 from .coercion import Context
@@ -75,8 +76,31 @@ def _parameter(analysis: Analysis, level: Level, node: Body) -> Expr:
     return analysis.parameter(node.get("number", 0), location(node))
 
 
+def _name(analysis: Analysis, outside: Outside, level: Level, node: Body) -> Expr:
+    """Analyse a ColumnRef in the body of a function, where other names than those in FROM can be meant."""
+    parts = [each["String"]["sval"] for each in node["fields"] if "String" in each]
+    analysis.outside = None
+    try:
+        found = _column(analysis, level, node)
+    except RejectedError as error:
+        value = outside.find(analysis, parts, location(node)) if error.sqlstate in _NOT_THERE else None
+        if value is None:
+            raise
+        return value
+    finally:
+        analysis.outside = outside
+    if outside.clashes and outside.find(analysis, parts, location(node)) is not None:
+        raise NotModelledError("a column or a variable")
+    return found
+
+
+_NOT_THERE = frozenset({UNDEFINED_COLUMN, "42P01"})
+
+
 def _column(analysis: Analysis, level: Level, node: Body) -> Expr:
     """transformColumnRef()."""
+    if analysis.outside is not None:
+        return _name(analysis, analysis.outside, level, node)
     fields = node["fields"]
     at = node.get("location", 0)
     last = fields[-1].get("String")
@@ -336,7 +360,7 @@ def _coalesce(analysis: Analysis, level: Level, node: Body) -> Expr:
 def _least(analysis: Analysis, level: Level, node: Body) -> Expr:
     found = _coalesce(analysis, level, node)
     if found.type == ANY_TYPE:
-        analysis.unknown("minmax", found.location)
+        analysis.by_type(found.location, "minmax")
     else:
         analysis.use("minmax", found.location, found.type)
         analysis.use("order", found.location, found.type)
@@ -372,7 +396,12 @@ def expanded(analysis: Analysis, level: Level, node: Body) -> list[tuple[str, Ex
         at = location(node["ColumnRef"])
         if len(fields) == 1:
             return _every_column(analysis, level, at)
-        item, owner = _item(analysis, level, fields)
+        try:
+            item, owner = _item(analysis, level, fields)
+        except RejectedError:
+            if analysis.outside is not None:
+                raise NotModelledError("a row from outside") from None
+            raise
         analysis.spend(PER_STEP * len(item.columns))
         return [(each.name, variable(analysis, level, owner, each, at)) for each in item.columns]
     if "A_Indirection" in node and "A_Star" in node["A_Indirection"]["indirection"][-1]:

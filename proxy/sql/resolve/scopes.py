@@ -90,7 +90,7 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
     type_ = column.type
     analysis.types.add(type_)
     if type_ == ANY_TYPE:
-        analysis.unknown("var", at)
+        analysis.by_type(at, "var")
     else:
         analysis.noted["var"].append((at, type_))
     bit = 1 << owner.depth
