@@ -296,6 +296,7 @@ class Carrying(Linked):
 
     def _bound_to(self, link: Upstream, portal: bytes, verdict: Verdict) -> None:
         """Owe the reply to a Bind, and keep in mind what an Execute of this portal leaves behind."""
+        self._path_in_use |= verdict.under_path
         if not portal:
             self._portal_of = None
             self._bound = True

@@ -79,6 +79,8 @@ class FunctionRow(NamedTuple):
     final, combine, serial and moving functions (built-in ones, too), and what pg_depend says that a body in
     SQL-standard form and the arguments' defaults call: through operators and casts as well, which the printed text need
     not show."""
+    definer: int = 0
+    """The role that it runs as: its owner, where it is SECURITY DEFINER."""
 
 
 class RelationRow(NamedTuple):
@@ -194,6 +196,16 @@ class CastRow(NamedTuple):
     extension: str = ""
 
 
+class UserRow(NamedTuple):
+    """A role that bodies run as, as far as it decides which schemas of a search_path count."""
+
+    oid: int
+    """0: that of the session."""
+    name: str
+    usable: frozenset[int]
+    """The schemas that it has USAGE on."""
+
+
 class BuiltIn(NamedTuple):
     """A built-in function that something of the user's calls without naming it: its verdict goes by its name.
 
@@ -220,6 +232,8 @@ class Rows:
     """The search_path that a session of the role begins with, as the setting has it."""
     path: tuple[int, ...] = ()
     """The schemas in it that are there and that the role has USAGE on, in their order, pg_catalog among them."""
+    users: tuple[UserRow, ...] = ()
+    """The session's, and the owners of functions that are SECURITY DEFINER."""
     own: Own | None = None
     """What parse analysis looks up; None: the version is not known."""
     unprinted: int = 0
@@ -378,6 +392,8 @@ class Catalog:
     types: Mapping[str, tuple[Type, ...]] = field(default_factory=dict)
     operators: Mapping[str, tuple[Operator, ...]] = field(default_factory=dict)
     taints: Lookup = field(default_factory=dict[Key, Taint])
+    cleared: frozenset[Key] = frozenset()
+    """What has a taint because of what its names can mean under some search_path, and is a read under `begins_with`."""
     leaves: Mapping[Key, tuple[tuple[Effect, str], ...]] = field(default_factory=dict)
     """What functions and relations that are reads leave behind in the session."""
     tainted_operators: frozenset[str] = frozenset()

@@ -24,6 +24,7 @@ from .catalog import (
     RelationRow,
     Rows,
     TypeRow,
+    UserRow,
 )
 from .sql.resolve import built_in
 from .sql.resolve import rows as world_rows
@@ -126,6 +127,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         operands,
         implicit,
         members,
+        users,
         schemas,
     ) = more
     ((version, database, encoding, role, *_),) = server
@@ -162,6 +164,7 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
         role=role,
         begins_with=_path(path),
         path=tuple(int(oid) for (oid,) in schemas),
+        users=tuple(UserRow(int(oid), name, frozenset(_oids(usable))) for oid, name, usable in users),
         own=built_in.own(int(version) // 10000, result_sets[_WORLD:], _text),
         unprinted=len(by_tree) + sum(row.definition == UNREADABLE for row in own_functions),
         functions=own_functions,
@@ -287,7 +290,7 @@ def _oids(text: str) -> tuple[int, ...]:
 
 def _function(row: list[str], support: set[int]) -> FunctionRow:
     oid, schema, name, kind, language, volatility, arguments, defaults, variadic, results, types, modes, *rest = row
-    source, definition, default_expressions, settings, extension = rest
+    source, definition, default_expressions, settings, extension, definer = rest
     result, *states = _oids(results)
     outputs = (type_ for type_, mode in zip(_oids(types), modes, strict=True) if mode in "obt")
     readable = language in _PRINTED_LANGUAGES and kind != "a"
@@ -309,4 +312,5 @@ def _function(row: list[str], support: set[int]) -> FunctionRow:
         settings=tuple(json.loads(settings)) if settings else (),
         extension=extension,
         support=tuple(sorted(support)),
+        definer=int(definer or 0),
     )

@@ -74,18 +74,21 @@ def _prepare(judgement: Judgement, name: str, body: Body) -> None:
     # One in a Parse is analysed when a portal of it runs, and behind one in a text the path may change, and then an
     # EXECUTE of it follow, of which nothing is known here.
     judgement.resolves = judgement.alone and not judgement.bound
-    judgement.declared = types
+    judgement.lasts, judgement.declared = True, types
     judgement.void = void or any(operands.is_void(type_["TypeName"]) for type_ in types)
     if types and not judgement.are_built_in(types):
         judgement.own = None
     _inner(judgement, body, _SELECT, "PREPARE")
     judgement.void, judgement.own, judgement.resolves, judgement.declared = void, own, True, ()
+    judgement.lasts = False
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 
 def _declare(judgement: Judgement, name: str, body: Body) -> None:
     judgement.expressions(name, body)
+    judgement.lasts = True
     _inner(judgement, body, _SELECT, "DECLARE CURSOR")
+    judgement.lasts = False
     if body.get("options", 0) & rules.CURSOR_OPT_HOLD:
         judgement.effects.append((Effect.HOLD_CURSOR, body["portalname"]))
 

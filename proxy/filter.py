@@ -17,9 +17,11 @@ from weakref import WeakValueDictionary
 from . import bound, conditions, errors, refusals, rules, settings, unread
 from . import text as texts
 from .cache import Came, Counts, Key, Scope, VerdictCache
+from . import catalog as c
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
+from .picked import Meaning
 from .policy import Policy
 from .rules import Refusal, Refused
 from .shape import emptied, is_shareable, normal_form
@@ -151,13 +153,19 @@ class Filter:
         """Return the filter for sessions whose search_path comes to these schemas; None: nobody knows."""
         if schemas is None or self._coercion is None:
             return self.wide
-        if schemas == self.schemas:
+        if schemas == self.schemas and not self._cleared:
             return self
         found = self._by_path.get(schemas)
         if found is None:
             resolver = Resolver(self._coercion.world, schemas, coercion=self._coercion)
             found = self._by_path[schemas] = self._follower((self._scope, schemas), resolver)
         return found
+
+    @property
+    def _cleared(self) -> Collection[c.Key]:
+        """Return what is a read in sessions that keep the search_path they began with: a portal that is judged so has to
+        go on under it, and who has set a path can have it rolled back."""
+        return () if self._followed is not self or self.catalog is None else self.catalog.cleared
 
     @property
     def schemas(self) -> tuple[int, ...] | None:
@@ -266,7 +274,8 @@ class Filter:
                 return verdict
         self.counts.misses += 1
         verdict, constants_decide = self._judge(sql, encoding, extended, types, bare)
-        alike = verdict is _ALLOWED["select"] and shape is not None and not constants_decide and is_shareable(shape)
+        plain = verdict is _ALLOWED["select"] or verdict is _UNDER_PATH
+        alike = plain and shape is not None and not constants_decide and is_shareable(shape)
         self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
         return verdict
 
@@ -375,14 +384,15 @@ class Filter:
     ) -> tuple[Verdict, bool]:
         """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
         own = None if extended & OWN_PARSE else frozenset[int]()
+        resolver = self._resolver_for(sql, extended, types)
         judgement = Judgement(
             self.functions,
             self.policy,
             void=bool(extended & VOID_PARSE),
             bound=bool(extended),
             own=own,
-            resolver=self._resolver_for(sql, extended, types),
-            types=types,
+            meaning=None if resolver is None else Meaning(resolver, types),
+            cleared=self._cleared if resolver is not None else (),
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
@@ -395,6 +405,8 @@ class Filter:
             verdict = _refuse(texts.TOO_DEEP, "unparsable")
         except Exception:  # whatever goes wrong, nothing is forwarded
             verdict = _refuse(_INTERNAL, "unparsable")
+        if judgement.under_path and verdict.action is Action.ALLOW:
+            verdict = _UNDER_PATH if verdict is _ALLOWED["select"] else replace(verdict, under_path=True)
         if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
             verdict = _in_bytes(verdict, sql.decode())
         return verdict, judgement.constants_decide
@@ -676,6 +688,7 @@ _ALLOWED = {
     for kind in {*rules.KINDS.values(), *rules.TRANSACTION_KINDS.values(), "empty", "multi", "reset"}
 }
 """The verdicts of texts that leave nothing behind, made once: a Verdict costs 1.5 µs."""
+_UNDER_PATH = replace(_ALLOWED["select"], under_path=True)
 _LONE = {kind: Verdict(Action.ALLOW, kind, boundary=kind) for kind in ("begin", "commit", "rollback")}
 """The same for lone boundaries of transactions."""
 

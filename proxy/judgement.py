@@ -12,16 +12,15 @@ from typing import TypeVar, cast
 
 from . import constants, operands, refusals, rules, settings, unread
 from . import text as texts
-from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Operator
+from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Key, Operator
 from .catalog import Callable as Function
 from .functions import Functions
-from .picked import Picked, pick
+from .picked import Meaning, Picked, pick
 from .policy import Policy
 from .reach import Reach
 from .rules import Refused
 from .scope import Scope, Table
 from .sql import versions
-from .sql.resolve import Resolver
 from .verdict import AtBind, Effect, changes_path
 from .walk import INTERESTING, Body, walk
 
@@ -33,18 +32,19 @@ class Judgement:
 
     __slots__ = (
         "_catalog",
+        "_cleared",
         "_depth",
         "_functions",
         "_interesting",
         "_literals",
+        "_meaning",
         "_mixed",
         "_picked",
         "_polymorphic",
         "_reach",
         "_read",
-        "_resolver",
+        "_relied",
         "_scope",
-        "_types",
         "_variables",
         "alone",
         "at_bind",
@@ -56,12 +56,14 @@ class Judgement:
         "effects",
         "flagged",
         "kind",
+        "lasts",
         "nulls",
         "occurring",
         "own",
         "policy",
         "replacement",
         "resolves",
+        "under_path",
         "void",
     )
 
@@ -75,8 +77,8 @@ class Judgement:
         bound: bool = False,
         own: frozenset[int] | None = frozenset(),
         variables: Mapping[str, str] | None = None,
-        resolver: Resolver | None = None,
-        types: Sequence[int] = (),
+        meaning: Meaning | None = None,
+        cleared: Collection[Key] = (),
     ) -> None:
         """Begin. `void`: parameters can be of type void for a reason that the text does not show. `bound`: a Bind gives
         them their values before anything runs.
@@ -85,9 +87,9 @@ class Judgement:
         by name, too, and can be of any type. `own`: see the attribute. `variables`: it is a piece of a function with
         parameters or variables of these names and built-in types; an empty text is any type.
 
-        `resolver`: finds what the server picks, under the search_path that the text will run with; None: that path is
-        not known, and a name can mean whatever bears it in any schema. `types` are its parameters', as Parse gives
-        them.
+        `meaning`: finds what the server picks; None: the search_path that the text will run with is not known, and a
+        name can mean whatever bears it in any schema. `cleared` has what is a read under that path, although it is none
+        under every path.
         """
         self._functions = functions
         self.policy = policy
@@ -105,8 +107,13 @@ class Judgement:
         self._variables = variables
         self.occurring: set[int] = set()
         """With `variables`: the database's own types that values in what was judged can be of."""
-        self._resolver = resolver
-        self._types = types
+        self._meaning = meaning
+        self._cleared = cleared
+        self._relied: Refused | None = None  # why what the text uses that is `cleared` is no read under another path
+        self.under_path = False
+        """As in Verdict."""
+        self.lasts = False
+        """Whether what is judged may run later on, when the search_path is another one."""
         self.resolves = True
         """Whether the server looks the names of a query up before anything else can change the search_path."""
         self.declared: Sequence[Body] = ()
@@ -154,6 +161,8 @@ class Judgement:
             raise refusals.unknown(walked.visited, part.kind, part.field, part.rule, part.body)
         functions = self._functions
         scope = Scope(walked)
+        if not self._depth:
+            self._relied = None
         outer = self._scope, self._reach, self._mixed, self._picked
         self._scope, self._reach, self._mixed, self._picked = scope, None, False, self._pick(name, body)
         plain, attributes, denies = functions.plain, functions.attributes, functions.denies
@@ -173,7 +182,7 @@ class Judgement:
         elif self._mixed and self._catalog is not None:
             for type_, location in self._reached(self._catalog).touched.items():
                 self._touch(type_, location)
-        if self._variables is not None and self._catalog is not None:
+        if self._picked is None and self._variables is not None and self._catalog is not None:
             self.occurring |= self._reached(self._catalog).own
         self._scope, self._reach, self._mixed, self._picked = outer
         if self._catalog is None and self.policy.live:
@@ -191,13 +200,27 @@ class Judgement:
         The server looks into SQL given as text when the function that runs it is called: later in the same statement,
         or at a FETCH or an Execute, when the search_path may be another one.
         """
-        if self._resolver is None or name != "SelectStmt" or not self.resolves or self.changes_path or self._depth:
+        if self._meaning is None or name != "SelectStmt" or not self.resolves or self.changes_path or self._depth:
             return None
-        found = pick(self._resolver, body, self._types, self.declared)
+        found = pick(self._meaning, body, self.declared)
         if found is not None and found.by_place:
             self.constants_decide = True
-        # What vanishes from the arguments of a call is judged by their count.
-        return None if found is None or rules.VOID_OID in found.types else found
+        # What vanishes from the arguments of a call is judged by their count; no argument of a function does.
+        void = self._meaning.outside is None and found is not None and rules.VOID_OID in found.types
+        return None if void else found
+
+    def _is_cleared(self, kind: str, oid: int, rule: str, location: int) -> bool:
+        """Tell whether what is picked is a read under the search_path of the statement, and under no other one.
+
+        What a statement sets may come before what it calls, so it is judged at its end: see `_judge_picked`.
+        """
+        if self.lasts or self._catalog is None or (kind, oid) not in self._cleared:
+            return False
+        taint = self._catalog.taints.get((kind, oid))
+        if taint is not None and self._relied is None:
+            self._relied = Refused(refusals.unproved(rule, taint), location)
+            self.under_path = True
+        return True
 
     def _judge_picked(self, picked: Picked, catalog: Catalog) -> None:
         """Judge the database's own objects that the server picks."""
@@ -211,10 +234,18 @@ class Judgement:
             for oid in found:
                 taint = taints.get((kind, oid))
                 # What is built in is judged where it is called, by its name.
-                if taint is not None and (kind != FUNCTION or oid in self._functions.own):
+                if taint is None or (kind == FUNCTION and oid not in self._functions.own):
+                    continue
+                if not self._is_cleared(kind, oid, rule, picked.place(oid)):
                     raise Refused(refusals.unproved(rule, taint), picked.place(oid))
+        for type_ in picked.targets:
+            taint = taints.get((CAST_TO, type_))
+            if taint is not None:
+                raise Refused(refusals.unproved("unproved-cast", taint), picked.place(type_))
         for function in picked.functions:
             self.effects += catalog.leaves.get((FUNCTION, function), ())
+        if self._relied is not None and self.changes_path:
+            raise self._relied
 
     def _call_picked(self, picked: Picked, catalog: Catalog, node: Body) -> None:
         """Judge a call, or what is written like one, by what the server picks for it: functions or casts, or a column.
@@ -226,6 +257,8 @@ class Judgement:
         for oid in picked.at("function", location) or ():
             schema, called = picked.name(oid)
             own = self._functions.functions_by_oid.get(called, oid)
+            if own is not None and self._is_cleared(FUNCTION, oid, "unproved-function", location):
+                own = None
             refusal = self._functions.judge(schema, called, arguments, [] if own is None else [own])
             if refusal is not None:
                 raise Refused(refusal, location)
@@ -472,9 +505,14 @@ class Judgement:
         if not meant or node.get("catalogname", self._catalog.database) != self._catalog.database:
             scope.missing.append(node)
             return
-        taint = self._catalog.taint(RELATION, meant)
+        location = node.get("location", 0)
+        judged = meant
+        if self._picked is not None and self._cleared:
+            rule = "unproved-relation"
+            judged = tuple(each for each in meant if not self._is_cleared(RELATION, each.oid, rule, location))
+        taint = self._catalog.taint(RELATION, judged)
         if taint is not None:
-            raise Refused(refusals.unproved("unproved-relation", taint), node.get("location", 0))
+            raise Refused(refusals.unproved("unproved-relation", taint), location)
         self.effects += self._catalog.left_by(RELATION, meant)
         if name in rules.ANYARRAYS and schema in ("", "pg_catalog"):
             self._values_of_any_type(name, self._catalog, scope)

@@ -12,7 +12,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy.catalog import FIRST_NORMAL_OID
-from proxy.errors import PROGRAM_LIMIT_EXCEEDED
+from proxy.errors import OBJECT_IN_USE, PROGRAM_LIMIT_EXCEEDED
 from proxy.filter import OWN_PARSE, VOID_PARSE, Filter
 from proxy.functions import Functions
 from proxy.house import Asker, House, Question
@@ -43,6 +43,18 @@ _FORGOTTEN: Final = Verdict(
     hint="Prepare it again.",
 )
 
+PATH_IN_USE: Final = Verdict(
+    Action.REFUSE,
+    "set",
+    rule="setting-value",
+    sqlstate=OBJECT_IN_USE,
+    message="cannot change search_path while a portal is open",
+    detail="A portal of this transaction has functions that were proved under the present search_path, and could go on"
+    " under the new one (rule: setting-value).",
+    hint="Set it first, or end the transaction.",
+    object="search_path",
+)
+"""The verdict on what changes the search_path where that would change what an open portal runs."""
 _OVERHEAD: Final = 256
 
 

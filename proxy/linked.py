@@ -122,6 +122,7 @@ class Linked:
         "_outside",
         "_own",
         "_parting",
+        "_path_in_use",
         "_paused",
         "_portal_of",
         "_portals",
@@ -238,6 +239,8 @@ class Linked:
         # Those whose statements leave something behind: as far as the server has answered, and what is sent.
         self._portals: dict[bytes, Verdict] = {}
         self._portals_sent: Sent[bytes, Verdict | None] = Sent(self.groups)
+        # A portal that may be open was judged by the search_path that the session began with.
+        self._path_in_use = False
         # Its Parse, and what the server has said that it gives: all that belongs to its identity, or its rows alone.
         self._unnamed_told: tuple[bytes, bytes, bool] | None = None
         self._portal_of: tuple[bytes, int] | None = None  # whose the unnamed portal is: its Parse; bound in which group
@@ -780,6 +783,7 @@ class Linked:
         self._unrun.intersection_update((running,))
 
     def _forget_portals(self) -> None:
+        self._path_in_use = False
         self._portals.clear()
         self._unrun.clear()
         self._filled.clear()

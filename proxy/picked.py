@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Final
+from typing import Final, NamedTuple
 
-from .sql.resolve import NotModelledError, RejectedError, Resolution, Resolver
+from .sql.resolve import NotModelledError, Outside, RejectedError, Resolution, Resolver
+from .sql.resolve.oids import ANY_TYPE
 from .sql.resolve.world import World
 from .walk import Body
 
@@ -20,7 +21,7 @@ _SETS: Final = {kind: at for at, kinds in enumerate((FUNCTIONS, OPERATORS, CASTS
 class Picked:
     """Answer for one query. Made by `pick`."""
 
-    __slots__ = ("_found", "_placed", "_world", "by_place", "casts", "functions", "operators", "types")
+    __slots__ = ("_found", "_placed", "_world", "by_place", "casts", "functions", "operators", "targets", "types")
 
     def __init__(self, world: World, found: Resolution) -> None:
         self._world = world
@@ -33,6 +34,9 @@ class Picked:
         """The types that values in it are of, and those that it names."""
         self.by_place = found.by_place
         """Whether the same query can come to something else where it names another output column by its number."""
+        self.types.discard(ANY_TYPE)
+        self.targets = found.from_types - {ANY_TYPE}
+        """What values of types that nobody knows are converted to, in the body of a function."""
         sets = (self.functions, self.operators, self.casts, self.types)
         for kind, uses in found.noted.items():
             at = _SETS.get(kind)
@@ -69,18 +73,31 @@ class Picked:
         return self._world.schema_names.get(row.schema, ""), row.name
 
 
-def pick(resolver: Resolver, query: Body, parameters: Sequence[int], declared: Sequence[Body] = ()) -> Picked | None:
+class Meaning(NamedTuple):
+    """Say how to find what the names in a text mean."""
+
+    resolver: Resolver
+    """Under the search_path that the text will run with."""
+    types: Sequence[int] = ()
+    """Those of its parameters, as a Parse gives them, or of the arguments of the function whose body it is."""
+    outside: Outside | None = None
+    """The names that such a body has beside those of FROM."""
+
+
+def pick(meaning: Meaning, query: Body, declared: Sequence[Body] = ()) -> Picked | None:
     """Return what the server picks for a SelectStmt; None: nobody knows it all, or the server rejects the text.
 
     Nor is a function that is built in and has been changed what its name promises.
 
-    `parameters` are the types that a Parse gives, `declared` the TypeNames of a PREPARE.
+    `declared` are the TypeNames of a PREPARE. The values in the body of a function are of types that are judged where
+    they come from, so that what belongs to a type need not be known there.
     """
+    resolver, parameters, outside = meaning
     try:
-        found = resolver.resolve({"SelectStmt": query}, parameters, declared)
+        found = resolver.resolve({"SelectStmt": query}, parameters, declared, outside)
     except (RejectedError, NotModelledError, RecursionError):
         return None
-    if found.is_open:
+    if found.is_open and (outside is None or found.opaque):
         return None
     picked = Picked(resolver.world, found)
     return picked if picked.functions.isdisjoint(resolver.world.changed) else None

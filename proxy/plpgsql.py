@@ -57,6 +57,12 @@ class Parts(NamedTuple):
     row_types: list[RowType]
     variables: dict[str, str]
     """The built-in type of each variable; an empty text where it has another, or where several bear the name."""
+    declared: dict[str, str]
+    """The SELECT of a value of each type that a DECLARE writes for a variable; an empty text where it writes none."""
+    repeated: set[str]
+    """The names that several variables or arguments bear."""
+    labels: set[str]
+    """The names of blocks and loops."""
 
 
 IsScalar = Callable[[tuple[str, ...]], bool | None]
@@ -143,7 +149,7 @@ def read(definition: str, source: str, is_scalar: IsScalar) -> Parts:
 
     `definition` is the whole CREATE FUNCTION, `source` the body in it (pg_proc.prosrc).
     """
-    parts = Parts([], [], {})
+    parts = Parts([], [], {}, {}, set(), set())
     if "declare" in source.lower():
         source = _Declarations(source, parts, is_scalar).read()
     try:
@@ -157,15 +163,20 @@ def read(definition: str, source: str, is_scalar: IsScalar) -> Parts:
     if "action" not in function.get("PLpgSQL_function", ()):
         raise Unreadable("cannot be parsed: it is not in PL/pgSQL")
     _walk(function, parts)
-    _name_variables(function["PLpgSQL_function"].get("datums", ()), parts.variables)
+    _name_variables(function["PLpgSQL_function"].get("datums", ()), parts)
     return parts
 
 
-def _name_variables(datums: Sequence[Body], variables: dict[str, str]) -> None:
+def _name_variables(datums: Sequence[Body], parts: Parts) -> None:
+    variables = parts.variables
     for kind, datum in (item for each in datums for item in each.items()):
+        if kind in ("PLpgSQL_row", "PLpgSQL_recfield"):
+            continue  # no name of the body's means one
         type_ = datum.get("datatype", {}).get("PLpgSQL_type", {}).get("typname", "")
         known = type_ if kind == "PLpgSQL_var" and type_ in rules.TYPES and type_ != _STAND_IN else ""
         name = datum.get("refname", "")
+        if name in variables:
+            parts.repeated.add(name)
         variables[name] = known if variables.get(name, known) == known else ""
 
 
@@ -227,6 +238,8 @@ def _walk(function: Body, parts: Parts) -> None:
         name, body, line = waiting.pop()
         name = name.removeprefix("PLpgSQL_")
         line = body.get("lineno", line)
+        if "label" in body:
+            parts.labels.add(body["label"])
         if name == "expr":
             parts.pieces.extend(_expression(body, line))
             continue
@@ -357,6 +370,7 @@ class _Declarations:
         name = self._name()
         if self._word() == "alias":
             self._parts.variables[_identifier(self._text([name]))] = ""
+            self._parts.repeated.add(_identifier(self._text([name])))
             self._until(";")
         elif self._word() in ("cursor", "no", "scroll"):  # the query is in the tree
             while self._word() in ("no", "scroll", "cursor"):
@@ -397,6 +411,7 @@ class _Declarations:
     def _variable(self, name: Token, type_: Sequence[Token]) -> None:
         """Note a variable's type. Where it is one name and nothing more, the parser may get another in its place."""
         line = self._line(name)
+        self._parts.declared[_identifier(self._text([name]))] = ""
         words = [self._text([token]) for token in type_]
         length = 1
         while words[length : length + 1] == ["."]:
@@ -413,7 +428,9 @@ class _Declarations:
             self._parts.row_types.append(RowType(named, line))
             stand_in = "text[]" if is_array else "record" if is_row else ""
         else:
-            self._parts.pieces.append(Piece(f"SELECT NULL::{self._text(type_)}", self._text(type_), line))
+            piece = Piece(f"SELECT NULL::{self._text(type_)}", self._text(type_), line)
+            self._parts.pieces.append(piece)
+            self._parts.declared[_identifier(self._text([name]))] = piece.sql
             if parts and _BOUNDS.fullmatch(rest) is not None:
                 stand_in = _stand_in(tuple(map(_identifier, parts)), is_array, self._is_scalar)
         if stand_in and _is_name(name) and all(map(_is_name, type_[:length:2])):

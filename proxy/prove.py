@@ -6,25 +6,25 @@ for: so the verdict on a body says whether it writes by itself, and the record s
 volatility and SECURITY DEFINER play no part: a label is a promise, not a proof. What is no read then taints all that
 uses it: see `taints.py`.
 
-Texts that the server printed under an empty search_path are judged `exact`. The text of a body is bound when it runs,
-under a search_path that is not known here (proconfig or not), so a name in it can mean that object of any schema.
+Everything is proved under any search_path first: a name in a body can mean that object of any schema. What is no read
+then, because of what its names can mean, is proved once more under the one that sessions begin with: see `paths.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable as Function
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
-from . import plpgsql, refusals, rules, settings
+from . import by_name, rules, settings
 from . import text as texts
+from .bodies import Bodies, Spoiled
+from .by_name import COMPILED
 from .candidates import Candidates, is_built_in
 from .catalog import (
-    ANY_NUMBER,
     CAST,
     CAST_TO,
     FAMILY,
@@ -35,29 +35,23 @@ from .catalog import (
     RELATION,
     TEXT_SEARCH,
     TYPE,
-    UNREADABLE,
     BuiltIn,
-    Callable,
     CastRow,
     Catalog,
     FamilyRow,
     FunctionRow,
     Key,
-    Operator,
     OperatorRow,
-    Relation,
     RelationRow,
     Rows,
     Taint,
-    Type,
     TypeRow,
 )
 from .functions import LEADS, Functions, Patterns
-from .judgement import Judgement
+from .paths import Left, Paths
 from .policy import Policy
-from .rules import Refused
-from .sql.resolve import built_in
-from .taints import NOWHERE, Finding, Place, carried, spread, using
+from .sql.resolve import Resolver, built_in
+from .taints import NOWHERE, Finding, carried, spread, using
 from .verdict import Effect
 
 _CONSTRUCTORS = frozenset(
@@ -101,30 +95,6 @@ def explain(rows: Rows, policy: Policy, name: str) -> list[Proof]:
     return _Court(rows, policy, (), None).proofs(name)
 
 
-class _Spoiled(Exception):  # noqa: N818 - it is a finding
-    """Say in a clause why the object that is being judged is no read, and where that stands."""
-
-    def __init__(self, why: str, place: Place = NOWHERE, rule: str = "") -> None:
-        super().__init__(why)
-        self.why = why
-        self.place = place
-        self.rule = rule
-
-
-class _Recorder:
-    """Stand in for the taints: there are none, and whoever is asked for is written down."""
-
-    __slots__ = ("place", "uses")
-
-    def __init__(self) -> None:
-        self.uses: dict[Key, Place] = {}
-        self.place = NOWHERE
-
-    def get(self, key: Key, /) -> Taint | None:
-        self.uses.setdefault(key, self.place)
-        return None
-
-
 class _Court:
     """Judge the objects of one reading of the catalogues, then let the taints spread."""
 
@@ -137,7 +107,6 @@ class _Court:
         self._deny = Patterns(policy.deny_functions)
         self._skip = skip
         self._progress = progress
-        self._recorder = _Recorder()
         self._types = {row.oid: row for row in rows.types}
         self._functions = {row.oid: row for row in rows.functions}
         self._row_types = {row.oid: row.row_type for row in rows.relations}
@@ -146,25 +115,16 @@ class _Court:
         self._plain = Functions(self._policy).plain
         self._reads = Functions(replace(policy, server_version=0)).plain  # of any version: a symbol can be as old
         self._candidates = Candidates(rows)
-        self._names = _names(rows, self._candidates)
-        recording = replace(
-            self._names,
-            taints=self._recorder,
-            # So that each one is asked for.
-            tainted_operators=frozenset((*self._names.operators, *LEADS)),
-            tainted_types=True,
-            code=Taint("code that is no read", "which one, its argument says", ""),
-        )
-        self._anywhere = Functions(self._policy, recording, remember=False)
-        self._exact = Functions(self._policy, replace(recording, exact=True), remember=False)
+        self._names = by_name.sort(rows, self._candidates)
+        self._bodies = Bodies(rows, self._policy, self._names, self._candidates)
+        self._recorder = self._bodies.recorder
+        self._world = None if rows.own is None else built_in.build(rows.own)
         self.objects: dict[Key, Finding] = {}
-        records = {oid for oid, type_ in self._types.items() if type_.name in _ROWS}
-        self._record_givers = {row.name.lower() for row in rows.functions if records.issuperset(row.returns)}
-        self._leaves: set[tuple[Effect, str]] = set()  # what the object that is judged leaves behind
         self._judge_all()
         self._left = carried(self.objects)
         self._spoil_what_nobody_sees()
         self.taints, self._through = spread(self.objects)
+        self.cleared = self._clear()
 
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
@@ -173,13 +133,15 @@ class _Court:
         return replace(
             self._names,
             taints=self.taints,
-            leaves={key: tuple(left) for key, left in self._left.items() if key not in self.taints},
+            cleared=frozenset(self.cleared),
+            leaves={key: tuple(left) for key, left in self._left.items() if key not in self.taints}
+            | {key: tuple(left) for key, left in self.cleared.items() if left},
             tainted_operators=frozenset(operators),
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
             dated=self._has_dates(),
-            world=None if self._rows.own is None else built_in.build(self._rows.own),
+            world=self._world,
             role=self._rows.role,
             begins_with=self._rows.begins_with,
             path=self._rows.path,
@@ -193,7 +155,7 @@ class _Court:
         written = [
             row
             for row in self._rows.functions
-            if row.language not in _COMPILED and not row.trigger and (FUNCTION, row.oid) not in self.taints
+            if row.language not in COMPILED and not row.trigger and (FUNCTION, row.oid) not in self.taints
         ]
         if any(texts.has_moment(row.source) for row in written):
             return True
@@ -260,7 +222,7 @@ class _Court:
         return kind not in (CAST, CAST_TO) and key in self.objects
 
     def _proof(self, key: Key, found: Finding) -> Proof:
-        taint = self.taints.get(key)
+        taint = None if key in self.cleared else self.taints.get(key)
         place = found.place
         if key in self._through:
             place = found.uses[self._through[key]]
@@ -301,7 +263,7 @@ class _Court:
         for extension in {row.extension for row in self._rows.functions} & _LOOKED_UP.keys():
             found = Finding(f"what the extension {extension} looks up", "")
             self._judge_one(
-                (LOOKED_UP, _LOOKED_UP[extension]), found, self._looks_up, rules.RUN_BY_EXTENSIONS[extension]
+                (LOOKED_UP, _LOOKED_UP[extension]), found, self._bodies.looked_up, rules.RUN_BY_EXTENSIONS[extension]
             )
         self._casts()
         self._collections()
@@ -331,14 +293,13 @@ class _Court:
         self.objects[key] = found
         if found.why:
             return
-        self._leaves = found.leaves
-        self._recorder.uses = found.uses
-        self._recorder.place = NOWHERE
+        self._bodies.begin(found)
         try:
             self._announce(key[1], subject)
             judge(subject)
-        except _Spoiled as spoiled:
+        except Spoiled as spoiled:
             found.why, found.place, found.rule = spoiled.why, spoiled.place, spoiled.rule
+            found.named = spoiled.named
         except Exception as error:  # whatever goes wrong, it is not called a read
             found.why = f"it could not be judged, which is a fault of SideCart ({type(error).__name__})"
         if found.allowed:  # whatever it does, the operator calls it a read; what it leaves behind counts all the same
@@ -358,22 +319,41 @@ class _Court:
         """Tell of an object whose texts are about to be parsed; one that the parser ended at is not parsed again."""
         if any(getattr(subject, name, ()) for name in ("definition", "default_expressions", "expressions")):
             if oid in self._skip:
-                raise _Spoiled("its text ends the parser")
+                raise Spoiled("its text ends the parser")
             if self._progress is not None:
                 self._progress(oid)
 
+    def _clear(self) -> dict[Key, Left]:
+        """Find what is a read under the search_path that sessions begin with, of what is none under every path."""
+        if self._world is None or not self.taints:
+            return {}
+        paths = Paths(self._rows, self._world, self._prove_again)
+        return paths.cleared(self.objects, self.taints, self._left)
+
+    def _prove_again(self, row: FunctionRow, resolver: Resolver) -> Finding:
+        """Judge a function under the search_path that it will run under."""
+        found = Finding("", "")
+        self._bodies.begin(found)
+        try:
+            self._function(row, resolver)
+        except Spoiled as spoiled:
+            found.why = spoiled.why
+        except Exception as error:
+            found.why = type(error).__name__
+        return found
+
     # -- functions -----------------------------------------------------------------------------------------------------
 
-    def _function(self, row: FunctionRow) -> None:
+    def _function(self, row: FunctionRow, resolver: Resolver | None = None) -> None:
         if row.kind == "p":
-            raise _Spoiled("it is a procedure, which can commit")
+            raise Spoiled("it is a procedure, which can commit")
         verdict = self._listed(row)
         if verdict == "block":
-            raise _Spoiled(f"it is one of those of the extension {row.extension} that do more than read", rule=_LISTED)
+            raise Spoiled(f"it is one of those of the extension {row.extension} that do more than read", rule=_LISTED)
         if verdict == "conditional" and row.name not in _BY_NAME_ONLY:
-            raise _Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
+            raise Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
         if not verdict and row.kind != "a":
-            self._body(row)
+            self._body(row, resolver)
         if row.extension in _LOOKED_UP and row.language == "c":
             self._use(LOOKED_UP, (_LOOKED_UP[row.extension],))
         if row.kind == "a":
@@ -381,13 +361,16 @@ class _Court:
         else:
             self._use(FUNCTION, row.support)
         if row.default_expressions:
-            self._text(f"SELECT {row.default_expressions}", "argument's default", self._exact)
+            bound = {(FUNCTION, oid) for oid in row.support}
+            self._bodies.exact(f"SELECT {row.default_expressions}", "argument's default", bound)
         for setting in row.settings:
             name, _, value = setting.partition("=")
             if settings.refuse_value(settings.fold(name), value, None, self._policy.deny_settings) is not None:
-                raise _Spoiled(f'it sets {name} to "{value}"')
+                raise Spoiled(f'it sets {name} to "{value}"')
             if "." in name:
-                self._leaves.add((Effect.SETTING_INSIDE, settings.fold(name)))  # it reads '' afterwards, and not NULL
+                self._bodies.leaves.add(
+                    (Effect.SETTING_INSIDE, settings.fold(name))
+                )  # it reads '' afterwards, and not NULL
         # Arguments and results are coerced to their types: to a domain, by running its CHECKs.
         self._use(TYPE, row.arguments)
         self._use(TYPE, row.returns)
@@ -396,7 +379,7 @@ class _Court:
         # An operator, a cast or an aggregate calls it by its OID, with arguments that no text shows: the names that are
         # judged by their arguments will not do.
         if row.schema == "pg_catalog" and row.name not in self._plain:
-            raise _Spoiled("it does more than read, or can do more than read")
+            raise Spoiled("it does more than read, or can do more than read")
         if row.name in LEADS:
             self._recorder.get(LEADS[row.name])
 
@@ -408,55 +391,24 @@ class _Court:
         owners = found.extension.partition(" (")[0].split("/")
         return found.verdict if row.extension in owners else ""
 
-    def _body(self, row: FunctionRow) -> None:
+    def _body(self, row: FunctionRow, resolver: Resolver | None) -> None:
         if row.language in ("sql", "plpgsql"):
-            if UNREADABLE in row.definition:
-                raise _Spoiled("its body could not be printed by the server")
-            if row.language == "plpgsql":
-                self._plpgsql(row)
-            elif row.source:
-                anything = self._takes_anything(row)
-                own = None if anything else self._candidates.given(row.arguments)
-                named = self._parameters(row)
-                self._text(row.source, "body", self._anywhere, polymorphic=anything, own=own, variables=named)
-            else:
-                self._sql_standard(row)
+            self._bodies.function(row, resolver)
         elif row.language == "internal" and (row.source in _CONSTRUCTORS or self._is_plain(row.source)):
             return  # CREATE TYPE AS RANGE made it, or it is a built-in of another name; a superuser alone makes such
         elif row.language not in ("c", "internal") or row.extension not in rules.READING_EXTENSIONS:
-            raise _Spoiled(f"it is written in {row.language}, which cannot be read")
+            raise Spoiled(f"it is written in {row.language}, which cannot be read")
         elif row.name in rules.READING_EXTENSIONS[row.extension]:
-            raise _Spoiled(f"it does more than read, and is declared {_LABELS[row.volatility]}", rule=_LISTED)
+            raise Spoiled(f"it does more than read, and is declared {_LABELS[row.volatility]}", rule=_LISTED)
         elif row.volatility == "v" and not any(map(self._is_internal, row.arguments)):
-            raise _Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
+            raise Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
         elif self._is_given_a_name(row):
-            raise _Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
-
-    def _parameters(self, row: FunctionRow) -> dict[str, str]:
-        """Give the names of the arguments of a function in SQL, and their types where those are built-in ones."""
-        try:
-            (raw,) = texts.parse(row.definition, foreign=bool(self._names.spellings))
-            parameters = raw["stmt"]["CreateFunctionStmt"].get("parameters", ())
-        except (Refused, ValueError, KeyError) as error:
-            raise _Spoiled("its arguments cannot be parsed") from error
-        given = [each["FunctionParameter"] for each in parameters]
-        named = [each.get("name", "") for each in given if each["mode"] not in plpgsql.OUTPUTS]
-        types = [self._types.get(oid) for oid in row.arguments]
-        if len(named) != len(types):
-            return dict.fromkeys(named, "")
-        return {
-            name: type_.name if type_ is not None and is_built_in(type_) and type_.name in rules.TYPES else ""
-            for name, type_ in zip(named, types, strict=True)
-            if name
-        }
+            raise Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
 
     def _is_plain(self, symbol: str) -> bool:
         """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
         names = self._rows.symbols.get(symbol, ())
         return bool(names) and self._reads.issuperset((*names, *rules.bearers(symbol)))
-
-    def _looks_up(self, sql: str) -> None:
-        self._text(sql, "SQL", self._anywhere, own=frozenset())
 
     def _is_given_a_name(self, row: FunctionRow) -> bool:
         """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
@@ -477,63 +429,16 @@ class _Court:
         row = self._types.get(oid)
         return row is not None and row.name == "internal" and is_built_in(row)
 
-    def _plpgsql(self, row: FunctionRow) -> None:
-        try:
-            parts = plpgsql.read(row.definition, row.source, self._is_scalar)
-        except plpgsql.Unreadable as unreadable:
-            raise _Spoiled(f"its body {unreadable.why}", Place(unreadable.text, unreadable.line)) from unreadable
-        pieces = {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}
-        own: frozenset[int] | None = self._candidates.given((*row.arguments, *row.returns))
-        if parts.row_types or self._takes_anything(row) or self._takes_rows(row):
-            own = None
-        while True:
-            # A variable takes a value from one piece to another.
-            occurring = frozenset(own or ()).union(
-                *(
-                    self._text(sql, "body", self._anywhere, place, own=own, variables=parts.variables)
-                    for sql, place in pieces.items()
-                )
-            )
-            if own is None or occurring == own:
-                break
-            own = occurring
-        for row_type in parts.row_types:
-            self._recorder.place = Place(".".join(row_type.names), row_type.line)
-            for name in row_type.names:
-                self._use(TYPE, (found.oid for found in self._names.types.get(name, ())))
-                self._use(TYPE, (self._row_types[found.oid] for found in self._names.relations.get(name, ())))
-
-    def _is_scalar(self, names: tuple[str, ...]) -> bool | None:
-        """Tell whether all types of the database with this name have no columns; None where there is none."""
-        found = [
-            type_.oid for type_ in self._names.types.get(names[-1], ()) if len(names) == 1 or type_.schema == names[-2]
-        ]
-        kinds = {self._types[oid].kind for oid in found if not is_built_in(self._types[oid])}
-        return "c" not in kinds if kinds else None
-
-    def _sql_standard(self, row: FunctionRow) -> None:
-        """Judge `BEGIN ATOMIC … END` or `RETURN …`: trees that stand in the CREATE FUNCTION itself."""
-        try:
-            (raw,) = texts.parse(row.definition, foreign=bool(self._names.spellings))
-            body = raw["stmt"]["CreateFunctionStmt"].get("sql_body", {"List": {}})
-        except (Refused, ValueError, KeyError) as error:
-            raise _Spoiled("its body cannot be parsed") from error
-        blocks = body["List"].get("items", ()) if "List" in body else [{"List": {"items": [body]}}]
-        start = _STANDARD_BODY.search(row.definition)
-        place = Place("" if start is None else row.definition[start.start() :].strip(), 1)
-        for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
-            judgement = Judgement(self._exact, self._policy, own=None)
-            self._statement({"stmt": _selected(statement)}, row.definition, "body", judgement, place)
-
     # -- everything else -----------------------------------------------------------------------------------------------
 
     def _relation(self, row: RelationRow) -> None:
         if row.server:
-            raise _Spoiled(f"it reads the foreign server {row.server}")
+            raise Spoiled(f"it reads the foreign server {row.server}")
+        bound = {(FUNCTION, oid) for oid in row.functions} | {(OPERATOR, oid) for oid in row.operators}
         if row.definition:
-            self._text(row.definition, "definition", self._exact)
+            self._bodies.exact(row.definition, "definition", bound)
         for expression in row.expressions:
-            self._text(f"SELECT {expression}", "policy or generated column", self._exact)
+            self._bodies.exact(f"SELECT {expression}", "policy or generated column", bound)
         if row.definition and row.kind == "v":  # it shows how they are called
             self._use(FUNCTION, row.functions)
         else:
@@ -550,7 +455,8 @@ class _Court:
 
     def _type(self, row: TypeRow) -> None:
         for expression in row.expressions:
-            self._text(f"SELECT {expression}", "CHECK or default", self._exact)
+            bound = {(FUNCTION, oid) for oid in row.functions}
+            self._bodies.exact(f"SELECT {expression}", "CHECK or default", bound)
         self._call(row.functions)
         self._use(TYPE, row.parts)
 
@@ -635,85 +541,8 @@ class _Court:
         for oid in oids:
             row = self._functions.get(oid)
             if row is not None and row.name in _BY_NAME_ONLY and self._listed(row) == "conditional":
-                raise _Spoiled(f"it calls {self.objects[FUNCTION, oid].what}, whose arguments nobody looks at there")
+                raise Spoiled(f"it calls {self.objects[FUNCTION, oid].what}, whose arguments nobody looks at there")
             self._use(FUNCTION, (oid,))
-
-    # -- texts ---------------------------------------------------------------------------------------------------------
-
-    def _takes_rows(self, row: FunctionRow) -> bool:
-        """Tell whether a function in PL/pgSQL gets rows from elsewhere, whose columns can be of any type."""
-        if any(self._types[oid].name in _ROWS for oid in row.arguments if oid in self._types):
-            return True
-        words = {word.lower() for word in _WORD.findall(row.source)}
-        return not words.isdisjoint(_CURSORS) or not words.isdisjoint(self._record_givers)
-
-    def _takes_anything(self, row: FunctionRow) -> bool:
-        """Tell whether a function in SQL takes arguments of types that its call decides: of void, among others."""
-        return any(_is_polymorphic(self._types[oid].name) for oid in row.arguments if oid in self._types)
-
-    def _text(
-        self,
-        sql: str,
-        part: str,
-        functions: Functions,
-        place: Place | None = None,
-        *,
-        polymorphic: bool = False,
-        own: frozenset[int] | None = None,
-        variables: Mapping[str, str] | None = None,
-    ) -> set[int]:
-        """Judge a text that is to consist of SELECTs. `part` is what the reason calls it.
-
-        Return what `Judgement.occurring` says.
-        """
-        if UNREADABLE in sql:  # the parser would stop there without a word
-            raise _Spoiled(f"its {part} could not be printed by the server")
-        try:
-            statements = texts.parse(sql, foreign=bool(self._names.spellings))
-        except Refused as refused:
-            raise _Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
-        occurring: set[int] = set()
-        for raw in statements:
-            judgement = Judgement(functions, self._policy, polymorphic=polymorphic, own=own, variables=variables)
-            self._statement(raw, sql, part, judgement, place)
-            occurring |= judgement.occurring
-        return occurring
-
-    def _statement(
-        self,
-        raw: dict[str, Any],
-        sql: str,
-        part: str,
-        judgement: Judgement,
-        place: Place | None = None,
-    ) -> None:
-        start = raw.get("stmt_location", 0)
-        end = start + raw["stmt_len"] if "stmt_len" in raw else None
-        self._recorder.place = place or _place(sql, start, end)
-        ((name, body),) = raw["stmt"].items()
-        try:
-            if name != "SelectStmt":
-                raise refusals.statement(name, body)
-            judgement.select(body)
-        except Refused as refused:
-            _, command = texts.caret(sql, start, end, refused.location, refused.word)
-            raise _Spoiled(f"its {part} {_reason(refused.refusal, command)}", self._recorder.place) from refused
-        for effect, what in judgement.effects:
-            # The transaction takes a SET LOCAL away, and it is a read, too; what takes an id has left all there is.
-            local = effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL)
-            left = Effect.SETTING_INSIDE if local else Effect.SETTING if effect is Effect.RESET else effect
-            self._leaves.add((left, what))
-            if local or effect is Effect.TRANSACTION_ID:
-                continue
-            if effect is Effect.LIST_STATEMENTS:
-                why = f"its {part} shows what other clients have prepared on the connection"
-                raise _Spoiled(why, self._recorder.place, "other-clients")
-            does = (
-                f"sets {what} for the session"
-                if effect in (Effect.SETTING, Effect.RESET)
-                else f"leaves a trace in the session ({what})"
-            )
-            raise _Spoiled(f"its {part} {does}", self._recorder.place)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -743,151 +572,12 @@ _RELATIONS = {
 }
 
 
-_STANDARD_BODY = re.compile(r"^(?:BEGIN ATOMIC|RETURN )", re.MULTILINE)
-
-
-def _selected(statement: dict[str, Any]) -> dict[str, Any]:
-    """Give a statement of a SQL-standard body; RETURN as the SELECT that it is."""
-    returned = statement.get("ReturnStmt")
-    if returned is None:
-        return statement
-    return {"SelectStmt": {"targetList": [{"ResTarget": {"val": returned["returnval"]}}], "op": "SETOP_NONE"}}
-
-
-def _place(sql: str, start: int, end: int | None) -> Place:
-    """Find a statement, given by byte offsets, in its text."""
-    first = texts.character(sql, start)
-    text = sql[first : None if end is None else texts.character(sql, end)]
-    return Place(text.strip(), sql.count("\n", 0, first + len(text) - len(text.lstrip())) + 1)
-
-
-_RULE = re.compile(r" \(rule: [^)]*\)")
-_DETAIL = re.compile(
-    r"The (?:input )?function (.+?) ((?:does|reads|takes|holds|is|bears|runs) .+?) \(rule: .*", re.DOTALL
-)
-
-
-def _reason(refusal: rules.Refusal, command: str) -> str:
-    """Turn a refusal into what a body does: `executes INSERT`."""
-    message = refusal.message.removesuffix(": SideCart forwards reads only")
-    if message.startswith("cannot execute "):
-        return f"executes {message.removeprefix('cannot execute ').replace(rules.COMMAND, command or 'a statement')}"
-    called = _DETAIL.fullmatch(refusal.detail)
-    if called is not None:
-        return f"calls {called[1]}, which {called[2]}"
-    if message.startswith("permission denied "):
-        message = f"{message}: {_RULE.sub('', refusal.detail).rstrip('.')}"
-    return f"is refused: {message}"
-
-
 def _is_replaced(row: FunctionRow) -> bool:
     """Tell whether a function is a built-in that is not as initdb wrote it."""
     return row.oid < FIRST_NORMAL_OID and row.schema in ("pg_catalog", "information_schema")
 
 
-def _is_polymorphic(name: str) -> bool:
-    return name.startswith("any")
-
-
-def _voids(rows: Rows) -> frozenset[str]:
-    """Give the names of functions and operators with a result, a column of it, or an argument of type void."""
-    void = {type_.oid for type_ in rows.types if is_built_in(type_) and type_.name == rules.VOID}
-    functions = {
-        row.oid: row.name
-        for row in rows.functions
-        if row.kind != "p" and void.intersection((*row.returns, *row.arguments))
-    }
-    functions |= {row.oid: row.name for row in rows.built_ins if row.name in rules.VOID_FUNCTIONS}
-    operators = {row.name for row in rows.operators if row.function in functions}
-    return frozenset(operators.union(functions.values()))
-
-
-_ROWS = frozenset({"record", "_record", "refcursor", "_refcursor"})
-_CURSORS = frozenset({"fetch", "cursor", "refcursor"})
-_WORD = re.compile(r"\w+")
-_READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
 _CLOCK = re.compile(
     r"\b(now\s*\(|current_(date|time)|localtime|(clock|statement|transaction)_timestamp|timeofday|age\s*\()",
     re.IGNORECASE,
 )
-_COMPILED = ("c", "internal")
-
-
-def _folds(rows: Rows) -> bool:
-    """Tell whether a plan can hold what a setting says, by a function that is wrongly labelled IMMUTABLE.
-
-    In C, an extension's are trusted to have the right label.
-    """
-    written = [row for row in rows.functions if row.language not in _COMPILED or not row.extension]
-    immutable = [row for row in written if row.volatility == "i"]
-    if any(row.language not in ("sql", "plpgsql") for row in immutable):
-        return True
-    return bool(immutable) and any(_READS_SETTINGS.search(row.source + row.definition) for row in written)
-
-
-def _can_take(taken: list[str], low: int, built_in: Collection[str], *, variadic: bool) -> bool:
-    """Tell whether a call can give a function just the types that a built-in of its name takes.
-
-    Of two such functions the one earlier in the path is called, whether or not it is variadic or fills in defaults
-    (FuncnameGetCandidates(), catalog/namespace.c).
-    """
-    for types in (each.split(",") if each else [] for each in built_in):
-        spread = taken[:-1] + [taken[-1].removeprefix("_")] * (len(types) - len(taken) + 1) if variadic else taken
-        if len(types) >= low and types in (taken[: len(types)], spread[: len(types)]):
-            return True
-    return False
-
-
-def _names(rows: Rows, candidates: Candidates) -> Catalog:
-    """Sort the rows by name."""
-    every = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_)}
-    known = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_) and type_.kind != "p"}
-    functions: defaultdict[str, tuple[Callable, ...]] = defaultdict(tuple)
-    for row in rows.functions:
-        if not row.trigger:
-            low = max(len(row.arguments) - row.defaults - row.variadic, 0)
-            high = ANY_NUMBER if row.variadic else len(row.arguments)
-            taken = [every.get(oid, "?") for oid in row.arguments]
-            # Which polymorphic arguments a built-in takes is in no table: any of them can be its twin.
-            twin = _can_take(taken, low, rules.CALLS.get(row.name, ("", ()))[1], variadic=row.variadic)
-            twin = twin or any(map(_is_polymorphic, taken)) or row.arguments in rows.signatures.get(row.name, ())
-            returns = known.get(row.returns[0], "")
-            chosen, gives = candidates.function(row), candidates.given(row.returns)
-            functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin, chosen, gives),)
-    relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
-    for relation in rows.relations:
-        own = dict(relation.own_columns) or None
-        found = Relation(
-            relation.oid, relation.schema, frozenset(relation.columns), relation.row_type, own, relation.types
-        )
-        relations[relation.name] += (found,)
-    types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
-    for type_ in rows.types:
-        types[type_.name] += (Type(type_.oid, type_.schema),)
-    shown = {type_.oid: f"{type_.schema}.{type_.name}" for type_ in rows.types} | every | {0: ""}
-    operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
-    for operator in rows.operators:
-        left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
-        chosen, gives = candidates.operator(operator), candidates.given((operator.result,))
-        twin = tuple(oid for oid in (operator.left, operator.right) if oid) in rows.operands.get(operator.name, ())
-        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives, twin),)
-    return Catalog(
-        dict(functions),
-        dict(relations),
-        dict(types),
-        dict(operators),
-        voids=_voids(rows),
-        folds=_folds(rows),
-        caches=any(
-            row.language not in _COMPILED and (row.language != "sql" or rows.version >= 180000)
-            for row in rows.functions
-        ),
-        implicit_casts=any(
-            cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
-        ),
-        strangers=rows.strangers,
-        version=rows.version,
-        database=rows.database,
-        unprinted=rows.unprinted,
-        spellings="" if rows.encoding == "UTF8" or all(map(str.isascii, (*functions, *types))) else rows.encoding,
-    )

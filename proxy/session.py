@@ -30,7 +30,7 @@ from proxy.errors import (
 from proxy.filter import Filter
 from proxy.guard import UNKNOWN
 from proxy.house import House, Upstream, Wire
-from proxy.judging import Judging
+from proxy.judging import PATH_IN_USE, Judging
 from proxy.ledger import ENCODING, PREPARED_STATEMENT, Ledger
 from proxy.linked import CLIENTS, MAX_UNIT, OURS, Effects, Identity, Unparsed
 from proxy.ours import NO_NAME, PREFIX
@@ -516,6 +516,8 @@ class Session(Answering):
             self._check_discarded()
             if verdict.effects and self._fetches_on(verdict):
                 return self._refuse(FETCH_OF_FETCH, simple=True, unnamed=True)
+            if self._path_in_use and self._moves_path(verdict):
+                return self._refuse(PATH_IN_USE, simple=True, unnamed=True)
             opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
             if opens and self._group_open:
                 return self._refuse(verdict, simple=True, unnamed=True)
@@ -635,6 +637,8 @@ class Session(Answering):
             return self._stall()  # the server is being asked whether SQL has prepared anything
         try:
             self._check_discarded()
+            if self._path_in_use and self._moves_path(verdict):
+                return self._refuse(PATH_IN_USE, simple=False, unnamed=not name)
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
             told = self._can_be_told(verdict)
             if told and (late := self._described_by(verdict)) is not None:
@@ -798,6 +802,8 @@ class Session(Answering):
                 return self._forward(r.EXECUTE)
             if (late := self._outdated_by(verdict, simple=False)) is not None:
                 return late
+            if self._path_in_use and self._moves_path(verdict):
+                return self._refuse(PATH_IN_USE, simple=False)
             if verdict.kind in OF_ANOTHER:
                 if self._fetches_on(verdict):
                     return self._refuse(FETCH_OF_FETCH, simple=False)
@@ -944,6 +950,10 @@ class Session(Answering):
         elif verdict.action is Action.REFUSE and self._waits_for_path(verdict, moves=moves):
             return None
         return verdict
+
+    def _moves_path(self, verdict: Verdict) -> bool:
+        """Whether a statement may change the search_path. Raises UnsettledError."""
+        return any(changes_path(*each) for each in self._effects(verdict))
 
     def _judge_by_path(self, *, moves: bool = False) -> None:
         """Judge what comes next by the search_path that it finds; where that is not known, as under every path.
@@ -1129,6 +1139,8 @@ class Session(Answering):
         if portal is not None and self._comes_too_late(verdict):
             self._end_group(link)
             return self._stall()
+        if self._path_in_use and self._moves_path(verdict):
+            return self._refuse(PATH_IN_USE, simple=False)
         of_another = portal is None and verdict.kind in OF_ANOTHER
         if of_another:
             late = self._describe_of_another(statement.parsed_in, statement.body, verdict)
@@ -1314,6 +1326,8 @@ class Session(Answering):
             if portal is not None and self._comes_too_late(verdict):
                 self._end_group(link)
                 return self._stall()
+            if self._path_in_use and self._moves_path(verdict):
+                return self._refuse(PATH_IN_USE, simple=False)
             of_another = portal is None and verdict.kind in OF_ANOTHER
             if of_another:
                 late = self._describe_of_another(self._unnamed_parsed_in, message[6:], verdict)

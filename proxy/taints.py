@@ -53,6 +53,8 @@ class Finding:
     extension: str = ""
     leaves: set[tuple[Effect, str]] = field(default_factory=set)
     """What it leaves behind in the session by itself."""
+    named: bool = False
+    """Whether what the names in its text mean has a part in `why`."""
     carries: set[Key] = field(default_factory=set)
     """What it uses, where nobody asks whether that is a read."""
 

@@ -120,6 +120,8 @@ class Verdict:
     """What is judged by the values of each Bind; no SQL may execute such a statement."""
     object: str = ""
     """The function, relation, type, operator or setting that it was refused for."""
+    under_path: bool = False
+    """Whether it is a read under the search_path that the session began with, and maybe under no other one."""
     codec: str = ""
     """Where the text is nothing but a SET of client_encoding: the Python codec of what it sets."""
     label: tuple[str, str] = field(init=False)

@@ -82,7 +82,7 @@ SELECT p.oid, n.nspname, p.proname, p.prokind, l.lanname, p.provolatile, p.proar
         AND p.oid <> ALL ((SELECT current_setting('sidecart.unprinted_functions'))::oid[])
         THEN pg_get_functiondef(p.oid) END,
     CASE WHEN has_function_privilege(p.oid, 'EXECUTE') IS NOT NULL THEN pg_get_expr(p.proargdefaults, 0) END,
-    to_json(p.proconfig), e.extname
+    to_json(p.proconfig), e.extname, CASE WHEN p.prosecdef THEN p.proowner END
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
 JOIN language l ON l.oid = p.prolang
@@ -509,6 +509,23 @@ JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.ref
 WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass,
     'pg_cast'::regclass, 'pg_opfamily'::regclass)
 ORDER BY d.classid, d.objid;
+
+-- the role of the session (0) and the owners of functions that are SECURITY DEFINER, and the schemas that each may use
+SELECT u.oid, u.rolname, string_agg(n.oid::text, ' ' ORDER BY n.oid)
+FROM (
+    SELECT 0::oid AS oid, current_user AS rolname, (SELECT oid FROM pg_roles WHERE rolname = current_user) AS role
+    UNION ALL
+    (
+        SELECT oid, rolname, oid
+        FROM pg_roles
+        WHERE oid IN (SELECT proowner FROM pg_proc WHERE prosecdef AND oid >= 16384)
+        ORDER BY oid
+        LIMIT 50
+    )
+) u
+JOIN pg_namespace n ON n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(u.role, n.oid, 'USAGE')
+GROUP BY u.oid, u.rolname
+ORDER BY u.oid;
 
 -- the search_path that a session begins with: those of its schemas that are there and that the role has USAGE on. Any of
 -- them can come before pg_catalog.

@@ -13,10 +13,10 @@ from proxy.catalog import UNREADABLE, Rows
 from proxy.filter import Filter
 from proxy.sql.resolve import built_in, rows
 
-SETS = 31
+SETS = 32
 FUNCTION = (
     *(b"16400", b"public", b"f", b"f", b"sql", b"v", b"23", b"1", b"f", b"23", None, None),
-    *(b"select 1", None, None, None, None),
+    *(b"select 1", None, None, None, None, None),
 )
 
 

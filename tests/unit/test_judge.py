@@ -57,6 +57,7 @@ FULL = Catalog(
     relations={"v": (Relation(2, "public", frozenset({"a", "b"}), 5, {"a": 3}, {"a": None, "b": "int4"}),)},
     types={"t": (Type(3, "public"),)},
     operators={"@@": (Operator(4, "public", "text", "", CHOSEN, frozenset({3})),)},
+    cleared=frozenset({("function", 1)}),
     leaves={("function", 1): ((Effect.SETTING_INSIDE, "timezone"),)},
     taints={("function", 1): Taint("function public.f()", "it writes", "public.f", "extension-function")},
     tainted_operators=frozenset({"@@"}),

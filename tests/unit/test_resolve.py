@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.picked import pick
+from proxy.picked import Meaning, pick
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Cast, Function, Operator, Relation, Tables, Type, World
@@ -289,7 +289,7 @@ def test_attack_built_in_function_that_was_changed() -> None:
     world_ = world.build(15, changed, below)
     for sql, found in (("SELECT lower(w) FROM t", False), ("SELECT upper(w) FROM t", True)):
         query = parse(sql)[0]["stmt"]["SelectStmt"]
-        assert (pick(Resolver(world_, with_catalog([PUBLIC])), query, ()) is not None) is found
+        assert (pick(Meaning(Resolver(world_, with_catalog([PUBLIC]))), query) is not None) is found
 
 
 def test_attack_between_within_between_does_not_take_for_ever() -> None:
