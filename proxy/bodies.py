@@ -165,12 +165,23 @@ class Bodies:
         own: frozenset[int] | None = self._candidates.given((*row.arguments, *row.returns))
         if parts.row_types or self._takes_anything(row) or self._takes_rows(row):
             own = None
-        meaning = None if resolver is None else self._variables(row, parts, resolver)
+        meaning, uncertain = None, set[str]()
+        if resolver is not None:
+            meaning = self._variables(row, parts, resolver)
+            uncertain = {sql for sql in parts.declared.values() if self._declared(sql, resolver) == ANY_TYPE}
         while True:
             # A variable takes a value from one piece to another.
             occurring = frozenset(own or ()).union(
                 *(
-                    self._text(sql, "body", self._anywhere, place, own=own, named=parts.variables, meaning=meaning)
+                    self._text(
+                        sql,
+                        "body",
+                        self._anywhere,
+                        place,
+                        own=own,
+                        named=parts.variables,
+                        meaning=None if sql in uncertain else meaning,
+                    )
                     for sql, place in pieces.items()
                 )
             )
@@ -203,9 +214,17 @@ class Bodies:
         return Meaning(resolver, variables.argument_types(function), outside)
 
     def _declared(self, sql: str, resolver: Resolver) -> int:
-        """Return the type that a DECLARE gives a variable; ANY_TYPE where it is not certain."""
+        """Return the type that a DECLARE gives a variable; ANY_TYPE where it is not certain.
+
+        Types are looked up when a function is called first in its session, under whatever path that has then, and stay
+        as they are (plpgsql_compile(), pl_comp.c).
+        """
         try:
-            ((_, type_),) = resolver.resolve(texts.parse(sql, foreign=self._foreign)[0]["stmt"]).output
+            statement = texts.parse(sql, foreign=self._foreign)[0]["stmt"]
+            names = statement["SelectStmt"]["targetList"][0]["ResTarget"]["val"]["TypeCast"]["typeName"]["names"]
+            if len(names) == 1 and len(resolver.world.types_named.get(names[0]["String"]["sval"], ())) > 1:
+                return ANY_TYPE
+            ((_, type_),) = resolver.resolve(statement).output
         except (Refused, RejectedError, NotModelledError, ValueError, LookupError):
             return ANY_TYPE
         return ANY_TYPE if type_ in (oids.RECORD, oids.UNKNOWN) or type_ in oids.POLYMORPHIC else type_

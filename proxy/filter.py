@@ -15,9 +15,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from . import bound, conditions, errors, refusals, rules, settings, unread
+from . import catalog as c
 from . import text as texts
 from .cache import Came, Counts, Key, Scope, VerdictCache
-from . import catalog as c
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
@@ -80,6 +80,7 @@ class Filter:
         "functions",
         "plain_parses",
         "policy",
+        "proofs",
     )
 
     def __init__(
@@ -100,6 +101,8 @@ class Filter:
         self._scope: Scope = self.cache.new_scope()
         self.folds = self.caches = self.dated = False
         """As in Catalog."""
+        self.proofs: object | None = None
+        """Differs from catalogue to catalogue; None: whatever a name can mean is judged, and plans can be older."""
         self.plain_parses: dict[bytes, Verdict] = {}
         """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
         self._seen: set[int] = set() if followed is None else followed._seen  # hashes: see _again
@@ -163,8 +166,10 @@ class Filter:
 
     @property
     def _cleared(self) -> Collection[c.Key]:
-        """Return what is a read in sessions that keep the search_path they began with: a portal that is judged so has to
-        go on under it, and who has set a path can have it rolled back."""
+        """Return what is a read in sessions that keep the search_path they began with, and in no other ones.
+
+        A portal that is judged so has to go on under that path, and who has set the same one can have it rolled back.
+        """
         return () if self._followed is not self or self.catalog is None else self.catalog.cleared
 
     @property
@@ -185,6 +190,7 @@ class Filter:
         self.folds, self.caches, self.dated = followed.folds, followed.caches, followed.dated
         self._scope = scope
         self._resolver = resolver
+        self.proofs = None if resolver is None else followed.functions
         self.plain_parses.clear()
 
     @property
@@ -234,6 +240,7 @@ class Filter:
         self._types = None
         known = catalog or Catalog()
         self.folds, self.caches, self.dated = known.folds, known.caches, known.dated
+        self.proofs = None if self._resolver is None else self.functions
         self.plain_parses.clear()
         if self._wide is not None:
             self._wide._follow(self.cache.new_scope(), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.access import Access
 from proxy.filter import Filter
@@ -66,6 +66,10 @@ class Wire(Protocol):
         """Send what is written, then close."""
 
 
+FRESH: Final = object()
+"""The `proofs` of an upstream that was not leased yet."""
+
+
 class Upstream(PooledUpstream, Protocol):
     """A leased upstream."""
 
@@ -76,6 +80,8 @@ class Upstream(PooledUpstream, Protocol):
     plans: object
     """Under which settings functions have made the plans that they keep in its session, or for which client where none
     is to get another one's; None: for several."""
+    proofs: object
+    """As in Filter: those by which it was used last, but for those who use none; FRESH, where it was not used yet."""
     held: Held
     """The statements that it holds under names of ours."""
     unnamed_of: object | None

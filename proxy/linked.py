@@ -26,7 +26,7 @@ from proxy.errors import (
 from proxy.filter import Filter
 from proxy.functions import Functions
 from proxy.guard import GUARD, READ_ONLY, UNKNOWN
-from proxy.house import House, Upstream, Wire
+from proxy.house import FRESH, House, Upstream, Wire
 from proxy.ledger import SETTING, Ledger
 from proxy.login import OF_THE_SERVER
 from proxy.naming import APPLICATION_NAME
@@ -389,15 +389,28 @@ class Linked:
         shaping: object = self.ledger.settings if self.filter.folds else self.ledger.settings.parsing
         if self.filter.dated:
             shaping = self._token
-        if link.plans is not shaping:
+        outdated = self._outdates_plans(link)
+        if link.plans is not shaping or outdated:
             link.plans = None
-            if self.filter.caches or self.filter.dated:
+            if self.filter.caches or self.filter.dated or outdated:
                 self._ask_first(DISCARD_PLANS)
                 link.held.drop_apart()
                 link.plans = shaping
         if self._outside != p.IDLE:
             self._make_real(link)
         return link
+
+    def _outdates_plans(self, link: Upstream) -> bool:
+        """Whether statements and functions may have plans on a link that keep what a name meant in an older catalogue.
+
+        PostgreSQL analyses nothing anew because a function was created that fits better.
+        """
+        proofs = self.filter.proofs
+        before = link.proofs
+        if before is proofs or (proofs is None and before is not FRESH):
+            return False
+        link.proofs = proofs
+        return before is not FRESH
 
     def _begin_unit(self, now: float) -> None:
         """Remember what is sent from now on, to send it again: nothing is owed, and the client left nothing behind."""

@@ -26,7 +26,7 @@ from proxy.errors import (
     UpstreamProtocolError,
 )
 from proxy.guard import READ_ONLY
-from proxy.house import Audit, Owner
+from proxy.house import FRESH, Audit, Owner
 from proxy.own_answer import OwnAnswer
 from proxy.pool import Pool
 from proxy.replies import Replies
@@ -128,6 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
         "plans",
         "pool",
         "pooled",
+        "proofs",
         "replies",
         "restless",
         "settings",
@@ -144,6 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.parameters: dict[str, str] = {}
         self.settings: Settings | None = NO_SETTINGS
         self.plans: object = NO_SETTINGS
+        self.proofs: object = FRESH
         self.defaults = NO_SETTINGS
         self.restless = False
         self.customs: set[str] = set()

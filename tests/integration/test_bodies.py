@@ -16,7 +16,7 @@ from proxy.config import Upstream
 from proxy.verdict import Action
 from tests import servers
 from tests.integration.test_reach import _NOTIFYING, learn, runs
-from tests.running import SideCart
+from tests.running import SideCart, wait_until
 from tests.wire import Wire
 
 DATABASE = "bodies"
@@ -30,6 +30,9 @@ CREATE TABLE list (id int); INSERT INTO list VALUES (1);
 CREATE FUNCTION g(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION g(text) RETURNS int {_NOTIFYING};
 CREATE FUNCTION helper(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION other.g(text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE DOMAIN kind AS int; CREATE DOMAIN other.kind AS text;
+CREATE FUNCTION warm() RETURNS int LANGUAGE plpgsql SET search_path = other, public AS 'BEGIN RETURN public.f(); END';
 CREATE FUNCTION other.helper(int) RETURNS int {_NOTIFYING};
 CREATE FUNCTION bodies_boss.helper(int) RETURNS int {_NOTIFYING};
 CREATE FUNCTION only_safe() RETURNS int {_NOTIFYING};
@@ -135,6 +138,7 @@ ATTACKS = (
     f"f() RETURNS int {DEFINER} {PLPGSQL} 'BEGIN RETURN mid(); END' -- SELECT f()",
     f"f() RETURNS int {DEFINER} SET search_path = safe, other {SQL} 'SELECT helper(1)' -- SELECT f()",
     f"f(anyelement) RETURNS int {SQL} 'SELECT one_or_two(1, $1)' -- SELECT f(nothing())",
+    f"f() RETURNS int {PLPGSQL} 'DECLARE x kind; BEGIN RETURN g(x); END' -- SELECT warm(); SELECT f()",
 )
 
 
@@ -171,9 +175,11 @@ def test_a_body_is_judged_by_what_it_calls(server: EmbeddedServer, case: tuple[s
     assert (verdict.action is not Action.ALLOW) is hostile, verdict.detail
 
 
-def test_attack_portal_that_goes_on_under_another_path(server: EmbeddedServer) -> None:
+@pytest.fixture
+def reader(server: EmbeddedServer) -> Iterator[Upstream]:
     server.sql(f"CREATE ROLE bodies_reader LOGIN PASSWORD '{PASSWORD}'")
-    upstream = Upstream(
+    server.sql("GRANT SELECT ON notes TO bodies_reader; GRANT USAGE ON SCHEMA other TO bodies_reader", DATABASE)
+    yield Upstream(
         host=server.host,
         port=server.port,
         dbname=DATABASE,
@@ -181,26 +187,54 @@ def test_attack_portal_that_goes_on_under_another_path(server: EmbeddedServer) -
         password=PASSWORD,
         sslrootcert=str(server.ca_file),
     )
+    server.sql("DROP OWNED BY bodies_reader", DATABASE)
+    server.sql("DROP ROLE bodies_reader")
+
+
+def test_attack_portal_that_goes_on_under_another_path(reader: Upstream) -> None:
     query = b"SELECT mid() FROM generate_series(1, 3)"
     bind = p.message(p.BIND, b"p\0\0" + bytes(6))
     some = p.message(p.EXECUTE, b"p\0" + (1).to_bytes(4, "big"))
-    try:
-        server.sql("GRANT SELECT ON notes TO bodies_reader; GRANT USAGE ON SCHEMA other TO bodies_reader", DATABASE)
-        with SideCart(upstream) as own, Wire(own.port, DATABASE) as client:
+    with SideCart(reader) as own, Wire(own.port, DATABASE) as client:
+        for text in ("SET LOCAL search_path = other, public", "SELECT set_config('search_path', 'other', true)"):
             assert client.ask("BEGIN") == "CZ"
             assert client.send(p.parse(b"", query) + bind + some + p.SYNC_MESSAGE).until_ready() == "12DsZ", (
                 client.error
             )
-            for text in ("SET LOCAL search_path = other, public", "SELECT set_config('search_path', 'other', true)"):
-                assert client.ask_extended(text) == "EZ"
-                assert client.error["M"] == "cannot change search_path while a portal is open"
-                assert client.ask("ROLLBACK") == "CZ"
-                assert client.ask("BEGIN") == "CZ"
-                assert client.send(p.parse(b"", query) + bind + some + p.SYNC_MESSAGE).until_ready() == "12DsZ"
-            assert client.ask("COMMIT") == "CZ"
-            assert client.ask("SET search_path = other, public") == "CZ"
-            assert client.ask("SELECT mid()") == "EZ"
-            assert client.error["D"].endswith("(rule: unproved-function).")
+            assert client.ask_extended(text) == "EZ"
+            assert client.error["M"] == "cannot change search_path while a portal is open"
+            assert client.ask("ROLLBACK") == "CZ"
+        assert client.ask("SET search_path = other, public") == "CZ"
+        assert client.ask("SELECT mid()") == "EZ"
+        assert client.error["D"].endswith("(rule: unproved-function).")
+
+
+def test_attack_plan_that_keeps_what_a_name_meant_before(server: EmbeddedServer, reader: Upstream) -> None:
+    server.sql(
+        "CREATE FUNCTION inmost() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';"
+        "CREATE FUNCTION late(bigint) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN inmost(); END';"
+        "CREATE FUNCTION early() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN late(1); END'",
+        DATABASE,
+    )
+    bind, some = p.message(p.BIND, b"\0s\0" + bytes(6)), p.execute(b"") + p.SYNC_MESSAGE
+    try:
+        one = {"SIDECART_POOL_DEFAULT_POOL_SIZE": 1, "SIDECART_POOL_MIN_POOL_SIZE": 1}
+        with SideCart(reader, SIDECART_FILTER_CATALOG_REFRESH="1s", **one) as own, Wire(own.port, DATABASE) as client:
+            assert client.ask("SELECT early()") == "TDCZ", client.error
+            assert client.send(p.parse(b"s", b"SELECT late(1)") + bind + some).until_ready() == "12DCZ", client.error
+            server.sql(
+                "CREATE FUNCTION late(int) RETURNS int LANGUAGE sql AS 'SELECT 2';"
+                f"CREATE OR REPLACE FUNCTION inmost() RETURNS int {_NOTIFYING}",
+                DATABASE,
+            )
+            wait_until(lambda: "(rule: " in _detail(client, "SELECT late(1::bigint)"), 30, "the new catalogue")
+            assert client.ask("SELECT early()") == "TDCZ", client.error
+            assert client.send(bind + some).until_ready() == "2DCZ", client.error
     finally:
-        server.sql("DROP OWNED BY bodies_reader", DATABASE)
-        server.sql("DROP ROLE bodies_reader")
+        server.sql("DROP FUNCTION early(), late(bigint), inmost(); DROP FUNCTION IF EXISTS late(int)", DATABASE)
+
+
+def _detail(client: Wire, text: str) -> str:
+    client.error = {}
+    client.ask(text)
+    return client.error.get("D", "")

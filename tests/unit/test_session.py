@@ -18,7 +18,7 @@ from proxy.config import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.guard import GUARD, GUARDED
-from proxy.house import Asker, End, House, Owner, Question
+from proxy.house import FRESH, Asker, End, House, Owner, Question
 from proxy.judging import MAX_INLINE
 from proxy.observe import MAX_LENGTH
 from proxy.ours import NO_NAME, PREFIX
@@ -120,6 +120,7 @@ class FakeUpstream:
         self.pid = 4711
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
+        self.proofs: object = FRESH
         self.defaults = NO_SETTINGS
         self.restless = False
         self.customs: set[str] = set()
