@@ -59,8 +59,9 @@ class Picked:
         return placed.get(location)
 
     def is_column(self, location: int) -> bool:
-        """Tell whether what looks like a column is one, and no call."""
-        return self.at("var", location) is not None and self.at("called", location) is None
+        """Tell whether what looks like a column is one, or an argument or a variable, and no call."""
+        is_value = self.at("var", location) is not None or self.at("param", location) is not None
+        return is_value and self.at("called", location) is None
 
     def place(self, oid: int) -> int:
         """Return where the text has something that an object is used for; -1: nowhere."""

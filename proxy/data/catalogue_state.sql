@@ -77,10 +77,6 @@ part (name, rows, new) AS (
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_inherits
     UNION ALL
-    SELECT 'pg_auth_members', count(*),
-        sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
-    FROM pg_auth_members
-    UNION ALL
     SELECT 'pg_language', count(*),
         sum(hashint8extended(xmin::text::int8, 0)) FILTER (WHERE age(xmin) <= (SELECT age FROM since))
     FROM pg_language

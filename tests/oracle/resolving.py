@@ -36,6 +36,10 @@ class Resolving:
         """Let the resolver know another catalogue than the server has: `fault` changes what was read of it."""
         self._resolver = self._made(fault(self._tables))
 
+    @property
+    def resolver(self) -> resolver.Resolver:
+        return self._resolver
+
     def resolve(self, body: Any, parameters: Sequence[int]) -> Answer:
         """Return what the resolver says of a statement's body."""
         return guarded(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from proxy.commands.embedded import EmbeddedServer
-from tests.oracle import picked
+from tests.oracle import inside, picked
 from tests.oracle.bodies import body
 from tests.oracle.catalogue import Catalogue, prepare
 from tests.oracle.compare import Answer, Comparison, by_cause
@@ -59,6 +60,21 @@ def run(
                 found = SOURCES[source](catalogue, random.Random(seed))
                 compare(analyst, ask, comparison, islice(found, limit))
         comparison.tally.unpicked = dict(_unpicked(catalogue, comparison))
+    return comparison
+
+
+def run_inside(
+    server: EmbeddedServer, language: str, sources: Iterable[str], limit: int, *, hostile: bool, path: str, seed: str
+) -> Comparison:
+    """Do the same with the statements in the body of a function."""
+    database = create(server, hostile=hostile)
+    with Analyst(server.port, database) as reader, Analyst(server.port, database, search_path=path) as analyst:
+        catalogue = prepare(reader)
+        asked = inside.Inside(analyst, Resolving(analyst, reader).resolver, language)
+        comparison = Comparison(names(analyst))
+        for source in sources:
+            rng = random.Random(seed)
+            asked.compare(comparison, inside.texts(partial(SOURCES[source], catalogue, rng), rng, language), limit)
     return comparison
 
 

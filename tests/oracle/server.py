@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -112,6 +112,25 @@ class Analyst:
         source = iter(statements)
         while batch := list(islice(source, _AT_ONCE)):
             yield from self._analyse_batch(batch)
+
+    def analyse_inside(self, sql: str, is_ours: Callable[[bytes], bool]) -> Analysed:
+        """Run a Query that has another one analysed; its tree is what is printed in a context that `is_ours`."""
+        self._sock.sendall(p.query(sql.encode("utf-8", "surrogateescape")))
+        answer = Analysed()
+        complaint: Complaint | None = None
+        while True:
+            for kind, body in self._messages():
+                if kind == p.NOTICE_RESPONSE:
+                    context = next((part[1:] for part in body.split(b"\0") if part[:1] == b"W"), b"")
+                    if is_ours(context):
+                        _note(answer, kind, body)
+                elif kind == p.ERROR_RESPONSE:
+                    complaint = _complaint(body)
+                elif kind == p.READY_FOR_QUERY:
+                    if answer.text is None:
+                        answer.complaint = complaint
+                    return answer
+            self._receive()
 
     def _analyse_batch(self, batch: Sequence[tuple[bytes, Sequence[int]]]) -> Iterator[Analysed]:
         describe = p.message(p.DESCRIBE, b"S\0")

@@ -26,10 +26,11 @@ def arguments(function: Function) -> Outside:
     names = [name for name, mode in zip(function.names, modes, strict=False) if mode in "ibv"]
     types = argument_types(function)
 
-    def named(name: str, at: int) -> Expr | None:
+    def named(analysis: Analysis, name: str, at: int) -> Expr | None:
         if not name or name not in names:
             return None
         number = names.index(name)
+        _use(analysis, types[number], at)
         return Expr(types[number], at, Form.PARAMETER, number=number + 1)
 
     def find(analysis: Analysis, parts: Sequence[str], at: int) -> Expr | None:
@@ -38,17 +39,24 @@ def arguments(function: Function) -> Outside:
         rest = list(parts)
         found = None
         if len(parts) == 3:
-            found, rest = named(parts[1], at), rest[2:]
+            found, rest = named(analysis, parts[1], at), rest[2:]
         elif len(parts) == 2 and parts[0] == function.name:
-            found, rest = named(parts[1], at), []
+            found, rest = named(analysis, parts[1], at), []
         if found is None and len(parts) < 3:
-            found, rest = named(parts[0], at), list(parts[1:])
+            found, rest = named(analysis, parts[0], at), list(parts[1:])
         if found is None or not rest:
             return found
         called = calls.resolve(analysis, calls.Call("", rest[0], [found], at, is_column=True))
         return None if called is None else called.expr
 
     return Outside(find, clashes=False)
+
+
+def _use(analysis: Analysis, type_: int, at: int) -> None:
+    if type_ == ANY_TYPE:
+        analysis.by_type(at, "param")
+    else:
+        analysis.use("param", at, type_)
 
 
 def parameters(function: Function) -> dict[str, int]:
@@ -72,7 +80,7 @@ def variables(world: World, types: Mapping[str, int], labels: Collection[str]) -
         columns = () if relation is None else relation.columns
         return next((each.type for each in columns if each.name == name), None)
 
-    def find(_: Analysis, parts: Sequence[str], at: int) -> Expr | None:
+    def find(analysis: Analysis, parts: Sequence[str], at: int) -> Expr | None:
         found: set[int | None] = set()
         first, *rest = parts
         if first in types:
@@ -82,6 +90,8 @@ def variables(world: World, types: Mapping[str, int], labels: Collection[str]) -
         known = found - {None}
         if not known:
             return None
-        return Expr((known.pop() or ANY_TYPE) if len(known) == 1 else ANY_TYPE, at)
+        type_ = (known.pop() or ANY_TYPE) if len(known) == 1 else ANY_TYPE
+        _use(analysis, type_, at)
+        return Expr(type_, at)
 
     return Outside(find, clashes=True)
