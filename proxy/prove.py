@@ -335,6 +335,7 @@ class _Court:
         found = Finding("", "")
         self._bodies.begin(found)
         try:
+            self._announce(row.oid, row)
             self._function(row, resolver)
         except Spoiled as spoiled:
             found.why = spoiled.why

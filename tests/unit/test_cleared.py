@@ -189,3 +189,11 @@ def test_proof_says_that_it_is_a_read(world: World) -> None:
     assert (FUNCTION, oid) in found.taints  # type: ignore[operator]
     (proof,) = explain(world.rows, Policy(), "public.f")
     assert proof.taint is None
+
+
+def test_each_proof_under_a_path_is_told_of_before_it_begins(world: World) -> None:
+    oid = world.sql("public.f() returns int4", "SELECT helper()")
+    judge(world)
+    told: list[int] = []
+    prove(world.rows, Policy(), progress=told.append)
+    assert told.count(oid) == 2

@@ -83,9 +83,12 @@ def _name(analysis: Analysis, outside: Outside, level: Level, node: Body) -> Exp
     try:
         found = _column(analysis, level, node)
     except RejectedError as error:
-        value = outside.find(analysis, parts, location(node)) if error.sqlstate in _NOT_THERE else None
+        is_there = error.sqlstate not in _NOT_THERE
+        value = None if is_there and not outside.clashes else outside.find(analysis, parts, location(node))
         if value is None:
             raise
+        if is_there:
+            raise NotModelledError("a column or a variable") from error
         return value
     finally:
         analysis.outside = outside
