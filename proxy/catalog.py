@@ -24,10 +24,16 @@ CAST_TO = "cast to"
 FAMILY = "operator family"
 TEXT_SEARCH = "text search"
 LOOKED_UP = "looked up"
+INPUT, CHECK, OUTPUT, COMPARE = "input", "check", "output", "comparison"
+TO_JSON, TO_TEXT = "cast to json", "cast to text"
+ROLES = (INPUT, CHECK, OUTPUT, COMPARE, TO_JSON, TO_TEXT)
+"""What a type's own code is for: what a statement runs of a type is seldom all of it."""
 Key = tuple[str, int]
 """An object: its kind, and its OID. CAST_TO has a type's: it stands for the casts to this type that have to be written,
-which a value's own type and its columns do not run. TEXT_SEARCH has OID 0 alone: it stands for all dictionaries and
-parsers. LOOKED_UP is the SQL in an extension's C, by its place in rules.RUN_BY_EXTENSIONS."""
+which a value's own type and its columns do not run. A role has a type's, too: it stands for what runs of the type in
+that role, where TYPE stands for all that it has; only types that are no reads have any. TEXT_SEARCH has OID 0 alone: it
+stands for all dictionaries and parsers. LOOKED_UP is the SQL in an extension's C, by its place in
+rules.RUN_BY_EXTENSIONS."""
 
 FIRST_NORMAL_OID = 16384
 """FirstNormalObjectId (access/transam.h): the objects that initdb made are below it."""
@@ -139,6 +145,10 @@ class TypeRow(NamedTuple):
     naming them."""
     sorting: tuple[int, ...] = ()
     """Those of its default operator classes alone."""
+    inputs: tuple[int, ...] = ()
+    """Those alone that make a value of a text, of bytes that were sent, or of a modifier."""
+    outputs: tuple[int, ...] = ()
+    """Those alone that write out a value or a modifier, or send it."""
     base: int = 0
     """The type that a domain is over."""
     element: int = 0

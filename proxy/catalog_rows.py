@@ -200,13 +200,15 @@ def decode(result_sets: Sequence[ResultSet]) -> Rows:
                 expressions=tuple(printed["t" + oid]),
                 functions=tuple(sorted(codes["t" + oid] | codes["d" + oid])),
                 sorting=tuple(sorted(codes["d" + oid])),
+                inputs=tuple(sorted(codes["t" + oid].intersection(_oids(inputs)))),
+                outputs=tuple(sorted(codes["t" + oid].intersection(_oids(outputs)))),
                 base=int(base),
                 element=int(element),
                 category=category,
                 preferred=preferred == "t",
                 extension=extensions.get("t" + oid, ""),
             )
-            for oid, schema, name, kind, relation, parts, base, element, category, preferred in types
+            for oid, schema, name, kind, relation, parts, base, element, category, preferred, inputs, outputs in types
         ),
         operators=tuple(
             OperatorRow(

@@ -225,12 +225,17 @@ class Judgement:
     def _judge_picked(self, picked: Picked, catalog: Catalog) -> None:
         """Judge the database's own objects that the server picks."""
         taints = catalog.taints
-        for kind, rule, found in (
+        used = [
             (CAST, "unproved-cast", picked.casts),
             (OPERATOR, "unproved-operator", picked.operators),
             (FUNCTION, "unproved-function", picked.functions),
-            (TYPE, "unproved-type", picked.types),
-        ):
+        ]
+        if self._meaning is not None and self._meaning.outside is not None:
+            # What becomes of a value in another statement of the body need not be known.
+            used.append((TYPE, "unproved-type", picked.types))
+        elif catalog.tainted_types:
+            used += ((role, "unproved-type", types) for role, types in picked.hidden().items())
+        for kind, rule, found in used:
             for oid in found:
                 taint = taints.get((kind, oid))
                 # What is built in is judged where it is called, by its name.

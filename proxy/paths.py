@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from . import settings
-from .catalog import FIRST_NORMAL_OID, FUNCTION, FunctionRow, Key, Rows, Taint
+from .catalog import FIRST_NORMAL_OID, FUNCTION, ROLES, TYPE, FunctionRow, Key, Rows, Taint
 from .sql.resolve import Resolver
 from .sql.resolve.coercion import Coercion
 from .sql.resolve.search import with_catalog
@@ -114,7 +114,9 @@ class Paths:
             if not found.why or found.named:
                 found = self._body(row, inner) or found
         proved = _Proved(leaves=set(found.leaves), is_read=not found.why)
-        for used in (*found.uses, *found.carries):
+        for kind, oid in (*found.uses, *found.carries):
+            # A role that nobody has judged is the whole type.
+            used = (TYPE, oid) if kind in ROLES and (kind, oid) not in objects else (kind, oid)
             if used in taints:
                 proved.uses.update((used, each) for each in states)
             elif used in objects:

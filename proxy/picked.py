@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Final, NamedTuple
 
-from .sql.resolve import NotModelledError, Outside, RejectedError, Resolution, Resolver
+from .catalog import CHECK, COMPARE, FIRST_NORMAL_OID, INPUT, OUTPUT, TO_JSON, TO_TEXT, TYPE
+from .sql.resolve import NotModelledError, Outside, RejectedError, Resolution, Resolver, oids
 from .sql.resolve.oids import ANY_TYPE
 from .sql.resolve.world import World
 from .walk import Body
@@ -13,9 +14,24 @@ from .walk import Body
 FUNCTIONS: Final = frozenset({"function", "in-range"})
 """What is called. The handler of a TABLESAMPLE method is not among it: the name of the method says what it does."""
 OPERATORS: Final = frozenset({"operator", "sort", "group"})
-TYPES: Final = frozenset({"type", "io", "io-from", "input", "output", "domain", "check", "order", "equality", "minmax"})
 CASTS: Final = frozenset({"cast"})
+TYPES: Final = frozenset({"type"})
 _SETS: Final = {kind: at for at, kinds in enumerate((FUNCTIONS, OPERATORS, CASTS, TYPES)) for kind in kinds}
+_ROLES: Final = {
+    **dict.fromkeys(("input", "io", "modifier"), INPUT),
+    **dict.fromkeys(("output", "io-from"), OUTPUT),
+    **dict.fromkeys(("check", "domain"), CHECK),
+    **dict.fromkeys(("order", "equality", "minmax", "compare"), COMPARE),
+    "cast-to-json": TO_JSON,
+    "cast-to-text": TO_TEXT,
+    "everything": TYPE,
+}
+"""In which role a type's own code runs, by what the resolver has found it used for; TYPE: in all there are.
+
+What tells order and equality, and hashes, is one: how values are compared is for the planner to choose.
+"""
+_ROWS: Final = frozenset({oids.RECORD, oids.RECORD_ARRAY})
+"""Values of these can have in them what is of any type in the statement."""
 
 
 class Picked:
@@ -46,6 +62,36 @@ class Picked:
             if use.kind in _SETS:
                 sets[_SETS[use.kind]].update(use.oids or ())
 
+    def hidden(self) -> dict[str, set[int]]:
+        """Return the types whose own code runs without being named, by the role that it runs in; TYPE: in any."""
+        found: dict[str, set[int]] = {OUTPUT: set(self.types), INPUT: set(self._found.parameters)}
+        for kind, name in _ROLES.items():
+            found.setdefault(name, set()).update([oid for _, oid in self._found.noted.get(kind, ())])
+        for use in self._found.uncertain:
+            if use.kind in _ROLES:
+                found[_ROLES[use.kind]].update(use.oids or ())
+        if self._found.correlated:  # a plan may remember what it found for a value: get_memoize_path(), joinpath.c
+            found[COMPARE].update(self.types)
+        for role in found.values():
+            if not role.isdisjoint(_ROWS):
+                role |= self.types
+            self._add_parts(role)
+        return found
+
+    def _add_parts(self, types: set[int]) -> None:
+        """Add what rows and arrays among some types are made of: see `Roles.judged`."""
+        world = self._world
+        waiting = [oid for oid in types if oid >= FIRST_NORMAL_OID]
+        while waiting:
+            row = world.types.get(waiting.pop())
+            if row is None:
+                continue
+            relation = world.relations.get(row.relation)
+            parts = [row.element] if relation is None else [each.type for each in relation.columns]
+            new = {oid for oid in parts if oid >= FIRST_NORMAL_OID}.difference(types)
+            types |= new
+            waiting += new
+
     def at(self, kind: str, location: int) -> Set[int] | None:
         """Return what is picked for a node of the tree; None: nothing of this kind was met there."""
         placed = self._placed.get(kind)
@@ -64,9 +110,10 @@ class Picked:
         return is_value and self.at("called", location) is None
 
     def place(self, oid: int) -> int:
-        """Return where the text has something that an object is used for; -1: nowhere."""
-        places = (use.location for use in self._found.uses if use.location >= 0 and oid in (use.oids or ()))
-        return min(places, default=-1)
+        """Return where the text names a type, or has something that an object is used for; -1: nowhere."""
+        uses = [use for use in self._found.uses if use.location >= 0 and oid in (use.oids or ())]
+        named = [use for use in uses if use.kind in TYPES]
+        return min((use.location for use in named or uses), default=-1)
 
     def name(self, function: int) -> tuple[str, str]:
         """Return schema and name of a function that is picked."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable as Function
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from .catalog import (
     LOOKED_UP,
     OPERATOR,
     RELATION,
+    ROLES,
     TEXT_SEARCH,
     TYPE,
     BuiltIn,
@@ -50,6 +51,7 @@ from .catalog import (
 from .functions import LEADS, Functions, Patterns
 from .paths import Left, Paths
 from .policy import Policy
+from .roles import Roles
 from .sql.resolve import Resolver, built_in
 from .taints import NOWHERE, Finding, carried, spread, using
 from .verdict import Effect
@@ -95,12 +97,35 @@ def explain(rows: Rows, policy: Policy, name: str) -> list[Proof]:
     return _Court(rows, policy, (), None).proofs(name)
 
 
+class Uses(NamedTuple):
+    """Say what leads to what in a database, whether or not it is a read."""
+
+    names: Catalog
+    """What names can mean, and no taints."""
+    objects: Mapping[Key, Finding]
+    nameless: frozenset[Key]
+    """What can run in every statement."""
+
+
+def uses(rows: Rows, policy: Policy) -> Uses:
+    """Find what uses what."""
+    court = _Court(rows, policy, (), None, roles=True)
+    return Uses(replace(court.catalog(), everything=None), court.objects, frozenset(key for key, _ in court.nameless()))
+
+
 class _Court:
     """Judge the objects of one reading of the catalogues, then let the taints spread."""
 
     def __init__(
-        self, rows: Rows, policy: Policy, skip: Collection[int], progress: Function[[int], None] | None
+        self,
+        rows: Rows,
+        policy: Policy,
+        skip: Collection[int],
+        progress: Function[[int], None] | None,
+        *,
+        roles: bool = False,
     ) -> None:
+        """Judge. `roles`: judge all types by role, and not only those that are no reads as a whole."""
         self._rows = rows
         self._policy = replace(policy, server_version=rows.version)
         self._allow = Patterns(policy.allow_functions)
@@ -121,9 +146,10 @@ class _Court:
         self._world = None if rows.own is None else built_in.build(rows.own)
         self.objects: dict[Key, Finding] = {}
         self._judge_all()
-        self._left = carried(self.objects)
-        self._spoil_what_nobody_sees()
-        self.taints, self._through = spread(self.objects)
+        self._spread(by_role=False)
+        if roles or any(kind == TYPE for kind, _ in self.taints):
+            self._judge_roles(every=roles)
+            self._spread(by_role=True)
         self.cleared = self._clear()
 
     def catalog(self) -> Catalog:
@@ -168,26 +194,22 @@ class _Court:
 
     def _nameless(self) -> Iterator[Taint]:
         """Give the taints of what runs where no name in a statement shows it."""
-        for family in self._rows.families:
-            if (FAMILY, family.oid) in self.taints:
-                taint = self.taints[FAMILY, family.oid]
-                yield taint._replace(rule=taint.rule or "unproved-operator")
-        for operator in self._rows.operators:
-            if operator.replaces and (OPERATOR, operator.oid) in self.taints:
-                taint = self.taints[OPERATOR, operator.oid]
-                yield taint._replace(rule=taint.rule or "unproved-operator")
-        for oid in (*self._rows.nameless, *(row.oid for row in self._rows.functions if _is_replaced(row))):
-            if (FUNCTION, oid) in self.taints:
-                taint = self.taints[FUNCTION, oid]
-                yield taint._replace(rule=taint.rule or "unproved-function")
-        for type_ in self._rows.types:
-            # The views of information_schema have columns of its domains.
-            if type_.oid < FIRST_NORMAL_OID and type_.expressions and (TYPE, type_.oid) in self.taints:
-                yield self.taints[TYPE, type_.oid]._replace(rule="unproved-type")
+        for key, rule in self.nameless():
+            if key in self.taints:
+                taint = self.taints[key]
+                yield taint._replace(rule=taint.rule or rule)
         yield from self._renamed()
-        for cast in self._rows.casts:
-            if self._hidden(cast) and (CAST, cast.oid) in self.taints:
-                yield self.taints[CAST, cast.oid]
+
+    def nameless(self) -> Iterator[tuple[Key, str]]:
+        """Give what runs where no name in a statement shows it, and the rule by which a statement is refused for it."""
+        yield from (((FAMILY, row.oid), "unproved-operator") for row in self._rows.families)
+        yield from (((OPERATOR, row.oid), "unproved-operator") for row in self._rows.operators if row.replaces)
+        replaced = (row.oid for row in self._rows.functions if _is_replaced(row))
+        yield from (((FUNCTION, oid), "unproved-function") for oid in (*self._rows.nameless, *replaced))
+        # The views of information_schema have columns of its domains.
+        built_in_types = (row for row in self._rows.types if row.oid < FIRST_NORMAL_OID and row.expressions)
+        yield from (((TYPE, row.oid), "unproved-type") for row in built_in_types)
+        yield from (((CAST, row.oid), "unproved-cast") for row in self._rows.casts if self._hidden(row))
 
     def _renamed(self) -> Iterator[Taint]:
         """Give the built-in functions that bear the name of a read, and do more."""
@@ -219,7 +241,7 @@ class _Court:
         kind, oid = key
         if kind == TYPE:
             return oid in self._types and not is_built_in(self._types[oid]) and oid not in self._shadows
-        return kind not in (CAST, CAST_TO) and key in self.objects
+        return kind not in (CAST, CAST_TO, *ROLES) and key in self.objects
 
     def _proof(self, key: Key, found: Finding) -> Proof:
         taint = None if key in self.cleared else self.taints.get(key)
@@ -230,6 +252,11 @@ class _Court:
         return Proof(found.what, taint, uses, place.text, place.line)
 
     # -- judging -------------------------------------------------------------------------------------------------------
+
+    def _spread(self, *, by_role: bool) -> None:
+        self._left = carried(self.objects)
+        self._spoil_what_nobody_sees()
+        self.taints, self._through = spread(self.objects, by_role=by_role)
 
     def _judge_all(self) -> None:
         for function in self._rows.functions:
@@ -455,11 +482,24 @@ class _Court:
             self._use(TYPE, (row.row_type, *own))
 
     def _type(self, row: TypeRow) -> None:
-        for expression in row.expressions:
-            bound = {(FUNCTION, oid) for oid in row.functions}
-            self._bodies.exact(f"SELECT {expression}", "CHECK or default", bound)
+        self._checks(row)
         self._call(row.functions)
         self._use(TYPE, row.parts)
+
+    def _judge_roles(self, *, every: bool) -> None:
+        """Judge by role the types that are no reads as a whole; or `every` one."""
+        spoiled = {oid for oid in self._types if every or (TYPE, oid) in self.taints}
+        roles = Roles(self._types, self._rows.casts, spoiled, use=self._use, call=self._call, checks=self._checks)
+        for oid in roles.judged:
+            whole = self.objects[TYPE, oid]
+            for role, judge in roles.judges.items():
+                found = Finding(whole.what, whole.name, extension=whole.extension, allowed=whole.allowed)
+                self._judge_one((role, oid), found, judge, self._types[oid])
+
+    def _checks(self, row: TypeRow) -> None:
+        bound = {(FUNCTION, oid) for oid in row.functions}
+        for expression in row.expressions:
+            self._bodies.exact(f"SELECT {expression}", "CHECK or default", bound)
 
     def _operator(self, row: OperatorRow) -> None:
         self._call((row.function, *row.support))

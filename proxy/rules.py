@@ -335,7 +335,8 @@ TEXT_SEARCH_OPERATORS = frozenset({"@@", "@@@"})
 CASTS_TO_TEXT = frozenset({"quote_literal", "quote_nullable", "textanycat", "anytextcat", "||"})
 """Functions in SQL with a polymorphic argument that their bodies cast to text, and their operator (pg_proc.dat)."""
 TEXT_OID = 25  # pg_type.dat
-JSON_CASTS = (114, 3802, TEXT_OID, 17)  # json, jsonb, text, bytea
+JSON_OIDS = (114, 3802)  # json, jsonb
+JSON_CASTS = (*JSON_OIDS, TEXT_OID, 17)  # bytea is the last
 """What SQL/JSON's functions cast their arguments to, and their results, without a word (parser/parse_expr.c)."""
 
 CALLS: dict[str, tuple[str, frozenset[str]]] = {

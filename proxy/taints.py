@@ -20,6 +20,7 @@ from .catalog import (
     LOOKED_UP,
     OPERATOR,
     RELATION,
+    ROLES,
     TEXT_SEARCH,
     TYPE,
     Key,
@@ -61,7 +62,7 @@ class Finding:
 
 _RELATIVE = {"it": "which", "its": "whose"}
 _VERBS = {FUNCTION: "calls", RELATION: "reads", TYPE: "uses", OPERATOR: "uses", CAST: "has", CAST_TO: "can need"}
-_VERBS |= {TEXT_SEARCH: "leads to", LOOKED_UP: "runs"}
+_VERBS |= {TEXT_SEARCH: "leads to", LOOKED_UP: "runs"} | dict.fromkeys(ROLES, "uses")
 
 
 def using(objects: dict[Key, Finding], used: set[Key]) -> set[Key]:
@@ -98,15 +99,19 @@ def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:
     return leaves
 
 
-def spread(objects: dict[Key, Finding]) -> tuple[dict[Key, Taint], dict[Key, Key]]:
+def spread(objects: dict[Key, Finding], *, by_role: bool = True) -> tuple[dict[Key, Taint], dict[Key, Key]]:
     """Taint what is spoiled and, along the reversed edges, all that uses it; the nearest reason is the one given.
 
-    The second answer says for an object that is tainted by another one by which.
+    The second answer says for an object that is tainted by another one by which. `by_role`: types are judged by role
+    where they have to be, and what uses a role that is not there uses a read; else it uses all of the type.
     """
     users: defaultdict[Key, list[Key]] = defaultdict(list)
     for key, found in objects.items():
         for used in found.uses:
-            users[used].append(key)
+            if used[0] not in ROLES or used in objects:
+                users[used].append(key)
+            elif not by_role:
+                users[TYPE, used[1]].append(key)
     spoiled = {key: found for key, found in objects.items() if found.why}
     for key in users.keys() - objects.keys():
         kind, oid = key

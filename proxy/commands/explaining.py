@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from proxy import text as texts
-from proxy.catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog
+from proxy.catalog import CAST, FIRST_NORMAL_OID, FUNCTION, OPERATOR, OUTPUT, RELATION, TYPE, Catalog
 from proxy.filter import Filter
+from proxy.picked import Picked
 from proxy.rules import Refused
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, Use
 from proxy.sql.resolve.world import World
@@ -71,6 +72,7 @@ def explain(sql: str, judge: Filter) -> Explained:
     utf8, own = sql.encode(), judge.functions.own
     shown = (_line(use, utf8, catalog, catalog.world, own) for use in found.uses)
     lines = dict.fromkeys(line for line in shown if line is not None)
+    lines |= dict.fromkeys(_hidden(Picked(catalog.world, found), utf8, catalog, catalog.world))
     return Explained(sorted(lines, key=lambda line: line.at), "", verdict)
 
 
@@ -78,17 +80,35 @@ def _line(use: Use, utf8: bytes, catalog: Catalog, world: World, own: Set[int]) 
     kind = _KINDS.get(use.kind)
     if kind is None or (kind == CAST and not any(oid >= FIRST_NORMAL_OID for oid in use.oids or ())):
         return None
-    at = len(utf8[: use.location].decode("utf-8", "ignore")) if use.location >= 0 else -1
-    word = utf8[use.location :].decode("utf-8", "ignore").split(maxsplit=1)[0][:20] if use.location >= 0 else ""
+    at, word = _place(utf8, use.location)
     if use.oids is None:
         return Line(at, word, f"{use.kind}: nobody knows which", "")
     # A built-in function's verdict goes by its name, with the whole query.
-    judged = [oid for oid in sorted(use.oids) if kind != FUNCTION or oid in own]
+    judged = [oid for oid in sorted(use.oids) if kind != TYPE and (kind != FUNCTION or oid in own)]
     taints = (catalog.taints.get((kind, oid)) for oid in judged)
     why = next((taint.why for taint in taints if taint is not None), "")
     shown = " or ".join(_name(kind, oid, world) for oid in sorted(use.oids))
     role = _ROLES.get(use.kind)
     return Line(at, word, f"{role} {shown}" if role else shown, why)
+
+
+def _hidden(picked: Picked, utf8: bytes, catalog: Catalog, world: World) -> Iterator[Line]:
+    """Give what runs of the database's own types; that they can be shown goes without saying."""
+    for role, types in picked.hidden().items():
+        for oid in sorted(types):
+            taint = catalog.taints.get((role, oid))
+            if taint is not None or (oid >= FIRST_NORMAL_OID and role != OUTPUT):
+                at, word = _place(utf8, picked.place(oid))
+                what = "everything" if role == TYPE else role
+                yield Line(at, word, f"{what} of type {_type(oid, world)}", "" if taint is None else taint.why)
+
+
+def _place(utf8: bytes, location: int) -> tuple[int, str]:
+    """Return where a place is, in characters, and the word there; -1 and none: nowhere."""
+    if location < 0:
+        return -1, ""
+    words = utf8[location:].decode("utf-8", "ignore").split(maxsplit=1)
+    return len(utf8[:location].decode("utf-8", "ignore")), words[0][:20]
 
 
 def _name(kind: str, oid: int, world: World) -> str:

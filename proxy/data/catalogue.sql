@@ -431,7 +431,9 @@ ORDER BY a.attrelid;
 -- types, and those that they are made of, but for row types of temporary and TOAST tables; multiranges came with 14
 SELECT t.oid, n.nspname, t.typname, t.typtype, t.typrelid,
     concat_ws(' ', t.typbasetype, t.typelem, r.rngsubtype, m.rngtypid),
-    t.typbasetype, CASE t.typcategory WHEN 'A' THEN t.typelem ELSE 0 END, t.typcategory, t.typispreferred
+    t.typbasetype, CASE t.typcategory WHEN 'A' THEN t.typelem ELSE 0 END, t.typcategory, t.typispreferred,
+    CASE WHEN t.oid >= 16384 THEN concat_ws(' ', t.typinput::oid, t.typreceive::oid, t.typmodin::oid) END,
+    CASE WHEN t.oid >= 16384 THEN concat_ws(' ', t.typoutput::oid, t.typsend::oid, t.typmodout::oid) END
 FROM pg_type t
 JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_range r ON r.rngtypid = t.oid

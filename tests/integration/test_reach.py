@@ -239,8 +239,12 @@ def test_attack_value_of_a_type_that_no_name_in_the_statement_shows(
 @pytest.mark.parametrize("database", ["cast"], indirect=True)
 def test_table_is_read_but_for_the_column_that_is_no_read(database: str, judge: Filter) -> None:
     assert database
-    assert [text for text in SPOILED if judge.judge(text.encode()).action is not Action.REFUSE] == []
-    assert judge.judge(b"SELECT id, m FROM t").position == len("SELECT id, ") + 1
+    assert [text for text in SPOILED if judge.wide.judge(text.encode()).action is not Action.REFUSE] == []
+    assert judge.wide.judge(b"SELECT id, m FROM t").position == len("SELECT id, ") + 1
+    # With names resolved, what runs is known: a cast to json does not.
+    refused = [text for text in SPOILED if judge.judge(text.encode()).action is Action.REFUSE]
+    assert refused == ["SELECT to_json(m) FROM t", "COPY t TO STDOUT"]
+    assert judge.judge(b"SELECT id, to_json(m) FROM t").position == len("SELECT id, ") + 1
 
 
 @pytest.mark.parametrize("database", ["operator"], indirect=True)

@@ -32,6 +32,10 @@ BEGIN
   VALUES (1);
   RETURN 1;
 END $$;
+CREATE TYPE mood AS ENUM ('ok');
+CREATE FUNCTION noted(mood) RETURNS json LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (1); RETURN NULL; END';
+CREATE CAST (mood AS json) WITH FUNCTION noted(mood);
+CREATE TABLE moods (m mood);
 CREATE FUNCTION report() RETURNS int LANGUAGE sql STABLE AS 'SELECT writer()';
 CREATE FUNCTION report(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT $1';
 """
@@ -143,6 +147,16 @@ def test_query_that_is_refused_is_explained_with_the_reason(dsn: str) -> None:
     code, out, _ = rules("--json", "--explain", "SELECT 1 + 1", "--catalog", dsn)
     assert json.loads(out) == [{"at": 9, "word": "+", "what": "operator + (int4, int4)", "why": ""}]
     assert rules("--explain", "SELECT 1")[0] == 2
+
+
+def test_query_is_explained_by_what_runs_of_its_types(dsn: str) -> None:
+    code, out, _ = rules("--explain", "SELECT to_json(m) FROM moods", "--catalog", dsn)
+    assert code == 1
+    assert "cast to json of type public.mood: no read, it has the cast from public.mood to json" in out
+    code, out, _ = rules("--explain", "SELECT m FROM moods ORDER BY m", "--catalog", dsn)
+    assert code == 0
+    assert "comparison of type public.mood" in out
+    assert "no read" not in out
 
 
 def test_one_refused_overload_is_enough_for_1(dsn: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from tests import servers
-from tests.oracle import runs
+from tests.oracle import ran, reporting, runs
 from tests.oracle.compare import UNSOUND
 from tests.oracle.statements import SOURCES
 
@@ -17,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return 1 where something unsound was found."""
     options = _options(arguments)
     worst = 0
+    if options.run:
+        return _run(options)
     for version in options.version or [15]:
         with servers.running(version, settings=runs.SERVER_SETTINGS, auth="trust", plaintext=True) as server:
             for path in options.path or runs.PATHS[options.hostile]:
@@ -40,11 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return worst
 
 
+def _run(options: argparse.Namespace) -> int:
+    """Run statements, and compare what ran with what is judged."""
+    worst = 0
+    for version in options.version or [15]:
+        with servers.running(version, settings=reporting.SERVER_SETTINGS, auth="trust", plaintext=True) as server:
+            reporting.create(server)
+            found = ran.run(server, ran.learn(server), options.limit, seed=options.seed)
+            print(f"# PostgreSQL {version}", ran.report(found), sep="\n")
+            worst |= bool(found.misses)
+    return worst
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
     parser.add_argument("--version", type=int, action="append", help="a major version (15); may be given again")
     parser.add_argument("--source", action="append", choices=SOURCES, help="where statements come from (all); again")
     parser.add_argument("--limit", type=int, default=5000, help="statements of each source (5000)")
+    parser.add_argument("--run", action="store_true", help="run statements, and see what runs beside what is judged")
     parser.add_argument("--hostile", action="store_true", help="with overloads of what is built in")
     parser.add_argument("--path", action="append", help="the search_path; may be given again")
     parser.add_argument("--seed", default="1", help="of what is chosen at random")

@@ -132,7 +132,7 @@ class Inside:
         """Return what the resolver says of a query."""
         types = variables.argument_types(self._function)
         outside = self._outside
-        return guarded(lambda: self._resolver.resolve(tree, types, outside), RejectedError, NotModelledError)
+        return guarded(lambda: self._resolver.resolve(tree, types, outside=outside), RejectedError, NotModelledError)
 
     def compare(self, comparison: Comparison, texts: Iterator[str], limit: int) -> None:
         """Have texts analysed by both sides."""

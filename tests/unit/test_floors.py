@@ -16,7 +16,8 @@ PURE = (
     " sql sql.versions sql.resolve.oids",
     "sql.resolve.world",
     "sql.resolve.rows sql.resolve.search sql.resolve.coercion sql.resolve.tree",
-    "sql.resolve.choosing sql.resolve.built_in",
+    "sql.resolve.hidden sql.resolve.built_in",
+    "sql.resolve.choosing",
     "sql.resolve.analysis",
     "sql.resolve.names sql.resolve.scopes",
     "sql.resolve.calls sql.resolve.sorting",
@@ -27,8 +28,8 @@ PURE = (
     "sql.resolve.queries",
     "sql.resolve",
     "config rules cache constants certificates unnamed catalog",
-    "loading protocol walk refusals settings text operands shape catalog_rows candidates taints ledger pool statements"
-    " scram quotas",
+    "loading protocol walk refusals settings text operands shape catalog_rows candidates taints roles ledger pool"
+    " statements scram quotas",
     "guard picked",
     "replies functions scope role_probe users auth own_answer bound",
     "unread reach findings access by_name",

@@ -36,7 +36,8 @@ class Resolution(msgspec.Struct, frozen=True):
     by_place: bool
     opaque: bool
     from_types: set[int]
-    """These three as in Analysis."""
+    correlated: bool
+    """These four as in Analysis."""
 
     @property
     def output(self) -> list[tuple[str, int]]:
@@ -95,4 +96,5 @@ class Resolver:
             analysis.by_place,
             analysis.opaque,
             analysis.from_types,
+            analysis.correlated,
         )

@@ -51,6 +51,7 @@ class Analysis:
         "by_place",
         "choosing",
         "coercion",
+        "correlated",
         "expression",
         "from_types",
         "is_open",
@@ -89,6 +90,8 @@ class Analysis:
         """Whether anything can be used that the types of values do not bring with them."""
         self.from_types: set[int] = set()
         """What values of types that nobody knows are converted to."""
+        self.correlated = False
+        """Whether a query has something of one around it, or of what stands beside it in FROM."""
         self.query: Callable[[Analysis, Body, Level | None, bool], Query]
         """Analyses a subquery. This and the next are set by what stands above those that need them."""
         self.expression: Callable[[Analysis, Level, Body], Expr]
@@ -105,6 +108,11 @@ class Analysis:
             self.use(kind, location, *several)
         else:
             self.uncertain.append(Use(kind, location, several))
+
+    def runs(self, signature: Signature, location: int) -> None:
+        """Record what a function may run of the types that it is given."""
+        for kind, types in signature.runs:
+            self.noted[kind] += [(location, type_) for type_ in types]
 
     def unknown(self, kind: str, location: int) -> None:
         """Record that anything can be used."""
@@ -336,6 +344,8 @@ class Analysis:
             if signature is None:
                 return self._one_of(found.operators, given, location, levels)
         self.noted["operator"].append((location, found.operators[0].oid))
+        if signature.runs:
+            self.runs(signature, location)
         if signature.converts:
             given = self.arguments(given, signature.takes)
         return Expr(signature.gives, location, levels=levels, parts=given)
@@ -388,7 +398,8 @@ class Analysis:
             self.open([left, right])
             return Expr(oids.BOOL, location, levels=levels)
         self.noted["operator"].append((location, found.operators[0].oid))
-        wanted, result, _ = signature
+        self.runs(signature, location)
+        wanted, result = signature.takes, signature.gives
         if result not in (oids.BOOL, ANY_TYPE):
             raise RejectedError("42809", "op ANY/ALL (array) requires operator to yield boolean")
         # A polymorphic operator may still take its elements as they are: then the array is.

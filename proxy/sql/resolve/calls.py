@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from . import oids
+from . import hidden, oids
 from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
 from .choosing import Candidate, Choice, Signature
 from .coercion import Context, Way
@@ -134,9 +134,13 @@ def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]
         signature = None
     if signature is None:  # or the arguments do not fit each other, which this says
         with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
-        signature = Signature(*analysis.resolve(with_defaults, chosen.arguments, function.result), True)
-    wanted, result, converts = signature
-    converted = analysis.arguments(arguments, wanted[:count]) if converts else arguments
+        takes, gives = analysis.resolve(with_defaults, chosen.arguments, function.result)
+        runs = hidden.runs(analysis.coercion, function, chosen.arguments, with_defaults, takes)
+        signature = Signature(takes, gives, True, runs)
+    wanted, result = signature.takes, signature.gives
+    if signature.runs:
+        analysis.runs(signature, call.location)
+    converted = analysis.arguments(arguments, wanted[:count]) if signature.converts else arguments
     if chosen.variadic and function.variadic != oids.ANY:
         _pack(analysis, converted[count - chosen.variadic :])
     if chosen.defaults:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from . import hidden
 from .coercion import MAX_REMEMBERED, Coercion, MismatchError
 from .oids import ANY_TYPE, UNKNOWN
 from .search import Search
@@ -43,6 +44,8 @@ class Signature(NamedTuple):
     gives: int
     converts: bool
     """Whether it takes other types than are given."""
+    runs: Sequence[tuple[str, frozenset[int]]] = ()
+    """What it may run of them where it takes any: see `hidden`."""
 
 
 class Choice(NamedTuple):
@@ -106,15 +109,18 @@ class Choosing:
         if len(found.candidates) != 1:
             return found
         function, takes = found.candidates[0].function, found.candidates[0].arguments
-        signature = self._signature((*given, *takes[len(given) :]), takes, function.result)
+        signature = self._signature(function, (*given, *takes[len(given) :]), takes, function.result)
         return found._replace(is_exact=takes[: len(given)] == given, signature=signature)
 
-    def _signature(self, given: Sequence[int], takes: Sequence[int], gives: int) -> Signature | None:
+    def _signature(
+        self, function: Function | None, given: Sequence[int], declared: Sequence[int], gives: int
+    ) -> Signature | None:
         try:
-            takes, gives = self.coercion.resolve(given, takes, gives)
+            takes, gives = self.coercion.resolve(given, declared, gives)
         except MismatchError:
             return None
-        return Signature(takes, gives, list(takes) != list(given))
+        runs = hidden.runs(self.coercion, function, declared, given, takes)
+        return Signature(takes, gives, list(takes) != list(given), runs)
 
     def candidates(
         self, schema: str, name: str, count: int, names: Sequence[str], *, expand_variadic: bool
@@ -212,7 +218,8 @@ class Choosing:
             if len(operators) == 1:
                 (one,) = operators
                 given, takes = ((left, right), (one.left, one.right)) if left else ((right,), (one.right,))
-                signature = self._signature(given, takes, one.result)
+                function = self.coercion.world.functions.get(one.function)
+                signature = self._signature(function, given, takes, one.result)
             if len(self.operations) >= MAX_REMEMBERED:
                 self.operations.clear()
             known = self.operations[key] = Operation(operators, signature)

@@ -532,6 +532,8 @@ def _subscript(analysis: Analysis, level: Level, value: Expr, subscripts: Sequen
     if not row.can_be_subscripted:
         raise RejectedError(MISMATCH, "cannot subscript type because it does not support subscripting")
     analysis.use("subscript", value.location, container)
+    if container >= 16384 and not row.is_array:
+        analysis.use("everything", value.location, container)
     if container == oids.JSONB:
         for each in indices:
             wanted = next(

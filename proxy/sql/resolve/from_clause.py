@@ -217,7 +217,7 @@ def _only_output(analysis: Analysis, call: Body) -> str:
 
 def _defined(analysis: Analysis, node: Body) -> Column:
     type_, modifier = names.type_named(analysis, node["typeName"])
-    analysis.use("check", location(node), type_)
+    analysis.use("input", location(node), type_)  # json_to_record() and its like read it
     return Column(node["colname"], type_, modifier)
 
 

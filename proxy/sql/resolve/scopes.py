@@ -70,6 +70,8 @@ def _in_from(analysis: Analysis, level: Level, name: str) -> Column | None:
         if item.lateral_only and not item.lateral_allowed:
             raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
         found = column
+        if item.lateral_only:
+            analysis.correlated = True
     return found
 
 
@@ -89,6 +91,8 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
     """Return a column of something in a query's FROM as an expression of a query below or the same."""
     type_ = column.type
     analysis.types.add(type_)
+    if level is not owner:
+        analysis.correlated = True
     if type_ == ANY_TYPE:
         analysis.by_type(at, "var")
     else:
@@ -133,6 +137,8 @@ def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tupl
             if item.lateral_only and not item.lateral_allowed:
                 raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{name}"')
             found = item
+            if item.lateral_only or around is not level:
+                analysis.correlated = True
         if found is not None:
             return found, around
         around = around.parent
