@@ -22,7 +22,7 @@ PURE = (
     "sql.resolve.names sql.resolve.scopes",
     "sql.resolve.calls sql.resolve.sorting",
     "sql.resolve.variables",
-    "sql.resolve.documents",
+    "sql.resolve.documents sql.resolve.sql_json",
     "sql.resolve.expressions",
     "sql.resolve.from_clause",
     "sql.resolve.queries",

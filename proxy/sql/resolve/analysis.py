@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from . import oids
 from .choosing import Choosing, Operation, Signature
 from .coercion import Context, MismatchError, Path, Way
-from .oids import ANY_TYPE, UNKNOWN
+from .oids import ANY_TYPE, FIRST_NORMAL, UNKNOWN
 from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError, Use
 from .world import Column, Operator
 
@@ -232,8 +232,7 @@ class Analysis:
         """Record that a value becomes one of a domain: coerce_to_domain()."""
         self.use("domain", -1, domain)
         self.use("check", expr.location, domain)
-        row = self.world.types[domain]
-        if row.modifier >= 0:
+        if self.coercion.has_modifier(domain):
             self._modify(self.coercion.base(domain), -1)
         return Expr(domain, expr.location, levels=expr.levels, columns=expr.columns)
 
@@ -258,7 +257,7 @@ class Analysis:
         if len(parts) != len(columns):
             raise RejectedError(CANNOT_COERCE, "cannot cast type record: input has another number of columns")
         for part, column in zip(parts, columns, strict=True):
-            self.to_target(part, column.type, column.modifier, context, location)
+            self.to_target(part, column.type, column.modifier, context, -1)
         base = self.coercion.base(target)
         self.use("row", location, base)
         found = Expr(base, expr.location, levels=expr.levels)
@@ -279,7 +278,7 @@ class Analysis:
             self._modify(self.coercion.base(target), location)
         return Expr(
             found.type,
-            expr.location,
+            found.location if found.form is Form.PARAMETER else expr.location,
             found.form if inner is expr else Form.OTHER,
             modifier,
             found.parts,
@@ -407,9 +406,30 @@ class Analysis:
         if not array and wanted[1] != ANY_TYPE:
             raise RejectedError(UNDEFINED_OBJECT, "could not find array type")
         self.arguments([left, right], [wanted[0], array or ANY_TYPE])
-        return Expr(oids.BOOL, location, levels=levels)
+        return Expr(oids.BOOL, location, parts=[left], levels=levels)
 
     # -- order, equality -----------------------------------------------------------------------------------------------
+
+    def inequality(self, type_: int) -> None:
+        """Record the operator that tells values of a type apart: the negator of what finds them equal.
+
+        Of what is built in it is `<>`; nobody knows that of other operators.
+        """
+        equality = 0 if type_ == ANY_TYPE else self.coercion.order(type_).equal
+        if type_ != ANY_TYPE and not equality:
+            raise RejectedError(UNDEFINED_FUNCTION, "could not identify an equality operator")
+        found: list[int] = []
+        if 0 < equality < FIRST_NORMAL:
+            same = self.world.operators[equality]
+            found = [
+                each.oid
+                for each in self.search.operators("pg_catalog", "<>")
+                if (each.left, each.right) == (same.left, same.right) and each.oid < FIRST_NORMAL
+            ]
+        if found:
+            self.use_one_of("operator", -1, found)
+        else:
+            self.unknown("operator", -1)
 
     def sort(self, expr: Expr, *, descending: bool = False) -> None:
         """Record how values are put in order: addTargetToSortList()."""

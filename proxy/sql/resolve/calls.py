@@ -9,7 +9,7 @@ import msgspec
 from . import hidden, oids
 from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
 from .choosing import Candidate, Choice, Signature
-from .coercion import Context, Way
+from .coercion import Context, MismatchError, Way
 from .oids import ANY_TYPE, UNKNOWN
 from .scopes import SYSTEM_COLUMNS
 from .tree import Expr, Form, NotModelledError, RejectedError, levels_of
@@ -72,7 +72,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
         and (arguments[0].type in (oids.RECORD, ANY_TYPE) or analysis.coercion.is_composite(arguments[0].type))
     )
     if projection and call.is_column:
-        found = project(analysis, call.name, arguments[0])
+        found = project(analysis, call.name, arguments[0], call.location)
         if found is not None:
             return Called(found)
     arguments += call.within
@@ -88,7 +88,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
         choice = Choice(tuple(each for each in choice.candidates if each.order[len(given) - 1] == len(given) - 1))
     if not choice.candidates or choice.is_ambiguous:
         if projection and not call.is_column:
-            found = project(analysis, call.name, arguments[0])
+            found = project(analysis, call.name, arguments[0], call.location)
             if found is not None:
                 return Called(found)
         if call.is_column:
@@ -132,8 +132,13 @@ def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]
     if function.aggregate == "h" and call.is_within:
         arguments = _unify_hypothetical(analysis, len(call.within), arguments, chosen.arguments[:count])
         signature = None
+    omitted: Sequence[int] = chosen.arguments[count:]
+    if not oids.POLYMORPHIC.isdisjoint(omitted):
+        omitted, signature = _defaults(arguments, chosen.arguments[:count], omitted), None
+        if ANY_TYPE in omitted:
+            analysis.unknown("default", call.location)
     if signature is None:  # or the arguments do not fit each other, which this says
-        with_defaults = [*(each.type for each in arguments), *chosen.arguments[count:]]
+        with_defaults = [*(each.type for each in arguments), *omitted]
         takes, gives = analysis.resolve(with_defaults, chosen.arguments, function.result)
         runs = hidden.runs(analysis.coercion, function, chosen.arguments, with_defaults, takes)
         signature = Signature(takes, gives, True, runs)
@@ -150,6 +155,17 @@ def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]
         actual = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
         columns = _outputs(analysis, function, [*actual, *wanted[count:]], chosen)
     return Called(Expr(result, call.location, levels=levels_of(arguments), columns=columns), function, converted)
+
+
+def _defaults(given: Sequence[Expr], declared: Sequence[int], omitted: Sequence[int]) -> list[int]:
+    """Return the types of defaults: of a polymorphic argument it is not known, unless another argument says it."""
+    settled = any(
+        type_ in oids.ELEMENT_FAMILY and each.type != UNKNOWN for each, type_ in zip(given, declared, strict=True)
+    )
+    return [
+        each if each not in oids.POLYMORPHIC else UNKNOWN if settled and each in oids.ELEMENT_FAMILY else ANY_TYPE
+        for each in omitted
+    ]
 
 
 def _pack(analysis: Analysis, elements: Sequence[Expr]) -> None:
@@ -200,7 +216,10 @@ def _outputs(
         if mode not in "obt":
             continue
         if type_ in oids.POLYMORPHIC:
-            _, type_ = analysis.resolve(actual, function.arguments, type_)
+            try:
+                _, type_ = analysis.coercion.resolve(actual, function.arguments, type_)
+            except MismatchError:
+                return None  # the server looks for them where they are asked for
         found.append(Column(name or f"column{len(found) + 1}", type_, -1))
     return found or None
 
@@ -231,7 +250,7 @@ def columns_of(analysis: Analysis, expr: Expr) -> Sequence[Column] | None:
     return _fields(expr)
 
 
-def project(analysis: Analysis, name: str, row: Expr) -> Expr | None:
+def project(analysis: Analysis, name: str, row: Expr, at: int) -> Expr | None:
     """Return a column of a row; None: it has none of this name. ParseComplexProjection()."""
     if row.type == ANY_TYPE:
         analysis.unknown("function", row.location)
@@ -241,7 +260,11 @@ def project(analysis: Analysis, name: str, row: Expr) -> Expr | None:
         columns.append(Column(name, SYSTEM_COLUMNS[name], -1))
     for column in columns:
         if column.name == name:
+            form = Form.OTHER
             if row.form is Form.WHOLE_ROW:
-                analysis.use("var", row.location, column.type)
-            return Expr(column.type, row.location, modifier=column.modifier, levels=row.levels, columns=column.columns)
+                analysis.use("var", at, column.type)
+                form = Form.COLUMN
+            else:
+                at = row.start
+            return Expr(column.type, at, form, column.modifier, levels=row.levels, columns=column.columns)
     return None

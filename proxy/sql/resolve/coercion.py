@@ -86,6 +86,14 @@ class Coercion:
             self._bases[type_] = known
         return known
 
+    def has_modifier(self, domain: int) -> bool:
+        """Tell whether a domain, or one below it, gives its type a modifier: getBaseTypeAndTypmod()."""
+        while (row := self._types.get(domain)) is not None and row.kind == "d":
+            if row.modifier >= 0:
+                return True
+            domain = row.base
+        return False
+
     def category(self, type_: int) -> str:
         row = self._types.get(type_)
         return row.category if row is not None else _INVALID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import calls, documents, names, oids, sorting
+from . import calls, documents, names, oids, sorting, sql_json
 from .analysis import (
     INDETERMINATE,
     MAX_STEPS,
@@ -207,7 +207,7 @@ def _row_operation(
     pairs = [analysis.operator(schema, name, *pair, at) for pair in zip(left, right, strict=True)]
     if any(each.type not in (oids.BOOL, ANY_TYPE) for each in pairs):
         raise RejectedError(MISMATCH, "row comparison operator must yield type boolean")
-    return Expr(oids.BOOL, at, levels=levels_of(pairs))
+    return Expr(oids.BOOL, at, parts=pairs, levels=levels_of(pairs))
 
 
 def _any_all(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
@@ -221,7 +221,8 @@ def _distinct(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> E
     lexpr, rexpr = node["lexpr"], node["rexpr"]
     for null, other in ((rexpr, lexpr), (lexpr, rexpr)):
         if null.get("A_Const", {}).get("isnull"):
-            return Expr(oids.BOOL, at, levels=analyse(analysis, level, other).levels)
+            tested = analyse(analysis, level, other)
+            return Expr(oids.BOOL, at, parts=[tested], levels=tested.levels)
     left, right = analyse(analysis, level, lexpr), analyse(analysis, level, rexpr)
     schema, name = qualified(node["name"])
     if left.form is Form.ROW and right.form is Form.ROW:
@@ -231,7 +232,7 @@ def _distinct(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> E
             analysis.operator(schema, name, *pair, at)
     else:
         analysis.operator(schema, name, left, right, at)
-    return Expr(oids.BOOL, at, levels=left.levels | right.levels)
+    return Expr(oids.BOOL, at, parts=[left], levels=left.levels | right.levels)
 
 
 def _nullif(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
@@ -239,7 +240,8 @@ def _nullif(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Exp
     found = analysis.operator(*qualified(node["name"]), left, right, location(node))
     if found.type not in (oids.BOOL, ANY_TYPE):
         raise RejectedError(MISMATCH, "NULLIF requires = operator to yield boolean")
-    return Expr(found.parts[0].type if found.parts else ANY_TYPE, location(node), levels=found.levels)
+    type_ = found.parts[0].type if found.parts else ANY_TYPE
+    return Expr(type_, location(node), parts=found.parts, levels=found.levels)
 
 
 def _in(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
@@ -269,7 +271,7 @@ def _in(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
         else:
             found = analysis.operator(schema, name, left, each, at)
         analysis.to_bool(found)
-    return Expr(oids.BOOL, at, levels=levels)
+    return Expr(oids.BOOL, at, parts=[left], levels=levels)
 
 
 def _between(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
@@ -280,12 +282,12 @@ def _between(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Ex
     pairs = [(below, low), (above, high)]
     if "SYM" in node.get("kind", ""):
         pairs += [(below, high), (above, low)]
-    levels = 0
+    comparisons: list[Expr] = []
     for name, limit in pairs:
         comparison = {"kind": "AEXPR_OP", "name": [{"String": {"sval": name}}], "lexpr": node["lexpr"], "rexpr": limit}
         found = _operation(analysis, level, {**comparison, "location": at}, None)
-        levels |= analysis.to_bool(found).levels
-    return Expr(oids.BOOL, at, levels=levels)
+        comparisons.append(analysis.to_bool(found))
+    return Expr(oids.BOOL, at, parts=comparisons, levels=levels_of(comparisons))
 
 
 _EXPRESSIONS: dict[str, Callable[[Analysis, Level, Body, Expr | None], Expr]] = {
@@ -311,17 +313,18 @@ _EXPRESSIONS: dict[str, Callable[[Analysis, Level, Body, Expr | None], Expr]] = 
 
 def _bool(analysis: Analysis, level: Level, node: Body) -> Expr:
     found = [analysis.to_bool(analyse(analysis, level, each)) for each in node["args"]]
-    return Expr(oids.BOOL, location(node), levels=levels_of(found))
+    return Expr(oids.BOOL, location(node), parts=found, levels=levels_of(found))
 
 
 def _test(analysis: Analysis, level: Level, node: Body) -> Expr:
     """A NullTest."""
-    return Expr(oids.BOOL, location(node), levels=analyse(analysis, level, node["arg"]).levels)
+    found = analyse(analysis, level, node["arg"])
+    return Expr(oids.BOOL, location(node), parts=[found], levels=found.levels)
 
 
 def _bool_test(analysis: Analysis, level: Level, node: Body) -> Expr:
     found = analysis.to_bool(analyse(analysis, level, node["arg"]))
-    return Expr(oids.BOOL, location(node), levels=found.levels)
+    return Expr(oids.BOOL, location(node), parts=[found], levels=found.levels)
 
 
 def _case(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -417,8 +420,11 @@ def expanded(analysis: Analysis, level: Level, node: Body) -> list[tuple[str, Ex
             if value.type == ANY_TYPE:
                 raise NotModelledError("columns of an unknown row")
             raise RejectedError(MISMATCH, "type is not composite")
+        if value.form is Form.WHOLE_ROW:
+            for each in columns:
+                analysis.use("var", value.location, each.type)
         return [
-            (each.name, Expr(each.type, value.location, levels=value.levels, columns=each.columns)) for each in columns
+            (each.name, Expr(each.type, value.start, levels=value.levels, columns=each.columns)) for each in columns
         ]
     return None
 
@@ -483,7 +489,10 @@ def _cast(analysis: Analysis, level: Level, node: Body) -> Expr:
     at = location(node)
     if at < 0:
         at = location(node["typeName"])
-    return analysis.to_target(value, type_, modifier, Context.EXPLICIT, at)
+    found = analysis.to_target(value, type_, modifier, Context.EXPLICIT, at)
+    if found.form is Form.OTHER and found.type != value.type and at >= 0:
+        found.location = min(at, value.start)
+    return found
 
 
 def _collate(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -508,7 +517,7 @@ def _indirection(analysis: Analysis, level: Level, node: Body) -> Expr:
             value = _subscript(analysis, level, value, subscripts)
             subscripts = []
         name = each["String"]["sval"]
-        called = calls.resolve(analysis, Call("", name, [value], value.location, is_column=True))
+        called = calls.resolve(analysis, Call("", name, [value], value.start, is_column=True))
         if called is None:
             raise RejectedError(UNDEFINED_COLUMN, f'could not identify column "{name}" in record data type')
         value = called.expr
@@ -542,7 +551,7 @@ def _subscript(analysis: Analysis, level: Level, value: Expr, subscripts: Sequen
             )
             analysis.to_specific(each, wanted) if each.type != UNKNOWN else analysis.coerce(each, oids.TEXT)
         return Expr(oids.JSONB, value.location, levels=levels)
-    element = analysis.coercion.element(container) or (row.element if row.oid < 16384 else 0)
+    element = analysis.coercion.element(container) or (row.element if row.oid < oids.FIRST_NORMAL else 0)
     if not element:
         analysis.open(indices)
         return Expr(ANY_TYPE, value.location, levels=levels)
@@ -579,7 +588,7 @@ def _sublink(analysis: Analysis, level: Level, node: Body) -> Expr:
         raise RejectedError("42601", "subquery has another number of columns")
     schema, name = qualified(node["operName"]) if "operName" in node else ("", "=")
     found = _row_operation(analysis, schema, name, left, right, at)
-    return Expr(found.type, at, levels=levels | found.levels)
+    return Expr(found.type, at, parts=left, levels=levels | found.levels)
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------
@@ -639,7 +648,7 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
         for expr in called.arguments:
             analysis.sort(analysis.to_text(expr))
     if "over" in node and "name" not in node["over"]:
-        sorting.window(analysis, level, node["over"])
+        level.inline_windows.append(node["over"])
     return called.expr
 
 
@@ -669,4 +678,5 @@ _KINDS: dict[str, Callable[[Analysis, Level, Body], Expr]] = {
     "FuncCall": _call,
     "GroupingFunc": _grouping,
     **documents.KINDS,
+    **sql_json.KINDS,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import calls, documents, names, oids
+from . import calls, documents, names, oids, sql_json
 from .analysis import UNDEFINED_COLUMN, Analysis
 from .expressions import analyse
 from .names import location
@@ -115,7 +115,11 @@ def _sample(analysis: Analysis, level: Level, node: Body) -> list[Item]:
         raise RejectedError("42704", f"tablesample method {name} does not exist")
     analysis.use("sample", location(node), method.oid)
     # system and bernoulli take a float4; the others are in contrib, and take an int8 or a float8
-    wanted = oids.FLOAT4 if method.oid < 16384 else {"system_rows": oids.INT8, "system_time": oids.FLOAT8}.get(name, 0)
+    wanted = (
+        oids.FLOAT4
+        if method.oid < oids.FIRST_NORMAL
+        else {"system_rows": oids.INT8, "system_time": oids.FLOAT8}.get(name, 0)
+    )
     for each in node.get("args", ()):
         value = analyse(analysis, level, each)
         if wanted:
@@ -226,7 +230,7 @@ def _xml_table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
 
 
 def _json_table(analysis: Analysis, level: Level, node: Body) -> list[Item]:
-    return _document(level, node, "json_table", lambda: documents.json_table(analysis, level, node))
+    return _document(level, node, "json_table", lambda: sql_json.json_table(analysis, level, node))
 
 
 def _document(level: Level, node: Body, name: str, columns: Callable[[], Sequence[Column]]) -> list[Item]:
@@ -303,7 +307,7 @@ def _merged(analysis: Analysis, level: Level, node: Body, left: list[Item], righ
         found = [*left, *right, Item("", columns, named=False)]
     using_alias = node.get("join_using_alias")
     if using_alias:
-        found.append(Item(using_alias["aliasname"], merged, columns_visible=False))
+        found.append(Item(using_alias["aliasname"], merged, columns_visible=False, is_constructed=True))
     return found
 
 

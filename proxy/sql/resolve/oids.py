@@ -7,6 +7,9 @@ from typing import Final
 ANY_TYPE: Final = -1
 """Not an OID: a type that is not known."""
 
+FIRST_NORMAL: Final = 16384
+"""FirstNormalObjectId (access/transam.h): what initdb made is below it."""
+
 BOOL: Final = 16
 NAME: Final = 19
 INT8: Final = 20

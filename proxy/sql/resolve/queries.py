@@ -64,6 +64,8 @@ def _outputs(
         _limit(analysis, level, body)
     else:
         found = _plain(analysis, level, body)
+    for definition in (*level.windows.values(), *level.inline_windows):
+        sorting.window(analysis, level, definition)
     if resolve:
         for each in found:
             if each.expr.type == UNKNOWN:
@@ -90,8 +92,6 @@ def _plain(analysis: Analysis, level: Level, body: Body) -> list[Target]:
     if "distinctClause" in body:
         _distinct(analysis, level, targets, body["distinctClause"])
     _limit(analysis, level, body)
-    for definition in level.windows.values():
-        sorting.window(analysis, level, definition)
     return targets
 
 
@@ -359,7 +359,7 @@ def _searched(analysis: Analysis, level: Level, body: Body) -> list[Column]:
         common = analysis.common([value, default], "CYCLE")
         for each in (value, default):
             analysis.to_common(each, common)
-        analysis.unknown("operator", -1)  # the negator of what tells equal values
+        analysis.inequality(common)
         found.append(Column(cycle["cycle_mark_column"], common, -1))
         found.append(Column(cycle["cycle_path_column"], oids.RECORD_ARRAY, -1))
     return found

@@ -151,6 +151,9 @@ def whole_row(analysis: Analysis, level: Level, item: Item, owner: Level, at: in
     _touch(level, owner, bit)
     if item.scalar:
         return variable(analysis, level, owner, item.columns[0], at)
+    if item.is_constructed:
+        parts = [variable(analysis, level, owner, each, at) for each in item.columns]
+        return Expr(item.row_type, at, Form.ROW, parts=parts, levels=bit, columns=item.columns)
     analysis.types.add(item.row_type)
     analysis.spend(len(item.columns))
     analysis.types.update([each.type for each in item.columns])

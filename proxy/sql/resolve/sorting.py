@@ -28,6 +28,7 @@ def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
         for family, strategy in analysis.world.strategies.get(each.oid, ()):
             if strategy in (oids.BT_LESS, oids.BT_GREATER):
                 equal.add(analysis.world.members.get((family, each.left, each.right, oids.BT_EQUAL), 0))
+    equal.discard(0)
     if not equal:
         raise RejectedError("42809", "operator is not a valid ordering operator")
     analysis.use_one_of("group", expr.location, equal)
@@ -70,14 +71,13 @@ def flattened(nodes: Sequence[Body]) -> Iterator[Body]:
 
 def window(analysis: Analysis, level: Level, node: Body) -> None:
     """Analyse what a window is made of: transformWindowDefinitions()."""
-    partition = [analysis.expression(analysis, level, each) for each in flattened(node.get("partitionClause", ()))]
-    order = [
-        (analysis.expression(analysis, level, each["SortBy"]["node"]), each["SortBy"])
-        for each in node.get("orderClause", ())
-    ]
-    sorted_ = [sort_by(analysis, *each) for each in order]
-    for each in map(analysis.to_text, partition):
-        analysis.group(each.type, each.location)
+    sorted_: list[Expr] = []
+    for each in node.get("orderClause", ()):
+        sort = each["SortBy"]
+        sorted_.append(sort_by(analysis, analysis.expression(analysis, level, sort["node"]), sort))
+    for each in flattened(node.get("partitionClause", ())):
+        expr = analysis.to_text(analysis.expression(analysis, level, each))
+        analysis.group(expr.type, expr.location)
     if not sorted_ and "refname" in node and node["refname"] in level.windows:
         referenced = level.windows[node["refname"]].get("orderClause", ())
         sorted_ = [analysis.expression(analysis, level, each["SortBy"]["node"]) for each in referenced]

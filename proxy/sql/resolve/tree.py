@@ -63,7 +63,7 @@ class Expr(msgspec.Struct):
     form: Form = Form.OTHER
     modifier: int = -1
     parts: Sequence[Expr] = ()
-    """A row's fields; what a COLLATE clause is for."""
+    """A row's fields; an operator's operands; what a COLLATE clause is for."""
     number: int = 0
     """A parameter's."""
     columns: Sequence[Column] | None = None
@@ -74,6 +74,16 @@ class Expr(msgspec.Struct):
     """Whether it is NULL without a type."""
     is_table: bool = False
     """Whether it is a row of a table, which has system columns, too."""
+
+    @property
+    def start(self) -> int:
+        """Where an operation's leftmost operand stands: exprLocation() (nodes/nodeFuncs.c)."""
+        at, inner = self.location, self
+        while inner.form in (Form.OTHER, Form.COLLATED) and inner.parts:
+            inner = inner.parts[0]
+            if inner.location >= 0:
+                at = min(at, inner.location)
+        return at
 
 
 class Item(msgspec.Struct, eq=False):
@@ -93,6 +103,8 @@ class Item(msgspec.Struct, eq=False):
     named: bool = True
     """Whether its name can be used."""
     columns_visible: bool = True
+    is_constructed: bool = False
+    """Whether a whole row of it is made of its columns, as by ROW()."""
     in_join: bool = False
     """Whether a join hides its system columns: they can be named with its name only."""
     lateral_only: bool = False
@@ -128,6 +140,9 @@ class Level(msgspec.Struct, eq=False):
     items: list[Item] = []
     queries: dict[str, WithQuery] = {}
     windows: dict[str, Body] = {}
+    """Those of the WINDOW clause."""
+    inline_windows: list[Body] = []
+    """Those that stand in calls: as the others, they are analysed after everything else."""
     used: int = 0
     """A bit for each depth of query that it has columns of."""
     lateral: bool = False
