@@ -30,6 +30,11 @@ SPOILED = {"A-cap-0136": "the policy on rls calls chk, which writes"}
 def create(server: EmbeddedServer, database: str, *extensions: str) -> None:
     """Make a database with the objects of fixture.sql, and with those of the extensions that the server has."""
     server.sql(f"CREATE DATABASE {database}")
+    fill(server, database, *extensions)
+
+
+def fill(server: EmbeddedServer, database: str, *extensions: str) -> None:
+    """Make those objects in a database that there is."""
     # Other databases of this server may have been made in the same way: the role belongs to all of them.
     role = "do $$ begin create role sc_reader login; exception when duplicate_object then null; end $$;"
     server.sql((DATA / "fixture.sql").read_text("utf-8").replace("create role sc_reader login;", role), database)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from tests import servers
 from tests.oracle import ran, reporting, runs
 from tests.oracle.compare import UNSOUND
-from tests.oracle.statements import SOURCES
+from tests.oracle.statements import SOURCES, sources
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,19 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 started = time.monotonic()
                 found = runs.run(
                     server,
-                    options.source or [name for name in SOURCES if name != "given"],
+                    options.source or sources(in_field=options.field),
                     options.limit,
                     hostile=options.hostile,
+                    in_field=options.field,
                     path=path,
                     seed=options.seed,
                     only=options.sql,
+                    wanted=options.wanted,
+                    seconds=options.seconds,
                 )
                 seconds = time.monotonic() - started
                 where = f"PostgreSQL {version}{', hostile' if options.hostile else ''}, search_path {path}"
                 print(runs.report(found, where, seconds, options.causes, options.examples))
                 if options.unpicked:
-                    for kind, each in found.tally.unpicked.items():
-                        print(*(f"never picked: {kind} {name}" for name in each), sep="\n")
+                    for kind, by_reason in found.tally.unpicked.items():
+                        for why, each in by_reason.items():
+                            print(*(f"never picked: {kind} {name}: {why}" for name in each), sep="\n")
                 worst |= any(miss.problem in UNSOUND for miss in found.misses)
     return worst
 
@@ -60,7 +65,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", action="append", choices=SOURCES, help="where statements come from (all); again")
     parser.add_argument("--limit", type=int, default=5000, help="statements of each source (5000)")
     parser.add_argument("--run", action="store_true", help="run statements, and see what runs beside what is judged")
+    parser.add_argument("--wanted", type=int, help="stop at so many that the server takes, by normal form")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so many, for each path")
     parser.add_argument("--hostile", action="store_true", help="with overloads of what is built in")
+    parser.add_argument("--field", action="store_true", help="what programs and people ask, in a database for it")
     parser.add_argument("--path", action="append", help="the search_path; may be given again")
     parser.add_argument("--seed", default="1", help="of what is chosen at random")
     parser.add_argument("--causes", type=int, default=40, help="how many causes are printed (40)")

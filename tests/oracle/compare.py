@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
 
+from proxy.shape import normal_form
 from tests.oracle import picked as picking
 from tests.oracle.picked import Picked
 from tests.oracle.server import Analysed, Complaint
@@ -140,10 +141,12 @@ class Tally:
     anything: int = 0
     precise: int = 0
     """Statements of which every set that decides has one member."""
+    forms: set[int] = field(default_factory=set)
+    """Of the statements that the server takes, the normal forms, by hash."""
     covered: dict[str, Counter[int]] = field(default_factory=dict)
     """How often each object was picked, by kind."""
-    unpicked: dict[str, list[str]] = field(default_factory=dict)
-    """The names of those that were never picked, by kind."""
+    unpicked: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """The names of those that were never picked, by kind and by why."""
 
 
 class Comparison:
@@ -152,6 +155,7 @@ class Comparison:
     def __init__(self, name: Callable[[str, int], str], kinds: Iterable[str] = picking.DECIDING) -> None:
         self.name = name
         self._kinds = frozenset(kinds)
+        self._counted = (self._kinds - _TYPES) | {picking.CONVERSION}
         self.tally = Tally()
         self.misses: list[Miss] = []
 
@@ -165,6 +169,7 @@ class Comparison:
             return []
         else:
             self.tally.taken += 1
+            self.tally.forms.add(hash(normal_form(sql) or sql))
             found = self._against_tree(text, server, answer)
         self.misses += found
         return found
@@ -183,10 +188,11 @@ class Comparison:
         return [Miss(Problem.TAKEN, complaint.sqlstate, complaint.position, complaint.message, text)]
 
     def _against_tree(self, text: str, server: Analysed, answer: Answer) -> list[Miss]:
-        objects = [each for each in picking.picked(server.tree) if each.kind in self._kinds]
-        for each in objects:
-            if each.kind not in _TYPES:
+        every = picking.picked(server.tree)
+        for each in every:
+            if each.kind in self._counted:
                 self.tally.covered.setdefault(each.kind, Counter())[each.oid] += 1
+        objects = [each for each in every if each.kind in self._kinds]
         if isinstance(answer, Failure):
             return [Miss(Problem.CRASH, answer.where, -1, answer.message, text)]
         if isinstance(answer, Unmodelled):

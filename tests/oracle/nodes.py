@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 Node: TypeAlias = dict[str, Any]
@@ -83,6 +84,7 @@ def _unbroken(text: bytes) -> str:
     return _OVERLONG.sub(rb"\1", text).decode("utf-8", "replace")
 
 
+@lru_cache(4096)
 def _value(word: str) -> Any:
     if word in _WORDS:
         return _WORDS[word]

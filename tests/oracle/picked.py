@@ -48,10 +48,22 @@ RESULT: Final = "result"
 COLUMN: Final = "column"
 """The type of a column that XMLTABLE, JSON_TABLE, RETURNING or a column definition list makes by input."""
 
+CONVERSION: Final = "conversion"
+"""Two types, of which one becomes the other: pair() of their OIDs. No kind that the resolver has."""
+
 DECIDING: Final = frozenset(
     (FUNCTION, OPERATOR, SORT, GROUP, IN_RANGE, IO, IO_FROM, ARRAY_CAST, DOMAIN, MINMAX, CONST, VAR, PARAM, RELATION)
 )
 """The kinds that the resolver has to know."""
+
+_CONVERTING: Final[Mapping[str, tuple[str, str]]] = {
+    "FUNCEXPR": ("args", "funcresulttype"),
+    "RELABELTYPE": ("arg", "resulttype"),
+    "COERCEVIAIO": ("arg", "resulttype"),
+}
+"""Labels of what makes one type another, with the fields of what it takes and of the type that it gives."""
+_CASTS: Final = (1, 2)
+"""COERCE_EXPLICIT_CAST, COERCE_IMPLICIT_CAST: a function that is called by its name is no cast."""
 
 _FIELDS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "FUNCEXPR": (("funcid", FUNCTION),),
@@ -204,6 +216,8 @@ def picked(tree: Any) -> list[Picked]:
             argument = type_of(node["arg"])
             if argument:
                 found.append(Picked(IO_FROM, node["location"], argument))
+        if label in _CONVERTING:
+            found += _conversion(label, node)
         location = -1 if label == "ROWCOMPAREEXPR" else node.get("location", -1)
         fields = _FIELDS.get(label)
         if fields is None:
@@ -218,6 +232,21 @@ def picked(tree: Any) -> list[Picked]:
                     found.append(Picked(kind, location, value))
         stack += [value for value in node.values() if type(value) is dict or type(value) is list]
     return found
+
+
+def pair(source: int, target: int) -> int:
+    """Return one number for two OIDs."""
+    return source << 32 | target
+
+
+def _conversion(label: str, node: Node) -> Iterator[Picked]:
+    argument, result = _CONVERTING[label]
+    if node.get("funcformat", _CASTS[0]) not in _CASTS:
+        return
+    given = node[argument][0] if argument == "args" else node[argument]
+    source = type_of(given)
+    if source:
+        yield Picked(CONVERSION, node["location"], pair(source, node[result]))
 
 
 def output(tree: Node) -> list[tuple[str, int | None]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy.commands.embedded import EmbeddedServer
+from tests import corpus, ordinary
 from tests.oracle import inside, picked
 from tests.oracle.bodies import body
-from tests.oracle.catalogue import Catalogue, prepare
+from tests.oracle.catalogue import prepare
 from tests.oracle.compare import Answer, Comparison, by_cause
+from tests.oracle.never import never_picked
 from tests.oracle.resolving import Resolving
 from tests.oracle.server import SERVER_SETTINGS, Analyst
 from tests.oracle.statements import SOURCES, Statement
@@ -32,6 +36,8 @@ PATHS: Final[Mapping[bool, Sequence[str]]] = {
     ),
 }
 """The search_paths that are tried, by whether the schema is hostile."""
+_TURN: Final = 2000
+"""Statements of one source at once."""
 _FOLDER: Final = Path(__file__).parent
 Ask = Callable[[Any, Sequence[int]], Answer]
 """Answers for a statement's body, as pglast has it, and the types of its parameters that are declared."""
@@ -39,16 +45,22 @@ Ask = Callable[[Any, Sequence[int]], Answer]
 
 def run(
     server: EmbeddedServer,
-    sources: Iterable[str],
+    sources: Sequence[str],
     limit: int,
     *,
     hostile: bool = False,
+    in_field: bool = False,
     path: str = "public",
     seed: str = "1",
     only: Sequence[str] | None = None,
+    wanted: int | None = None,
+    seconds: float = math.inf,
 ) -> Comparison:
-    """Compare the resolver with the server on at most `limit` statements of each source, or on those of `only`."""
-    database = create(server, hostile=hostile)
+    """Compare the resolver with the server on at most `limit` statements of each source, or on those of `only`.
+
+    `wanted`: so many that the server takes, different by normal form, are enough; `seconds`: so is so long a time.
+    """
+    database = create_field(server) if in_field else create(server, hostile=hostile)
     with Analyst(server.port, database) as reader, Analyst(server.port, database, search_path=path) as analyst:
         catalogue = prepare(reader)
         ask = Resolving(analyst, reader).resolve
@@ -56,10 +68,15 @@ def run(
         if only:
             compare(analyst, ask, comparison, (Statement(text.encode()) for text in only))
         else:
-            for source in sources:
-                found = SOURCES[source](catalogue, random.Random(seed))
-                compare(analyst, ask, comparison, islice(found, limit))
-        comparison.tally.unpicked = dict(_unpicked(catalogue, comparison))
+            again = [name for at, name in enumerate(sources) if name in sources[:at]]
+            found = [islice(SOURCES[name](catalogue, random.Random(seed)), limit) for name in dict.fromkeys(sources)]
+            # A source that is given again has other statements, and a greater share of the time.
+            found += [
+                islice(SOURCES[each](catalogue, random.Random(f"{seed}, again {at}")), limit)
+                for at, each in enumerate(again)
+            ]
+            _take_turns(analyst, ask, comparison, found, wanted, time.monotonic() + seconds)
+        comparison.tally.unpicked = never_picked(catalogue, comparison)
     return comparison
 
 
@@ -78,6 +95,26 @@ def run_inside(
     return comparison
 
 
+def _take_turns(
+    analyst: Analyst,
+    ask: Ask,
+    comparison: Comparison,
+    sources: Sequence[Iterator[Statement]],
+    wanted: int | None,
+    until: float,
+) -> None:
+    """Compare some statements of each source after the other, until there are no more, or it is enough."""
+    left = list(sources)
+    while left:
+        for source in list(left):
+            before = comparison.tally.statements
+            compare(analyst, ask, comparison, islice(source, _TURN))
+            if comparison.tally.statements == before:
+                left.remove(source)
+            if time.monotonic() > until or (wanted is not None and len(comparison.tally.forms) >= wanted):
+                return
+
+
 def create(server: EmbeddedServer, *, hostile: bool = False) -> str:
     """Make the database for the statements, where it is not there; return its name."""
     database = f"oracle_{'hostile' if hostile else 'honest'}"
@@ -86,6 +123,16 @@ def create(server: EmbeddedServer, *, hostile: bool = False) -> str:
     server.sql(f"CREATE DATABASE {database}")
     for name in ("schema.sql", "hostile.sql") if hostile else ("schema.sql",):
         server.sql((_FOLDER / name).read_text("utf-8"), database)
+    return database
+
+
+def create_field(server: EmbeddedServer) -> str:
+    """Make the database that the field's queries speak of, where it is not there; return its name."""
+    database = "oracle_field"
+    if not server.sql(f"SELECT 1 FROM pg_database WHERE datname = '{database}'").strip():
+        server.sql(f"CREATE DATABASE {database}")
+        server.sql(ordinary.TABLES, database)
+        corpus.fill(server, database)
     return database
 
 
@@ -122,15 +169,8 @@ def names(analyst: Analyst) -> Callable[[str, int], str]:
     return lambda kind, oid: by_kind.get(kind, types).get(str(oid)) or f"OID {oid}"
 
 
-def _unpicked(catalogue: Catalogue, comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """Yield what the statements have never made the server pick, though they could."""
-    functions = [each.oid for each in catalogue.functions if each.kind != "p"]
-    for kind, known in (
-        (picked.FUNCTION, functions),
-        (picked.OPERATOR, [each.oid for each in catalogue.operators]),
-    ):
-        seen = comparison.tally.covered.get(kind, {})
-        yield kind, sorted(comparison.name(kind, oid) for oid in known if oid not in seen)
+def _counted(kind: str, found: Mapping[str, Sequence[str]]) -> str:
+    return f"{sum(map(len, found.values()))} {kind}s" + "".join(f", {len(each)} {why}" for why, each in found.items())
 
 
 def report(found: Comparison, where: str, seconds: float, causes: int, examples: int) -> str:
@@ -142,11 +182,10 @@ def report(found: Comparison, where: str, seconds: float, causes: int, examples:
         f"# {where}",
         f"{tally.statements} statements in {seconds:.0f} s: the server takes {compared}, both reject {tally.rejected},"
         f" {tally.of_values} fail by a value",
+        f"{len(tally.forms)} of those taken differ by normal form",
         f"{tally.precise} are precise; of {sets} sets {tally.several} have several members, {tally.anything} anything",
-        "picked: "
-        + ", ".join(f"{len(counts)} {kind}s" for kind, counts in sorted(tally.covered.items()))
-        + "; never: "
-        + ", ".join(f"{len(names)} {kind}s" for kind, names in tally.unpicked.items()),
+        "picked: " + ", ".join(f"{len(counts)} {kind}s" for kind, counts in sorted(tally.covered.items())),
+        "never picked: " + "; ".join(_counted(kind, found) for kind, found in tally.unpicked.items()),
     ]
     grouped = by_cause(found.misses)
     wrong = {}

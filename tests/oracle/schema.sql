@@ -47,3 +47,56 @@ CREATE FUNCTION "lower "(text) RETURNS numeric LANGUAGE sql AS $$ SELECT 1::nume
 CREATE FUNCTION tab(tab) RETURNS numeric LANGUAGE sql AS $$ SELECT 1::numeric $$;
 CREATE FUNCTION of_tab(tab) RETURNS text LANGUAGE sql AS $$ SELECT 'x'::text $$;
 CREATE FUNCTION ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffg(int) RETURNS bigint LANGUAGE sql AS $$ SELECT 1::bigint $$;
+-- functions of every family of polymorphic types
+CREATE FUNCTION poly_pair(anyelement, anyelement) RETURNS anyarray LANGUAGE sql AS $$ SELECT ARRAY[$1, $2] $$;
+CREATE FUNCTION poly_in(anyarray, anyelement) RETURNS boolean LANGUAGE sql AS $$ SELECT $2 = ANY ($1) $$;
+CREATE FUNCTION poly_plain(anynonarray, anyelement) RETURNS anyelement LANGUAGE sql AS $$ SELECT $2 $$;
+CREATE FUNCTION poly_enum(anyenum, anyarray) RETURNS anyenum LANGUAGE sql AS $$ SELECT $1 $$;
+CREATE FUNCTION poly_range(anyrange, anyelement) RETURNS anyrange LANGUAGE sql AS $$ SELECT $1 $$;
+CREATE FUNCTION poly_bound(anyrange) RETURNS anyelement LANGUAGE sql AS $$ SELECT lower($1) $$;
+CREATE FUNCTION poly_bounds(anyrange, anyarray) RETURNS anyarray LANGUAGE sql AS $$ SELECT $2 $$;
+CREATE FUNCTION poly_first(anyarray) RETURNS anyelement LANGUAGE sql AS $$ SELECT $1[1] $$;
+CREATE FUNCTION poly_all(VARIADIC anyarray) RETURNS anyelement LANGUAGE sql AS $$ SELECT $1[1] $$;
+CREATE FUNCTION poly_out(anyelement, OUT a anyelement, OUT b anyarray) LANGUAGE sql AS $$ SELECT $1, ARRAY[$1] $$;
+CREATE FUNCTION poly_table(anyarray) RETURNS TABLE (a anyelement, n bigint) LANGUAGE sql AS $$ SELECT $1[1], 1::bigint $$;
+CREATE FUNCTION like_pair(anycompatible, anycompatible) RETURNS anycompatible LANGUAGE sql AS $$ SELECT $1 $$;
+CREATE FUNCTION like_in(anycompatiblearray, anycompatible) RETURNS anycompatiblearray LANGUAGE sql AS $$ SELECT $1 $$;
+CREATE FUNCTION like_plain(anycompatiblenonarray, anycompatible) RETURNS anycompatible LANGUAGE sql AS $$ SELECT $2 $$;
+CREATE FUNCTION like_range(anycompatiblerange, anycompatible) RETURNS anycompatiblerange LANGUAGE sql AS $$ SELECT $1 $$;
+CREATE FUNCTION like_bound(anycompatiblerange, anycompatiblearray) RETURNS anycompatible LANGUAGE sql AS $$ SELECT $2[1] $$;
+CREATE FUNCTION like_all(VARIADIC anycompatiblearray) RETURNS anycompatible LANGUAGE sql AS $$ SELECT $1[1] $$;
+CREATE FUNCTION like_out(anycompatible, anycompatible, OUT a anycompatible, OUT b anycompatiblearray)
+  LANGUAGE sql AS $$ SELECT $1, ARRAY[$1] $$;
+CREATE FUNCTION two_families(anyelement, anycompatible, anycompatiblearray) RETURNS anyelement LANGUAGE sql AS $$ SELECT $1 $$;
+DO $do$
+BEGIN
+  IF current_setting('server_version_num')::int >= 140000 THEN
+    CREATE FUNCTION poly_multi(anymultirange, anyelement) RETURNS anyrange LANGUAGE sql AS $$ SELECT range_merge($1) $$;
+    CREATE FUNCTION poly_ranges(anyrange, anymultirange) RETURNS anymultirange LANGUAGE sql AS $$ SELECT $2 $$;
+    CREATE FUNCTION poly_of_range(anyrange) RETURNS anymultirange LANGUAGE sql AS $$ SELECT multirange($1) $$;
+    CREATE FUNCTION like_multi(anycompatiblemultirange, anycompatible) RETURNS anycompatiblerange
+      LANGUAGE sql AS $$ SELECT range_merge($1) $$;
+    CREATE FUNCTION like_ranges(anycompatiblerange, anycompatiblemultirange) RETURNS anycompatiblemultirange
+      LANGUAGE sql AS $$ SELECT $2 $$;
+    CREATE FUNCTION like_bounds(anycompatiblemultirange, anycompatiblearray) RETURNS anycompatiblemultirange
+      LANGUAGE sql AS $$ SELECT $1 $$;
+  END IF;
+END $do$;
+CREATE TYPE shape AS (id int, at date);
+CREATE TABLE of_shape OF shape;
+CREATE FUNCTION of_shapes(shape) RETURNS int LANGUAGE sql AS $$ SELECT $1.id $$;
+CREATE FUNCTION of_parent(parent) RETURNS text LANGUAGE sql AS $$ SELECT $1.name $$;
+CREATE FUNCTION of_parents(parent[]) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION of_record(record) RETURNS text LANGUAGE internal AS 'pg_typeof';
+CREATE FUNCTION of_records(record[]) RETURNS text LANGUAGE internal AS 'pg_typeof';
+CREATE FUNCTION in_and_out(INOUT a int, INOUT b text DEFAULT 'x') LANGUAGE sql AS $$ SELECT $1, $2 $$;
+CREATE FUNCTION all_defaults(a int DEFAULT 1, b bigint DEFAULT 2, c text DEFAULT 'x') RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION named_variadic(a int, VARIADIC b text[]) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE AGGREGATE summed(int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');
+CREATE FUNCTION poly_last(anyelement, anyelement) RETURNS anyelement LANGUAGE sql AS $$ SELECT $2 $$;
+CREATE AGGREGATE gathered(anyelement) (SFUNC = poly_last, STYPE = anyelement);
+CREATE AGGREGATE ranked(VARIADIC "any" ORDER BY VARIADIC "any")
+  (SFUNC = ordered_set_transition_multi, STYPE = internal, FINALFUNC = rank_final, FINALFUNC_EXTRA, HYPOTHETICAL);
+CREATE DOMAIN shorter AS short;
+CREATE FUNCTION default_of(a anyelement DEFAULT NULL, b anyelement DEFAULT NULL, c boolean DEFAULT true) RETURNS anyelement
+  LANGUAGE sql AS $$ SELECT $1 $$;

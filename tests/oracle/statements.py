@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests import ordinary
 from tests.oracle import branches, generator, naming
 from tests.oracle.catalogue import EVERY, Catalogue, Function, concrete
+from tests.oracle.typed import Typed
 
 
 class Statement(NamedTuple):
@@ -110,7 +112,7 @@ def _calls(catalogue: Catalogue, function: Function, types: Sequence[int], rng: 
     elif function.kind == "f":
         arguments = ", ".join(columns)
         yield Statement(f"SELECT f FROM {EVERY} e, {name}({arguments}) AS f".encode())
-        yield Statement(f"SELECT * FROM {EVERY} e, {name}({arguments}) WITH ORDINALITY AS f".encode())
+        yield Statement(f"SELECT f.* FROM {EVERY} e, {name}({arguments}) WITH ORDINALITY AS f".encode())
         if len(columns) == 1:
             yield _select(f"({columns[0]}).{name}")
 
@@ -225,6 +227,23 @@ def corpus(catalogue: Catalogue, rng: random.Random) -> Iterator[Statement]:
             yield Statement(text.encode("utf-8", "surrogateescape"))
 
 
+def field(catalogue: Catalogue, rng: random.Random) -> Iterator[Statement]:
+    """Yield what the field's programs and people ask, as far as it is allowed: for a database of its own."""
+    cases = [json.loads(line) for line in (_DATA / "corpus.jsonl").read_text("utf-8").splitlines()]
+    texts = [case["sql"] for case in cases if "sql" in case and case["verdict"] == "allow"]
+    for name in ("harmless.sql", "reads.sql"):
+        texts += (_DATA / name).read_text("utf-8").splitlines()
+    # Those of drivers have %s where they send $1.
+    texts += [*ordinary.STATEMENTS, *(_numbered(text) for text, _ in ordinary.PREPARED)]
+    for text in dict.fromkeys(texts):
+        yield Statement(text.encode("utf-8", "surrogateescape"))
+
+
+def _numbered(text: str) -> str:
+    number = itertools.count(1)
+    return re.sub("%s", lambda _: f"${next(number)}", text)
+
+
 def given(catalogue: Catalogue, rng: random.Random) -> Iterator[Statement]:
     """Yield the texts of the file that CORPUS names: a JSON object with `sql` on each line, or a statement."""
     path = os.environ.get("CORPUS", "")
@@ -277,6 +296,12 @@ def _declared(text: str, rng: random.Random) -> Statement:
     return Statement(text.encode(), tuple(rng.choice(_DECLARED) for _ in range(rng.randint(1, count))))
 
 
+def typed(catalogue: Catalogue, rng: random.Random) -> Iterator[Statement]:
+    """Yield statements without end that the server takes, most of them: each object and each form in turn."""
+    for text, declared in Typed(catalogue, rng).statements():
+        yield Statement(text.encode(), declared)
+
+
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _DECLARED: Final = (0, 705, 0, 705, 23, 20, 25, 1043, 1700, 16, 1082, 1184, 114, 1007, 1009, 701, 19, 1042, 2249, 2278)
 
@@ -298,8 +323,15 @@ SOURCES: Final[Mapping[str, Source]] = {
     "mixed-functions": mixed_functions,
     "views": views,
     "random": at_random,
+    "typed": typed,
+    "field": field,
     "given": given,
 }
+
+
+def sources(*, in_field: bool = False) -> list[str]:
+    """Return the names of all sources for one of the databases."""
+    return ["field"] if in_field else [name for name in SOURCES if name not in ("field", "given")]
 
 
 def _select(expression: str, *, tail: str = "") -> Statement:

@@ -60,6 +60,7 @@ def test_what_is_no_tree(text: bytes) -> None:
 def test_what_a_tree_names() -> None:
     tree = nodes.read(TREE)
     assert sorted(picked.picked(tree)) == [
+        ("conversion", 7, picked.pair(25, 25)),
         ("function", 7, 870),
         ("group", 7, 98),
         ("sort", 7, 664),
