@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from .verdict import Verdict
@@ -33,9 +33,9 @@ class Counts:
 
 
 class VerdictCache:
-    """Keep verdicts by key. `size` and `evictions` are plain integers for the metrics."""
+    """Keep verdicts by key. `size`, `evictions` and `by_names` are for the metrics."""
 
-    __slots__ = ("_limit", "_scopes", "entries", "evictions", "size")
+    __slots__ = ("_limit", "_scopes", "by_names", "entries", "evictions", "size")
 
     def __init__(self, limit: int = 32 << 20) -> None:
         """Make an empty cache of at most so many bytes."""
@@ -43,6 +43,8 @@ class VerdictCache:
         """Read here, in the hot path; written by `remember` alone. A reader moves what it finds to the end."""
         self.size = 0
         self.evictions = 0
+        self.by_names: Counter[str] = Counter()
+        """Verdicts that were found by all that bears the names of a text, by why: see picked.ByNames."""
         self._limit = limit
         self._scopes = 0
 

@@ -21,7 +21,7 @@ from .cache import Came, Counts, Key, Scope, VerdictCache
 from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from .functions import Functions
 from .judgement import Judgement
-from .picked import Meaning
+from .picked import ByNames, Meaning
 from .policy import Policy
 from .rules import Refusal, Refused
 from .shape import emptied, is_shareable, normal_form
@@ -280,9 +280,12 @@ class Filter:
             if verdict is not None:
                 return verdict
         self.counts.misses += 1
-        verdict, constants_decide = self._judge(sql, encoding, extended, types, bare)
+        verdict, constants_decide, by_names = self._judge(sql, encoding, extended, types, bare)
         plain = verdict is _ALLOWED["select"] or verdict is _UNDER_PATH
         alike = plain and shape is not None and not constants_decide and is_shareable(shape)
+        if by_names is not None:
+            is_select = verdict is _ALLOWED["select"]
+            verdict = _BY_NAMES[by_names] if is_select else replace(verdict, by_names=by_names.value)
         self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
         return verdict
 
@@ -330,6 +333,8 @@ class Filter:
         self, sql: bytes, encoding: str, came: Came, verdict: Verdict, bare: bytes | None, shape: str | None
     ) -> None:
         """Remember a verdict for its text, or for all that differ from it in comments; and for all of a `shape`."""
+        if verdict.by_names:
+            self.cache.by_names[verdict.by_names] += 1
         if bare is None or self._again(sql):
             self.cache.remember((sql, encoding, came, self._scope), verdict)
         elif shape is None and verdict.placeless:
@@ -388,8 +393,11 @@ class Filter:
 
     def _judge(
         self, sql: bytes, encoding: str, extended: int, types: Sequence[int] = (), bare: bytes | None = None
-    ) -> tuple[Verdict, bool]:
-        """Return the verdict, and whether a constant's value had a part in it. `bare` is as in `_commented`."""
+    ) -> tuple[Verdict, bool, ByNames | None]:
+        """Return the verdict, whether a constant's value had a part in it, and why it was found by names, if it was.
+
+        `bare` is as in `_commented`.
+        """
         own = None if extended & OWN_PARSE else frozenset[int]()
         resolver = self._resolver_for(sql, extended, types)
         judgement = Judgement(
@@ -416,7 +424,13 @@ class Filter:
             verdict = _UNDER_PATH if verdict is _ALLOWED["select"] else replace(verdict, under_path=True)
         if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
             verdict = _in_bytes(verdict, sql.decode())
-        return verdict, judgement.constants_decide
+        return verdict, judgement.constants_decide, self._by_names(judgement)
+
+    def _by_names(self, judgement: Judgement) -> ByNames | None:
+        """Return why a query was judged by names."""
+        if judgement.by_names is None or self._resolver is not None:
+            return judgement.by_names
+        return ByNames.CATALOGUE if self.catalog is None or self.catalog.world is None else ByNames.PATH
 
     def _resolver_for(self, sql: bytes, extended: int, types: Sequence[int]) -> Resolver | None:
         """Return the resolver, where the tree of a text shows what the server will see."""
@@ -696,6 +710,8 @@ _ALLOWED = {
 }
 """The verdicts of texts that leave nothing behind, made once: a Verdict costs 1.5 µs."""
 _UNDER_PATH = replace(_ALLOWED["select"], under_path=True)
+_BY_NAMES = {each: replace(_ALLOWED["select"], by_names=each.value) for each in ByNames}
+"""That of a query, where it was found by names."""
 _LONE = {kind: Verdict(Action.ALLOW, kind, boundary=kind) for kind in ("begin", "commit", "rollback")}
 """The same for lone boundaries of transactions."""
 

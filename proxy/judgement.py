@@ -15,7 +15,7 @@ from . import text as texts
 from .catalog import CAST, CAST_TO, FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, TYPE, Catalog, Key, Operator
 from .catalog import Callable as Function
 from .functions import Functions
-from .picked import Meaning, Picked, pick
+from .picked import ByNames, Meaning, Picked, pick
 from .policy import Policy
 from .reach import Reach
 from .rules import Refused
@@ -50,6 +50,7 @@ class Judgement:
         "at_bind",
         "bound",
         "boundary",
+        "by_names",
         "codec",
         "constants_decide",
         "declared",
@@ -139,6 +140,8 @@ class Judgement:
         self.replacement = ""
         self.boundary = ""
         """These three are the last statement's, by `conditions.judge`."""
+        self.by_names: ByNames | None = None
+        """Why the first query of which not every name is known was judged by names; without a resolver: TEXT."""
         self.constants_decide = False
         """Whether a constant's value had a part in the verdict: another text of the same shape may get another one."""
 
@@ -200,14 +203,20 @@ class Judgement:
         The server looks into SQL given as text when the function that runs it is called: later in the same statement,
         or at a FETCH or an Execute, when the search_path may be another one.
         """
-        if self._meaning is None or name != "SelectStmt" or not self.resolves or self.changes_path or self._depth:
+        if name != "SelectStmt":
             return None
-        found = pick(self._meaning, body, self.declared)
-        if found is not None and found.by_place:
-            self.constants_decide = True
-        # What vanishes from the arguments of a call is judged by their count; no argument of a function does.
-        void = self._meaning.outside is None and found is not None and rules.VOID_OID in found.types
-        return None if void else found
+        found: Picked | ByNames
+        if self._meaning is None:
+            found = ByNames.TEXT
+        elif not self.resolves or self.changes_path or self._depth:
+            found = ByNames.LATER
+        else:
+            found = pick(self._meaning, body, self.declared)
+        if isinstance(found, ByNames):
+            self.by_names = self.by_names or found
+            return None
+        self.constants_decide = self.constants_decide or found.by_place
+        return found
 
     def _is_cleared(self, kind: str, oid: int, rule: str, location: int) -> bool:
         """Tell whether what is picked is a read under the search_path of the statement, and under no other one.

@@ -48,6 +48,8 @@ class Gauges:
     """How long the first client in line has waited (PgBouncer's `maxwait`)."""
     verdict_cache_hits: int = 0
     verdict_cache_misses: int = 0
+    judged_by_names: Mapping[str, int] = field(default_factory=dict)
+    """Why to the count of verdicts that were found without knowing what each name means."""
     verdict_cache_evictions: int = 0
     verdict_cache_bytes: int = 0
     catalog_ages: Mapping[str, float] = field(default_factory=dict)
@@ -264,6 +266,12 @@ def _verdict_cache(gauges: Gauges) -> Iterator[Metric]:
     )
     yield _counter(
         "sidecart_verdict_cache_misses_total", "Statements that had to be parsed.", gauges.verdict_cache_misses
+    )
+    yield _counters(
+        "sidecart_judged_by_names_total",
+        "Those of which not every name is known, so that all that bears it was judged, by why.",
+        ("why",),
+        _by_one(gauges.judged_by_names),
     )
     yield _counter(
         "sidecart_verdict_cache_evictions_total",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from enum import Enum
 from typing import Final, NamedTuple
 
 from .catalog import CHECK, COMPARE, FIRST_NORMAL_OID, INPUT, OUTPUT, TO_JSON, TO_TEXT, TYPE
 from .sql.resolve import NotModelledError, Outside, RejectedError, Resolution, Resolver, oids
-from .sql.resolve.oids import ANY_TYPE
+from .sql.resolve.oids import ANY_TYPE, VOID
 from .sql.resolve.world import World
 from .walk import Body
 
@@ -32,6 +33,30 @@ What tells order and equality, and hashes, is one: how values are compared is fo
 """
 _ROWS: Final = frozenset({oids.RECORD, oids.RECORD_ARRAY})
 """Values of these can have in them what is of any type in the statement."""
+
+
+class ByNames(Enum):
+    """Say why nobody knows what each name in a query means, so that all that bears it is judged."""
+
+    CATALOGUE = "catalogue"
+    """There is none, or none of this server's version."""
+    PATH = "search_path"
+    """Nobody knows the session's."""
+    TEXT = "text"
+    """It is too long; or it has numbers that the server reads as a number and a name; or values of types that a Parse
+    does not give."""
+    LATER = "later"
+    """The server looks the names up later: behind a SET of the search_path, in SQL that is given as text."""
+    REJECTED = "rejected"
+    """The server is expected to reject it."""
+    FORM = "form"
+    """Something in it is not known to the resolver."""
+    OPEN = "open"
+    """A name in it can mean anything."""
+    CHANGED = "changed"
+    """It uses something built in that was changed."""
+    VOID = "void"
+    """A value of type void vanishes from the arguments of a call, which is judged by their count."""
 
 
 class Picked:
@@ -132,10 +157,10 @@ class Meaning(NamedTuple):
     """The names that such a body has beside those of FROM."""
 
 
-def pick(meaning: Meaning, query: Body, declared: Sequence[Body] = ()) -> Picked | None:
-    """Return what the server picks for a SelectStmt; None: nobody knows it all, or the server rejects the text.
+def pick(meaning: Meaning, query: Body, declared: Sequence[Body] = ()) -> Picked | ByNames:
+    """Return what the server picks for a SelectStmt, or why nobody knows it all.
 
-    Nor is a function that is built in and has been changed what its name promises.
+    A function that is built in and has been changed is not what its name promises.
 
     `declared` are the TypeNames of a PREPARE. The values in the body of a function are of types that are judged where
     they come from, so that what belongs to a type need not be known there.
@@ -143,9 +168,13 @@ def pick(meaning: Meaning, query: Body, declared: Sequence[Body] = ()) -> Picked
     resolver, parameters, outside = meaning
     try:
         found = resolver.resolve({"SelectStmt": query}, parameters, declared, outside)
-    except (RejectedError, NotModelledError, RecursionError):
-        return None
+    except RejectedError:
+        return ByNames.REJECTED
+    except (NotModelledError, RecursionError):
+        return ByNames.FORM
     if found.is_open and (outside is None or found.opaque):
-        return None
+        return ByNames.OPEN
     picked = Picked(resolver.world, found)
-    return picked if picked.functions.isdisjoint(resolver.world.changed) else None
+    if outside is None and VOID in picked.types:  # no argument of a function vanishes
+        return ByNames.VOID
+    return picked if picked.functions.isdisjoint(resolver.world.changed) else ByNames.CHANGED

@@ -26,6 +26,7 @@ from proxy.errors import ConfigError
 from proxy.findings import Severity
 from proxy.house import House, Member
 from proxy.judge import Prover, Texts
+from proxy.picked import ByNames
 from proxy.pool import Pool
 from proxy.quotas import Quotas
 from proxy.role_watch import RoleWatch, summary
@@ -416,6 +417,7 @@ class Server:
             verdict_cache_misses=sum(each.misses for each in counts),
             verdict_cache_evictions=self.cache.evictions,
             verdict_cache_bytes=self.cache.size,
+            judged_by_names={each.value: self.cache.by_names[each.value] for each in ByNames},
             catalog_ages=self._catalogues.ages(),
             catalog_missing={name: int(name in missing) for name in self.backends.filters.copy()},
             catalog_unprinted=self._catalogues.unprinted(),

@@ -122,6 +122,8 @@ class Verdict:
     """The function, relation, type, operator or setting that it was refused for."""
     under_path: bool = False
     """Whether it is a read under the search_path that the session began with, and maybe under no other one."""
+    by_names: str = field(default="", compare=False)
+    """Why it was judged by all that bears its names, and not by what they mean: see picked.ByNames."""
     codec: str = ""
     """Where the text is nothing but a SET of client_encoding: the Python codec of what it sets."""
     label: tuple[str, str] = field(init=False)

@@ -506,6 +506,15 @@ def test_names_are_compared_part_by_part() -> None:
     assert judge("select pg_catalog.count(1), COUNT(1)").action is Action.ALLOW
 
 
+def test_verdicts_that_were_found_by_names_are_counted() -> None:
+    filter_ = Filter()
+    for sql in (b"select now()", b"select now()", b"show x", b"begin", b"explain select v from t"):
+        filter_.judge(sql)
+    assert filter_.cache.by_names == {"catalogue": 2}
+    filter_.remember(b"select 1, 2", "utf-8", 0, Verdict(Action.ALLOW, "select", by_names="rejected"))
+    assert filter_.cache.by_names == {"catalogue": 2, "rejected": 1}
+
+
 def test_old_servers_have_other_keywords_and_functions() -> None:
     old, new = Policy(server_version=150018), Policy(server_version=180004)
     for sql in (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.picked import Meaning, pick
+from proxy.picked import ByNames, Meaning, Picked, pick
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Cast, Function, Operator, Relation, Tables, Type, World
@@ -45,6 +45,18 @@ OWN = Tables(
         function(20010, "same", (oids.ANYELEMENT, oids.ANYELEMENT), oids.ANYELEMENT),
         function(20011, "alike", (oids.ANYCOMPATIBLE, oids.ANYCOMPATIBLEARRAY), oids.ANYCOMPATIBLE),
         function(20012, "shown", (MOOD,), oids.TEXT),
+        function(
+            20014,
+            "pairs_of",
+            (oids.ANYELEMENT,),
+            oids.RECORD,
+            types=(oids.ANYELEMENT, oids.ANYELEMENT, oids.ANYARRAY),
+            modes="ioo",
+            names=("", "x", "y"),
+        ),
+        function(
+            20013, "default_of", (oids.ANYELEMENT, oids.ANYELEMENT), oids.ANYELEMENT, defaults=2, names=("a", "b")
+        ),
     ],
     operators=[
         Operator(21001, PUBLIC, "=", MOOD, MOOD, oids.BOOL, 20012),
@@ -274,6 +286,101 @@ def test_rows_that_are_lists_are_compared_one_by_one() -> None:
     assert compared("SELECT count(*) OVER (PARTITION BY ROW(id, w)) FROM t") == ["record = record"]
 
 
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("SELECT JSON_OBJECT('a': id, 'b': m) FROM t", []),
+        ("SELECT JSON_OBJECT('a': id FORMAT JSON) FROM t", None),
+        ("SELECT JSON_ARRAYAGG(id) FROM t", ["json_agg_strict(anyelement)"]),
+        ("SELECT JSON_ARRAYAGG(id NULL ON NULL RETURNING jsonb) FROM t", ["jsonb_agg(anyelement)"]),
+        ("SELECT JSON_OBJECTAGG(w: id WITH UNIQUE) FROM t", ["json_object_agg_unique(any,any)"]),
+        ("SELECT JSON_ARRAY(SELECT id FROM t)", ["json_agg_strict(anyelement)"]),
+        ("SELECT JSON('\\x00'::bytea)", ["convert_from(bytea,name)"]),
+        ("SELECT JSON_SERIALIZE(j RETURNING bytea) FROM t", ["convert_to(text,name)"]),
+        ("SELECT JSON_QUERY(j, '$' PASSING m AS x) FROM t", ["to_jsonb(anyelement)"]),
+        ("SELECT JSON_QUERY(j, '$' PASSING id AS x) FROM t", []),
+        ("SELECT JSON_VALUE(j, '$' RETURNING numeric DEFAULT 1 ON EMPTY) FROM t", ["numeric(int4)"]),
+        ("SELECT x FROM t, JSON_TABLE(j, '$' COLUMNS (x int EXISTS)) q", ["int4(bool)"]),
+    ],
+)
+def test_documents_are_made_by_what_the_server_takes_for_them(sql: str, wanted: list[str] | None) -> None:
+    if wanted is None:
+        with pytest.raises(RejectedError):
+            resolve(sql, major=17)
+        return
+    functions = made(17).functions
+    found = [functions[oid] for use in resolve(sql, major=17).uses if use.kind == "function" for oid in use.oids or ()]
+    assert [f"{each.name}({','.join(map(type_name, each.arguments))})" for each in found] == wanted
+
+
+def test_domains_over_domains_cut_values_as_the_inner_one_says() -> None:
+    tables = Tables(*OWN)._replace(
+        types=[
+            *OWN.types,
+            Type(16420, PUBLIC, "short", "d", "S", False, 0, False, 0, oids.VARCHAR, 8, 0, False, True, 2597, 43, 0),
+            Type(16421, PUBLIC, "shorter", "d", "S", False, 0, False, 0, 16420, -1, 0, False, True, 2597, 43, 0),
+        ]
+    )
+    below = built_in.built_in(15)
+    assert below is not None
+    resolver = Resolver(world.build(15, tables, below), with_catalog([PUBLIC]))
+    found = resolver.resolve(parse("SELECT 'x'::shorter, 'y'::short")[0]["stmt"], ())
+    assert names(found, "function") == ["varchar(varchar,int4,bool)"] * 2
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [("default_of(id)", oids.INT4), ("default_of(b => v)", oids.VARCHAR), ("default_of()", oids.ANY_TYPE)],
+)
+def test_a_default_of_a_polymorphic_argument_is_of_the_others_type(call: str, result: int) -> None:
+    assert resolve(f"SELECT {call} FROM t").output[0][1] == result
+
+
+def test_a_whole_row_of_the_alias_of_using_is_made_of_its_columns() -> None:
+    found = resolve("SELECT to_json(x) FROM t JOIN u USING (id) AS x")
+    assert [use.oids for use in found.uses if use.kind == "var"] == [frozenset({oids.INT8})]
+
+
+def test_columns_of_a_whole_row_are_columns_where_that_is_used() -> None:
+    def at(sql: str) -> dict[int, list[frozenset[int] | None]]:
+        found: dict[int, list[frozenset[int] | None]] = {}
+        for use in resolve(sql).uses:
+            if use.kind == "var":
+                found.setdefault(use.location, []).append(use.oids)
+        return found
+
+    assert at("SELECT big(t) FROM t")[7] == [frozenset({oids.INT8})]
+    assert frozenset({oids.INT8}) in at("SELECT (t).* FROM t")[8]
+
+
+def test_output_columns_that_there_are_not_are_no_error_until_they_are_used() -> None:
+    assert resolve("SELECT pairs_of(id), pairs_of(a) FROM t").output == [("pairs_of", oids.RECORD)] * 2
+    assert resolve("SELECT (pairs_of(id)).y FROM t").output == [("y", 1007)]
+    with pytest.raises(RejectedError):
+        resolve("SELECT (pairs_of(a)).y FROM t")
+
+
+def test_cycle_tells_its_marks_apart_by_the_negator_of_what_is_equal() -> None:
+    query = "WITH RECURSIVE q(x) AS (SELECT 1 UNION ALL SELECT x FROM q) CYCLE x SET c {} USING p SELECT c FROM q"
+    assert names(resolve(query.format("")), "operator") == ["bool <> bool"]
+    assert names(resolve(query.format("TO 'y' DEFAULT 'n'")), "operator") == ["text <> text"]
+    assert names(resolve(query.format("TO mood 'ok' DEFAULT 'ok'")), "operator") == ["anyenum <> anyenum"]
+
+
+def test_windows_are_analysed_after_everything_else() -> None:
+    """So a parameter has the type that it gets elsewhere, also where the window stands before that."""
+    assert resolve("SELECT sum(id) OVER (ORDER BY $1), $1 + id FROM t").parameters == [oids.INT4]
+    assert resolve("SELECT sum(id) OVER (PARTITION BY $1 ORDER BY $1 + id) FROM t").parameters == [oids.INT4]
+
+
+@pytest.mark.parametrize(
+    "value", ["v || 'x'", "CAST(id AS text)", "CAST($1 AS text)", "id::text", "id IN (1, 2)", "id BETWEEN 1 AND 2"]
+)
+def test_what_looks_like_a_column_of_an_operation_stands_where_that_begins(value: str) -> None:
+    called = [use.location for use in resolve(f"SELECT ({value}).text FROM t").uses if use.kind == "called"]
+    assert called[-1] == len("SELECT (")
+
+
 def test_types_that_values_are_of() -> None:
     assert MOOD not in resolve("SELECT id FROM t").types
     assert MOOD in resolve("SELECT id FROM t ORDER BY m").types
@@ -289,7 +396,22 @@ def test_attack_built_in_function_that_was_changed() -> None:
     world_ = world.build(15, changed, below)
     for sql, found in (("SELECT lower(w) FROM t", False), ("SELECT upper(w) FROM t", True)):
         query = parse(sql)[0]["stmt"]["SelectStmt"]
-        assert (pick(Meaning(Resolver(world_, with_catalog([PUBLIC]))), query) is not None) is found
+        assert isinstance(pick(Meaning(Resolver(world_, with_catalog([PUBLIC]))), query), Picked) is found
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("SELECT lower(w) FROM t", None),
+        ("SELECT no_such(w) FROM t", ByNames.REJECTED),
+        ("SELECT 1 INTO x", ByNames.FORM),
+        ("SELECT default_of()", ByNames.OPEN),
+        ("SELECT lo_unlink(1), pg_notify('a', 'b')", ByNames.VOID),
+    ],
+)
+def test_why_names_are_not_known(sql: str, why: ByNames | None) -> None:
+    found = pick(Meaning(Resolver(WORLD, with_catalog([PUBLIC]))), parse(sql)[0]["stmt"]["SelectStmt"])
+    assert (found if isinstance(found, ByNames) else None) is why
 
 
 def test_attack_between_within_between_does_not_take_for_ever() -> None:
