@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 
 from tests import servers
 from tests.oracle import ran, reporting, runs
+from tests.oracle.branching import Branching
 from tests.oracle.compare import UNSOUND
 from tests.oracle.statements import SOURCES, sources
 
@@ -17,9 +19,16 @@ from tests.oracle.statements import SOURCES, sources
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return 1 where something unsound was found."""
     options = _options(arguments)
+    branching = Branching() if options.branches else None
+    with branching or contextlib.nullcontext():
+        worst = _run(options) if options.run else _analyse(options)
+    if branching is not None:
+        print(branching.report())
+    return worst
+
+
+def _analyse(options: argparse.Namespace) -> int:
     worst = 0
-    if options.run:
-        return _run(options)
     for version in options.version or [15]:
         with servers.running(version, settings=runs.SERVER_SETTINGS, auth="trust", plaintext=True) as server:
             for path in options.path or runs.PATHS[options.hostile]:
@@ -73,6 +82,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", default="1", help="of what is chosen at random")
     parser.add_argument("--causes", type=int, default=40, help="how many causes are printed (40)")
     parser.add_argument("--examples", type=int, default=3, help="how many details of each (3)")
+    parser.add_argument("--branches", action="store_true", help="name the resolver's branches that are not taken: slow")
     parser.add_argument("--unpicked", action="store_true", help="name what the server has never picked")
     parser.add_argument("--sql", action="append", help="this statement only; may be given again")
     return parser.parse_args(arguments)

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, Self
 
 from proxy.sql import resolve
 
+_LOADING = frozenset({"built_in", "rows", "world"})
+"""Modules that read a catalogue: no statement has a part in what they do."""
+
 
 class Branch(NamedTuple):
     """One way out of a conditional jump."""
@@ -31,6 +34,8 @@ def _codes() -> Iterator[CodeType]:
     """Yield the code of every function of the resolver, once."""
     waiting: list[CodeType] = []
     for module in pkgutil.walk_packages(resolve.__path__, resolve.__name__ + "."):
+        if module.name.rsplit(".", 1)[-1] in _LOADING:
+            continue
         found = importlib.import_module(module.name)
         source = found.__loader__.get_code(module.name)  # type: ignore[union-attr]
         waiting += [each for each in source.co_consts if isinstance(each, CodeType)]
@@ -92,8 +97,13 @@ class Branching:
 
         return ran
 
-    def taken(self) -> tuple[set[Branch], set[Branch]]:
-        """Return the branches that were taken, and those that were not."""
+    def report(self) -> str:
+        """Say which branches were not taken, one a line, after the count."""
+        taken, left = self._taken()
+        lines = [f"{each.module}:{each.line} {each.function}{' jumps' * each.jumps}" for each in sorted(left)]
+        return "\n".join((f"{len(taken)} of {len(taken) + len(left)} branches taken; not:", *lines))
+
+    def _taken(self) -> tuple[set[Branch], set[Branch]]:
         taken: set[Branch] = set()
         every: set[Branch] = set()
         for (*key, offset), ways in self._ways.items():

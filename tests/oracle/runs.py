@@ -36,7 +36,7 @@ PATHS: Final[Mapping[bool, Sequence[str]]] = {
     ),
 }
 """The search_paths that are tried, by whether the schema is hostile."""
-_TURN: Final = 2000
+_TURN: Final = 500
 """Statements of one source at once."""
 _FOLDER: Final = Path(__file__).parent
 Ask = Callable[[Any, Sequence[int]], Answer]

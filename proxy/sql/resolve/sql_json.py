@@ -162,7 +162,9 @@ def _object(analysis: Analysis, level: Level, node: Body) -> Expr:
 
 
 def _pair(analysis: Analysis, level: Level, node: Body) -> list[Expr]:
-    return [analysis.expression(analysis, level, node["key"]), _value(analysis, level, node["value"])]
+    key = analysis.expression(analysis, level, node["key"])
+    analysis.use("cast-to-json", key.location, key.type)
+    return [key, _value(analysis, level, node["value"])]
 
 
 def _array(analysis: Analysis, level: Level, node: Body) -> Expr:
