@@ -367,6 +367,10 @@ def test_cycle_tells_its_marks_apart_by_the_negator_of_what_is_equal() -> None:
     assert names(resolve(query.format("TO mood 'ok' DEFAULT 'ok'")), "operator") == ["anyenum <> anyenum"]
 
 
+def test_arguments_of_xml_are_converted_one_after_the_other() -> None:
+    assert resolve("SELECT xmlroot($1, version $1)").parameters == [oids.XML]
+
+
 def test_windows_are_analysed_after_everything_else() -> None:
     """So a parameter has the type that it gets elsewhere, also where the window stands before that."""
     assert resolve("SELECT sum(id) OVER (ORDER BY $1), $1 + id FROM t").parameters == [oids.INT4]

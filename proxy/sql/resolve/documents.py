@@ -17,10 +17,14 @@ def _xml(analysis: Analysis, level: Level, node: Body) -> Expr:
     at = location(node)
     operation = node.get("op", "IS_XMLCONCAT")
     named = [analysis.expression(analysis, level, each["ResTarget"]["val"]) for each in node.get("named_args", ())]
-    found = [analysis.expression(analysis, level, each) for each in node.get("args", ())]
-    for expr, type_ in zip(found, _XML_TAKES.get(operation, ()) or [oids.XML] * len(found), strict=False):
-        if operation not in ("IS_XMLELEMENT", "IS_XMLFOREST"):
-            analysis.to_specific(expr, type_)
+    found: list[Expr] = []
+    for at_argument, each in enumerate(node.get("args", ())):
+        # Each is converted before the next one is looked at: a parameter that comes again has its type by then.
+        expr = analysis.expression(analysis, level, each)
+        found.append(expr)
+        takes = _XML_TAKES.get(operation) or (oids.XML,) * (at_argument + 1)
+        if operation not in ("IS_XMLELEMENT", "IS_XMLFOREST") and at_argument < len(takes):
+            analysis.to_specific(expr, takes[at_argument])
     for expr in (*named, *(found if operation == "IS_XMLELEMENT" else ())):
         analysis.use("output", expr.location, expr.type)
     type_ = oids.BOOL if operation == "IS_DOCUMENT" else oids.XML
