@@ -103,6 +103,16 @@ def alone(port: int, sketch: Sketch, refused: Callable[[str], bool]) -> list[Fol
     return out
 
 
+def has_crashed(sketch: Sketch, twins: Sequence[Following]) -> bool:
+    """Whether a private connection ended without a word: messages that SideCart refuses can end PostgreSQL."""
+    return any(
+        [reply.kind for reply in twin.replies[-2:]] != ["E", "end"]
+        and twin.replies[-1].kind == "end"
+        and not any(message.kind == "X" for message in part.messages)
+        for part, twin in zip(sketch.parts, twins, strict=True)
+    )
+
+
 def refused(port: int, texts: Iterable[str]) -> frozenset[str]:
     """Return those of some texts that SideCart refuses, each asked by a client of its own."""
     out = []

@@ -18,7 +18,7 @@ from proxy.commands.embedded import EmbeddedServer
 from proxy.commands.shop import DATABASE
 from tests import servers
 from tests.model import writer
-from tests.model.performing import Difference, Performance, alone, difference, refused
+from tests.model.performing import Difference, Performance, alone, difference, has_crashed, refused
 from tests.model.shrink import shrunk
 from tests.model.sketch import Sketch, sketch, without
 from tests.model.stage import Stage, stages
@@ -27,6 +27,10 @@ from tests.wire import OF_NAMES
 PATIENCE = 6.0
 SHORT_PATIENCE = 0.8
 """The same while a sketch is made short."""
+
+
+class CrashedError(Exception):
+    """Say that PostgreSQL has ended with what was sent to it without SideCart, and all its connections with it."""
 
 
 class Judge:
@@ -40,9 +44,14 @@ class Judge:
         stage.renew()
 
     def look(self, played: Sketch, patience: float = PATIENCE) -> Difference | None:
-        """Perform a sketch; return what differs, or what idle upstreams still hold. Then they begin anew."""
+        """Perform a sketch; return what differs, or what idle upstreams still hold. Then they begin anew.
+
+        Raises CrashedError.
+        """
         stage = self.stage
         twins = alone(stage.port, played, self.refused.__contains__)
+        if has_crashed(played, twins):
+            raise CrashedError
         found = Performance(played, stage.sidecart_port, stage.upstreams, twins, patience).run()
         what = difference(played, twins, found)
         self.cut += any(reply.body == OF_NAMES for each in found for reply in each.replies)
@@ -86,28 +95,41 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     first, _, behind = given.seeds.partition(":")
     seeds = range(int(first), int(behind or int(first) + 1))
-    started = (
-        servers.running(given.major, auth="trust", plaintext=True)
-        if given.major
-        else EmbeddedServer(plaintext=True, auth="trust")
-    )
-    with started as server, judges(server) as judge_of:
-        judge = judge_of(given.pool)
-        print(f"refused: {sorted(judge.refused)}", flush=True)
-        if given.sketch:
-            what = judge.look(sketch(given.sketch.read_text()))
-            print(what or "no difference")
-            return what is not None
-        return _perform(judge, seeds, given.most, given.without, short=not given.long)
+    worst = 0
+    while seeds:
+        started = (
+            servers.running(given.major, auth="trust", plaintext=True)
+            if given.major
+            else EmbeddedServer(plaintext=True, auth="trust")
+        )
+        with started as server, judges(server) as judge_of:
+            judge = judge_of(given.pool)
+            print(f"refused: {sorted(judge.refused)}", flush=True)
+            if given.sketch:
+                what = judge.look(sketch(given.sketch.read_text()))
+                print(what or "no difference")
+                return what is not None
+            differs, seeds = _perform(judge, seeds, given.most, given.without, short=not given.long)
+            worst |= differs
+    return worst
 
 
-def _perform(judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | None, *, short: bool) -> int:
+def _perform(
+    judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | None, *, short: bool
+) -> tuple[bool, range]:
+    """Perform one sketch after the other; return whether any differs, and the seeds that want another server."""
     begun, differing, done = time.monotonic(), 0, 0
+    left = seeds[:0]
     for number in seeds:
         played = writer.write(number)
         if left_out is not None:
             played = without(played, left_out)
-        what = judge.look(played)
+        try:
+            what = judge.look(played)
+        except CrashedError:
+            print(f"seed {number} ends PostgreSQL without SideCart: left out", flush=True)
+            left = range(number + 1, seeds.stop)
+            break
         done += 1
         if what is not None:
             differing += 1
@@ -123,7 +145,7 @@ def _perform(judge: Judge, seeds: range, most: int, left_out: re.Pattern[str] | 
     print(
         f"{done} performed in {time.monotonic() - begun:.0f} s, {differing} differ, {judge.cut} cut short by a refusal"
     )
-    return differing > 0
+    return differing > 0, left
 
 
 if __name__ == "__main__":
