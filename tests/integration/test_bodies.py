@@ -191,6 +191,9 @@ def reader(server: EmbeddedServer) -> Iterator[Upstream]:
     server.sql("DROP ROLE bodies_reader")
 
 
+EXECUTE_SETS = p.query(b"EXECUTE sets")
+
+
 def test_attack_portal_that_goes_on_under_another_path(reader: Upstream) -> None:
     query = b"SELECT mid() FROM generate_series(1, 3)"
     bind = p.message(p.BIND, b"p\0\0" + bytes(6))
@@ -204,6 +207,16 @@ def test_attack_portal_that_goes_on_under_another_path(reader: Upstream) -> None
             assert client.ask_extended(text) == "EZ"
             assert client.error["M"] == "cannot change search_path while a portal is open"
             assert client.ask("ROLLBACK") == "CZ"
+        for text in (b"SET LOCAL search_path = other, public", b"SELECT sets_path()"):
+            assert client.send(p.parse(b"sets", text) + p.SYNC_MESSAGE).until_ready() == "1Z"
+            for run in (p.message(p.BIND, b"\0sets\0" + bytes(6)) + p.execute(b"") + p.SYNC_MESSAGE, EXECUTE_SETS):
+                assert client.ask("BEGIN") == "CZ"
+                client.send(p.parse(b"", query) + bind + some + p.SYNC_MESSAGE).until_ready()
+                client.error = {}
+                assert client.send(run).until_ready().endswith("EZ")
+                assert client.error["M"] == "cannot change search_path while a portal is open"
+                assert client.ask("ROLLBACK") == "CZ"
+            assert client.send(p.message(p.CLOSE, b"Ssets\0") + p.SYNC_MESSAGE).until_ready() == "3Z"
         assert client.ask("SET search_path = other, public") == "CZ"
         assert client.ask("SELECT mid()") == "EZ"
         assert client.error["D"].endswith("(rule: unproved-function).")
