@@ -170,7 +170,12 @@ class Filter:
 
         A portal that is judged so has to go on under that path, and who has set the same one can have it rolled back.
         """
-        return () if self._followed is not self or self.catalog is None else self.catalog.cleared
+        return () if self.catalog is None or not self.keeps_path else self.catalog.cleared
+
+    @property
+    def keeps_path(self) -> bool:
+        """Whether it judges for sessions that keep the search_path they began with."""
+        return self._followed is self
 
     @property
     def schemas(self) -> tuple[int, ...] | None:

@@ -165,7 +165,8 @@ class Text(msgspec.Struct, tag=True, array_like=True):
     extended: int
     types: tuple[int, ...] = ()
     schemas: tuple[int, ...] | None = None
-    """As in Filter."""
+    keeps_path: bool = False
+    """Both as in Filter."""
 
 
 class Proof(msgspec.Struct, tag=True, array_like=True):
@@ -326,7 +327,9 @@ class _Lane:
                         await asyncio.sleep(0)  # to encode a large one takes 15 ms
                 self._helper.tell(_encode(Learn(policy, None if catalog is None else _rest(catalog))))
                 self._learned = (number, *wanted)
-            text = Text(question.sql, question.encoding, int(question.extended), question.types, schemas)
+            text = Text(
+                question.sql, question.encoding, int(question.extended), question.types, schemas, judge.keeps_path
+            )
             request = _encode(text)
             answer = await self._helper.ask(request, patience=patience)
             if not isinstance(answer, Judged):
@@ -625,7 +628,7 @@ def judge_text(judge: Filter, request: Text) -> Verdict:
     """
     gc.disable()
     try:
-        by_path = judge.by(request.schemas)
+        by_path = judge if request.keeps_path and request.schemas == judge.schemas else judge.by(request.schemas)
         return by_path.judge(request.sql, request.encoding, extended=request.extended, types=request.types)
     finally:
         gc.enable()

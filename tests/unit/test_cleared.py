@@ -10,6 +10,7 @@ import pytest
 from proxy import paths
 from proxy.catalog import FUNCTION, RELATION, UserRow
 from proxy.filter import Filter
+from proxy.judge import Text, judge_text
 from proxy.policy import Policy
 from proxy.prove import explain, prove
 from proxy.sql.resolve.world import Function, Own, Tables
@@ -197,3 +198,11 @@ def test_each_proof_under_a_path_is_told_of_before_it_begins(world: World) -> No
     told: list[int] = []
     prove(world.rows, Policy(), progress=told.append)
     assert told.count(oid) == 2
+
+
+def test_long_text_is_judged_like_a_short_one(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world)
+    for keeps in (True, False):
+        text = Text(b"SELECT f()", "utf-8", 0, (), found.schemas, keeps)
+        assert (judge_text(found, text).action is Action.ALLOW) is keeps
