@@ -60,7 +60,8 @@ select * from with_plus
 select * from rls
 select * from child
 select * from parent
-select a from has_evil
+select a::text::evildom from has_evil
+select jsonb_populate_record(h, '{}') from has_evil h
 select 'x'::over_evil
 select null::composed
 select null::composed[]
@@ -104,6 +105,7 @@ select volatile_by_default(1), my_stable_report(), slugify('A b')
 select * from honest
 select * from honest_rls
 select 'x'::honest_domain
+select a, a || 'x' from has_evil order by a
 select honest_agg(id) from t
 select 'a' === 'b'
 select 'a' operator(public.===) 'b'
