@@ -487,7 +487,8 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
             return late
         text = p.query_text(data, pos + 5, end)
-        self._names_may_change()
+        if self._unrun or self._fresh is not None:
+            self._names_may_change()
         if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=False)
@@ -943,7 +944,15 @@ class Session(Answering):
         """Return the verdict on a text, and on the types of a Parse; None: it is awaited, or was in vain."""
         if self._wait_error is not None:
             return None
-        self._judge_by_path(moves=moves)
+        judge, ledger = self._judge, self.ledger
+        if (
+            moves
+            or ledger.unsure
+            or ledger.settings.path is not None
+            or self.filter is not judge
+            or self._judging.filter is not judge
+        ):  # else it is the path that the session began with, and nothing has to be found out
+            self._judge_by_path(moves=moves)
         verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
