@@ -21,7 +21,7 @@ from proxy.commands import catalogue
 from proxy.commands.embedded import EmbeddedServer
 from proxy.functions import LEADS, Functions
 from proxy.judgement import Judgement
-from proxy.picked import Meaning, pick
+from proxy.picked import Meaning, Picked, pick
 from proxy.policy import Policy
 from proxy.prove import uses
 from proxy.rules import Refused
@@ -131,7 +131,7 @@ class Closures:
     def is_resolved(self, sql: str, types: tuple[int, ...]) -> bool:
         (raw,) = texts.parse(sql)
         body = raw["stmt"].get("SelectStmt")
-        return body is not None and pick(Meaning(self.resolver, types), body) is not None
+        return body is not None and isinstance(pick(Meaning(self.resolver, types), body), Picked)
 
 
 class Miss(NamedTuple):
