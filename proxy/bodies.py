@@ -85,6 +85,7 @@ class Bodies:
         self.recorder = Recorder()
         self.leaves: set[tuple[Effect, str]] = set()
         """What the object that is being judged leaves behind."""
+        self._found = Finding("", "")
         recording = replace(
             names,
             taints=self.recorder,
@@ -101,6 +102,7 @@ class Bodies:
         self.recorder.uses = found.uses
         self.recorder.place = NOWHERE
         self.leaves = found.leaves
+        self._found = found
 
     def looked_up(self, sql: str) -> None:
         """Judge a text that the C code of an extension runs, under whatever search_path there is. Raises Spoiled."""
@@ -161,6 +163,7 @@ class Bodies:
             parts = plpgsql.read(row.definition, row.source, self._is_scalar)
         except plpgsql.Unreadable as unreadable:
             raise Spoiled(f"its body {unreadable.why}", Place(unreadable.text, unreadable.line)) from unreadable
+        self._found.fetches |= _FETCH.search(row.source) is not None
         pieces = {piece.sql: Place(piece.text, piece.line) for piece in parts.pieces}
         own: frozenset[int] | None = self._candidates.given((*row.arguments, *row.returns))
         if parts.row_types or self._takes_anything(row) or self._takes_rows(row):
@@ -248,6 +251,7 @@ class Bodies:
         start = _STANDARD_BODY.search(row.definition)
         place = Place("" if start is None else row.definition[start.start() :].strip(), 1)
         bound = {(FUNCTION, oid) for oid in row.support}
+        self._found.fetches |= _TO_XML.search(row.definition) is not None
         with self._apart():
             for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
                 judgement = Judgement(self._exact, self._policy, own=None)
@@ -287,6 +291,7 @@ class Bodies:
             statements = texts.parse(sql, foreign=self._foreign)
         except Refused as refused:
             raise Spoiled(f"its {part} cannot be parsed: {refused.refusal.message}", place or NOWHERE) from refused
+        self._found.fetches |= _TO_XML.search(sql) is not None
         occurring: set[int] = set()
         for raw in statements:
             judgement = Judgement(
@@ -412,6 +417,9 @@ def _reason(refusal: rules.Refusal, command: str) -> str:
 _ROWS = frozenset({"record", "_record", "refcursor", "_refcursor"})
 _CURSORS = frozenset({"fetch", "cursor", "refcursor"})
 _WORD = re.compile(r"\w+")
+_FETCH = re.compile(r"\b(?:fetch|move)\b", re.IGNORECASE)
+_TO_XML = re.compile(r'cursor_to_xml\b|u&"', re.IGNORECASE)
+"""What is written U&"…" can be that name."""
 _SUBSCRIPTED = "subscripted"
 """What `plpgsql` calls the array whose element is assigned to."""
 _IMPLICIT = {"int4": oids.INT4, "bool": oids.BOOL, "text": oids.TEXT}

@@ -8,8 +8,9 @@ for what comes behind it is no read here, nor is what uses such a thing: nobody 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from .sql.resolve import Resolver
 from .sql.resolve.coercion import Coercion
 from .sql.resolve.search import with_catalog
 from .sql.resolve.world import World
-from .taints import Finding
+from .taints import Finding, fetching
 from .verdict import Effect, changes_path
 
 MAX_PATHS = 16
@@ -29,6 +30,7 @@ MAX_PROOFS = 4_000
 MAX_NODES = 100_000
 """Objects that are looked at, each in one state."""
 Left = set[tuple[Effect, str]]
+_OPEN = re.compile(r"\bopen\b", re.IGNORECASE)
 
 
 class State(NamedTuple):
@@ -61,6 +63,7 @@ class Paths:
         self._coercion = Coercion(world)
         self._prove = prove
         self._begin = State(rows.begins_with, 0)
+        self._fetching: set[Key] = set()
         self._resolvers: dict[tuple[int, ...], Resolver | None] = {}
         self._bodies: dict[tuple[int, tuple[int, ...]], Finding | None] = {}
         if rows.path:
@@ -71,6 +74,7 @@ class Paths:
         self, objects: Mapping[Key, Finding], taints: Mapping[Key, Taint], left: Mapping[Key, Left]
     ) -> dict[Key, Left]:
         """Return what of the tainted is a read in a session's state, and what that leaves behind."""
+        self._fetching = fetching(objects)
         proved: dict[Node, _Proved] = {}
         users: defaultdict[Node, list[Node]] = defaultdict(list)
         waiting: list[Node] = [(key, self._begin) for key in taints]
@@ -100,6 +104,14 @@ class Paths:
                     waiting.append(user)
         return {key: proved[key, self._begin].leaves for key in taints if proved[key, self._begin].is_read}
 
+    def _fetches(self, found: Finding, states: Set[State]) -> bool:
+        """Tell whether something fetches from cursors under another path than the session's.
+
+        Nobody knows who has opened them, and their queries go on under it.
+        """
+        used = (*found.uses, *found.carries)
+        return states != {self._begin} and (found.fetches or not self._fetching.isdisjoint(used))
+
     def _look(
         self, node: Node, objects: Mapping[Key, Finding], taints: Mapping[Key, Taint], left: Mapping[Key, Left]
     ) -> _Proved:
@@ -108,12 +120,16 @@ class Paths:
         found = objects[key]
         states = {state}
         row = self._functions.get(key[1]) if key[0] == FUNCTION else None
+        if row is not None and row.language == "plpgsql" and _OPEN.search(row.source):
+            return _Proved(is_read=False)  # nobody knows under which path its cursor will be fetched
         if row is not None:
             inner = self._inside(row, state)
             states.add(inner)
             if not found.why or found.named:
                 found = self._body(row, inner) or found
-        proved = _Proved(leaves=set(found.leaves), is_read=not found.why)
+        proved = _Proved(
+            leaves=found.leaves | objects[key].leaves, is_read=not found.why and not self._fetches(found, states)
+        )
         for kind, oid in (*found.uses, *found.carries):
             # A role that nobody has judged is the whole type.
             used = (TYPE, oid) if kind in ROLES and (kind, oid) not in objects else (kind, oid)

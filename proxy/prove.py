@@ -53,7 +53,7 @@ from .paths import Left, Paths
 from .policy import Policy
 from .roles import Roles
 from .sql.resolve import Resolver, built_in
-from .taints import NOWHERE, Finding, carried, spread, using
+from .taints import NOWHERE, Finding, carried, fetching, spread, using
 from .verdict import Effect
 
 _CONSTRUCTORS = frozenset(
@@ -254,6 +254,7 @@ class _Court:
     # -- judging -------------------------------------------------------------------------------------------------------
 
     def _spread(self, *, by_role: bool) -> None:
+        self._note_fetches()
         self._left = carried(self.objects)
         self._spoil_what_nobody_sees()
         self.taints, self._through = spread(self.objects, by_role=by_role)
@@ -333,6 +334,13 @@ class _Court:
             found.why, found.place, found.rule = "", NOWHERE, ""
             found.carries.update(found.uses)
             found.uses.clear()
+
+    def _note_fetches(self) -> None:
+        """Have what fetches with settings of its own count as what sets the search_path: a query goes on under that."""
+        keys = fetching(self.objects)
+        for row in self._rows.functions:
+            if (FUNCTION, row.oid) in keys and (row.definer or row.settings):
+                self.objects[FUNCTION, row.oid].leaves.add((Effect.SETTING_INSIDE, "search_path"))
 
     def _spoil_what_nobody_sees(self) -> None:
         """Call no read what leaves something behind where no name in a statement shows it."""

@@ -9,6 +9,7 @@ of one object that the execution reached through calls; a recursion that never r
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ class Finding:
     extension: str = ""
     leaves: set[tuple[Effect, str]] = field(default_factory=set)
     """What it leaves behind in the session by itself."""
+    fetches: bool = False
+    """Whether it runs by itself what a cursor stands for, which another one may have opened."""
     named: bool = False
     """Whether what the names in its text mean has a part in `why`."""
     carries: set[Key] = field(default_factory=set)
@@ -77,12 +80,24 @@ def using(objects: dict[Key, Finding], used: set[Key]) -> set[Key]:
     return found
 
 
-def _users(objects: dict[Key, Finding]) -> defaultdict[Key, list[Key]]:
+def _users(objects: Mapping[Key, Finding]) -> defaultdict[Key, list[Key]]:
     users: defaultdict[Key, list[Key]] = defaultdict(list)
     for key, found in objects.items():
         for used in (*found.uses, *found.carries):
             users[used].append(key)
     return users
+
+
+def fetching(objects: Mapping[Key, Finding]) -> set[Key]:
+    """Give the objects that fetch from cursors, by themselves or by what they use."""
+    users = _users(objects)
+    found = {key for key, each in objects.items() if each.fetches}
+    waiting = deque(found)
+    while waiting:
+        new = [user for user in users[waiting.popleft()] if user not in found]
+        found.update(new)
+        waiting += new
+    return found
 
 
 def carried(objects: dict[Key, Finding]) -> dict[Key, set[tuple[Effect, str]]]:

@@ -343,6 +343,10 @@ def _analyse_with(analysis: Analysis, level: Level, found: WithQuery, body: Body
     columns = [calls.output_column(each.name, each.expr) for each in targets]
     found.columns = [*_renamed(columns, found.names), *found.added]
     found.added = ()
+    cycled = {each["String"]["sval"] for each in body.get("cycle_clause", {}).get("cycle_col_list", ())}
+    for column in found.columns:
+        if column.name in cycled:  # rows of them are sought among those on the path: rewriteSearchAndCycle()
+            analysis.use("compare", -1, column.type)
 
 
 def _searched(analysis: Analysis, level: Level, body: Body) -> list[Column]:
