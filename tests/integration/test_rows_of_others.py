@@ -31,6 +31,17 @@ BEGIN = query(f"BEGIN; DECLARE c CURSOR FOR {TEXTS}")
 OTHER_CURSOR = query(f"CLOSE c; DECLARE c CURSOR FOR {NUMBERS}")
 OTHER_TEXT = close("S", "t") + parse("t", NUMBERS)
 MADE = parse("t", TEXTS) + parse("s", "EXECUTE t") + SYNC
+LATIN1 = query("SET client_encoding TO latin1")
+UTF8 = query("SET client_encoding TO utf8")
+LETTER = b"\xe9"
+"""One byte in latin1, and two on the server."""
+LISTED = query("SELECT name FROM pg_prepared_statements")
+"""The server has them under the client's own names then."""
+
+
+def bound_to(portal: bytes) -> bytes:
+    return p.message(p.BIND, portal + b"\0s\0" + bytes(6))
+
 
 ATTACKS = {
     "EXECUTE of an EXECUTE": MADE + OTHER_TEXT + SYNC + query("EXECUTE s"),
@@ -83,6 +94,75 @@ ATTACKS = {
     + query(f"SAVEPOINT two; CLOSE c; DECLARE c CURSOR FOR {NUMBERS}")
     + execute("p")
     + SYNC,
+    "a portal that seems to have run, where its Bind has failed": query("BEGIN")
+    + MADE
+    + bind("s", portal="p")
+    + SYNC
+    + query("SAVEPOINT one")
+    + bind("s", portal="p")
+    + execute("p")
+    + SYNC
+    + query("ROLLBACK TO one")
+    + OTHER_TEXT
+    + execute("p")
+    + SYNC,
+    "an unnamed portal that seems to have run, where its Bind has failed": query("BEGIN")
+    + MADE
+    + parse("one", "SAVEPOINT one")
+    + parse("back", "ROLLBACK TO one")
+    + bind("s")
+    + bind("one", portal="one")
+    + execute("one")
+    + SYNC
+    + bind("s", [b"of too many"])
+    + execute()
+    + SYNC
+    + bind("back", portal="back")
+    + execute("back")
+    + SYNC
+    + OTHER_TEXT
+    + execute()
+    + SYNC,
+    "a portal in other letters": LATIN1
+    + BEGIN
+    + parse("s", "FETCH 2 FROM c")
+    + bound_to(LETTER)
+    + SYNC
+    + OTHER_CURSOR
+    + UTF8
+    + execute("\N{LATIN SMALL LETTER E WITH ACUTE}")
+    + SYNC,
+    "a portal whose name is longer on the server": LATIN1
+    + BEGIN
+    + parse("s", "FETCH 2 FROM c")
+    + bound_to(LETTER * 32)
+    + SYNC
+    + OTHER_CURSOR
+    + p.message(p.EXECUTE, LETTER * 32 + b"x\0" + bytes(4))
+    + SYNC,
+    "FETCH from a portal in other letters": LATIN1
+    + BEGIN
+    + parse("s", "FETCH 2 FROM c")
+    + bound_to(LETTER)
+    + SYNC
+    + OTHER_CURSOR
+    + UTF8
+    + query('FETCH 2 FROM "\N{LATIN SMALL LETTER E WITH ACUTE}"'),
+    "EXECUTE of a FETCH in other letters": LATIN1
+    + BEGIN
+    + p.parse(LETTER, b"FETCH 2 FROM c")
+    + SYNC
+    + LISTED
+    + UTF8
+    + OTHER_CURSOR
+    + query('EXECUTE "\N{LATIN SMALL LETTER E WITH ACUTE}"'),
+    "EXECUTE of a FETCH whose name is longer on the server": LATIN1
+    + BEGIN
+    + p.parse(LETTER * 31 + b"xy", b"FETCH 2 FROM c")
+    + SYNC
+    + LISTED
+    + OTHER_CURSOR
+    + p.query(b'EXECUTE "' + LETTER * 31 + b'x"'),
 }
 
 
