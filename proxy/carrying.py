@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Final
 
@@ -301,13 +302,13 @@ class Carrying(Linked):
             self._portal_of = None
             self._bound = True
             self._bound_in = self.groups.sent
-        if verdict.kind in OF_ANOTHER:
-            self._fresh = (b"P" + portal, self.groups.sent)
-            self._unrun.add(portal[: NAMEDATALEN - 1])
-            self._filled.discard(portal[: NAMEDATALEN - 1])
+        key = portal[: NAMEDATALEN - 1]
         noted = verdict if verdict.effects or verdict.steers or self.ledger.recodes else None
+        if verdict.kind in OF_ANOTHER:
+            noted = copy(verdict)  # no other Bind's: where this one fails, the portal is still that of the one before
+            self._fresh = (b"P" + portal, self.groups.sent)
+            self._unrun[key] = noted
         if noted is not None or self._portals or not self._portals_sent.settled:
-            key = portal[: NAMEDATALEN - 1]
             self._portals_sent.put(key, noted)
             ticket = Done(partial(self._note_portal, key, noted))
             self._note_inside(verdict)

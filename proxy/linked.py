@@ -250,8 +250,9 @@ class Linked:
         self._unnamed_parsed_in = NEVER
         # Portals of statements that give the rows of another one: those that were bound since anything has run or was
         # closed, which find what they found at their Bind; and those that have run, and hold their rows.
-        self._unrun: set[bytes] = set()
-        self._filled: set[bytes] = set()
+        # Each has the verdict of its Bind, which is told from others by identity: that may have failed.
+        self._unrun: dict[bytes, Verdict] = {}
+        self._filled: dict[bytes, Verdict] = {}
         self._own = Own(self.groups)  # statements put on the link under the client's own names
         self._discards: int | None = None  # the last group with a DISCARD ALL, behind which settings were set again
         # The unnamed portal is the client's: a Query has not taken it since it was bound. In which group that was sent,
@@ -793,7 +794,7 @@ class Linked:
         `running` is the portal that runs: it has looked its names up.
         """
         self._fresh = None
-        self._unrun.intersection_update((running,))
+        self._unrun = {name: bound for name, bound in self._unrun.items() if name == running}
 
     def _forget_portals(self) -> None:
         self._path_in_use = False

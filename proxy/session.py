@@ -808,9 +808,9 @@ class Session(Answering):
             if verdict.kind in OF_ANOTHER:
                 if self._fetches_on(verdict):
                     return self._refuse(FETCH_OF_FETCH, simple=False)
-                if portal not in self._unrun and portal not in self._filled:
+                if all(verdict is not bound.get(portal) for bound in (self._unrun, self._filled)):
                     return self._refuse(LATE_PORTAL, simple=False)
-                self._filled.add(portal)
+                self._filled[portal] = verdict
             before = self._provide_own(link, verdict)
             if verdict.kind == "commit" and data[end : end + 1] != b"S":
                 before += self._before_end(link)
