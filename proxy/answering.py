@@ -60,6 +60,15 @@ LATE_PORTAL: Final = Verdict(
     " they are others by now (rule: late-portal).",
     hint="Send its Execute right behind its Bind.",
 )
+OTHER_LETTERS: Final = Verdict(
+    Action.REFUSE,
+    "name",
+    rule="other-letters",
+    sqlstate=FEATURE_NOT_SUPPORTED,
+    message="cannot use such a name of a prepared statement or portal in another encoding than the server's",
+    detail="In the server's letters it may be another's, or longer than it keeps (rule: other-letters).",
+    hint="Name it in ASCII, or set client_encoding to the server's encoding.",
+)
 STOP: Final = b"stop"
 """A handler's answer that leaves its message for later. Told by identity."""
 
@@ -112,6 +121,18 @@ class Answering(Carrying):
         if not self._asking:
             self._ask_codec(link)
         return self._stall()
+
+    def _misread(self, *names: bytes) -> bytes | None:
+        """Refuse names of a message that the server has in other letters; None: they are the same there.
+
+        Names are known by their bytes: in one encoding, that in which the server cuts off what is too long.
+        """
+        told = b"".join(names)
+        if told.isascii():
+            return None
+        if self.ledger.recodes and (late := self._in_doubt(told)) is not None:
+            return late
+        return None if self._has_the_servers_letters else self._refuse(OTHER_LETTERS, simple=False)
 
     def _ask_codec(self, link: Upstream) -> None:
         """Ask which client_encoding there is now, in the middle of a group; behind an error nobody wants to know."""

@@ -353,6 +353,18 @@ class Carrying(Linked):
     # rows have: those noted at Bind, or by the Parse of what EXECUTE runs, are taken for theirs (PortalStart() there,
     # UtilityTupleDescriptor() in tcop/utility.c), and a number where there was a text is the length of a text.
 
+    @property
+    def _has_the_servers_letters(self) -> bool:
+        return self.codec == self.filter.python_codec(self.reported.get("server_encoding", ""))
+
+    def _misnames(self, verdict: Verdict) -> bool:
+        """Whether SQL may mean one of the client's statements that is known by other letters. Raises UnsettledError."""
+        return (
+            any(effect in NAMING and not name.isascii() for effect, name in verdict.effects)
+            and not self._has_the_servers_letters
+            and not all(map(bytes.isascii, self.prepared.all()))
+        )
+
     def _cursors(self, verdict: Verdict) -> list[bytes]:
         """Return the cursors whose rows a statement gives. Raises UnsettledError."""
         return [
@@ -366,6 +378,10 @@ class Carrying(Linked):
         if not self._portals and self._portals_sent.settled:
             return False
         for cursor in self._cursors(verdict):
+            if not (cursor.isascii() or self._has_the_servers_letters) and (
+                not self._portals_sent.settled or any(each.kind in OF_ANOTHER for each in self._portals.values())
+            ):
+                return True  # it is not known which of them it is
             behind = self._portals_sent.find(cursor, self._portals.get(cursor))
             if behind is None or behind.kind not in OF_ANOTHER:
                 continue

@@ -75,6 +75,7 @@ RULES: dict[str, str] = {
     "execute-of-execute": "SQL executes no prepared statement that is an EXECUTE or FETCH itself.",
     "fetch-of-fetch": "A FETCH takes no rows of a portal that has them from an EXECUTE or another FETCH.",
     "late-portal": "A portal of EXECUTE or FETCH first runs right behind its Bind.",
+    "other-letters": "A name of a prepared statement or portal outside ASCII is said in the server's encoding.",
     "unknown-statement": "A statement is of a kind that the filter knows to be a read.",
     "unknown-node": "An expression consists of parts that the filter knows.",
     "unknown-field": "A part of a statement has only those properties that the filter knows.",

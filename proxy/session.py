@@ -15,7 +15,7 @@ from typing import Final
 from proxy import observe, rules
 from proxy import protocol as p
 from proxy import replies as r
-from proxy.answering import ANALYSED, EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, STOP, Answering
+from proxy.answering import ANALYSED, EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS, STOP, Answering
 from proxy.carrying import NAMEDATALEN, NAMING
 from proxy.errors import (
     DUPLICATE_PREPARED_STATEMENT,
@@ -618,6 +618,8 @@ class Session(Answering):
         if end > len(data):
             return self._too_long(simple=False, unnamed=data[pos + 5 : pos + 6] == b"\0")
         name, text = p.parse_parts(data, pos + 5, end)
+        if (late := self._misread(name)) is not None:
+            return late
         types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
         if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
@@ -719,6 +721,8 @@ class Session(Answering):
         if self._ignored():
             return b""
         portal, statement, rest = p.bind_names(data, pos + 5, min(end, len(data)))
+        if (late := self._misread(portal, statement)) is not None:
+            return late
         return self._use(statement, portal, data, pos, end, rest)
 
     def _given(self, verdict: Verdict, types: bytes, data: bytes, rest: int, end: int) -> Verdict | bytes:
@@ -745,6 +749,8 @@ class Session(Answering):
         if self.ledger.recodes:
             self._note_codec()
         target, name = p.target_parts(data, pos + 5, end, "Describe")
+        if (late := self._misread(name)) is not None:
+            return late
         if target == 0x50:  # 'P', a portal
             return self._describe_portal(name, data, pos, end)
         return self._use(name, None, data, pos, end, end)
@@ -782,6 +788,8 @@ class Session(Answering):
             self._note_codec()
         p.check_execute(data, pos + 5, end)
         portal = data[pos + 5 : end - 5][: NAMEDATALEN - 1]
+        if (late := self._misread(portal)) is not None:
+            return late
         self._names_may_change(portal)
         if end - pos == 10 and self._bound_in != self.groups.sent:
             if self.groups.unanswered:
@@ -845,6 +853,8 @@ class Session(Answering):
         if self.ledger.recodes:
             self._note_codec()
         target, name = p.target_parts(data, pos + 5, end, "Close")
+        if (late := self._misread(name)) is not None:
+            return late
         link = self.link
         statement = target == 0x53  # 'S'
         if link is None:
@@ -1252,6 +1262,8 @@ class Session(Answering):
         What it does itself may come first, or be a value that one of them is given.
         """
         try:
+            if self._misnames(verdict):
+                return self._refuse(OTHER_LETTERS, simple=simple, unnamed=simple)
             effects = self._effects(verdict)
             moves = (self.ledger.roams and verdict.statements > 1) or any(changes_path(*each) for each in effects)
             names = [

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy import protocol as p
-from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL
+from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
 from tests import secrecy
 
 READ_ONLY_SQL_TRANSACTION = "25006"
@@ -21,7 +21,7 @@ STANDING_IN = (f'syntax error at or near "{STAND_IN}"', "function with OID 0 doe
 
 OF_NAMES = "refused for what names mean by now"
 """What counts of a refusal that no text shows, but what else its client has prepared and bound."""
-_OF_NAMES = {verdict.message for verdict in (EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL)}
+_OF_NAMES = {verdict.message for verdict in (EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS)}
 
 FLUSH = p.message(p.FLUSH)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL
+from proxy.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
 from proxy.commands import check, offline
 from proxy.commands.script import Lines
 from proxy.filter import Filter
@@ -43,6 +43,7 @@ NOT_AS_SQL: dict[str, Callable[[], Verdict]] = {
     "execute-of-execute": lambda: EXECUTE_OF_EXECUTE,
     "fetch-of-fetch": lambda: FETCH_OF_FETCH,
     "late-portal": lambda: LATE_PORTAL,
+    "other-letters": lambda: OTHER_LETTERS,
     "fastpath": lambda: Filter().judge_function_call(2078, (0,), (b"default_transaction_read_only", b"off", b"f")),
     "startup-parameter": lambda: Filter().judge_setting("replication", "database"),
 }

@@ -1,0 +1,41 @@
+"""What one client does under names in other letters changes nobody else's session."""
+
+from __future__ import annotations
+
+from proxy import protocol as p
+from proxy.commands import shop as sample
+from proxy.commands.embedded import EmbeddedServer
+from proxy.config import Upstream
+from tests.running import SideCart
+from tests.wire import Wire
+
+LETTER = b"\xe9"
+"""One byte in latin1, and two on the server."""
+LONG = LETTER * 31 + b"x"
+"""The server keeps 63 bytes of a name."""
+
+
+def test_attack_search_path_of_a_statement_whose_name_is_longer_on_the_server_stays_with_its_client() -> None:
+    """The other client had the path, once that of the first was noted as that of the server."""
+    with EmbeddedServer() as server:
+        logins = sample.create(server)
+        upstream = Upstream(
+            host=server.host,
+            port=server.port,
+            dbname=logins.dbname,
+            user=logins.reader,
+            password=logins.reader_password,
+            sslrootcert=str(server.ca_file),
+        )
+        with (
+            SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE=1) as own,
+            Wire(own.port, client_encoding="latin1") as attacker,
+            Wire(own.port) as other,
+        ):
+            attacker.ask("BEGIN")
+            attacker.send(p.parse(LONG + b"y", b"SET search_path TO elsewhere") + p.SYNC_MESSAGE).until_ready()
+            attacker.ask("SELECT name FROM pg_prepared_statements")
+            attacker.send(p.query(b'EXECUTE "' + LONG + b'"')).until_ready()
+            attacker.ask("COMMIT")
+            other.ask("SHOW search_path")
+            assert b"elsewhere" not in other.last
