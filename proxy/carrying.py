@@ -308,6 +308,8 @@ class Carrying(Linked):
             noted = copy(verdict)  # no other Bind's: where this one fails, the portal is still that of the one before
             self._fresh = (b"P" + portal, self.groups.sent)
             self._unrun[key] = noted
+        elif verdict.kind == "select":
+            self._names_may_change()  # it is planned here: a function that is labelled IMMUTABLE runs then
         if noted is not None or self._portals or not self._portals_sent.settled:
             self._portals_sent.put(key, noted)
             ticket = Done(partial(self._note_portal, key, noted))

@@ -789,7 +789,7 @@ class Linked:
             self._go_on()
 
     def _names_may_change(self, running: bytes | None = None) -> None:
-        """Note that what runs or closes something may make another statement or cursor of a name.
+        """Note that what runs something, if a function, or closes it may make another statement or cursor of a name.
 
         `running` is the portal that runs: it has looked its names up.
         """

@@ -658,6 +658,7 @@ class Session(Answering):
         self._group_open = True
         if verdict.kind in ANALYSED:
             self._read_in = self.groups.sent
+            self._names_may_change()  # a constant of a domain is checked at its Parse, by whatever function
         if verdict.kind in OF_ANOTHER:
             self._fresh = (b"S" + name, self.groups.sent)
             if not name:
@@ -921,6 +922,7 @@ class Session(Answering):
         oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
         if self._meter is not None and (late := self._limited(simple=True)) is not None:
             return late
+        self._names_may_change()
         verdict = self.filter.judge_function_call(oid, formats, arguments)
         if verdict.action is not Action.ALLOW:
             return self._refuse(verdict, simple=True)

@@ -1,4 +1,4 @@
-"""What one client does under names in other letters changes nobody else's session."""
+"""What one client does by names in other letters, or by functions, changes nobody else's session, and ends none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
 from tests.running import SideCart
-from tests.wire import Wire
+from tests.wire import Wire, bind, execute
 
 LETTER = b"\xe9"
 """One byte in latin1, and two on the server."""
@@ -39,3 +39,30 @@ def test_attack_search_path_of_a_statement_whose_name_is_longer_on_the_server_st
             attacker.ask("COMMIT")
             other.ask("SHOW search_path")
             assert b"elsewhere" not in other.last
+
+
+def test_attack_function_that_is_planned_changes_the_cursor_of_a_portal() -> None:
+    """PostgreSQL ended with SIGSEGV: what is labelled IMMUTABLE runs at the Bind of its query."""
+    with EmbeddedServer() as server:
+        logins = sample.create(server)
+        server.sql(
+            "CREATE FUNCTION public.swap() RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+            " $$ DECLARE c refcursor := 'c'; BEGIN CLOSE c; OPEN c FOR SELECT 1073741820; RETURN 1; END $$",
+            logins.dbname,
+        )
+        upstream = Upstream(
+            host=server.host,
+            port=server.port,
+            dbname=logins.dbname,
+            user=logins.reader,
+            password=logins.reader_password,
+            sslrootcert=str(server.ca_file),
+        )
+        with SideCart(upstream, SIDECART_FILTER_ALLOW_FUNCTIONS="public.swap") as own, Wire(own.port) as wire:
+            wire.ask("BEGIN; DECLARE c CURSOR FOR SELECT 'abc'::text")
+            parsed = p.parse(b"s", b"FETCH FROM c") + p.parse(b"f", b"SELECT public.swap()") + p.SYNC_MESSAGE
+            assert wire.send(parsed).until_ready() == "11Z"
+            wire.send(bind("s", portal="p") + bind("f", portal="q") + execute("p") + p.SYNC_MESSAGE)
+            assert wire.until_ready() == "22EZ"
+            assert "(rule: late-portal)" in wire.error["D"]
+        assert "terminated by signal" not in server.log_file.read_text()
