@@ -58,6 +58,9 @@ FOUND = {
     "DISCARD PLANS that an error ahead of it keeps from running": """
         A: P t 'select date ''01/02/2020''', P s 'discard plans', S | B "" t ('0'), B "" s, E "", S | Q 'set datestyle to german' | B "" t, E "", S
     """,  # noqa: E501
+    "DISCARD PLANS, and a use in a failed transaction, which reads nothing anew": """
+        A: P t 'select date ''01/02/2020''', S | Q 'discard plans' | Q 'begin' | Q 'select 1/0' | B "" t, S | Q 'rollback' | Q 'set datestyle to german' | B "" t, E "", S
+    """,  # noqa: E501
     "a FATAL of the server inside a transaction is an ERROR": """
         A: P t 'begin', P "" 'execute t(4)', B "" "", E "", B p "", E p, S
     """,
