@@ -217,7 +217,7 @@ def test_attack_portal_that_goes_on_under_another_path(reader: Upstream) -> None
                 assert client.error["M"] == "cannot change search_path while a portal is open"
                 assert client.ask("ROLLBACK") == "CZ"
             assert client.send(p.message(p.CLOSE, b"Ssets\0") + p.SYNC_MESSAGE).until_ready() == "3Z"
-        assert client.ask("SET search_path = other, public") == "CZ"
+        assert client.ask("SET search_path = other, public") in ("CZ", "CSZ")  # 18 reports it
         assert client.ask("SELECT mid()") == "EZ"
         assert client.error["D"].endswith("(rule: unproved-function).")
 
