@@ -508,6 +508,8 @@ class Carrying(Linked):
         former ends the portals that were bound there.
         """
         group = self.groups.sent
+        if verdict.kind in ("rollback", "multi") and self._discards == group:
+            return True  # it would undo what is set again behind the DISCARD ALL of its group
         if self._asked_in != group or self._ran_in == group or self._block or self._blind:
             return False
         if self.link is not None and self._status_behind(self.link) == p.FAILED:

@@ -61,6 +61,9 @@ FOUND = {
     "DISCARD PLANS, and a use in a failed transaction, which reads nothing anew": """
         A: P t 'select date ''01/02/2020''', S | Q 'discard plans' | Q 'begin' | Q 'select 1/0' | B "" t, S | Q 'rollback' | Q 'set datestyle to german' | B "" t, E "", S
     """,  # noqa: E501
+    "a rollback in the group of a DISCARD ALL does not undo what is set again behind that": """
+        A [DateStyle=German]: P "" 'discard all', B "" "", E "", P t 'rollback', B "" t, E "", S | Q 'select date ''01/02/2020''' | P "" 'discard all', B "" "", E "", Q 'rollback' | P "" 'discard all', B "" "", E "", Q 'select 1; rollback' | Q 'select date ''01/02/2020'''
+    """,  # noqa: E501
     "a FATAL of the server inside a transaction is an ERROR": """
         A: P t 'begin', P "" 'execute t(4)', B "" "", E "", B p "", E p, S
     """,
