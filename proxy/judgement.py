@@ -241,7 +241,7 @@ class Judgement:
         ]
         if self._meaning is not None and self._meaning.outside is not None:
             # What becomes of a value in another statement of the body need not be known.
-            used.append((TYPE, "unproved-type", picked.types))
+            used.append((TYPE, "unproved-type", set[int]().union(*picked.hidden().values())))
         elif catalog.tainted_types:
             used += ((role, "unproved-type", types) for role, types in picked.hidden().items())
         for kind, rule, found in used:
@@ -250,8 +250,9 @@ class Judgement:
                 # What is built in is judged where it is called, by its name.
                 if taint is None or (kind == FUNCTION and oid not in self._functions.own):
                     continue
-                if not self._is_cleared(kind, oid, rule, picked.place(oid)):
-                    raise Refused(refusals.unproved(rule, taint), picked.place(oid))
+                place = picked.place(oid)
+                if not self._is_cleared(kind, oid, rule, place):
+                    raise Refused(refusals.unproved(rule, taint), place)
         for type_ in picked.targets:
             taint = taints.get((CAST_TO, type_))
             if taint is not None:

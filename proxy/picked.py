@@ -89,7 +89,7 @@ class Picked:
 
     def hidden(self) -> dict[str, set[int]]:
         """Return the types whose own code runs without being named, by the role that it runs in; TYPE: in any."""
-        found: dict[str, set[int]] = {OUTPUT: set(self.types), INPUT: set(self._found.parameters)}
+        found: dict[str, set[int]] = {OUTPUT: set(self.types), INPUT: set(self._found.parameters) - {ANY_TYPE}}
         for kind, name in _ROLES.items():
             found.setdefault(name, set()).update([oid for _, oid in self._found.noted.get(kind, ())])
         for use in self._found.uncertain:
