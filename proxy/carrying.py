@@ -103,8 +103,9 @@ class Carrying(Linked):
 
     def _settle_context(self, statement: Statement) -> None:
         """Note under which settings a statement is analysed by the use that comes now, if it is that."""
-        failed = self.link is not None and self._status_behind(self.link) == p.FAILED  # nothing is analysed there
-        if statement.context is NEXT_SETTINGS and not failed:
+        if statement.context is not NEXT_SETTINGS:
+            return
+        if self.link is None or self._status_behind(self.link) != p.FAILED:  # nothing is analysed there
             statement.context = self.ledger.context
 
     def _unreadable_named(self, statement: Statement) -> bool:

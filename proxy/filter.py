@@ -117,7 +117,7 @@ class Filter:
     def wide(self) -> Filter:
         """Return the filter for sessions of whose search_path nothing is known: a name can mean what bears it in any
         schema."""
-        if self._followed is not self:
+        if not self.keeps_path:
             return self._followed.wide
         if self._wide is None:
             self._wide = self._follower(self.cache.new_scope(), None)
@@ -128,7 +128,7 @@ class Filter:
 
         It holds as long as the catalogue does: behind that it judges as `wide` does, until it is asked for again.
         """
-        if self._followed is not self:
+        if not self.keeps_path:
             return self._followed.under(path)
         if path is None:
             return self
@@ -634,7 +634,7 @@ class Filter:
         return replace(verdict, effects=(*kept, *effects), at_bind=())
 
     def _known_types(self) -> frozenset[int]:
-        if self._followed is not self:
+        if not self.keeps_path:
             return self._followed._known_types()
         if self._types is None:
             types = () if self.catalog is None else self.catalog.types.values()

@@ -794,7 +794,8 @@ class Linked:
         `running` is the portal that runs: it has looked its names up.
         """
         self._fresh = None
-        self._unrun = {name: bound for name, bound in self._unrun.items() if name == running}
+        if self._unrun:
+            self._unrun = {name: bound for name, bound in self._unrun.items() if name == running}
 
     def _forget_portals(self) -> None:
         self._path_in_use = False

@@ -487,8 +487,7 @@ class Session(Answering):
         if self._meter is not None and (late := self._limited(simple=True, unnamed=True)) is not None:
             return late
         text = p.query_text(data, pos + 5, end)
-        if self._unrun or self._fresh is not None:
-            self._names_may_change()
+        self._names_may_change()
         if self.ledger.recodes and (late := self._in_doubt(text)) is not None:
             return late
         verdict = self._verdict(text, extended=False)
@@ -517,7 +516,7 @@ class Session(Answering):
             self._check_discarded()
             if verdict.effects and self._fetches_on(verdict):
                 return self._refuse(FETCH_OF_FETCH, simple=True, unnamed=True)
-            if self._path_in_use and self._moves_path(verdict):
+            if self._moves_used_path(verdict):
                 return self._refuse(PATH_IN_USE, simple=True, unnamed=True)
             opens = verdict.action is Action.REFUSE and self._house.observe and self._opens(link)
             if opens and self._group_open:
@@ -640,7 +639,7 @@ class Session(Answering):
             return self._stall()  # the server is being asked whether SQL has prepared anything
         try:
             self._check_discarded()
-            if self._path_in_use and self._moves_path(verdict):
+            if self._moves_used_path(verdict):
                 return self._refuse(PATH_IN_USE, simple=False, unnamed=not name)
             known = self.prepared.find(name[: NAMEDATALEN - 1]) if name else None
             told = self._can_be_told(verdict)
@@ -812,7 +811,7 @@ class Session(Answering):
                 return self._forward(r.EXECUTE)
             if (late := self._outdated_by(verdict, simple=False)) is not None:
                 return late
-            if self._path_in_use and self._moves_path(verdict):
+            if self._moves_used_path(verdict):
                 return self._refuse(PATH_IN_USE, simple=False)
             if verdict.kind in OF_ANOTHER:
                 if self._fetches_on(verdict):
@@ -956,15 +955,7 @@ class Session(Answering):
         """Return the verdict on a text, and on the types of a Parse; None: it is awaited, or was in vain."""
         if self._wait_error is not None:
             return None
-        judge, ledger = self._judge, self.ledger
-        if (
-            moves
-            or ledger.unsure
-            or ledger.settings.path is not None
-            or self.filter is not judge
-            or self._judging.filter is not judge
-        ):  # else it is the path that the session began with, and nothing has to be found out
-            self._judge_by_path(moves=moves)
+        self._judge_by_path(moves=moves)
         verdict = self._judging.verdict(text, codec or self.codec, extended=extended, types=types)
         if verdict is None:
             self._pace()
@@ -972,21 +963,23 @@ class Session(Answering):
             return None
         return verdict
 
-    def _moves_path(self, verdict: Verdict) -> bool:
-        """Whether a statement may change the search_path. Raises UnsettledError."""
-        return any(changes_path(*each) for each in self._effects(verdict))
+    def _moves_used_path(self, verdict: Verdict) -> bool:
+        """Whether a statement may change the search_path that a portal relies on. Raises UnsettledError."""
+        return self._path_in_use and any(changes_path(*each) for each in self._effects(verdict))
 
     def _judge_by_path(self, *, moves: bool = False) -> None:
         """Judge what comes next by the search_path that it finds; where that is not known, as under every path.
 
         `moves`: what it stands in may change the path first.
         """
-        ledger = self.ledger
-        if not ledger.roams and not moves:
-            self.filter = self._judge.under(ledger.settings.path)
+        judge, ledger = self._judge, self.ledger
+        if moves or ledger.roams:
+            found = judge.under(self._told_path) if self._told_path and not moves else judge.wide
+        elif (path := ledger.settings.path) is None:
+            found = judge  # the path that the session began with: nothing has to be looked for
         else:
-            self.filter = self._judge.under(self._told_path) if self._told_path and not moves else self._judge.wide
-        self._judging.filter = self.filter
+            found = judge.under(path)
+        self.filter = self._judging.filter = found
 
     def _forget_path(self) -> None:
         """Forget which search_path the message found that has been served: another one need not find it."""
@@ -1106,7 +1099,6 @@ class Session(Answering):
 
     def _use(self, name: bytes, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
         """Forward a Bind to a portal, or a Describe (None), of a statement; parse it first where the link lacks it."""
-        self._judge_by_path()
         try:
             self._check_discarded()
             return (
@@ -1160,7 +1152,7 @@ class Session(Answering):
         if portal is not None and self._comes_too_late(verdict):
             self._end_group(link)
             return self._stall()
-        if self._path_in_use and self._moves_path(verdict):
+        if self._moves_used_path(verdict):
             return self._refuse(PATH_IN_USE, simple=False)
         of_another = portal is None and verdict.kind in OF_ANOTHER
         if of_another:
@@ -1268,11 +1260,7 @@ class Session(Answering):
                 return self._refuse(OTHER_LETTERS, simple=simple, unnamed=simple)
             effects = self._effects(verdict)
             moves = (self.ledger.roams and verdict.statements > 1) or any(changes_path(*each) for each in effects)
-            names = [
-                text.encode(self.codec, "replace")
-                for effect, text in self._effects(verdict)
-                if effect is Effect.EXECUTE
-            ]
+            names = [text.encode(self.codec, "replace") for effect, text in effects if effect is Effect.EXECUTE]
             found = [(name, self.prepared.find(name)) for name in names]
         except UnsettledError:
             return self._stall()
@@ -1312,6 +1300,7 @@ class Session(Answering):
         unnamed: Unparsed | None = self.unnamed.which()
         if self.link is None and unnamed is None:
             return self._no_statement(b"")
+        self._judge_by_path()
         if unnamed is not None and unnamed[3] is not self.filter.functions:
             message, context, _, _, codec = unnamed
             _, text = p.parse_parts(message, 5, len(message))
@@ -1349,7 +1338,7 @@ class Session(Answering):
             if portal is not None and self._comes_too_late(verdict):
                 self._end_group(link)
                 return self._stall()
-            if self._path_in_use and self._moves_path(verdict):
+            if self._moves_used_path(verdict):
                 return self._refuse(PATH_IN_USE, simple=False)
             of_another = portal is None and verdict.kind in OF_ANOTHER
             if of_another:

@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 from weakref import WeakValueDictionary
 
 from proxy.ours import PREFIX
-from proxy.sent import Groups, Sent
+from proxy.sent import NEVER, Groups, Sent
 from proxy.snapshot import ANY_SETTINGS, NEXT_SETTINGS, Settings
 from proxy.verdict import Verdict
 
@@ -80,7 +80,7 @@ class Statement:
         self.silent = False
         self.rows = b""
         self.noted_as = b""
-        self.parsed_in = -1
+        self.parsed_in = NEVER
         self.apart = False
 
     def __repr__(self) -> str:
