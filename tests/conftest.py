@@ -16,6 +16,7 @@ from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer, find_tool
 from proxy.config import Upstream
 from tests import servers
+from tests.running import reader_of
 
 _SERVER = pytest.StashKey[EmbeddedServer]()
 
@@ -60,14 +61,7 @@ def shop(postgres: EmbeddedServer) -> sample.Shop:
 @pytest.fixture(scope="session")
 def upstream(postgres: EmbeddedServer, shop: sample.Shop) -> Upstream:
     """Return the configuration that reaches `shop` as the read-only role, over verified TLS."""
-    return Upstream(
-        host=postgres.host,
-        port=postgres.port,
-        dbname=shop.dbname,
-        user=shop.reader,
-        password=shop.reader_password,
-        sslrootcert=str(postgres.ca_file),
-    )
+    return reader_of(postgres, shop)
 
 
 @pytest.fixture(scope="session")

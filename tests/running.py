@@ -17,10 +17,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from proxy.commands.embedded import EmbeddedServer
+from proxy.commands.shop import Shop
 from proxy.config import ENVIRONMENT_NAMES, Upstream
 from tests import secrecy
 
 T = TypeVar("T")
+
+
+def reader_of(server: EmbeddedServer, logins: Shop) -> Upstream:
+    """Return the configuration that reaches the sample database as its read-only role, over verified TLS."""
+    return Upstream(
+        host=server.host,
+        port=server.port,
+        dbname=logins.dbname,
+        user=logins.reader,
+        password=logins.reader_password,
+        sslrootcert=str(server.ca_file),
+    )
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
 from tests.holed import HOLE, SET_CONFIG
-from tests.running import SideCart
+from tests.running import SideCart, reader_of
 from tests.servers import EVERY, running
 from tests.wire import FLUSH, Wire, bind, execute
 
@@ -166,14 +166,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
 def reached(server: EmbeddedServer) -> Upstream:
     logins = sample.create(server)
     server.sql(OBJECTS, logins.dbname)
-    return Upstream(
-        host=server.host,
-        port=server.port,
-        dbname=logins.dbname,
-        user=logins.reader,
-        password=logins.reader_password,
-        sslrootcert=str(server.ca_file),
-    )
+    return reader_of(server, logins)
 
 
 @pytest.fixture(scope="module")

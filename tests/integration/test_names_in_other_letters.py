@@ -5,8 +5,7 @@ from __future__ import annotations
 from proxy import protocol as p
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from tests.running import SideCart
+from tests.running import SideCart, reader_of
 from tests.wire import Wire, bind, execute
 
 LETTER = b"\xe9"
@@ -19,14 +18,7 @@ def test_attack_search_path_of_a_statement_whose_name_is_longer_on_the_server_st
     """The other client had the path, once that of the first was noted as that of the server."""
     with EmbeddedServer() as server:
         logins = sample.create(server)
-        upstream = Upstream(
-            host=server.host,
-            port=server.port,
-            dbname=logins.dbname,
-            user=logins.reader,
-            password=logins.reader_password,
-            sslrootcert=str(server.ca_file),
-        )
+        upstream = reader_of(server, logins)
         with (
             SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE=1) as own,
             Wire(own.port, client_encoding="latin1") as attacker,
@@ -50,14 +42,7 @@ def test_attack_function_that_is_planned_changes_the_cursor_of_a_portal() -> Non
             " $$ DECLARE c refcursor := 'c'; BEGIN CLOSE c; OPEN c FOR SELECT 1073741820; RETURN 1; END $$",
             logins.dbname,
         )
-        upstream = Upstream(
-            host=server.host,
-            port=server.port,
-            dbname=logins.dbname,
-            user=logins.reader,
-            password=logins.reader_password,
-            sslrootcert=str(server.ca_file),
-        )
+        upstream = reader_of(server, logins)
         with SideCart(upstream, SIDECART_FILTER_ALLOW_FUNCTIONS="public.swap") as own, Wire(own.port) as wire:
             wire.ask("BEGIN; DECLARE c CURSOR FOR SELECT 'abc'::text")
             parsed = p.parse(b"s", b"FETCH FROM c") + p.parse(b"f", b"SELECT public.swap()") + p.SYNC_MESSAGE

@@ -9,9 +9,8 @@ import pytest
 from proxy import protocol as p
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
 from tests import servers
-from tests.running import SideCart
+from tests.running import SideCart, reader_of
 from tests.wire import Wire, bind, close, describe, execute
 
 
@@ -176,14 +175,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="module")
 def sidecart(server: EmbeddedServer) -> Iterator[SideCart]:
     logins = sample.create(server)
-    upstream = Upstream(
-        host=server.host,
-        port=server.port,
-        dbname=logins.dbname,
-        user=logins.reader,
-        password=logins.reader_password,
-        sslrootcert=str(server.ca_file),
-    )
+    upstream = reader_of(server, logins)
     with SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE=1) as own:
         yield own
 

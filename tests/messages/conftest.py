@@ -13,7 +13,7 @@ from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
 from proxy.config import Upstream
 from tests.messages.conversation import Admin, Answer, Talk, alone, among_others, difference
-from tests.running import SideCart
+from tests.running import SideCart, reader_of
 from tests.servers import EVERY, running
 
 WAYS = [
@@ -57,14 +57,7 @@ def reached(private: EmbeddedServer) -> Upstream:
     """Return how SideCart logs in; private connections are the same role's."""
     logins = sample.create(private)
     private.sql(TABLES, logins.dbname)
-    return Upstream(
-        host=private.host,
-        port=private.port,
-        dbname=logins.dbname,
-        user=logins.reader,
-        password=logins.reader_password,
-        sslrootcert=str(private.ca_file),
-    )
+    return reader_of(private, logins)
 
 
 @pytest.fixture(scope="session")

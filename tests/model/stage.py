@@ -16,10 +16,9 @@ from functools import cache
 from proxy import protocol as p
 from proxy.commands import shop as sample
 from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
 from tests.model.conversation import GLANCE, LOOK, PATIENCE, Answer, Connection, Seen
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
-from tests.running import SideCart, wait_until
+from tests.running import SideCart, reader_of, wait_until
 
 _KEEPS = re.compile(rb"(?i)PREPARE|WITH HOLD")
 """What may keep an upstream beyond a transaction. Too much here makes a play less orderly, too little makes it slow."""
@@ -344,14 +343,7 @@ def stages(server: EmbeddedServer, **environment: object) -> Iterator[Callable[[
     """
     logins = sample.create(server)
     server.sql(f"ALTER ROLE {logins.reader} CONNECTION LIMIT -1")
-    reached = Upstream(
-        host=server.host,
-        port=server.port,
-        dbname=logins.dbname,
-        user=logins.reader,
-        password=logins.reader_password,
-        sslrootcert=str(server.ca_file),
-    )
+    reached = reader_of(server, logins)
     with ExitStack() as stack:
 
         @cache
