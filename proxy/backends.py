@@ -18,8 +18,8 @@ from proxy.config import Config, Upstream
 from proxy.connector import Connector, Reader
 from proxy.credentials import Credentials
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, ConfigError, UpstreamError
+from proxy.events import Audit
 from proxy.filter import Filter
-from proxy.house import Audit
 from proxy.judge import Results
 from proxy.policy import Policy
 from proxy.pool import NOT_REACHED, Pool

@@ -20,9 +20,10 @@ from typing import Final, Protocol
 from proxy import catalog_rows, rules
 from proxy.catalog_rows import State
 from proxy.errors import QueryFailedError, UpstreamError
+from proxy.events import Audit
 from proxy.filter import Filter
 from proxy.functions import Functions
-from proxy.house import Asker, Audit, Question
+from proxy.house import Asker, Question
 from proxy.judge import ProofError, Prover, Results, encode_results
 from proxy.policy import Policy
 from proxy.settings import shadows

@@ -27,7 +27,7 @@ from proxy.errors import (
     UpstreamFloodError,
     UpstreamProtocolError,
 )
-from proxy.house import Audit
+from proxy.events import Audit
 from proxy.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks

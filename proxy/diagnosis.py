@@ -16,6 +16,7 @@ from proxy import certificates
 from proxy.certificates import Authority, Certificate
 from proxy.config import Upstream
 from proxy.findings import OLDEST
+from proxy.guard import LOST, UNSUPPORTED
 from proxy.text import GRAMMAR
 
 ENDS_SOON: Final = 30
@@ -301,17 +302,6 @@ def certificate_notes(certificate: Certificate | None, upstream: Upstream, now: 
 
 # --- login ------------------------------------------------------------------------------------------------------------
 
-UNSUPPORTED: Final = (
-    "in pgbouncer.ini set track_extra_parameters = IntervalStyle, default_transaction_read_only (before PgBouncer 1.20"
-    " ignore_startup_parameters = default_transaction_read_only), and at the server ALTER ROLE … SET"
-    " default_transaction_read_only = on"
-)
-"""What to do where a pooler refuses the start-up parameters."""
-LOST: Final = (
-    "at the server give the role its own (ALTER ROLE … SET default_transaction_read_only = on, as sql/readonly_role.sql"
-    " does; the others likewise), and let the pooler connect anew (RECONNECT in PgBouncer)"
-)
-"""What to do where a pooler drops them, or a RESET behind it would."""
 SHARED: Final = (
     "in pgbouncer.ini set pool_mode = session and server_reset_query = DISCARD ALL, or connect SideCart to PostgreSQL"
     " itself; upstream.allow_shared_sessions: true serves all the same"

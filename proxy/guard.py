@@ -25,6 +25,18 @@ PUT_BACK: Final = b"RESET default_transaction_read_only"
 It takes no snapshot (analyze_requires_snapshot(), parser/analyze.c), so it is in nothing's way.
 """
 
+UNSUPPORTED: Final = (
+    "in pgbouncer.ini set track_extra_parameters = IntervalStyle, default_transaction_read_only (before PgBouncer 1.20"
+    " ignore_startup_parameters = default_transaction_read_only), and at the server ALTER ROLE … SET"
+    " default_transaction_read_only = on"
+)
+"""What to do where a pooler refuses the start-up parameters."""
+LOST: Final = (
+    "at the server give the role its own (ALTER ROLE … SET default_transaction_read_only = on, as sql/readonly_role.sql"
+    " does; the others likewise), and let the pooler connect anew (RECONNECT in PgBouncer)"
+)
+"""What to do where a pooler drops them, or a RESET behind it would."""
+
 UNKNOWN: Final = -1
 """The transaction status behind what may have begun or ended a transaction block, until it is answered."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from proxy.access import Access
+from proxy.events import Audit
 from proxy.filter import Filter
 from proxy.pool import Pool
 from proxy.pool import Upstream as PooledUpstream
@@ -97,10 +98,6 @@ class Upstream(PooledUpstream, Protocol):
 
     def cancel(self, then: Callable[[], None] | None = None) -> None:
         """Ask the server, on another connection, to cancel what runs on this one; call `then` when it has done so."""
-
-
-class Audit(Protocol):
-    def event(self, event: str, /, *, level: str = "info", **fields: str | int | float | bool | None) -> None: ...
 
 
 class Asker(Protocol):

@@ -31,8 +31,9 @@ from proxy import environment
 from proxy.cache import VerdictCache
 from proxy.catalog import Catalog, Key, Taint
 from proxy.errors import INTERNAL_ERROR, STATEMENT_TOO_COMPLEX, SideCartError
+from proxy.events import Audit
 from proxy.filter import Filter
-from proxy.house import Asker, Audit, Question
+from proxy.house import Asker, Question
 from proxy.policy import Policy
 from proxy.sql.resolve import built_in
 from proxy.sql.resolve.world import Builder, Own, Tables, World, cut

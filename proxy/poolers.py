@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from proxy.diagnosis import MORE, SHARED
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
-from proxy.house import Audit
+from proxy.events import Audit
 from proxy.judge import Results
 from proxy.pool import Upstream
 from proxy.tasks import Shared, Tasks

@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 from proxy import findings, role_probe
 from proxy.catalog import Key, Taint
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
+from proxy.events import Audit
 from proxy.filter import Filter
 from proxy.findings import Finding, Severity
-from proxy.house import Audit
 from proxy.judge import Results
 from proxy.stats import Stats
 from proxy.tasks import Tasks

@@ -10,7 +10,6 @@ from typing import Final, Protocol, cast
 from proxy import protocol as p
 from proxy import replies as r
 from proxy.auth import AUTH_SASL_CONTINUE, UpstreamLogin
-from proxy.diagnosis import LOST, UNSUPPORTED
 from proxy.errors import (
     CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
@@ -25,8 +24,9 @@ from proxy.errors import (
     UpstreamFloodError,
     UpstreamProtocolError,
 )
-from proxy.guard import READ_ONLY
-from proxy.house import FRESH, Audit, Owner
+from proxy.events import Audit
+from proxy.guard import LOST, READ_ONLY, UNSUPPORTED
+from proxy.house import FRESH, Owner
 from proxy.own_answer import OwnAnswer
 from proxy.pool import Pool
 from proxy.replies import Replies

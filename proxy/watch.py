@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from proxy.errors import ConfigError
-from proxy.house import Audit
+from proxy.events import Audit
 
 _Stamp = tuple[int, ...] | None
 """Of a file: inode, owner, permissions, size, time of its last change; None where it is not there."""

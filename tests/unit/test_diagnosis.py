@@ -14,6 +14,7 @@ from proxy import certificates, diagnosis
 from proxy.certificates import Authority, Certificate
 from proxy.config import Upstream
 from proxy.diagnosis import Advice
+from proxy.guard import LOST, UNSUPPORTED
 
 NOW = datetime.datetime(2026, 11, 27, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -273,7 +274,7 @@ def test_other_refusals(code: str, said: str, fix: str) -> None:
     assert fix in login(code, said)
 
 
-@pytest.mark.parametrize("advice", [diagnosis.LOST, diagnosis.UNSUPPORTED])
+@pytest.mark.parametrize("advice", [LOST, UNSUPPORTED])
 def test_what_the_log_advises_is_not_said_twice(advice: str) -> None:
     text = f"the upstream did not keep x as sent, or has refused a startup parameter; {advice}"
     assert both(diagnosis.login("08006", text, UPSTREAM, "", encrypted=True)).count("ALTER ROLE") == 1
@@ -289,7 +290,7 @@ def test_database_that_does_not_exist() -> None:
     [
         ("The upstream asks for a password and none is configured.", "DB_READONLY_PASSWORD"),
         ("The upstream asks for the password in cleartext, which is not allowed here", "scram-sha-256"),
-        (f"the upstream did not keep client_encoding as sent: a pooler drops it; {diagnosis.LOST}", "ALTER ROLE"),
+        (f"the upstream did not keep client_encoding as sent: a pooler drops it; {LOST}", "ALTER ROLE"),
         ("the upstream did not answer within 10 s", "DB_CONNECT_TIMEOUT"),
         ("something that nobody has thought of", "log of the server at db.example.com"),
     ],

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "proxy"
 
 # From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
 PURE = (
-    "ours",
+    "ours events",
     "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats"
     " sql sql.versions sql.resolve.oids",
     "sql.resolve.world",

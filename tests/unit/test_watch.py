@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import ConfigError
-from proxy.house import Audit
+from proxy.events import Audit
 from proxy.watch import Watched
 
 
