@@ -21,14 +21,14 @@ import click
 import pglast
 from pglast.visitors import Visitor
 
-from proxy import text as texts
-from proxy.cache import VerdictCache
-from proxy.catalog import Catalog
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from proxy.filter import MAX_SEEN, Filter, Policy
-from proxy.prove import prove
-from proxy.verdict import Action
+from proxy.operating import catalogue
+from proxy.proofs.prove import prove
+from proxy.sql import text as texts
+from proxy.sql.cache import VerdictCache
+from proxy.sql.catalog import Catalog
+from proxy.sql.verdict import Action
 
 SELECT = "SELECT abalance FROM pgbench_accounts WHERE aid = 47110;"
 JOIN = (

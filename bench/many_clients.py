@@ -26,8 +26,8 @@ import click
 import uvloop
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart
 
 DATABASE = "many"

@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 from bench import bystander
-from proxy.commands.embedded import EmbeddedServer, find_tool
+from proxy.demo.embedded import EmbeddedServer, find_tool
 from tests import pgbouncer
 from tests.pgbouncer import Bouncer
 

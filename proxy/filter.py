@@ -14,19 +14,20 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from . import bound, conditions, errors, refusals, rules, settings, unread
-from . import catalog as c
-from . import text as texts
-from .cache import Came, Counts, Key, Scope, VerdictCache
-from .catalog import FIRST_NORMAL_OID, TYPE, Catalog
-from .functions import Functions
-from .judgement import Judgement
-from .picked import ByNames, Meaning
-from .policy import Policy
-from .rules import Refusal, Refused
-from .shape import emptied, is_shareable, normal_form
-from .sql.resolve import Coercion, Resolver, effective
-from .verdict import Action, Effect, Verdict
+from proxy import errors
+from proxy.sql import bound, kinds, refusals, settings, tables, unread
+from proxy.sql import catalog as c
+from proxy.sql import text as texts
+from proxy.sql.cache import Came, Counts, Key, Scope, VerdictCache
+from proxy.sql.catalog import FIRST_NORMAL_OID, TYPE, Catalog
+from proxy.sql.expressions import Judgement
+from proxy.sql.functions import Functions
+from proxy.sql.normal_form import emptied, is_shareable, normal_form
+from proxy.sql.picked import ByNames, Meaning
+from proxy.sql.policy import Policy
+from proxy.sql.resolve import Coercion, Resolver, effective
+from proxy.sql.tables import Refusal, Refused
+from proxy.sql.verdict import Action, Effect, Verdict
 
 __all__ = ["Filter", "Policy"]
 
@@ -415,7 +416,7 @@ class Filter:
             cleared=self._cleared if resolver is not None else (),
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
-        raw_utf8 = encoding == rules.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
+        raw_utf8 = encoding == tables.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
         try:
             self._check_spelling(sql if bare is None else bare, encoding, raw_utf8)
             verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
@@ -456,7 +457,7 @@ class Filter:
         catalog = self.functions.catalog
         if catalog is None or not catalog.spellings or sql.isascii():
             return
-        alike = raw_utf8 or encoding == "utf-8" if catalog.spellings == "SQL_ASCII" else encoding != rules.RAW
+        alike = raw_utf8 or encoding == "utf-8" if catalog.spellings == "SQL_ASCII" else encoding != tables.RAW
         if not alike:
             raise Refused(_SPELLING)
 
@@ -517,16 +518,16 @@ class Filter:
         for raw in parsed:
             start = raw.get("stmt_location", 0)
             try:
-                conditions.judge(judgement, raw["stmt"])
+                kinds.judge(judgement, raw["stmt"])
             except Refused as refused:
                 end = start + raw["stmt_len"] if "stmt_len" in raw else None
                 position, command = texts.caret(text, start, end, refused.location, refused.word)
                 refusal = refused.refusal
-                message = refusal.message.replace(rules.COMMAND, command or "the statement")
-                detail = refusal.detail.replace(rules.COMMAND, command or "the statement")
+                message = refusal.message.replace(tables.COMMAND, command or "the statement")
+                detail = refusal.detail.replace(tables.COMMAND, command or "the statement")
                 refusal = refusal._replace(message=message, detail=detail)
                 return _refuse(
-                    refusal, kind or judgement.kind, 0 if refused.location == rules.NO_POSITION else position
+                    refusal, kind or judgement.kind, 0 if refused.location == tables.NO_POSITION else position
                 )
             kind = kind or judgement.kind
             if "PrepareStmt" in raw["stmt"]:
@@ -588,7 +589,7 @@ class Filter:
         again = texts.parse(built)
         judgement = Judgement(self.functions, self.policy)
         for raw in again:
-            conditions.judge(judgement, raw["stmt"])
+            kinds.judge(judgement, raw["stmt"])
             if judgement.replacement:
                 return _refuse(_INTERNAL, kind)
         return Verdict(
@@ -696,7 +697,7 @@ def _in_bytes(verdict: Verdict, text: str) -> Verdict:
     """Turn the verdict on a UTF-8 text into one for a session that takes each byte for a character."""
 
     def raw(words: str) -> str:
-        return words.encode().decode(rules.RAW)
+        return words.encode().decode(tables.RAW)
 
     return replace(
         verdict,
@@ -711,7 +712,7 @@ def _in_bytes(verdict: Verdict, text: str) -> Verdict:
 
 _ALLOWED = {
     kind: Verdict(Action.ALLOW, kind)
-    for kind in {*rules.KINDS.values(), *rules.TRANSACTION_KINDS.values(), "empty", "multi", "reset"}
+    for kind in {*tables.KINDS.values(), *tables.TRANSACTION_KINDS.values(), "empty", "multi", "reset"}
 }
 """The verdicts of texts that leave nothing behind, made once: a Verdict costs 1.5 µs."""
 _UNDER_PATH = replace(_ALLOWED["select"], under_path=True)

@@ -13,30 +13,32 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from proxy import activity, files, metrics, web
-from proxy.access import Access
-from proxy.audit import Audit
-from proxy.backends import Backends
-from proxy.cache import VerdictCache
-from proxy.catalogues import Catalogues
-from proxy.client import Client, Phase
-from proxy.config import Config, changed, filter_policy
-from proxy.doors import MARGIN, Doors
+from proxy.auth.access import Access
+from proxy.auth.scram import Verifier
+from proxy.auth.users import NOBODY, OwnLogin, Users, read_users_file
+from proxy.clients import activity
+from proxy.clients.client import Client, Phase
+from proxy.clients.listeners import MARGIN, Doors
+from proxy.config.schema import Config, changed, filter_policy
+from proxy.databases.catalogues import Catalogues
+from proxy.databases.databases import Backends
+from proxy.databases.helper import Prover, Texts
+from proxy.databases.roles import RoleWatch, summary
 from proxy.errors import ConfigError
-from proxy.findings import Severity
-from proxy.house import House, Member
-from proxy.judge import Prover, Texts
-from proxy.picked import ByNames
-from proxy.pool import Pool
-from proxy.quotas import Quotas
-from proxy.role_watch import RoleWatch, summary
-from proxy.scram import Verifier
+from proxy.monitor import metrics, web
+from proxy.monitor.audit import Audit
+from proxy.pooling.pool import Pool
+from proxy.role.findings import Severity
+from proxy.session.ports import House, Member
+from proxy.session.quotas import Quotas
+from proxy.sql.cache import VerdictCache
+from proxy.sql.picked import ByNames
+from proxy.sql.text import GRAMMAR
 from proxy.stats import Stats
+from proxy.system import files
+from proxy.system.turns import Turns
+from proxy.system.watch import Watched
 from proxy.tasks import Tasks
-from proxy.text import GRAMMAR
-from proxy.turns import Turns
-from proxy.users import NOBODY, OwnLogin, Users, read_users_file
-from proxy.watch import Watched
 
 try:
     import resource

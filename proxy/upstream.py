@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from proxy import protocol as p
-from proxy import replies as r
-from proxy.auth import AUTH_SASL_CONTINUE, UpstreamLogin
+from proxy.auth.upstream_login import AUTH_SASL_CONTINUE, UpstreamLogin
 from proxy.errors import (
     CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
@@ -25,16 +24,17 @@ from proxy.errors import (
     UpstreamProtocolError,
 )
 from proxy.events import Audit
-from proxy.guard import LOST, READ_ONLY, UNSUPPORTED
-from proxy.house import FRESH, Owner
-from proxy.own_answer import OwnAnswer
-from proxy.pool import Pool
-from proxy.replies import Replies
-from proxy.snapshot import NO_SETTINGS, Settings
-from proxy.statements import Held
+from proxy.pooling import replies as r
+from proxy.pooling.guard import LOST, READ_ONLY, UNSUPPORTED
+from proxy.pooling.own_answer import OwnAnswer
+from proxy.pooling.pool import Pool
+from proxy.pooling.replies import Replies
+from proxy.pooling.snapshot import NO_SETTINGS, Settings
+from proxy.pooling.statements import Held
+from proxy.pooling.unnamed import Unnamed
+from proxy.session.ports import FRESH, Owner
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-from proxy.unnamed import Unnamed
 
 READ_ONLY_PARAMETERS: Final = {
     READ_ONLY: "on",

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer, find_tool
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer, find_tool
 from tests import servers
 from tests.running import reader_of
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 
 DATA = Path(__file__).parent / "data"
 CASES: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "corpus.jsonl").read_text("utf-8").splitlines()]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from proxy.cli import main
 from proxy.filter import Filter
-from proxy.verdict import Action, Verdict
+from proxy.sql.verdict import Action, Verdict
 
 HOLE = "/* hole */"
 SET_CONFIG = 2078

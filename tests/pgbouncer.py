@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import free_port
 
 USER = "sidecart_reader"

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
-from proxy.config import ENVIRONMENT_NAMES, Upstream
+from proxy.config.schema import ENVIRONMENT_NAMES, Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests import secrecy
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 
 MAJORS = range(13, 19)
 TOO_OLD = 12

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from pglast.parser import Token, parse_sql_json, scan
 
-from proxy import rules
-from proxy.catalog import Catalog, Relation, Type
 from proxy.filter import Filter
-from proxy.verdict import Action
+from proxy.sql import tables
+from proxy.sql.catalog import Catalog, Relation, Type
+from proxy.sql.verdict import Action
 
 DATA = Path(__file__).parent / "data"
 
@@ -195,8 +195,8 @@ def refused_functions() -> list[str]:
     """Return the built-in functions that nothing may call, however it is called."""
     return sorted(
         name
-        for name, function in rules.FUNCTIONS.items()
-        if function.verdict == "block" or function.takes_type or name in rules.ADVISORY_LOCKS
+        for name, function in tables.FUNCTIONS.items()
+        if function.verdict == "block" or function.takes_type or name in tables.ADVISORY_LOCKS
     )
 
 
@@ -321,7 +321,7 @@ def spliced(parts: int = 1, part: int = 0, functions: Sequence[str] = ()) -> Ite
     The number of parts has no divisor in common with the number of forms, so that each part holds them all.
     """
     everything = functions or refused_functions()
-    unary = [name for name in everything if rules.FUNCTIONS[name].one_argument or name in functions]
+    unary = [name for name in everything if tables.FUNCTIONS[name].one_argument or name in functions]
     places = [(text, slot) for text in allowed_statements() for slot in slots(text)]
     for number in range(part, len(places) * len(FORMS), parts):
         turn, offset = divmod(number, len(FORMS))

@@ -14,11 +14,11 @@ import click
 import msgspec
 
 from proxy import errors
-from proxy.commands import offline, terminal
-from proxy.commands.script import Kind, Lines, Piece, cut
-from proxy.commands.usage import Unusable
 from proxy.filter import Filter
-from proxy.verdict import Action, Verdict
+from proxy.operating import offline, terminal
+from proxy.operating.script import Kind, Lines, Piece, cut
+from proxy.operating.usage import Unusable
+from proxy.sql.verdict import Action, Verdict
 
 REFUSED = 1
 """Exit code when something was refused."""

@@ -15,11 +15,11 @@ from types import FrameType
 
 import click
 
-from proxy.commands import shop
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer, find_tool
-from proxy.commands.starting import explain, taken
-from proxy.config import Config, Listen, Log, Metrics, Upstream
+from proxy.config.schema import Config, Listen, Log, Metrics, Upstream
+from proxy.demo import shop
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer, find_tool
 from proxy.errors import ConfigError
+from proxy.operating.starting import explain, taken
 
 _HOST = "127.0.0.1"
 

@@ -11,14 +11,14 @@ from typing import Any
 import click
 import msgspec
 
-from proxy import config as configuration
-from proxy import findings
-from proxy.commands import examining, offline
-from proxy.commands.examining import Examination, ExaminationError
-from proxy.commands.usage import UNUSABLE, complain, config_option, configured
-from proxy.config import Config, Upstream
+from proxy.config import schema as configuration
+from proxy.config.schema import Config, Upstream
 from proxy.errors import ConfigError
-from proxy.findings import KINDS, OF_SERVER, Finding, Severity
+from proxy.operating import examining, offline
+from proxy.operating.examining import Examination, ExaminationError
+from proxy.operating.usage import UNUSABLE, complain, config_option, configured
+from proxy.role import findings
+from proxy.role.findings import KINDS, OF_SERVER, Finding, Severity
 
 EXIT_CODES = {Severity.OK: 0, Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 3}
 """By the worst finding. 2 is for a wrong configuration, as with every verb."""

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from proxy.commands.usage import Unusable
-from proxy.scram import ITERATIONS, make_verifier
-from proxy.users import users_file_line
+from proxy.auth.scram import ITERATIONS, make_verifier
+from proxy.auth.users import users_file_line
+from proxy.operating.usage import Unusable
 
 
 @click.command()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from proxy.commands.asking import NoAnswerError, fetch, judge
-from proxy.commands.usage import config_option, configured
-from proxy.config import Config
+from proxy.config.schema import Config
 from proxy.errors import ConfigError
+from proxy.operating.asking import NoAnswerError, fetch, judge
+from proxy.operating.usage import config_option, configured
 
 
 @click.command()

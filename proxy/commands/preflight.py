@@ -13,16 +13,17 @@ from typing import Any, Final
 
 import click
 
-from proxy import config as configuration
-from proxy import tls
-from proxy.commands import pieces, reaching, terminal
-from proxy.commands.inspection import Inspection
-from proxy.commands.offline import echo
-from proxy.commands.own_doors import USER, OwnDoors
-from proxy.commands.pieces import Fine, Result, State, Step
-from proxy.commands.usage import config_option, configured
-from proxy.config import Config, Upstream
+from proxy.config import schema as configuration
+from proxy.config.schema import Config, Upstream
 from proxy.errors import ConfigError
+from proxy.operating import terminal
+from proxy.operating.offline import echo
+from proxy.operating.usage import config_option, configured
+from proxy.preflight import pieces, reaching
+from proxy.preflight.inspection import Inspection
+from proxy.preflight.own_doors import USER, OwnDoors
+from proxy.preflight.pieces import Fine, Result, State, Step
+from proxy.tls import contexts
 
 FAILED = 1
 """Exit code when a piece has failed."""
@@ -108,7 +109,7 @@ def check(config: Config) -> None:
     listen = config.listen
     if listen.tls != "off":
         names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
-        tls.client_side(*names, demand_certificate=listen.tls == "verify")
+        contexts.client_side(*names, demand_certificate=listen.tls == "verify")
 
 
 def databases(config: Config, dbname: str | None) -> dict[str, Upstream]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from proxy.commands import catalogue, examining, offline, readonly_role
-from proxy.commands.usage import Unusable, config_option
-from proxy.config import Upstream
+from proxy.config.load import load
+from proxy.config.schema import Upstream
 from proxy.errors import ConfigError, SideCartError
-from proxy.findings import Severity
-from proxy.loading import load
-from proxy.policy import Policy
+from proxy.operating import catalogue, examining, offline, readonly_role
+from proxy.operating.usage import Unusable, config_option
+from proxy.role.findings import Severity
+from proxy.sql.policy import Policy
 
 FAILED = 1
 """Exit code when the role could not be made, or can still write."""

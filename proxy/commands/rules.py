@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from proxy.commands import offline
-from proxy.commands.usage import Unusable
-from proxy.refusals import allow_line
-from proxy.rules import RULES
+from proxy.operating import offline
+from proxy.operating.usage import Unusable
+from proxy.sql.refusals import allow_line
+from proxy.sql.tables import RULES
 
 if TYPE_CHECKING:
-    from proxy.policy import Policy
-    from proxy.prove import Proof
+    from proxy.proofs.prove import Proof
+    from proxy.sql.policy import Policy
 
 REFUSED = 1
 """Exit code when a function that the name can mean, or the query, is refused."""
@@ -61,8 +61,8 @@ def command(
         raise click.UsageError("--function needs --catalog DSN: the body of a function stands in its database.")
 
     # Asyncio, TLS and the parser: nothing that a list of rules needs.
-    from proxy import prove
-    from proxy.commands import catalogue
+    from proxy.operating import catalogue
+    from proxy.proofs import prove
 
     policy = offline.policy(config_file, allowed, server_version, os.environ)
     proofs = prove.explain(catalogue.load(dsn), policy, function)
@@ -78,9 +78,9 @@ def command(
 def _explain(query: str, dsn: str, policy: Policy, *, as_json: bool) -> None:
     """Print what the names in a query mean, and end with the exit code that says whether it is allowed."""
     # Asyncio, TLS and the parser: nothing that a list of rules needs.
-    from proxy.commands import explaining
     from proxy.filter import Filter
-    from proxy.verdict import Action
+    from proxy.operating import explaining
+    from proxy.sql.verdict import Action
 
     judge = Filter(policy)
     offline.learn(judge, dsn)

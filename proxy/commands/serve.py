@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from proxy import config as configuration
-from proxy import files
-from proxy.commands.starting import explain
-from proxy.commands.usage import UNUSABLE, complain, config_option, configured
-from proxy.config import Config
+from proxy.config import schema as configuration
+from proxy.config.load import load
+from proxy.config.schema import Config
 from proxy.errors import ConfigError, InUseError
-from proxy.loading import load
+from proxy.operating.starting import explain
+from proxy.operating.usage import UNUSABLE, complain, config_option, configured
+from proxy.system import files
 
 
 @click.command()

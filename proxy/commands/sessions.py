@@ -12,12 +12,12 @@ from typing import Final
 import click
 import msgspec
 
-from proxy.commands import terminal
-from proxy.commands.asking import NoAnswerError, fetch
-from proxy.commands.offline import echo
-from proxy.commands.usage import UNUSABLE, complain, config_option, configured
-from proxy.config import Config
+from proxy.config.schema import Config
 from proxy.errors import ConfigError, SideCartError
+from proxy.operating import terminal
+from proxy.operating.asking import NoAnswerError, fetch
+from proxy.operating.offline import echo
+from proxy.operating.usage import UNUSABLE, complain, config_option, configured
 
 SILENT = 1
 """Exit code when nobody answers."""
@@ -29,7 +29,7 @@ _NUMBERS: Final = (5, 7)
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One client, as /sessions tells of it (proxy/activity.py)."""
+    """One client, as /sessions tells of it (proxy/clients/activity.py)."""
 
     id: int
     user: str

@@ -1,4 +1,4 @@
--- Read everything that proxy/catalog.py's Rows hold, in one round trip, on PostgreSQL 13 to 18, as any role.
+-- Read everything that proxy/sql/catalog.py's Rows hold, in one round trip, on PostgreSQL 13 to 18, as any role.
 -- What the server prints under an empty search_path names every object outside pg_catalog in full.
 -- Not built in is what initdb did not make (FirstNormalObjectId, access/transam.h), in pg_catalog too, where a
 -- superuser can put things; and whatever stands in other schemas.

@@ -1,6 +1,6 @@
 -- Read what a role may do in this database beside reading, in one round trip, on PostgreSQL 13 to 18, as any role.
 -- $role is the role: a text constant, or current_user. $parameters is pg_parameter_acl, which came with 15. $functions
--- and the like are the OIDs of what is no read. proxy/role_probe.py says what the rows are, in the same order.
+-- and the like are the OIDs of what is no read. proxy/role/probe.py says what the rows are, in the same order.
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 -- Objects are printed with their schemas, and only pg_catalog's functions and operators are meant.
 SET LOCAL search_path = '';

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from deploy.compose import prepare as compose_prepare
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from proxy.cli import VERBS
-from proxy.loading import load
+from proxy.config.load import load
 
 ROOT = Path(__file__).parents[2]
 IMAGE = (ROOT / "docs" / "image.md").read_text()

@@ -15,8 +15,8 @@ from cryptography import x509
 
 from deploy.compose import prepare as compose_prepare
 from proxy.cli import VERBS
-from proxy.config import ENVIRONMENT_NAMES
-from proxy.loading import load
+from proxy.config.load import load
+from proxy.config.schema import ENVIRONMENT_NAMES
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.relay import Relay
 from tests.running import free_port, wait_until
 

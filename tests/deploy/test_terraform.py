@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import ENVIRONMENT_NAMES, SECTIONS
+from proxy.config.schema import ENVIRONMENT_NAMES, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 TERRAFORM = ROOT / "terraform"

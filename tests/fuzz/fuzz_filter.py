@@ -20,10 +20,10 @@ from typing import Any
 import click
 from pglast.parser import ParseError, parse_sql_json
 
-from proxy import rules
-from proxy.cache import VerdictCache
 from proxy.filter import Filter
-from proxy.verdict import Action, Verdict
+from proxy.sql import tables
+from proxy.sql.cache import VerdictCache
+from proxy.sql.verdict import Action, Verdict
 from tests.splice import Anything
 
 DATA = Path(__file__).parents[1] / "data"
@@ -81,7 +81,7 @@ SHAPES: tuple[Callable[[str, int], str], ...] = (
     lambda text, n: ";" * n + text,
     lambda text, n: "/*" * n + "*/" * n + text,
 )
-CODECS = sorted(set(rules.ENCODINGS.values()))
+CODECS = sorted(set(tables.ENCODINGS.values()))
 
 
 @cache
@@ -168,10 +168,10 @@ def _change_bytes(chance: Random, data: bytes) -> bytes:
 
 # -- the contract ------------------------------------------------------------------------------------------------------
 
-READS = rules.KINDS.keys() - {"ListenStmt"} | {"TransactionStmt"}
+READS = tables.KINDS.keys() - {"ListenStmt"} | {"TransactionStmt"}
 """Statements that may stand anywhere in the tree of an allowed text, under the default policy."""
-REFUSED_CALLS = frozenset(name for name, function in rules.FUNCTIONS.items() if function.verdict == "block")
-REFUSED_ATTRIBUTES = frozenset(name for name in REFUSED_CALLS if rules.FUNCTIONS[name].one_argument)
+REFUSED_CALLS = frozenset(name for name, function in tables.FUNCTIONS.items() if function.verdict == "block")
+REFUSED_ATTRIBUTES = frozenset(name for name in REFUSED_CALLS if tables.FUNCTIONS[name].one_argument)
 REFUSED_FIELDS = frozenset({"intoClause", "lockingClause", "is_from", "is_program", "filename"})
 REFUSED_SETTINGS = frozenset({"session_authorization", "session_replication_role", "session_preload_libraries"})
 
@@ -263,7 +263,7 @@ class Contract:
 def breach(filter_: Filter, text: bytes, encoding: str, verdict: Verdict) -> str:
     """Say what is wrong with one verdict of a filter."""
     if verdict.action is Action.REFUSE:
-        if not (verdict.rule in rules.RULES and verdict.message and len(verdict.sqlstate) == 5):
+        if not (verdict.rule in tables.RULES and verdict.message and len(verdict.sqlstate) == 5):
             return f"an incomplete refusal: {verdict}"
         return "" if 0 <= verdict.position <= len(text) + 1 else f"position {verdict.position}"
     if verdict.action is Action.REPLACE:
@@ -284,7 +284,7 @@ def tree_of(text: str) -> Any:
 
 
 def decoded(text: bytes, encoding: str) -> str:
-    """Decode strictly; as Latin-1 where the codec makes ASCII characters of other bytes, as `proxy.text` does."""
+    """Decode strictly; as Latin-1 where the codec makes ASCII characters of other bytes, as `proxy.sql.text` does."""
     plain = text.decode(encoding)
     high = bytes(range(128, 256))
     return plain if plain.encode("ascii", "ignore") == text.translate(None, high) else text.decode("latin-1")

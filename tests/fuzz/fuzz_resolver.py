@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import click
 from pglast.parser import ParseError, parse_sql_json
 
-from proxy.catalog import Catalog
 from proxy.filter import Filter
-from proxy.policy import Policy
+from proxy.sql.catalog import Catalog
+from proxy.sql.policy import Policy
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from tests.oracle import branches, generator, naming, typed

@@ -8,14 +8,14 @@ from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from proxy.commands import examining, readonly_role
-from proxy.commands.catalogue import _Silent
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.examining import Examination
-from proxy.config import Upstream
-from proxy.findings import Finding, Severity
-from proxy.judge import Prover
-from proxy.policy import Policy
+from proxy.config.schema import Upstream
+from proxy.databases.helper import Prover
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import examining, readonly_role
+from proxy.operating.catalogue import _Silent
+from proxy.operating.examining import Examination
+from proxy.role.findings import Finding, Severity
+from proxy.sql.policy import Policy
 from proxy.stats import Stats
 
 T = TypeVar("T")

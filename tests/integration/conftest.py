@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
 from tests.running import SideCart
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests.running import SideCart
 
 Connection = Any  # asyncpg has no type hints

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
 from tests.running import SideCart
 from tests.wire import Wire
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.verdict import Action
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql.verdict import Action
 from tests import servers
 from tests.integration.test_reach import _NOTIFYING, learn, runs
 from tests.running import SideCart, wait_until

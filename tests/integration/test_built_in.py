@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.catalog_rows import load_query
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import catalogue
+from proxy.proofs.rows import load_query
 from proxy.sql.resolve import built_in, rows, world
 from proxy.sql.resolve.world import World
 from tests import servers

@@ -9,13 +9,13 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from proxy import rules
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer
 from proxy.filter import Filter, Policy
-from proxy.prove import prove
-from proxy.verdict import Action, Verdict
+from proxy.operating import catalogue
+from proxy.proofs.prove import prove
+from proxy.sql import tables
+from proxy.sql.verdict import Action, Verdict
 from tests import servers
 from tests.running import SideCart, wait_until
 
@@ -249,7 +249,7 @@ def test_a_function_of_a_newer_server_is_unknown_to_this_version(
     postgres.sql("CREATE DATABASE newer TEMPLATE template0")
     postgres.sql("CREATE FUNCTION public.pg_size_pretty(bigint) RETURNS text LANGUAGE sql AS 'SELECT 1'", "newer")
     assert learn(postgres, "newer").judge(b"SELECT pg_size_pretty(1)").action is Action.ALLOW
-    monkeypatch.delitem(rules.FUNCTIONS, "pg_size_pretty")
+    monkeypatch.delitem(tables.FUNCTIONS, "pg_size_pretty")
     judge = learn(postgres, "newer")
     for sql in ("SELECT pg_size_pretty(1)", "SELECT pg_catalog.pg_size_pretty(1)", "SELECT (1::int8).pg_size_pretty"):
         verdict = judge.judge(sql.encode())

@@ -11,15 +11,16 @@ from dataclasses import replace
 
 import pytest
 
-from proxy import connector, tls
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
-from proxy.config import Upstream
-from proxy.connector import Connector
+from proxy.config.schema import Upstream
+from proxy.databases import connector
+from proxy.databases.connector import Connector
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from proxy.errors import UpstreamError
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.tls import contexts
 from tests.running import SideCart, free_port, wait_until
 from tests.wire import Wire
 
@@ -200,7 +201,7 @@ def fetched(upstream: Upstream, query: str) -> list[list[list[bytes | None]]]:
 
     async def work() -> list[list[list[bytes | None]]]:
         tasks = Tasks()
-        context = tls.upstream_context(upstream.sslmode, upstream.sslrootcert, b"")
+        context = contexts.upstream_context(upstream.sslmode, upstream.sslrootcert, b"")
         fetching = Connector(upstream, context, Stats(), Quiet(), tasks, 5.0)
         try:
             return await fetching.fetch_once(upstream.dbname, query.encode())

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from proxy.catalog import FunctionRow, OperatorRow, RelationRow, Rows, TypeRow
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import catalogue
+from proxy.sql.catalog import FunctionRow, OperatorRow, RelationRow, Rows, TypeRow
 from tests import servers
 
 FIXTURE = Path(__file__).parents[1] / "data" / "fixture.sql"

@@ -11,10 +11,10 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from proxy import catalog_rows
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.proofs import rows
 from tests import servers
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
@@ -215,7 +215,7 @@ CHANGES = (
 
 def test_state_changes_with_everything_that_is_read(database: Upstream, server: EmbeddedServer) -> None:
     def state(connection: psycopg.Connection[tuple[str, ...]], since: str) -> tuple[object, ...]:
-        query = catalog_rows.state_query(since).decode()
+        query = rows.state_query(since).decode()
         cursor = connection.execute(query)
         while cursor.statusmessage is None or not cursor.statusmessage.startswith("SELECT"):
             assert cursor.nextset()

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from proxy.commands import catalogue
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.script import Kind, cut
-from proxy.policy import Policy
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import catalogue
+from proxy.operating.script import Kind, cut
+from proxy.sql.policy import Policy
 
 COMMAND = [sys.executable, "-m", "proxy", "check"]
 

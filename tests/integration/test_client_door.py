@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.scram import make_verifier
+from proxy.auth.scram import make_verifier
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart, wait_until
 
 PASSWORD = "wonderland"

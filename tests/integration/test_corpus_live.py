@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.corpus import BY_BIND, EXTENSIONS, PROVED, SPOILED, SQL, create
 from tests.running import SideCart
 from tests.wire import Wire

@@ -187,7 +187,7 @@ def test_port_in_use_is_one_sentence(folder: Path) -> None:
 
 
 def test_missing_server_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxy.commands import embedded
+    from proxy.demo import embedded
 
     monkeypatch.setattr(embedded, "_candidates", lambda: iter([(folder, False)]))
     with pytest.raises(embedded.EmbeddedError, match="No PostgreSQL server was found on PATH"):
@@ -195,7 +195,7 @@ def test_missing_server_is_one_sentence(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_stray_initdb_on_path_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from proxy.commands import embedded
+    from proxy.demo import embedded
 
     stray = folder / "initdb"
     stray.write_text("#!/bin/sh\necho initdb PostgreSQL 99\n")
@@ -210,7 +210,7 @@ def test_stray_initdb_on_path_is_not_taken(folder: Path, monkeypatch: pytest.Mon
 def test_server_that_does_not_start_shows_its_log_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from proxy.commands.embedded import EmbeddedError, EmbeddedServer
+    from proxy.demo.embedded import EmbeddedError, EmbeddedServer
 
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     with (
@@ -223,7 +223,7 @@ def test_server_that_does_not_start_shows_its_log_and_leaves_nothing(
 
 
 def test_upstream_can_go_away_and_come_back() -> None:
-    from proxy.commands.embedded import EmbeddedServer
+    from proxy.demo.embedded import EmbeddedServer
 
     with EmbeddedServer() as server:
         server.sql("create table kept as select 1 as one")

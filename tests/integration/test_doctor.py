@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy.findings import KINDS, Finding, Severity
+from proxy.role.findings import KINDS, Finding, Severity
 from tests import servers
 from tests.integration.clinic import APPLICATION, OWNER, READER, Clinic, clinic, places
 

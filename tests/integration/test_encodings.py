@@ -8,17 +8,17 @@ from itertools import product
 import pytest
 
 from proxy import protocol as p
-from proxy import rules
-from proxy import text as texts
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.rules import Refused
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql import tables
+from proxy.sql import text as texts
+from proxy.sql.tables import Refused
 from tests.running import SideCart, wait_until
 from tests.wire import Wire, bind, execute
 
 NAMES = {"eucjp": "EUC_JP", "eucjis2004": "EUC_JIS_2004", "euckr": "EUC_KR", "euccn": "EUC_CN"}
 """Where the key is not the server's name, too."""
-CONVERTED = sorted(key for key, codec in rules.ENCODINGS.items() if codec not in ("utf-8", rules.RAW))
+CONVERTED = sorted(key for key, codec in tables.ENCODINGS.items() if codec not in ("utf-8", tables.RAW))
 ASK = """
 CREATE FUNCTION pg_temp.read(bytea) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN RETURN encode(convert_to(convert_from($1, '{encoding}'), 'UTF8'), 'hex');
@@ -38,7 +38,7 @@ def characters(encoding: str) -> list[bytes]:
 
 @pytest.mark.parametrize("encoding", CONVERTED)
 def test_attack_character_that_the_server_takes_for_another_one(postgres: EmbeddedServer, encoding: str) -> None:
-    codec = rules.ENCODINGS[encoding]
+    codec = tables.ENCODINGS[encoding]
     read = {}
     for bytes_ in characters(encoding):
         try:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from proxy import rules
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer
 from proxy.filter import Policy
-from proxy.verdict import Action
+from proxy.sql import tables
+from proxy.sql.verdict import Action
 from tests import ordinary
 from tests.integration.test_reach import learn
 from tests.running import SideCart, wait_until
@@ -266,7 +266,7 @@ def look_at(server: EmbeddedServer, name: str) -> None:
 def test_each_extension_stands_in_the_table(available: list[str]) -> None:
     """With what it does, and the version and the source of which that was read."""
     # postgis-3 and its kin are what Debian calls the scripts of postgis.
-    unknown = [name for name in available if name.removesuffix("-3") not in rules.SEEN_EXTENSIONS]
+    unknown = [name for name in available if name.removesuffix("-3") not in tables.SEEN_EXTENSIONS]
     assert unknown == []
 
 
@@ -308,7 +308,7 @@ def test_columns_of_the_types_of_extensions_whose_code_is_trusted(server: Embedd
     """They are compared, ordered, cast and shown like any others."""
     refused = {}
     for name in available:
-        if name in rules.READING_EXTENSIONS and name not in AT_START:
+        if name in tables.READING_EXTENSIONS and name not in AT_START:
             try:
                 refused |= refused_of_types(server, name)
             finally:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.verdict import Action
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql.verdict import Action
 from tests import servers
 from tests.integration.test_reach import HOSTILE, learn, runs
 from tests.integration.test_roles import OBJECTS

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from proxy import protocol as p
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
 from tests.running import SideCart, wait_until
 
 GROWTH = 32 << 20

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.relay import Relay
 from tests.running import SideCart, free_port, wait_until
 from tests.wire import Wire

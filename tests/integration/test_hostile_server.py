@@ -17,13 +17,13 @@ import pytest
 import trustme
 
 from proxy import protocol as p
-from proxy import tls
-from proxy.addresses import Address, Resolve
-from proxy.config import Upstream
-from proxy.connector import Connector
+from proxy.config.schema import Upstream
+from proxy.databases.addresses import Address, Resolve
+from proxy.databases.connector import Connector
 from proxy.errors import CloseReason, UpstreamError
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.tls import contexts
 from tests.hostile import AUTH_OK, CLEARTEXT, MD5, Conversation, HostileServer, HungUpError, sasl, sasl_continue
 
 PASSWORD = "the-password-of-this-test"
@@ -73,7 +73,7 @@ def login(port: int, root: str = "", resolve: Resolve = loopback, **keys: Any) -
 
     async def work() -> UpstreamError:
         tasks = Tasks()
-        made = tls.upstream_context(config.sslmode, config.sslrootcert, b"")
+        made = contexts.upstream_context(config.sslmode, config.sslrootcert, b"")
         connector = Connector(config, made, Stats(), Quiet(), tasks, 5.0, resolve=resolve)
         try:
             await connector.fetch_once("d", b"SELECT 1")
@@ -107,7 +107,7 @@ def bad_certificates(ca: trustme.CA) -> dict[str, ssl.SSLContext]:
     day = datetime.timedelta(days=1)
     now = datetime.datetime.now(datetime.UTC)
     self_signed = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tls._private_file(tls.self_signed("localhost")) as path:
+    with contexts._private_file(contexts.self_signed("localhost")) as path:
         self_signed.load_cert_chain(path)
     return {
         "self-signed": self_signed,
@@ -214,7 +214,7 @@ def test_handshake_that_never_ends_is_given_up_and_closed(root: str) -> None:
 
         async def work() -> None:
             tasks = Tasks()
-            made = tls.upstream_context(config.sslmode, root, b"")
+            made = contexts.upstream_context(config.sslmode, root, b"")
             connector = Connector(config, made, Stats(), Quiet(), tasks, 5.0, resolve=loopback)
             with pytest.raises(UpstreamError, match=r"did not answer within 0\.3 s"):
                 await connector.fetch_once("d", b"SELECT 1")

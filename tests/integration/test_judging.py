@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy import judge as judging
 from proxy import protocol as p
-from proxy.catalog import Catalog, Relation, Taint
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.databases import helper as judging
+from proxy.databases.helper import Helper, HelperLostError, ProofError, Prover, Texts
 from proxy.filter import Filter
-from proxy.judge import Helper, HelperLostError, ProofError, Prover, Texts
-from proxy.judging import MAX_INLINE
-from proxy.policy import Policy
+from proxy.session.judging import MAX_INLINE
+from proxy.sql.catalog import Catalog, Relation, Taint
+from proxy.sql.policy import Policy
+from proxy.sql.verdict import Action, Verdict
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-from proxy.verdict import Action, Verdict
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 
@@ -202,7 +202,7 @@ def script(body: str) -> tuple[str, ...]:
     """Return the command of a helper that runs this for each request; `answer(x)` sends an answer."""
     lines = (
         "import sys, os, time, msgspec, signal",
-        "from proxy import judge",
+        "from proxy.databases import helper as judge",
         "def answer(x):",
         "    data = msgspec.msgpack.encode(x)",
         "    sys.stdout.buffer.write(len(data).to_bytes(4, 'big') + data); sys.stdout.buffer.flush()",

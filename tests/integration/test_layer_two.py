@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from proxy import protocol as p
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.holed import HOLE, SET_CONFIG
 from tests.running import SideCart, reader_of
 from tests.servers import EVERY, running

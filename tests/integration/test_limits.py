@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.lobby import PATIENCE
+from proxy.clients.lobby import PATIENCE
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 

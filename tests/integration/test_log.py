@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from proxy import protocol as p
-from proxy.config import Upstream
-from proxy.repeats import LINES, LINES_OF_EVENT
+from proxy.config.schema import Upstream
+from proxy.monitor.repeats import LINES, LINES_OF_EVENT
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer
-from proxy.config import Upstream
-from proxy.rules import VOID_OID
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer
+from proxy.sql.tables import VOID_OID
 from tests import servers
 from tests.running import SideCart, wait_until
 from tests.wire import Wire, bind, execute

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy import protocol as p
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart, reader_of
 from tests.wire import Wire, bind, execute
 

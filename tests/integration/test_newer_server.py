@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.text import GRAMMAR
+from proxy.config.schema import Upstream
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql.text import GRAMMAR
 from tests.relay import Relay
 from tests.running import SideCart, wait_until
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 

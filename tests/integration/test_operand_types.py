@@ -8,8 +8,8 @@ from itertools import product
 import psycopg
 import pytest
 
-from proxy import operands, text
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql import operators, text
 from tests import servers
 
 TYPES = (
@@ -76,8 +76,8 @@ def certain(expression: str) -> str:
     """Give the type that is held certain; empty where none is."""
     (statement,) = text.parse(f"SELECT {expression}")
     (target,) = statement["stmt"]["SelectStmt"]["targetList"]
-    found = operands.given(target["ResTarget"]["val"], operands.UNREAD)
-    return "" if found in (operands.TYPED, operands.OPEN, "unknown") else found
+    found = operators.given(target["ResTarget"]["val"], operators.UNREAD)
+    return "" if found in (operators.TYPED, operators.OPEN, "unknown") else found
 
 
 def test_certain_types_are_those_of_the_server(server: EmbeddedServer) -> None:

@@ -22,11 +22,11 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from proxy import text as texts
-from proxy.commands import offline
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from proxy.filter import Filter, Policy
-from proxy.verdict import Action, Effect, Verdict
+from proxy.operating import offline
+from proxy.sql import text as texts
+from proxy.sql.verdict import Action, Effect, Verdict
 from tests import servers
 from tests.running import wait_until
 

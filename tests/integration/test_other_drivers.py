@@ -14,8 +14,8 @@ import psycopg2.extensions
 import psycopg2.extras
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests.running import SideCart
 
 # --- psycopg2 ---------------------------------------------------------------------------------------------------------

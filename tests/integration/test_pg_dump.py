@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests.running import SideCart
 
 

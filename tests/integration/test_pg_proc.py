@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from proxy import rules
-from proxy import text as texts
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer
-from proxy.functions import Functions
-from proxy.policy import Policy
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer
+from proxy.sql import tables
+from proxy.sql import text as texts
+from proxy.sql.functions import Functions
+from proxy.sql.policy import Policy
 from tests import servers
 
 LOOKED_AT = {13: 23, 14: 23, 15: 20, 16: 14, 17: 10, 18: 4}
@@ -93,13 +93,15 @@ def unknown(server: EmbeddedServer, major: int) -> Callable[[set[str], str], Non
 
 def known_functions(server: EmbeddedServer, condition: str = "true") -> set[str]:
     """Return those of `functions` that the table has: for what it says of them, one of a newer version is no matter."""
-    return functions(server, condition) & rules.FUNCTIONS.keys()
+    return functions(server, condition) & tables.FUNCTIONS.keys()
 
 
 def test_every_function_is_in_the_table(
     server: EmbeddedServer, major: int, unknown: Callable[[set[str], str], None]
 ) -> None:
-    known = {name for name, row in rules.FUNCTIONS.items() if row.verdict == "block" or at(major, row.since, row.until)}
+    known = {
+        name for name, row in tables.FUNCTIONS.items() if row.verdict == "block" or at(major, row.since, row.until)
+    }
     unknown(functions(server) - known, "proxy/data/functions_more.tsv and functions_shape.tsv")
 
 
@@ -111,23 +113,23 @@ def test_every_signature_of_a_function_that_may_be_called_is_classified(
         f"SELECT p.proname || '(' || {SIGNATURE} || ')' FROM pg_proc p"
         f" WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.oid < 16384 AND {SUSPICIOUS}",
     )
-    classified = {f"{name}({types})" for extension, name, types in rules.ARGUMENTS if extension == "pg_catalog"}
+    classified = {f"{name}({types})" for extension, name, types in tables.ARGUMENTS if extension == "pg_catalog"}
     callable_ = {shown for shown in found if verdict(shown.partition("(")[0]) != "block"}
     assert len(callable_) > 700
     unknown(callable_ - classified, "proxy/data/functions_arguments.tsv")
 
 
 def verdict(name: str) -> str:
-    return rules.FUNCTIONS[name].verdict if name in rules.FUNCTIONS else "block"  # as long as it is unknown
+    return tables.FUNCTIONS[name].verdict if name in tables.FUNCTIONS else "block"  # as long as it is unknown
 
 
 def test_what_built_in_functions_views_and_operators_call_is_in_the_table(
     server: EmbeddedServer, unknown: Callable[[set[str], str], None]
 ) -> None:
     missing = {
-        f"{kind} {name}: {' '.join(sorted(calls - rules.CALLED.get((kind, name), frozenset())))}"
+        f"{kind} {name}: {' '.join(sorted(calls - tables.CALLED.get((kind, name), frozenset())))}"
         for (kind, name), calls in called(server).items()
-        if calls - rules.CALLED.get((kind, name), frozenset())
+        if calls - tables.CALLED.get((kind, name), frozenset())
     }
     unknown(missing, "proxy/data/functions_calls.tsv")
 
@@ -161,7 +163,7 @@ def called(server: EmbeddedServer) -> dict[tuple[str, str], set[str]]:
             new = uses.get(waiting.pop(), set()) - seen
             seen |= new
             waiting += new
-        found[start] = {name for kind, name in seen - {start} if kind == "function" and name in rules.FUNCTIONS}
+        found[start] = {name for kind, name in seen - {start} if kind == "function" and name in tables.FUNCTIONS}
     return found
 
 
@@ -188,8 +190,8 @@ def test_every_function_of_contrib_is_classified(
 @pytest.mark.deep
 def test_every_function_of_the_extensions_on_this_machine_is_classified(postgres: EmbeddedServer) -> None:
     """An extension of which the tables have nothing has no function in C that could be called."""
-    known = {extension for extension, _, _ in rules.ARGUMENTS} | rules.READING_EXTENSIONS.keys()
-    named = (name for row in rules.EXTENSIONS.values() for name in row.extension.partition(" (")[0].split("/"))
+    known = {extension for extension, _, _ in tables.ARGUMENTS} | tables.READING_EXTENSIONS.keys()
+    named = (name for row in tables.EXTENSIONS.values() for name in row.extension.partition(" (")[0].split("/"))
     there = asked(postgres, "SELECT name FROM pg_available_extensions")
     assert unclassified(postgres, sorted(known.union(named) & there)) == set()
 
@@ -218,14 +220,14 @@ def unclassified(server: EmbeddedServer, extensions: list[str]) -> set[str]:
         f"{extension}: {name}({types})"
         for extension, schema, name, types in rows
         if extension in extensions
-        and not {(extension, name, types), (extension, f"{schema}.{name}", types)} & rules.ARGUMENTS.keys()
+        and not {(extension, name, types), (extension, f"{schema}.{name}", types)} & tables.ARGUMENTS.keys()
     }
 
 
 def test_the_table_names_no_function_that_the_server_lacks(server: EmbeddedServer, major: int) -> None:
     """A call of such a name would reach a function of the user's."""
     reads = {
-        name for name, row in rules.FUNCTIONS.items() if row.verdict != "block" and at(major, row.since, row.until)
+        name for name, row in tables.FUNCTIONS.items() if row.verdict != "block" and at(major, row.since, row.until)
     }
     assert sorted(reads - functions(server)) == []
 
@@ -233,27 +235,27 @@ def test_the_table_names_no_function_that_the_server_lacks(server: EmbeddedServe
 def test_refused_functions_with_one_argument_are_marked(server: EmbeddedServer) -> None:
     # Defaults fill in for what is not given, and `x.name` gives one argument.
     callable_with_one = known_functions(server, "pronargs >= 1 AND pronargs - pronargdefaults <= 1")
-    refused = {name for name in callable_with_one if rules.FUNCTIONS[name].verdict != "allow"}
-    marked = {name for name in known_functions(server) if rules.FUNCTIONS[name].one_argument}
+    refused = {name for name in callable_with_one if tables.FUNCTIONS[name].verdict != "allow"}
+    marked = {name for name in known_functions(server) if tables.FUNCTIONS[name].one_argument}
     assert sorted(refused - marked) == []
     assert sorted(marked - callable_with_one) == []
 
 
 def test_functions_that_run_sql_are_marked_if_they_take_one_argument(server: EmbeddedServer) -> None:
     callable_with_one = known_functions(server, "pronargs >= 1 AND pronargs - pronargdefaults <= 1")
-    running = {name for name in callable_with_one if name in rules.SQL_TEXT_FUNCTIONS}
-    assert all(rules.FUNCTIONS[name].one_argument for name in running)
+    running = {name for name in callable_with_one if name in tables.SQL_TEXT_FUNCTIONS}
+    assert all(tables.FUNCTIONS[name].one_argument for name in running)
 
 
 def test_functions_that_return_or_take_void_are_known(server: EmbeddedServer) -> None:
     # Those that take `internal` cannot be called by SQL, and those that are refused need no second look.
     is_void = "'void'::regtype = ANY (proargtypes::oid[] || prorettype || proallargtypes)"
     void = functions(server, f"{is_void} AND 'internal'::regtype <> ALL (proargtypes)")
-    refused = {name for name, row in rules.FUNCTIONS.items() if row.verdict == "block"}
-    assert sorted(void & rules.FUNCTIONS.keys() - refused - rules.VOID_FUNCTIONS) == []
+    refused = {name for name, row in tables.FUNCTIONS.items() if row.verdict == "block"}
+    assert sorted(void & tables.FUNCTIONS.keys() - refused - tables.VOID_FUNCTIONS) == []
     assert functions(server, "proname IN ('pg_sleep', 'pg_notify') AND prorettype = 'void'::regtype")
-    assert asked(server, "SELECT 'void'::regtype::oid") == {str(rules.VOID_OID)}
-    mixed = functions(server, f"NOT {is_void}") & rules.VOID_FUNCTIONS
+    assert asked(server, "SELECT 'void'::regtype::oid") == {str(tables.VOID_OID)}
+    mixed = functions(server, f"NOT {is_void}") & tables.VOID_FUNCTIONS
     assert not mixed
 
 
@@ -264,7 +266,7 @@ def test_input_functions_that_take_a_type_are_marked(server: EmbeddedServer) -> 
         "'cstring'::regtype = ANY (proargtypes) AND 'oid'::regtype = ANY (proargtypes)"
         " AND 'internal'::regtype <> ALL (proargtypes)",
     )
-    assert taking == {name for name in known_functions(server) if rules.FUNCTIONS[name].takes_type}
+    assert taking == {name for name in known_functions(server) if tables.FUNCTIONS[name].takes_type}
 
 
 def test_functions_of_information_schema_are_known(server: EmbeddedServer) -> None:
@@ -273,7 +275,7 @@ def test_functions_of_information_schema_are_known(server: EmbeddedServer) -> No
         "SELECT 'information_schema.' || proname FROM pg_proc"
         " WHERE pronamespace = 'information_schema'::regnamespace AND oid < 16384",
     )
-    known = {name for name, row in rules.EXTENSIONS.items() if row.extension == "information_schema"}
+    known = {name for name, row in tables.EXTENSIONS.items() if row.extension == "information_schema"}
     assert found
     assert sorted(found - known) == []
 
@@ -285,12 +287,12 @@ def test_types_are_those_of_the_server(server: EmbeddedServer, major: int) -> No
         "SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND oid < 16384"
         " AND typtype IN ('b', 'r', 'm') AND typname NOT LIKE '\\_%'",
     )
-    assert found == {name for name, bounds in rules.TYPES.items() if at(major, *bounds)}
+    assert found == {name for name, bounds in tables.TYPES.items() if at(major, *bounds)}
 
 
 def test_large_object_functions_have_their_oids(server: EmbeddedServer) -> None:
     found = asked(server, "SELECT oid || ' ' || proname FROM pg_proc WHERE proname ~ '^lo' AND oid < 16384")
-    assert {f"{oid} {name}" for oid, name in (rules.FASTPATH_READS | rules.FASTPATH_WRITES).items()} <= found
+    assert {f"{oid} {name}" for oid, name in (tables.FASTPATH_READS | tables.FASTPATH_WRITES).items()} <= found
 
 
 def test_functions_in_c_that_do_more_than_read_are_known_by_oid_and_symbol(
@@ -308,9 +310,9 @@ def test_functions_in_c_that_do_more_than_read_are_known_by_oid_and_symbol(
     missing = {
         f"{name}: {oid} {symbol}"
         for oid, name, symbol in worse
-        if name not in rules.OIDS.get(oid, ()) or name not in rules.bearers(symbol)
+        if name not in tables.OIDS.get(oid, ()) or name not in tables.bearers(symbol)
     }
     unknown(missing, "proxy/data/functions_symbols.tsv")
     reads = [row for row in rows if row[1] in plain]
     every = Functions(Policy()).plain  # of any version, too
-    assert [row for row in reads if not every.issuperset(rules.bearers(row[2]))] == []
+    assert [row for row in reads if not every.issuperset(tables.bearers(row[2]))] == []

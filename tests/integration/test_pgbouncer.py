@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.commands import preflight
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests import pgbouncer
 from tests.pgbouncer import Bouncer, RunningBouncer
 from tests.running import SideCart, wait_until

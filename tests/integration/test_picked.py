@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from proxy.filter import Filter
-from proxy.verdict import Action, Verdict
+from proxy.sql.verdict import Action, Verdict
 from tests import servers
 from tests.integration.test_reach import HOSTILE, learn, runs
 

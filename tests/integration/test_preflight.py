@@ -22,11 +22,11 @@ from click.testing import CliRunner
 from cryptography import x509
 from moto import mock_aws
 
+from proxy.auth.scram import make_verifier
 from proxy.commands import preflight
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.private_ca import ServerCertificate, server_certificate
-from proxy.scram import make_verifier
-from proxy.tls import self_signed
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.private_ca import ServerCertificate, server_certificate
+from proxy.tls.contexts import self_signed
 from tests import servers
 from tests.integration.clinic import Clinic, clinic
 from tests.relay import Relay

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart, wait_until
 from tests.wire import Wire, bind, execute
 

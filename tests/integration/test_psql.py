@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.private_ca import server_certificate
-from proxy.commands.shop import Shop
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.private_ca import server_certificate
+from proxy.demo.shop import Shop
 from tests.running import SideCart, wait_until
 
 Finished = tuple[int, bytes, bytes]

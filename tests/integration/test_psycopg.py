@@ -12,8 +12,8 @@ import pytest
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import Shop
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import Shop
 from tests.running import SideCart, wait_until
 
 Connection = psycopg.Connection[Any]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from proxy.commands import readonly_role
-from proxy.commands.embedded import EmbeddedError
-from proxy.commands.readonly_role import RoleError
+from proxy.demo.embedded import EmbeddedError
+from proxy.operating import readonly_role
+from proxy.operating.readonly_role import RoleError
 from tests import servers
 from tests.integration.clinic import APPLICATION, OWNER, READER, Clinic, clinic, places
 

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart
 from tests.wire import Wire
 

@@ -6,8 +6,8 @@ from functools import partial
 
 import psycopg
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests import servers
 from tests.relay import Relay
 from tests.running import SideCart, wait_until

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.role_watch import AGAIN
+from proxy.config.schema import Upstream
+from proxy.databases.roles import AGAIN
+from proxy.demo.embedded import EmbeddedServer
 from tests.integration.clinic import APPLICATION, DATABASE, OWNER, READER, Clinic, clinic
 from tests.running import SideCart, free_port, wait_until
 
@@ -236,7 +236,7 @@ def test_refuse_serves_nobody_until_the_role_is_mended(place: Clinic) -> None:
 class Hasty(SideCart):
     """Look at the role every second."""
 
-    program = ("-c", "from proxy import cli, role_watch; role_watch.INTERVAL = 1.0; cli.main()")
+    program = ("-c", "from proxy import cli; from proxy.databases import roles; roles.INTERVAL = 1.0; cli.main()")
 
 
 def test_role_that_goes_bad_is_refused_to_those_who_are_there(place: Clinic) -> None:

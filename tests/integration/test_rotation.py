@@ -18,16 +18,16 @@ import psycopg
 import pytest
 import trustme
 
-from proxy.addresses import Address
-from proxy.backends import Backends
-from proxy.cache import VerdictCache
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Config, PoolLimits, Upstream
-from proxy.credentials import Credentials
+from proxy.auth.scram import make_verifier
+from proxy.config.schema import Config, PoolLimits, Upstream
+from proxy.databases.addresses import Address
+from proxy.databases.credentials import Credentials
+from proxy.databases.databases import Backends
+from proxy.demo.embedded import EmbeddedServer
 from proxy.errors import CloseReason, UpstreamError
-from proxy.policy import Policy
-from proxy.scram import make_verifier
-from proxy.snapshot import NO_SETTINGS
+from proxy.pooling.snapshot import NO_SETTINGS
+from proxy.sql.cache import VerdictCache
+from proxy.sql.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from tests.running import SideCart, wait_until
@@ -102,7 +102,7 @@ def test_attack_password_command_that_reads_the_secrets_of_the_environment() -> 
 
 
 def test_password_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("proxy.credentials.COMMAND_SECONDS", 0.3)
+    monkeypatch.setattr("proxy.databases.credentials.COMMAND_SECONDS", 0.3)
     pid = tmp_path / "pid"
     outcome = run_command(f"""sh -c 'sleep 600 & echo $! > "{pid}"; wait'""")
     assert outcome == "error: upstream.password_command did not end within 0.3 s"
@@ -113,7 +113,7 @@ def test_password_command_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_password_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file on a disk that has gone: whoever waits for it is told, and so is the next."""
-    monkeypatch.setattr("proxy.credentials.FETCH_SECONDS", 0.1)
+    monkeypatch.setattr("proxy.databases.credentials.FETCH_SECONDS", 0.1)
     assert run_command("sleep 600") == "error: password_command gave none within 0.1 s"
 
 

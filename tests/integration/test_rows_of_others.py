@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests import servers
 from tests.running import SideCart, reader_of
 from tests.wire import Wire, bind, close, describe, execute

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.commands import offline
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from proxy.filter import Filter
-from proxy.policy import Policy
-from proxy.rules import RULES
+from proxy.operating import offline
+from proxy.sql.policy import Policy
+from proxy.sql.tables import RULES
 from tests.running import SideCart
-from tests.unit.test_rules_pages import LIVE, PAGES, as_psql_prints, blocks, examples, policy
+from tests.unit.docs.test_rules_pages import LIVE, PAGES, as_psql_prints, blocks, examples, policy
 
 FUNCTIONS = """
 CREATE TABLE t (id int);

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests import servers
 from tests.running import SideCart, wait_until
 from tests.wire import Wire

@@ -9,8 +9,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
 from tests.running import SideCart
 
 Connection = psycopg.Connection[tuple[str]]

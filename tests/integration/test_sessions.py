@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
 from tests.running import SESSIONS_KEY, SideCart, free_port
 
 

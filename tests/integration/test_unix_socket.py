@@ -16,9 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from proxy.config import Listen, Upstream
+from proxy.clients.unix_socket import UnixSocket
+from proxy.config.schema import Listen, Upstream
 from proxy.errors import ConfigError, InUseError
-from proxy.unix_socket import UnixSocket
 from tests.integration.test_serve import COMMAND, UPSTREAM, environment
 from tests.running import SideCart, wait_until
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedError, EmbeddedServer
+from proxy.demo.embedded import EmbeddedError, EmbeddedServer
 from proxy.filter import Policy
-from proxy.prove import prove
-from proxy.verdict import Action
+from proxy.operating import catalogue
+from proxy.proofs.prove import prove
+from proxy.sql.verdict import Action
 from tests import servers
 from tests.integration.test_reach import learn
 

@@ -13,17 +13,17 @@ import pytest
 import trustme
 
 from proxy import protocol as p
-from proxy import tls
-from proxy.aws import Aws
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import PoolLimits, Upstream
-from proxy.connector import Connector
-from proxy.credentials import Credentials
+from proxy.auth.scram import make_verifier
+from proxy.config.schema import PoolLimits, Upstream
+from proxy.databases.aws import Aws
+from proxy.databases.connector import Connector
+from proxy.databases.credentials import Credentials
+from proxy.demo.embedded import EmbeddedServer
 from proxy.errors import CloseReason, UpstreamError
-from proxy.pool import Pool
-from proxy.scram import make_verifier
+from proxy.pooling.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from proxy.tls import contexts
 from tests.running import SideCart
 from tests.servers import EVERY, running
 from tests.wire import Wire
@@ -122,7 +122,7 @@ class Matrix:
         async def work() -> str:
             tasks, stats = Tasks(), Stats()
             now = asyncio.get_running_loop().time
-            made = tls.upstream_context(config.sslmode, config.sslrootcert, b"", config.sslcert, config.sslkey)
+            made = contexts.upstream_context(config.sslmode, config.sslrootcert, b"", config.sslcert, config.sslkey)
             own = Credentials(config, stats, tasks, now, {}, service)  # type: ignore[arg-type]
             connector = Connector(config, made, stats, Quiet(), tasks, 5.0, credentials=own)
             try:

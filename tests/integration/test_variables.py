@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.verdict import Action
+from proxy.demo.embedded import EmbeddedServer
+from proxy.sql.verdict import Action
 from tests import servers
 from tests.integration.test_reach import _NOTIFYING, learn, runs
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy import metrics, web
-from proxy.metrics import Gauges
+from proxy.monitor import metrics, web
+from proxy.monitor.metrics import Gauges
+from proxy.monitor.web import Web
 from proxy.stats import Stats
-from proxy.web import Web
 from tests.running import wait_until
 
 Answer = tuple[bool, dict[str, object]]

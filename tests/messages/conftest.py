@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.messages.conversation import Admin, Answer, Talk, alone, among_others, difference
 from tests.running import SideCart, reader_of
 from tests.servers import EVERY, running

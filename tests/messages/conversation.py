@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import protocol as p
-from proxy.commands.shop import READER
+from proxy.demo.shop import READER
 from tests.wire import FLUSH, STAND_IN, Wire, bind, close, describe, execute, what_counts
 
 Admin = Callable[[str], list[tuple[Any, ...]]]

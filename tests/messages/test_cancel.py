@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.shop import READER
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.shop import READER
 from tests.messages.conftest import serve
 from tests.messages.conversation import Admin
 from tests.running import SideCart, wait_until

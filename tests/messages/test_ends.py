@@ -13,9 +13,9 @@ from typing import TypeVar, cast
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import READER
-from proxy.config import Upstream
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import READER
 from tests.messages.conftest import serve
 from tests.messages.conversation import Admin
 from tests.messages.test_cancel import SLEEP, client, extended, is_over, is_running, simple, vanish, waits

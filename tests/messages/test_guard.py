@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.config import Upstream
-from proxy.guard import GUARD, GUARDED, NAME, PUT_BACK
+from proxy.config.schema import Upstream
+from proxy.demo.embedded import EmbeddedServer
+from proxy.pooling.guard import GUARD, GUARDED, NAME, PUT_BACK
 from tests.wire import Wire, bind, execute
 
 OFF = p.query(b"set default_transaction_read_only to off")

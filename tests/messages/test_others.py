@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from proxy import protocol as p
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import READER
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import READER
 from tests.messages.conftest import Fleet
 from tests.messages.conversation import (
     PATIENCE,

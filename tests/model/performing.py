@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy import protocol as p
-from proxy.commands.shop import DATABASE, READER
+from proxy.demo.shop import DATABASE, READER
 from tests.model.following import Following, Reply, first_difference
 from tests.model.sketch import Message, Part, Sketch, Write, query
 from tests.wire import OF_NAMES, STAND_IN

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.commands.embedded import EmbeddedServer
-from proxy.commands.shop import DATABASE
+from proxy.demo.embedded import EmbeddedServer
+from proxy.demo.shop import DATABASE
 from tests import servers
 from tests.model import writer
 from tests.model.performing import Difference, Performance, alone, difference, has_crashed, refused

@@ -14,8 +14,8 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 
 from proxy import protocol as p
-from proxy.commands import shop as sample
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo import shop as sample
+from proxy.demo.embedded import EmbeddedServer
 from tests.model.conversation import GLANCE, LOOK, PATIENCE, Answer, Connection, Seen
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
 from tests.running import SideCart, reader_of, wait_until

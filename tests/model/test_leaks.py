@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from tests.model.conftest import StageOf
 from tests.model.conversation import Connection
 from tests.model.scripts import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
 
-from proxy.shape import normal_form
+from proxy.sql.normal_form import normal_form
 from tests.oracle import picked as picking
 from tests.oracle.picked import Picked
 from tests.oracle.server import Analysed, Complaint

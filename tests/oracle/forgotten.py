@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 from unittest import mock
 
-from proxy import picked
-from proxy.catalog import (
+from proxy.sql import picked
+from proxy.sql.catalog import (
     CAST,
     CHECK,
     COMPARE,

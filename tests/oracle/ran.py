@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final, NamedTuple
 
-from proxy import conditions
-from proxy import text as texts
-from proxy.catalog import FUNCTION, OPERATOR, RELATION, TYPE, Key, Rows, Taint
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
-from proxy.functions import LEADS, Functions
-from proxy.judgement import Judgement
-from proxy.picked import Meaning, Picked, pick
-from proxy.policy import Policy
-from proxy.prove import uses
-from proxy.rules import Refused
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import catalogue
+from proxy.proofs.prove import uses
+from proxy.sql import kinds
+from proxy.sql import text as texts
+from proxy.sql.catalog import FUNCTION, OPERATOR, RELATION, TYPE, Key, Rows, Taint
+from proxy.sql.expressions import Judgement
+from proxy.sql.functions import LEADS, Functions
+from proxy.sql.picked import Meaning, Picked, pick
+from proxy.sql.policy import Policy
 from proxy.sql.resolve import Resolver
+from proxy.sql.tables import Refused
 from tests.oracle.hidden import SETTINGS, Maker, Statement, things
 from tests.oracle.reporting import DATABASE, Reports
 from tests.oracle.server import Analyst
@@ -108,7 +108,7 @@ class Closures:
         )
         try:
             for raw in texts.parse(sql):
-                conditions.judge(judgement, raw["stmt"])
+                kinds.judge(judgement, raw["stmt"])
         except Refused:
             return None
         asked = frozenset(self._noted.keys)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 import psycopg
 from psycopg import pq
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 
 DATABASE: Final = "reporting"
 READER: Final = "reader"

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from tests import corpus, ordinary
 from tests.oracle import inside, picked
 from tests.oracle.bodies import body

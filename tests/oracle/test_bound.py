@@ -8,12 +8,12 @@ from itertools import islice
 
 import pytest
 
-from proxy import prove
-from proxy.bodies import Bodies
-from proxy.catalog import FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, Key
-from proxy.commands import catalogue
-from proxy.commands.embedded import EmbeddedServer
-from proxy.policy import Policy
+from proxy.demo.embedded import EmbeddedServer
+from proxy.operating import catalogue
+from proxy.proofs import prove
+from proxy.proofs.bodies import Bodies
+from proxy.sql.catalog import FIRST_NORMAL_OID, FUNCTION, OPERATOR, RELATION, Key
+from proxy.sql.policy import Policy
 from tests.oracle import runs
 from tests.oracle.catalogue import prepare
 from tests.oracle.server import Analyst

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.commands.embedded import EmbeddedServer
+from proxy.demo.embedded import EmbeddedServer
 from proxy.sql.resolve import expressions
 from proxy.sql.resolve.analysis import Analysis
 from proxy.sql.resolve.tree import Body, Expr, Level

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pglast.parser import ParseError, parse_sql_json
 
-from proxy import rules, text
-from proxy.cache import VerdictCache
-from proxy.catalog import RELATION, Catalog, Relation, Taint
 from proxy.filter import Filter, Policy
-from proxy.functions import Functions
-from proxy.settings import parse_bool, python_codec, split_identifiers, split_options
-from proxy.verdict import Action, Effect, Verdict
+from proxy.sql import tables, text
+from proxy.sql.cache import VerdictCache
+from proxy.sql.catalog import RELATION, Catalog, Relation, Taint
+from proxy.sql.functions import Functions
+from proxy.sql.settings import parse_bool, python_codec, split_identifiers, split_options
+from proxy.sql.verdict import Action, Effect, Verdict
 
 DATA = Path(__file__).parent.parent / "data"
 FILTER = Filter()
@@ -43,7 +43,7 @@ def at(sql: str, verdict: Verdict) -> str:
 def test_attack_is_refused(sql: str) -> None:
     verdict = judge(sql)
     assert verdict.action is Action.REFUSE
-    assert verdict.rule in rules.RULES and verdict.rule != "internal"
+    assert verdict.rule in tables.RULES and verdict.rule != "internal"
     assert verdict.sqlstate in ("25006", "42501", "42601")
 
 
@@ -129,7 +129,7 @@ def test_refusal(sql: str, rule: str, sqlstate: str, caret: str, kind: str) -> N
 
 
 def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
-    assert all(sentence.endswith(".") and rule == rule.lower() for rule, sentence in rules.RULES.items())
+    assert all(sentence.endswith(".") and rule == rule.lower() for rule, sentence in tables.RULES.items())
     elsewhere = {"nul-byte", "encoding", "length", "depth", "operator-run", "syntax", "several-statements", "internal"}
     elsewhere |= {"unknown-statement", "unknown-node", "unknown-field", "inner-statement", "read-write", "sleep"}
     elsewhere |= {"file-listing", "denied-function", "keyword-function", "fastpath", "startup-parameter"}
@@ -145,7 +145,7 @@ def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
     elsewhere |= {f"unproved-{kind}" for kind in ("function", "relation", "type", "operator", "cast")}
     elsewhere |= {"unknown-relation", "unknown-type", "void-parameter"}
     elsewhere |= {"no-catalogue"}  # in test_unread.py
-    assert rules.RULES.keys() == elsewhere | {row[1] for row in REFUSALS}
+    assert tables.RULES.keys() == elsewhere | {row[1] for row in REFUSALS}
 
 
 def test_messages_are_in_postgresqls_manner() -> None:
@@ -182,7 +182,7 @@ def test_a_refusal_names_the_whole_command(sql: str, command: str) -> None:
     assert judge(sql).message == f"cannot execute {command}: SideCart forwards reads only"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", rules.ENCODINGS["eucjp"], "iso8859-15"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", tables.ENCODINGS["eucjp"], "iso8859-15"])
 @pytest.mark.parametrize(
     ("sql", "found"),
     [
@@ -202,7 +202,7 @@ def test_position_counts_characters(sql: str, found: str, encoding: str) -> None
     except UnicodeEncodeError:
         sql = sql.encode("utf-8").decode("latin-1")  # as SQL_ASCII: one character a byte
         found = found.encode("utf-8").decode("latin-1")
-        encoding = rules.RAW
+        encoding = tables.RAW
     verdict = judge(sql, encoding=encoding)
     assert verdict.action is Action.REFUSE
     assert at(sql, verdict).startswith(found)
@@ -432,7 +432,7 @@ def test_effects(sql: str, effects: list[tuple[Effect, str]]) -> None:
     assert list(verdict.effects) == effects
 
 
-@pytest.mark.parametrize("codec", ["utf-8", "latin-1", rules.RAW])
+@pytest.mark.parametrize("codec", ["utf-8", "latin-1", tables.RAW])
 @pytest.mark.parametrize("sent", ["utf-8", "latin-1"])
 def test_names_of_effects_are_the_bytes_that_the_client_sent(codec: str, sent: str) -> None:
     text = 'execute "é"; set "app"."é" = 1; begin read write'.encode(sent)
@@ -563,7 +563,7 @@ def test_fastpath() -> None:
 
 
 def test_function_call_that_writes_is_not_advised_to_use_sql() -> None:
-    for oid, name in rules.FASTPATH_WRITES.items():
+    for oid, name in tables.FASTPATH_WRITES.items():
         verdict = FILTER.judge_function_call(oid, [1], [])
         assert (verdict.rule, verdict.object) == ("fastpath", name)
         assert "by SQL" not in verdict.hint
@@ -670,7 +670,7 @@ def test_value_parsers() -> None:
 def test_codecs_leave_ascii_alone() -> None:
     """No byte of a multi-byte character may decode to ASCII, and ASCII decodes to itself."""
     ascii_bytes = bytes(range(1, 128))
-    for name, codec in rules.ENCODINGS.items():
+    for name, codec in tables.ENCODINGS.items():
         assert ascii_bytes.decode(codec) == ascii_bytes.decode("ascii"), name
         leads = [b"", b"\x8e", b"\x8f"] if "euc" in codec else [b""]
         for first in range(128, 256):
@@ -679,13 +679,13 @@ def test_codecs_leave_ascii_alone() -> None:
                     data = lead + bytes([first]) + (b"" if second is None else bytes([second]))
                     try:
                         decoded = text.decode(data, codec)
-                    except rules.Refused:
+                    except tables.Refused:
                         continue
                     assert not any(char < "\x80" for char in decoded), (name, data)
             for tail in b"'\\;$\"":
                 try:
                     decoded = text.decode(bytes([first, tail]), codec)
-                except rules.Refused:
+                except tables.Refused:
                     continue
                 assert decoded.endswith(chr(tail)), (name, first, tail)
 
@@ -700,9 +700,9 @@ def test_unsafe_encodings(name: str) -> None:
 def test_encoding_names() -> None:
     assert python_codec("UTF8") == python_codec("Unicode") == python_codec("'utf-8'") == "utf-8"
     assert python_codec("Latin1") == python_codec("ISO-8859-1") == "latin-1"
-    assert python_codec("SQL_ASCII") == python_codec("EUC_TW") == rules.RAW
+    assert python_codec("SQL_ASCII") == python_codec("EUC_TW") == tables.RAW
     assert (
-        python_codec("EUC_JP") == rules.ENCODINGS["eucjp"]
+        python_codec("EUC_JP") == tables.ENCODINGS["eucjp"]
         and python_codec("WIN1251") == python_codec("win") == "cp1251"
     )
 
@@ -888,8 +888,8 @@ def test_operators_without_end_are_refused_in_comments_too() -> None:
 def test_letters_beyond_ascii_in_a_comment_name_nothing() -> None:
     cached = Filter()
     cached.learn_catalog(Catalog(spellings="LATIN1"))
-    assert cached.judge("/* José */ select 1".encode("latin-1"), rules.RAW).action is Action.ALLOW
-    assert cached.judge("select 1 as é /* José */".encode("latin-1"), rules.RAW).rule == "encoding"
+    assert cached.judge("/* José */ select 1".encode("latin-1"), tables.RAW).action is Action.ALLOW
+    assert cached.judge("select 1 as é /* José */".encode("latin-1"), tables.RAW).rule == "encoding"
 
 
 def test_a_shape_is_of_no_use_where_a_constant_decides() -> None:
@@ -960,7 +960,7 @@ def test_long_reports_are_allowed(sql: str) -> None:
 def test_the_deepest_tree_that_is_decoded_does_not_end_the_process() -> None:
     """In a process of its own: with an 8 MB stack, right below the bound, and right above it."""
     code = (
-        "import msgspec, sys; from proxy import text; from proxy.filter import Filter\n"
+        "import msgspec, sys; from proxy.sql import text; from proxy.filter import Filter\n"
         "sys.setrecursionlimit(1_000_000)\n"
         "f = Filter()\n"
         "n = (text.MAX_DEPTH - 20) // 2\n"
@@ -998,15 +998,15 @@ def test_an_unexpected_fault_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> list[object]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("proxy.text.parse", broken)
+    monkeypatch.setattr("proxy.sql.text.parse", broken)
     verdict = Filter().judge(b"select 1")
     assert (verdict.action, verdict.rule, verdict.sqlstate) == (Action.REFUSE, "internal", "XX000")
 
 
 def test_unknown_parts_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(rules.NODES, "ParamRef")
+    monkeypatch.delitem(tables.NODES, "ParamRef")
     assert Filter().judge(b"select $1").rule == "unknown-node"
-    monkeypatch.setitem(rules.NODES, "ParamRef", {"location": rules.SCALAR})
+    monkeypatch.setitem(tables.NODES, "ParamRef", {"location": tables.SCALAR})
     assert Filter().judge(b"select $1").rule == "unknown-field"
 
 
@@ -1073,7 +1073,7 @@ def test_spliced_constants_of_the_corpus(sql: str, data: st.DataObject) -> None:
     assert judge(f"{sql[: token.start]}({call}){sql[token.end + 1 :]}").action is Action.REFUSE
 
 
-@given(st.binary(max_size=60), st.sampled_from(["utf-8", "latin-1", rules.ENCODINGS["eucjp"]]))
+@given(st.binary(max_size=60), st.sampled_from(["utf-8", "latin-1", tables.ENCODINGS["eucjp"]]))
 @settings(deadline=None, max_examples=300)
 def test_no_bytes_raise(data: bytes, encoding: str) -> None:
     verdict = FILTER.judge(data, encoding)
@@ -1120,17 +1120,17 @@ def test_version_of_the_server_decides_which_names_are_built_in() -> None:
 def test_what_does_more_with_its_arguments_than_look_at_them_is_asked_for_them() -> None:
     plain = Functions(Policy()).plain
     looks = {"data", "describes", "search", "cursor", "file"}  # files are the switch's
-    for (extension, name, signature), words in rules.ARGUMENTS.items():
+    for (extension, name, signature), words in tables.ARGUMENTS.items():
         what, *positions = words.split()
         assert all(int(position) < len(signature.split(",")) for position in positions), name
         if extension == "pg_catalog":
             assert what in looks | {"input"} or name not in plain, name
             continue
-        found = rules.EXTENSIONS.get(name)
+        found = tables.EXTENSIONS.get(name)
         verdict = found.verdict if found is not None and found.extension.startswith(extension) else ""
         if what in ("runs", "function", "effect", "relation", "code", "sql"):
             # Without a word in the table it is refused, unless labels of that extension are believed.
-            believed = extension in rules.READING_EXTENSIONS and name not in rules.READING_EXTENSIONS[extension]
+            believed = extension in tables.READING_EXTENSIONS and name not in tables.READING_EXTENSIONS[extension]
             assert verdict in ("block", "conditional") or not (verdict or believed), (extension, name)
 
 

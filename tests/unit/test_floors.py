@@ -1,77 +1,65 @@
-"""A module imports only from floors below its own, and pure floors touch neither I/O nor clock."""
+"""A package imports only what its row names, all of it above that row; what is pure touches neither I/O nor clock."""
 
 from __future__ import annotations
 
 import ast
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2] / "proxy"
+ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
 
-# From the ground up. docs/architecture.md draws these floors with a coarser brush; what counts is this list.
-PURE = (
-    "ours events",
-    "errors conversions stats verdict snapshot sent policy values naming environment client_hello repeats"
-    " sql sql.versions sql.resolve.oids",
-    "sql.resolve.world",
-    "sql.resolve.rows sql.resolve.search sql.resolve.coercion sql.resolve.tree",
-    "sql.resolve.hidden sql.resolve.built_in",
-    "sql.resolve.choosing",
-    "sql.resolve.analysis",
-    "sql.resolve.names sql.resolve.scopes",
-    "sql.resolve.calls sql.resolve.sorting",
-    "sql.resolve.variables",
-    "sql.resolve.documents sql.resolve.sql_json",
-    "sql.resolve.expressions",
-    "sql.resolve.from_clause",
-    "sql.resolve.queries",
-    "sql.resolve",
-    "config rules cache constants certificates unnamed catalog",
-    "loading protocol walk refusals settings text operands shape catalog_rows candidates taints roles ledger pool"
-    " statements scram quotas",
-    "guard picked",
-    "replies functions scope role_probe users auth own_answer bound",
-    "unread reach findings access by_name",
-    "judgement lobby",
-    "diagnosis",
-    "conditions",
-    "filter plpgsql",
-    "bodies paths",
-    "house login observe prove",
-    "judging linked",
-    "carrying",
-    "answering",
+# Each package, and each module directly in proxy/, with all that it may import beside its own modules.
+MAY_IMPORT = {
+    "errors": "",
+    "events": "",
+    "ours": "",
+    "stats": "",
+    "tasks": "",
+    "system": "errors events",
+    "protocol": "errors ours",
+    "sql": "errors",
+    "filter": "errors sql",
+    "proofs": "sql",
+    "role": "proofs sql",
+    "config": "errors sql",
+    "tls": "errors system",
+    "auth": "config errors",
+    "monitor": "errors stats system",
+    "pooling": "config errors ours protocol sql stats",
+    "session": "auth config errors events filter ours pooling protocol sql stats",
+    "clients": "auth config errors pooling protocol session system tasks tls",
+    "upstream": "auth errors events pooling protocol session stats tasks",
+    "databases": "auth config errors events filter pooling proofs protocol role session sql stats system tasks tls"
+    " upstream",
+    "server": "auth clients config databases errors monitor pooling role session sql stats system tasks",
+    "operating": "config databases errors filter proofs role sql stats tasks tls",
+    "preflight": "config databases errors operating protocol role sql stats tasks tls",
+    "demo": "config errors operating",
+    "commands": "auth config demo errors filter operating preflight proofs role server sql system tls",
+    "cli": "commands",
+    "__main__": "cli",
+}
+PURE = {"errors", "events", "ours", "stats", "protocol", "sql", "filter", "proofs", "role", "config", "auth"} | {
+    "pooling",
     "session",
-    "greeting",
-    "client",
-    "activity",
-)
-WITH_IO = (
-    "files",
-    "audit metrics console web tls tls_layer tasks turns watch unix_socket",
-    "judge upstream aws addresses",
-    "catalogues credentials role_watch poolers doors",
-    "connector",
-    "backends",
-    "server",
-    # The command: programs that verbs share, the verbs, the command itself.
-    "commands commands.usage",
-    "workers commands.private_ca commands.starting commands.script commands.catalogue",
-    "commands.asking commands.terminal commands.pieces commands.reaching",
-    "commands.embedded commands.offline commands.explaining commands.examining commands.readonly_role",
-    "commands.shop",
-    "commands.inspection commands.own_doors",
-    "commands.demo commands.health commands.serve commands.check commands.rules commands.doctor commands.role"
-    " commands.hash_password",
-    "commands.preflight commands.sessions",
-    "cli",
-    "__main__",
-)
-FLOORS = {name: number for number, names in enumerate(PURE + WITH_IO) for name in names.split()}
+    "clients.activity",
+    "clients.client",
+    "clients.client_hello",
+    "clients.greeting",
+    "clients.lobby",
+    "databases.diagnosis",
+    "monitor.repeats",
+    "tls.certificates",
+}
 IMPURE = {"asyncio", "socket", "ssl", "logging", "prometheus_client", "time", "uvloop", "selectors", "threading"}
 CLOCKS = {"now", "utcnow", "today"}
 DATES = {"datetime", "date"}
+MOST_MODULES = 12
+"""Files directly in proxy/: whoever opens it sees all of them at once."""
 
 
 def module_name(path: Path) -> str:
@@ -79,8 +67,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = sorted(path for path in ROOT.rglob("*.py") if module_name(path))
+NAMES = {module_name(path) for path in MODULES}
+
+
 def pure(name: str) -> bool:
-    return FLOORS.get(name, len(PURE)) < len(PURE)
+    return name in PURE or name.partition(".")[0] in PURE
 
 
 def imports(source: str, package: str = "proxy") -> set[str]:
@@ -96,35 +88,81 @@ def imports(source: str, package: str = "proxy") -> set[str]:
     return found
 
 
+def of_ours(name: str, source: str, *, is_package: bool = False) -> dict[str, str]:
+    """Return what a module imports of the project: the name as it is imported, and its module, "" if there is none."""
+    full = f"proxy.{name}"
+    found = {}
+    for imported in imports(source, full if is_package else full.rpartition(".")[0]):
+        package, _, rest = imported.partition(".")
+        if package == "proxy" and rest != "__version__":
+            # proxy.demo.shop.create is of proxy.demo.shop, proxy.errors.X of proxy.errors.
+            found[imported] = next((known for known in (rest, rest.rpartition(".")[0]) if known in NAMES), "")
+    return found
+
+
 def violations(name: str, source: str, *, is_package: bool = False) -> list[str]:
     """Return what a module of this name must not import."""
-    floor = FLOORS[name]
+    package = name.partition(".")[0]
+    allowed = {package, *MAY_IMPORT[package].split()}
     wrong = []
-    full = f"proxy.{name}"
-    for imported in sorted(imports(source, full if is_package else full.rpartition(".")[0])):
-        package, _, rest = imported.partition(".")
-        if package == "proxy":
-            # proxy.commands.shop.create is of proxy.commands.shop, proxy.errors.X of proxy.errors.
-            target = next((known for known in (rest, rest.rpartition(".")[0]) if known in FLOORS), "")
-            if rest == "__version__":
-                continue
-            if not target:
-                wrong.append(f"{imported} is on no floor")
-            elif FLOORS[target] >= floor:
-                wrong.append(f"{imported} is on floor {FLOORS[target]}, not below {floor}")
-        elif pure(name) and package in IMPURE:
-            wrong.append(f"{imported} in a pure module")
+    for imported, target in sorted(of_ours(name, source, is_package=is_package).items()):
+        if not target:
+            wrong.append(f"{imported} is no module of proxy/")
+        elif target.partition(".")[0] not in allowed:
+            wrong.append(f"{package} may not import {imported}")
+    if pure(name):
+        foreign = imports(source, f"proxy.{name}")
+        wrong += [f"{each} in a pure module" for each in sorted(foreign) if each.partition(".")[0] in IMPURE]
     return wrong
 
 
-MODULES = sorted(path for path in ROOT.rglob("*.py") if module_name(path))
-
-
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_module_imports_only_from_floors_below(path: Path) -> None:
+def test_module_imports_what_its_package_may(path: Path) -> None:
     name = module_name(path)
-    assert name in FLOORS, f"proxy/{path.relative_to(ROOT)} is on no floor: add it to FLOORS"
+    assert name.partition(".")[0] in MAY_IMPORT, f"proxy/{path.relative_to(ROOT)} has no row: add it to MAY_IMPORT"
     assert violations(name, path.read_text(encoding="utf-8"), is_package=path.stem == "__init__") == []
+
+
+def test_packages_form_no_circle() -> None:
+    above: set[str] = set()
+    for package, allowed in MAY_IMPORT.items():
+        assert set(allowed.split()) <= above, f"{package} imports what stands below it"
+        above.add(package)
+
+
+def test_modules_form_no_circle() -> None:
+    graph = {
+        module_name(path): set(
+            of_ours(module_name(path), path.read_text(encoding="utf-8"), is_package=path.stem == "__init__").values()
+        )
+        for path in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {error.args[1]}")
+
+
+def test_no_row_allows_what_nobody_imports() -> None:
+    used: dict[str, set[str]] = {}
+    for path in MODULES:
+        name = module_name(path)
+        found = of_ours(name, path.read_text(encoding="utf-8"), is_package=path.stem == "__init__")
+        used.setdefault(name.partition(".")[0], set()).update(target.partition(".")[0] for target in found.values())
+    idle = {package: set(allowed.split()) - used.get(package, set()) for package, allowed in MAY_IMPORT.items()}
+    assert {package: names for package, names in idle.items() if names and package != "cli"} == {}
+
+
+def test_few_files_stand_directly_in_proxy() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= MOST_MODULES
+
+
+def test_architecture_draws_the_same_table() -> None:
+    page = ARCHITECTURE.read_text(encoding="utf-8").partition("| may import |")[2].partition("\n\n")[0]
+    drawn = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([a-z_, ]*) \|$", page, re.MULTILINE)
+    assert {name: " ".join(may.replace(",", "").split()) for name, may in drawn} == {
+        name: may for name, may in MAY_IMPORT.items() if (ROOT / name).is_dir()
+    }
 
 
 def clock_calls(source: str) -> list[str]:
@@ -146,7 +184,7 @@ def test_clock_call_is_found() -> None:
     assert clock_calls("x = self.house.now()") == []
 
 
-def test_package_itself_imports_nothing() -> None:
+def test_project_itself_imports_nothing() -> None:
     assert imports((ROOT / "__init__.py").read_text(encoding="utf-8")) <= {"__future__.annotations"}
 
 
@@ -156,14 +194,14 @@ def test_package_itself_imports_nothing() -> None:
         "import asyncio",
         "from ssl import SSLContext",
         "def f():\n    import socket",
-        "from proxy.pool import Pool",
-        "from proxy import replies",
+        "from proxy.clients.client import Client",
+        "from proxy.databases import helper",
         "from proxy.server import run",
-        "import proxy.filter",
+        "import proxy.upstream",
         "from proxy import nowhere",
-        "from .pool import Pool",
-        "from . import replies",
+        "from ..databases.helper import Helper",
+        "from ..system import turns",
     ],
 )
 def test_violation_is_found(source: str) -> None:
-    assert violations("ledger", source)
+    assert violations("session.ledger", source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.scram import make_verifier
+from proxy.auth.scram import make_verifier
 from tests import secrecy
 
 

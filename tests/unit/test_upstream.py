@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from proxy import protocol as p
-from proxy.config import PoolLimits
+from proxy.config.schema import PoolLimits
 from proxy.errors import QUERY_CANCELED
-from proxy.pool import Pool
+from proxy.pooling.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 from proxy.upstream import UpstreamConnection

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from . import expressions, names, queries
-from .analysis import Analysis, Outside
-from .choosing import Choosing
-from .coercion import Coercion
-from .search import Search, effective
-from .tree import Body, Noted, NotModelledError, RejectedError, Target, Use
-from .world import World
+from proxy.sql.resolve import expressions, names, queries
+from proxy.sql.resolve.analysis import Analysis, Outside
+from proxy.sql.resolve.choosing import Choosing
+from proxy.sql.resolve.coercion import Coercion
+from proxy.sql.resolve.search import Search, effective
+from proxy.sql.resolve.tree import Body, Noted, NotModelledError, RejectedError, Target, Use
+from proxy.sql.resolve.world import World
 
 __all__ = ["Coercion", "NotModelledError", "Outside", "RejectedError", "Resolution", "Resolver", "Use", "effective"]
 

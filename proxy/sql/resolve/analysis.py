@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from . import oids
-from .choosing import Choosing, Operation, Signature
-from .coercion import Context, MismatchError, Path, Way
-from .oids import ANY_TYPE, FIRST_NORMAL, UNKNOWN
-from .tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError, Use
-from .world import Column, Operator
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.choosing import Choosing, Operation, Signature
+from proxy.sql.resolve.coercion import Context, MismatchError, Path, Way
+from proxy.sql.resolve.oids import ANY_TYPE, FIRST_NORMAL, UNKNOWN
+from proxy.sql.resolve.tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError, Use
+from proxy.sql.resolve.world import Column, Operator
 
 MISMATCH = "42804"  # datatype_mismatch
 UNDEFINED_FUNCTION = "42883"

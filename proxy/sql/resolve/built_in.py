@@ -12,8 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from . import rows, world
-from .world import Builder, Own, Tables, World
+from proxy.sql.resolve import rows, world
+from proxy.sql.resolve.world import Builder, Own, Tables, World
 
 KINDS: Final = ("types", "functions", "operators", "casts", "classes", "members", "support", "ranges")
 _DATA: Final = resources.files("proxy").joinpath("data/built_ins")

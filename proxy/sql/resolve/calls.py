@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from . import hidden, oids
-from .analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
-from .choosing import Candidate, Choice, Signature
-from .coercion import Context, MismatchError, Way
-from .oids import ANY_TYPE, UNKNOWN
-from .scopes import SYSTEM_COLUMNS
-from .tree import Expr, Form, NotModelledError, RejectedError, levels_of
-from .world import Column, Function
+from proxy.sql.resolve import hidden, oids
+from proxy.sql.resolve.analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
+from proxy.sql.resolve.choosing import Candidate, Choice, Signature
+from proxy.sql.resolve.coercion import Context, MismatchError, Way
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.scopes import SYSTEM_COLUMNS
+from proxy.sql.resolve.tree import Expr, Form, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.world import Column, Function
 
 MAX_ARGUMENTS = 100
 """FUNC_MAX_ARGS (pg_config_manual.h)."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from . import hidden
-from .coercion import MAX_REMEMBERED, Coercion, MismatchError
-from .oids import ANY_TYPE, UNKNOWN
-from .search import Search
-from .world import Function, Operator
+from proxy.sql.resolve import hidden
+from proxy.sql.resolve.coercion import MAX_REMEMBERED, Coercion, MismatchError
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.search import Search
+from proxy.sql.resolve.world import Function, Operator
 
 MAX_ARGUMENTS_REMEMBERED = 16
 _STRING = "S"  # TYPCATEGORY_STRING

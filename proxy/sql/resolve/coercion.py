@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from . import oids
-from .oids import ANY_TYPE, UNKNOWN
-from .world import World
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.world import World
 
 
 class Context(IntEnum):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import names, oids
-from .analysis import Analysis
-from .coercion import Context
-from .names import location
-from .tree import Body, Expr, Level, levels_of
-from .world import Column
+from proxy.sql.resolve import names, oids
+from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.coercion import Context
+from proxy.sql.resolve.names import location
+from proxy.sql.resolve.tree import Body, Expr, Level, levels_of
+from proxy.sql.resolve.world import Column
 
 
 def _xml(analysis: Analysis, level: Level, node: Body) -> Expr:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import calls, documents, names, oids, sorting, sql_json
-from .analysis import (
+from proxy.sql.resolve import calls, documents, names, oids, sorting, sql_json
+from proxy.sql.resolve.analysis import (
     INDETERMINATE,
     MAX_STEPS,
     MISMATCH,
@@ -15,12 +15,12 @@ from .analysis import (
     Analysis,
     Outside,
 )
-from .calls import Call
-from .coercion import Context
-from .names import location, qualified
-from .oids import ANY_TYPE, UNKNOWN
-from .scopes import column_named, column_of, item_named, variable, whole_row
-from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.calls import Call
+from proxy.sql.resolve.coercion import Context
+from proxy.sql.resolve.names import location, qualified
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.scopes import column_named, column_of, item_named, variable, whole_row
+from proxy.sql.resolve.tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, levels_of
 
 
 def analyse(analysis: Analysis, level: Level, node: Body) -> Expr:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import calls, documents, names, oids, sql_json
-from .analysis import UNDEFINED_COLUMN, Analysis
-from .expressions import analyse
-from .names import location
-from .oids import ANY_TYPE
-from .tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, WithQuery
-from .world import Column, columns_of
+from proxy.sql.resolve import calls, documents, names, oids, sql_json
+from proxy.sql.resolve.analysis import UNDEFINED_COLUMN, Analysis
+from proxy.sql.resolve.expressions import analyse
+from proxy.sql.resolve.names import location
+from proxy.sql.resolve.oids import ANY_TYPE
+from proxy.sql.resolve.tree import Body, Expr, Form, Item, Level, NotModelledError, RejectedError, WithQuery
+from proxy.sql.resolve.world import Column, columns_of
 
 
 def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None:

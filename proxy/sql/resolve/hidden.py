@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import oids
-from .coercion import Coercion
-from .world import Function
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.coercion import Coercion
+from proxy.sql.resolve.world import Function
 
 _FIRST_NORMAL_OID = 16384
 OF_ANY_TYPE = oids.POLYMORPHIC | {oids.ANY, oids.RECORD, oids.RECORD_ARRAY}

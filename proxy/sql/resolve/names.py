@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .. import versions
-from . import oids
-from .analysis import UNDEFINED_OBJECT, Analysis
-from .tree import Body, NotModelledError, RejectedError
+from proxy.sql import versions
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.analysis import UNDEFINED_OBJECT, Analysis
+from proxy.sql.resolve.tree import Body, NotModelledError, RejectedError
 
 
 def qualified(names: Sequence[Body]) -> tuple[str, str]:

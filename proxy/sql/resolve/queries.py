@@ -8,14 +8,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence, Set
 
-from . import calls, expressions, names, oids, sorting
-from .analysis import Analysis
-from .expressions import analyse
-from .from_clause import from_clause
-from .oids import ANY_TYPE, UNKNOWN
-from .scopes import has_column
-from .tree import Body, Expr, Form, Level, NotModelledError, Query, RejectedError, Target, WithQuery
-from .world import Column
+from proxy.sql.resolve import calls, expressions, names, oids, sorting
+from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.expressions import analyse
+from proxy.sql.resolve.from_clause import from_clause
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.scopes import has_column
+from proxy.sql.resolve.tree import Body, Expr, Form, Level, NotModelledError, Query, RejectedError, Target, WithQuery
+from proxy.sql.resolve.world import Column
 
 MAX_LEVELS = 40
 """Queries within each other that are looked into."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Final
 
-from . import world
-from .world import Tables
+from proxy.sql.resolve import world
+from proxy.sql.resolve.world import Tables
 
 Rows = Sequence[Sequence[bytes | None]]
 """The rows of one SELECT: values in text format."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import oids
-from .analysis import PER_STEP, Analysis
-from .oids import ANY_TYPE
-from .tree import Expr, Form, Item, Level, RejectedError
-from .world import Column
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.analysis import PER_STEP, Analysis
+from proxy.sql.resolve.oids import ANY_TYPE
+from proxy.sql.resolve.tree import Expr, Form, Item, Level, RejectedError
+from proxy.sql.resolve.world import Column
 
 SYSTEM_COLUMNS = {
     "ctid": oids.TID,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from . import oids
-from .world import Function, Operator, Relation, Type, World
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.world import Function, Operator, Relation, Type, World
 
 Row = TypeVar("Row", Type, Function, Operator, Relation)
 MAX_INDEXED = 100_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from . import oids
-from .analysis import Analysis
-from .names import kind_of, qualified
-from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, Level, RejectedError
+from proxy.sql.resolve import oids
+from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.names import kind_of, qualified
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.tree import Body, Expr, Level, RejectedError
 
 FRAME_RANGE = 0x00002  # FRAMEOPTION_RANGE, nodes/parsenodes.h
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .. import versions
-from . import calls, names, oids, sorting
-from .analysis import CANNOT_COERCE, MISMATCH, Analysis
-from .calls import Call
-from .coercion import Context
-from .names import location
-from .oids import ANY_TYPE, UNKNOWN
-from .tree import Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
-from .world import Column
+from proxy.sql import versions
+from proxy.sql.resolve import calls, names, oids, sorting
+from proxy.sql.resolve.analysis import CANNOT_COERCE, MISMATCH, Analysis
+from proxy.sql.resolve.calls import Call
+from proxy.sql.resolve.coercion import Context
+from proxy.sql.resolve.names import location
+from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
+from proxy.sql.resolve.tree import Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.world import Column
 
 _SYNTAX_ERROR = "42601"
 _CONSTRUCTORS_SINCE = 16

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .oids import RECORD
-from .world import Column
+from proxy.sql.resolve.oids import RECORD
+from proxy.sql.resolve.world import Column
 
 Body = dict[str, Any]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from . import calls, oids
-from .analysis import Analysis, Outside
-from .oids import ANY_TYPE
-from .tree import Expr, Form
-from .world import Function, World
+from proxy.sql.resolve import calls, oids
+from proxy.sql.resolve.analysis import Analysis, Outside
+from proxy.sql.resolve.oids import ANY_TYPE
+from proxy.sql.resolve.tree import Expr, Form
+from proxy.sql.resolve.world import Function, World
 
 
 def argument_types(function: Function) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar, overload
 
-from . import oids
+from proxy.sql.resolve import oids
 
 
 class Type(NamedTuple):

@@ -1,0 +1,1 @@
+"""Proofs of identity, both ways, and who may come in by which. Pure."""

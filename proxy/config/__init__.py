@@ -1,0 +1,1 @@
+"""What can be configured, read from config.yaml and the environment."""

@@ -1,0 +1,607 @@
+"""Named prepared statements: what a client has, what an upstream holds of them, and when two of them are the same.
+
+A client's statement lives on upstreams under a name that SideCart gave, and is parsed again where the leased upstream
+lacks it. Literals are baked in at Parse, so its identity is its text, its parameter types and the settings that shaped
+them; what Describe says of it belongs to it as well: a table that was altered makes another statement of the same text.
+
+What was *sent* may fail, or be skipped behind an earlier error: `sent` tells what a message finds that is sent now, and
+a method that asks it raises UnsettledError where that depends on what has not been answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from typing import ClassVar, Final
+from weakref import WeakValueDictionary
+
+from proxy.ours import PREFIX
+from proxy.pooling.sent import NEVER, Groups, Sent
+from proxy.pooling.snapshot import ANY_SETTINGS, NEXT_SETTINGS, Settings
+from proxy.sql.verdict import Verdict
+
+MAX_KEPT: Final = 64 << 20
+"""Bytes of named statements that one client may keep: far more than drivers do, and a bound."""
+_OVERHEAD: Final = 512
+
+OF_ANOTHER: Final = frozenset({"execute", "fetch"})
+"""Kinds of statements that give the rows of another one, or of a cursor."""
+
+Context = Settings | None
+"""The settings that shape what a Parse means (`Settings.parsing`); None: not known yet."""
+
+
+class Statement:
+    """Hold what is needed to parse a statement again, and the verdict on it.
+
+    `body` is its Parse message behind the name: text, NUL, parameter types; `codec` that of the text. `described` is
+    what Describe said of it, by `comparable`; None until the server has. `judge` is whatever `verdict` was found by:
+    another one asks anew. `original` is the body that the client sent, if another one goes out: lists of statements
+    show it. `silent`: it was noted at its Parse that it gives no rows, and whoever parses it again would find something
+    else. Otherwise `rows` is the RowDescription that was noted, and `noted_as` the name under which it was parsed then.
+    `apart`: it is used under other settings than those that shaped it, and shared with nobody: its plan has them.
+    `parsed_in` is the number of the group in which its client parsed it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "apart",
+        "body",
+        "codec",
+        "context",
+        "described",
+        "judge",
+        "noted_as",
+        "original",
+        "parsed_in",
+        "rows",
+        "silent",
+        "verdict",
+    )
+    _shared: ClassVar[WeakValueDictionary[tuple[bytes, Settings, bytes], Statement]] = WeakValueDictionary()
+
+    def __init__(
+        self,
+        body: bytes,
+        context: Context,
+        verdict: Verdict,
+        judge: object,
+        original: bytes | None = None,
+        codec: str = "utf-8",
+    ) -> None:
+        self.body = body
+        self.codec = codec
+        self.original = original
+        self.context = context
+        self.described: bytes | None = None if verdict.kind == "select" else b""
+        self.verdict = verdict
+        self.judge = judge
+        self.silent = False
+        self.rows = b""
+        self.noted_as = b""
+        self.parsed_in = NEVER
+        self.apart = False
+
+    def __repr__(self) -> str:
+        return f"<Statement of {len(self.body)} bytes, {self.verdict.kind}>"
+
+    @property
+    def text(self) -> bytes:
+        return self.body[: self.body.index(0)]
+
+    @property
+    def types(self) -> bytes:
+        """Return its parameter types as a ParameterDescription holds them, for a statement other than a query."""
+        return self.body[self.body.index(0) + 1 :]  # nothing else has parameters to infer
+
+    def note_rows(self, described: bytes) -> bool:
+        """Take what the server says of a statement that gives the rows of another one, if that is there at its Parse.
+
+        The server notes that once (UtilityTupleDescriptor(), tcop/utility.c); what is described empty gives none.
+        """
+        self.silent = described == self.types
+        self.rows = described[len(self.types) :]
+        return True
+
+    def gives(self, described: bytes) -> bool:
+        """Return whether this is what its clients were told."""
+        return self.described in (None, described)
+
+    def part(self) -> Statement:
+        """Return the same statement for one client alone."""
+        own = copy(self)
+        own.apart = True
+        return own
+
+    def share(self) -> Statement:
+        """Return the one statement that all clients share which have this one."""
+        if self.context is None or self.described is None or self.apart:
+            return self
+        if self.original is not None:
+            return self  # what it is shown as is its client's
+        if self.verdict.kind in OF_ANOTHER:
+            return self  # whether it is `silent` depends on what its client has
+        return self._shared.setdefault((self.body, self.context, self.described), self)
+
+
+class Held:
+    """What one upstream holds under names of ours: at most `limit` statements, the least used ones go first."""
+
+    __slots__ = ("_by_name", "_count", "_texts", "_token", "limit", "names", "stale")
+
+    def __init__(self, token: str, limit: int) -> None:
+        self._token = token.encode()
+        self._count = 0
+        self._texts: dict[tuple[bytes, Context], Statement] = {}
+        self._by_name: dict[bytes, Statement] = {}
+        self.limit = limit
+        self.names: dict[Statement, bytes] = {}
+        """As far as the server has answered; the one that was used last stands last."""
+        self.stale: dict[bytes, None] = {}
+        """Names that nothing leads to any more: to be closed."""
+
+    def new_name(self) -> bytes:
+        self._count += 1
+        return PREFIX + b"%s:%d" % (self._token, self._count)
+
+    def use(self, statement: Statement) -> bytes | None:
+        """Return the name of a statement, if the upstream has it."""
+        name = self.names.get(statement)
+        # Only where one has to go soon does the order matter: moving costs 0.1 µs for each Bind.
+        if name is not None and 2 * len(self.names) > self.limit:
+            del self.names[statement]
+            self.names[statement] = name
+        return name
+
+    def twins(self, statement: Statement) -> list[bytes]:
+        """Forget one that was parsed from the same text under the same settings; return its name, to be closed."""
+        twin = self._texts.get((statement.body, statement.context))
+        return [] if twin is None or twin not in self.names else [self._forget(twin)]
+
+    def surplus(self, room: int = 0) -> list[bytes]:
+        """Forget what is too much, with `room` for more; return the names to close."""
+        names = list(self.stale)
+        self.stale.clear()
+        while self.names and len(self.names) + room > self.limit:
+            names.append(self._forget(next(iter(self.names))))
+        return names
+
+    def keep(self, statement: Statement, name: bytes) -> None:
+        """Note that the server holds a statement under this name; it may have held it under another."""
+        older = self._forget(statement) if statement in self.names else name
+        if older != name:
+            self.stale[older] = None
+        self.names[statement] = name
+        self._by_name[name] = statement
+        if statement.context is not None and not statement.apart:
+            self._texts[statement.body, statement.context] = statement
+
+    def replace(self, statement: Statement, shared: Statement) -> None:
+        """Note that a statement has turned out to be another one."""
+        if statement in self.names:  # it may have been dropped meanwhile
+            self.keep(shared, self._forget(statement))
+
+    def all(self) -> list[bytes]:
+        """Forget everything; return the names to close."""
+        names = [*self.names.values(), *self.stale]
+        self.clear()
+        return names
+
+    def drop_apart(self) -> None:
+        """Forget what is used under other settings than those that shaped it: it is analysed anew under those now."""
+        for statement in [each for each in self.names if each.apart]:
+            self.stale[self._forget(statement)] = None
+
+    def closed(self, name: bytes) -> None:
+        """Note that the server has dropped a statement."""
+        self.stale.pop(name, None)
+        statement = self._by_name.get(name)
+        if statement is not None:
+            self._forget(statement)
+
+    def left(self, name: bytes) -> None:
+        """Note that the server may have a statement of this name, whatever it is."""
+        if name not in self._by_name:
+            self.stale[name] = None
+
+    def clear(self) -> None:
+        """Note that the server has dropped all prepared statements."""
+        self.names.clear()
+        self._texts.clear()
+        self._by_name.clear()
+        self.stale.clear()
+
+    def _forget(self, statement: Statement) -> bytes:
+        if self._texts.get(key := (statement.body, statement.context)) is statement:
+            del self._texts[key]
+        name = self.names.pop(statement)
+        del self._by_name[name]
+        return name
+
+
+class Prepared:
+    """The named statements of one client."""
+
+    __slots__ = ("_before", "_closed", "_names", "_repeated", "_sent", "shown", "size")
+
+    def __init__(self, groups: Groups) -> None:
+        self.size = 0
+        self.shown: dict[bytes, bytes] = {}
+        """By which name the client has used one of ours last, on the present link: errors of the server tell names."""
+        self._names: dict[bytes, Statement] = {}  # as far as the server has answered
+        self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
+        self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
+        self._closed: Sent[bytes, bool] = Sent(groups)  # names of ours on the link that a Close goes to
+        self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
+
+    def __repr__(self) -> str:
+        return f"<Prepared {len(self._names)} statements, {self._sent!r}>"
+
+    @property
+    def full(self) -> bool:
+        return self.size >= MAX_KEPT
+
+    # --- sent -----------------------------------------------------------------------------------------------------
+
+    def known(self, name: bytes) -> Statement | None:
+        """Return the client's statement of this name, if nothing that was sent can have changed that."""
+        return self._names.get(name) if self._sent.settled else None
+
+    def find(self, name: bytes) -> Statement | None:
+        """Return the client's statement of this name, as a message finds it that is sent now."""
+        return self._sent.find(name, self._names.get(name))
+
+    def all(self) -> dict[bytes, Statement]:
+        """Return all statements by name, oldest first, as a message finds them that is sent now."""
+        names = dict.fromkeys((*self._names, *self._sent.things))
+        return {name: found for name in names if (found := self.find(name)) is not None}
+
+    def parse_sent(self, name: bytes, statement: Statement) -> None:
+        self._sent.put(name, statement)
+
+    def close_sent(self, name: bytes) -> None:
+        if name in self._names or not self._sent.settled:
+            self._sent.put(name, None)
+
+    def all_closes_sent(self) -> None:
+        """Note a statement that drops all: DEALLOCATE ALL, DISCARD ALL."""
+        self._sent.put_every(None)
+        self._repeated.put_every(None)
+
+    def on_link(self, statement: Statement, held: Held) -> bytes | None:
+        """Return the name of ours under which a message finds a statement on the link, if it is there."""
+        name = self._repeated.find(statement, held.use(statement))
+        return None if name is not None and self._closed.find(name, known=False) else name
+
+    def closes_sent(self, server_names: Iterable[bytes]) -> None:
+        """Note that names of ours are closed on the link: whatever was sent under them is gone."""
+        for name in server_names:
+            self._closed.put(name, value=True)
+
+    def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
+        self._repeated.put(statement, server_name)
+
+    def drop_sent(self, held: Held) -> list[bytes]:
+        """Note that everything is closed which the link holds under names of ours; return these names."""
+        sent = [self._repeated.find(statement, None) for statement in self._repeated.things]
+        names = [*(name for name in sent if name is not None), *held.all()]
+        self._repeated.put_every(None)
+        return names
+
+    # --- answered -------------------------------------------------------------------------------------------------
+
+    def keep(self, name: bytes, statement: Statement) -> None:
+        """Note that the server has it."""
+        self.forget(name)
+        self._names[name] = statement
+        self.size += len(statement.body) + _OVERHEAD
+
+    def replace(self, name: bytes, mine: Statement, shared: Statement) -> None:
+        """Note that the statement of this name has turned out to be one that others have, too."""
+        if self._names.get(name) is mine:
+            self._names[name] = shared
+        self._sent.swap(name, mine, shared)
+        self._repeated.rename(mine, shared)
+
+    def part(self, name: bytes, statement: Statement) -> Statement:
+        """Make the statement of this name one that no other client uses; return it."""
+        own = statement.part()
+        if self._names.get(name) is statement:
+            self._names[name] = own
+        self._sent.swap(name, statement, own)
+        return own
+
+    def discard_plans(self) -> None:
+        """Note that each statement is analysed anew by its next use."""
+        for name, statement in list(self._names.items()):
+            if statement.context is not ANY_SETTINGS:
+                self.part(name, statement).context = NEXT_SETTINGS
+
+    def forget(self, name: bytes) -> None:
+        """Note that it is gone."""
+        old = self._names.pop(name, None)
+        self._before.setdefault(name, old)
+        if old is not None:
+            self.size -= len(old.body) + _OVERHEAD
+
+    def forget_all(self) -> None:
+        for name in list(self._names):
+            self.forget(name)
+
+    def mark(self) -> None:
+        """Note that nothing is owed: `undo` returns to this."""
+        if self._before:
+            self._before.clear()
+        if self.shown:
+            self.shown.clear()
+
+    def undo(self) -> None:
+        """Undo what was answered since the mark: the client has not seen it, and everything is sent again."""
+        before, self._before = self._before, {}
+        for name, statement in before.items():
+            if statement is None:
+                self.forget(name)
+            else:
+                self.keep(name, statement)
+        self._before.clear()
+
+
+class Own:
+    """What stands on the link under a client's own names, where SQL finds it: PREPARE, EXECUTE, DEALLOCATE and lists.
+
+    Of each name it is told whether all of a statement is there (True), or its name alone.
+    """
+
+    __slots__ = ("_names", "_sent")
+
+    def __init__(self, groups: Groups) -> None:
+        self._names: dict[bytes, bool] = {}  # as far as the server has answered
+        self._sent: Sent[bytes, bool | None] = Sent(groups)
+
+    def __repr__(self) -> str:
+        return f"<Own {self._names} {self._sent!r}>"
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def find(self, name: bytes) -> bool | None:
+        """Return what of a name a message finds there that is sent now; None: nothing."""
+        return self._sent.find(name, self._names.get(name))
+
+    def parse_sent(self, name: bytes, whole: bool) -> None:
+        self._sent.put(name, whole)
+
+    def close_sent(self, name: bytes) -> None:
+        self._sent.put(name, None)
+
+    def all_closes_sent(self) -> None:
+        self._sent.put_every(None)
+
+    def keep(self, name: bytes, whole: bool) -> None:
+        """Note that the server has it."""
+        self._names[name] = whole
+
+    def forget(self, name: bytes) -> None:
+        """Note that the server has dropped it."""
+        self._names.pop(name, None)
+
+    def all(self) -> list[bytes]:
+        """Forget everything; return the names."""
+        names = list(self._names)
+        self._names.clear()
+        return names
+
+
+class Ticket:
+    """Follows one message that was sent, until it is known what became of it."""
+
+    __slots__ = ()
+
+    def settle(self, outcome: bool | None) -> None:
+        """Learn that it was done, has failed, or was never run (None)."""
+
+
+class Parsed(Ticket):
+    """A Parse of a client's statement, under a name of ours or its own; `statement` becomes what others share.
+
+    `kept` is called with it when the server has it, and `replaced` with both when it turns out to be another one.
+    """
+
+    __slots__ = ("_kept", "_replaced", "server_name", "statement")
+
+    def __init__(
+        self,
+        statement: Statement,
+        server_name: bytes,
+        kept: Callable[[Statement], None],
+        replaced: Callable[[Statement, Statement], None],
+    ) -> None:
+        self.statement = statement
+        self.server_name = server_name
+        self._kept = kept
+        self._replaced = replaced
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self._kept(self.statement)
+            self._share()
+
+    def described(self, answer: bytes) -> bool:
+        """Take what the server says of it; return whether that is what it said before.
+
+        Of a client's own Parse there is no before: from now on it is shared with those of whom the same was said.
+        """
+        mine = self.statement
+        if mine.described is not None:
+            return mine.described == answer
+        mine.described = answer
+        self._share()
+        return True
+
+    def _share(self) -> None:
+        mine, self.statement = self.statement, self.statement.share()
+        if self.statement is not mine:
+            self._replaced(mine, self.statement)
+
+
+class Described(Ticket):
+    """A Describe of ours that follows a Parse of ours: collects what the server says, all of it if it is to be `exact`.
+
+    Otherwise what of it belongs to a statement's identity.
+    """
+
+    __slots__ = ("_answer", "_described", "exact", "parameters")
+
+    def __init__(self, described: Callable[[bytes], bool], *, exact: bool = False) -> None:
+        self._described = described
+        self.exact = exact
+        self._answer = b""
+        self.parameters = b""
+        """The body of the ParameterDescription."""
+
+    def add(self, body: bytes) -> None:
+        self.parameters = self.parameters or body  # it comes first
+        self._answer += body
+
+    def matches(self) -> bool:
+        """Return whether the statement still gives what its clients were told."""
+        return self._described(self._answer)
+
+
+class Done(Ticket):
+    """A message of which only success matters."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self._then()
+
+
+class Undone(Ticket):
+    """A message of which only failure matters."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+
+    def settle(self, outcome: bool | None) -> None:
+        if not outcome:
+            self._then()
+
+
+class Dropped(Ticket):
+    """A Close of ours; where it was never run, the name may still have to be closed."""
+
+    __slots__ = ("_held", "_name")
+
+    def __init__(self, held: Held, name: bytes) -> None:
+        self._held = held
+        self._name = name
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self._held.closed(self._name)
+        else:
+            self._held.left(self._name)
+
+
+class Learned(Ticket):
+    """A SELECT of ours that asks for the settings which shaped the Parse before it; `context` once it is answered."""
+
+    __slots__ = ("_codec", "_found", "_statement", "context")
+
+    def __init__(self, codec: str, statement: Statement | None = None) -> None:
+        self.context: Context = None
+        self._codec = codec
+        self._statement = statement
+        self._found: list[tuple[str, str]] = []
+
+    def add(self, row: list[bytes | None]) -> None:
+        name, value = ((part or b"").decode(self._codec, "replace") for part in row)
+        self._found.append((name, value))
+
+    def settle(self, outcome: bool | None) -> None:
+        if outcome:
+            self.context = Settings.of(self._found)
+            if self._statement is not None:
+                self._statement.context = self.context
+
+
+class Shown(Ticket):
+    """A SHOW of ours: `told` is called with what it shows, or with "" if it has failed or was ignored."""
+
+    __slots__ = ("_told", "_value")
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        self._told = told
+        self._value = ""
+
+    def add(self, row: list[bytes | None]) -> None:
+        self._value = (row[0] or b"").decode("ascii", "replace")
+
+    def settle(self, outcome: bool | None) -> None:
+        self._told(self._value if outcome else "")
+
+
+class Run(Ticket):
+    """A Query or Execute whose statements change names or settings: what its CommandCompletes mean.
+
+    `closes` are the names that its DEALLOCATEs drop, in their order; `dropped` is told of each, and `replanned` of a
+    DISCARD PLANS. `resets`: it may report reset settings that are set again behind it.
+    """
+
+    __slots__ = ("_closes", "_done", "_dropped", "_hidden", "_inserts", "_replanned", "resets")
+
+    def __init__(
+        self,
+        closes: Iterable[bytes] = (),
+        dropped: Callable[[bytes | None], None] = lambda name: None,
+        replanned: Callable[[], None] = lambda: None,
+        *,
+        resets: bool = False,
+    ) -> None:
+        self._closes = deque(closes)
+        self._dropped = dropped
+        self._replanned = replanned
+        self.resets = resets
+        self._done = 0
+        self._hidden: frozenset[int] = frozenset()
+        self._inserts: Sequence[tuple[int, int]] = ()
+
+    def hide(self, numbers: Iterable[int], inserts: Sequence[tuple[int, int]]) -> None:
+        """Note that these of its statements are ours, and where their text was inserted: (start, length) in characters.
+
+        Statements count from 0, and the first one is the client's.
+        """
+        self._hidden = frozenset(numbers)
+        self._inserts = inserts
+
+    @property
+    def hides(self) -> bool:
+        """Whether the statement that runs now is one of ours."""
+        return self._done in self._hidden
+
+    def in_the_clients_text(self, position: int) -> int:
+        """Return which character of the client's own text an error's POSITION means."""
+        return position - sum(length for start, length in self._inserts if start + length < position)
+
+    def failed(self) -> None:
+        """Learn of an ErrorResponse: what is reported behind it comes from the end of the transaction."""
+        self.resets = False
+
+    def completed(self, tag: bytes) -> None:
+        """Learn of a CommandComplete."""
+        self._done += 1
+        if tag == b"DEALLOCATE":
+            if self._closes:
+                self._dropped(self._closes.popleft())
+        elif tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
+            self._dropped(None)
+        elif tag == b"DISCARD PLANS" and not self.hides:
+            self._replanned()

@@ -1,0 +1,1 @@
+"""Look at each piece of a deployment."""

@@ -1,0 +1,1 @@
+"""Prove what in a database only reads, from its own catalogues. Pure."""

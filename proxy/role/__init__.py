@@ -1,0 +1,1 @@
+"""Say what a role may do beside reading. Pure."""

@@ -1,0 +1,1 @@
+"""One client's conversation, from its greeting to its end. Pure."""

@@ -1,0 +1,1 @@
+"""Contexts, certificates, and TLS itself over memory buffers."""

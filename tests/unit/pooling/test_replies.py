@@ -1,0 +1,337 @@
+"""The queue of replies owed: what is forwarded, skipped, replaced, however the bytes are cut."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from proxy import protocol as p
+from proxy.errors import UpstreamProtocolError
+from proxy.pooling import replies as r
+from proxy.pooling.replies import Replies, TripwireError
+from proxy.pooling.sent import Groups
+from proxy.pooling.unnamed import Unnamed
+
+READY_I = p.READY[p.IDLE]
+PARSED = p.message(p.PARSE_COMPLETE)
+BOUND = p.message(p.BIND_COMPLETE)
+ROWS = p.message(p.ROW_DESCRIPTION, b"\0\0")
+SELECTED = p.message(p.COMMAND_COMPLETE, b"SELECT 1\0")
+ERROR = p.error_response("ERROR", "22012", "division by zero")
+
+
+def row(*values: bytes) -> bytes:
+    return p.message(
+        p.DATA_ROW, struct.pack("!H", len(values)) + b"".join(struct.pack("!i", len(v)) + v for v in values)
+    )
+
+
+class Recorder(Unnamed):
+    """Writes down what it is told."""
+
+    def __init__(self, events: list[object]) -> None:
+        super().__init__(Groups())
+        self.events = events
+
+    def ended(self) -> None:
+        self.events.append("ended")
+
+    def parsed(self, outcome: bool | None) -> None:
+        self.events.append(("unnamed", outcome))
+
+    def repeated(self, outcome: bool | None) -> None:
+        self.events.append(("repeated", outcome))
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.events: list[object] = []
+        self.forward_parameters = True
+        self.unnamed = Recorder(self.events)
+
+    def bind_failed(self) -> None:
+        self.events.append("bind failed")
+
+    def parameter_reported(self, body: bytes) -> bytes | None:
+        self.events.append(p.parameter_parts(body))
+        return None if self.forward_parameters else b""
+
+    def skipped_row(self, body: bytes) -> None: ...
+
+    def skipped_error(self, body: bytes) -> bool:
+        return False
+
+    def in_its_words(self, body: bytes) -> bytes:
+        return body.replace(b"sidecart:1", b"mine")
+
+    def notification_arrived(self, body: bytes) -> bool:
+        return False
+
+
+def make(*owed: int) -> tuple[Replies, Listener]:
+    listener = Listener()
+    replies = Replies(listener)
+    for code in owed:
+        replies.owe(code)
+    return replies, listener
+
+
+def feed_in(replies: Replies, data: bytes, size: int) -> bytes:
+    return b"".join(replies.feed(data[i : i + size]) for i in range(0, len(data), size))
+
+
+def test_a_whole_answer_passes_as_the_same_object() -> None:
+    replies, _ = make(r.QUERY)
+    answer = ROWS + row(b"1") + SELECTED + READY_I
+    assert replies.feed(answer) is answer
+    assert not replies.owed
+    assert replies.ready == 1 << r.QUERY
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
+def test_answers_pass_unchanged_however_they_are_cut(size: int) -> None:
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
+    answer = PARSED + BOUND + ROWS + row(b"x" * 50) * 3 + SELECTED + READY_I + ROWS + row(b"y") + SELECTED + READY_I
+    assert feed_in(replies, answer, size) == answer
+    assert not replies.owed
+    assert replies.whole
+
+
+def test_ready_for_query_inside_a_row_is_a_row() -> None:
+    replies, _ = make(r.QUERY)
+    data = ROWS + row(READY_I * 3)
+    assert replies.feed(data) == data
+    assert replies.owed
+    assert not replies.ready
+    # … also where a chunk ends with it
+    half = row(b"z" * 10 + READY_I)
+    assert replies.feed(half[: 5 + 2 + 4 + 10]) + replies.feed(half[5 + 2 + 4 + 10 :]) == half
+    assert not replies.ready
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_replies_to_our_own_query_are_skipped(size: int) -> None:
+    replies, listener = make(r.SKIP_QUERY, r.QUERY)
+    listener.forward_parameters = False
+    ours = ROWS + row(b"on") + p.parameter_status("TimeZone", "UTC") + SELECTED + READY_I
+    theirs = ROWS + row(b"1") + SELECTED + READY_I
+    assert feed_in(replies, ours + theirs, size) == theirs
+    assert listener.events == [("TimeZone", "UTC"), "ended"]  # theirs; ours is not told
+
+
+def test_parameter_status_among_skipped_replies_reaches_the_client_on_request() -> None:
+    replies, _ = make(r.SKIP_QUERY)
+    status = p.parameter_status("TimeZone", "UTC")
+    assert replies.feed(status + p.message(p.COMMAND_COMPLETE, b"SET\0") + READY_I) == status
+
+
+def test_failed_replay_ends_the_upstream() -> None:
+    replies, _ = make(r.SKIP_QUERY, r.QUERY)
+    assert replies.feed(ERROR + READY_I + SELECTED + READY_I) == b""
+    assert replies.halted == ERROR[5:]
+
+
+def test_message_of_ours_that_fails_ends_the_upstream_only_in_a_group_of_ours() -> None:
+    for sync, out, halted in ((r.SKIP_SYNC, b"", ERROR[5:]), (r.CUT_SYNC, ERROR, None)):
+        replies, _ = make(r.SKIP, sync, r.QUERY)
+        assert replies.feed(ERROR) == out
+        assert replies.halted == halted
+    assert replies.feed(READY_I + SELECTED + READY_I) == SELECTED + READY_I
+
+
+def test_repeated_parse_is_skipped_but_its_error_answers_the_bind() -> None:
+    replies, _ = make(r.REPEAT_UNNAMED, r.BIND, r.EXECUTE, r.SYNC)
+    assert replies.feed(PARSED + BOUND + SELECTED + READY_I) == BOUND + SELECTED + READY_I
+    replies, listener = make(r.REPEAT_UNNAMED, r.BIND, r.EXECUTE, r.SYNC)
+    assert replies.feed(ERROR + READY_I) == ERROR + READY_I
+    assert ("repeated", False) in listener.events
+
+
+def test_error_in_an_extended_message_skips_to_sync() -> None:
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
+    assert replies.feed(ERROR) == ERROR
+    assert list(replies.owed) == [r.SYNC, r.QUERY]
+    assert not replies.skipping
+
+
+def test_error_before_the_sync_is_sent_leaves_nothing_owed_until_then() -> None:
+    replies, _ = make(r.PARSE_UNNAMED)
+    replies.feed(ERROR)
+    assert replies.skipping
+    replies.owe(r.BIND)
+    replies.owe(r.QUERY)  # ignored by the server: it gets no answer
+    replies.owe_refusal(b"never sent")
+    assert not replies.owed
+    replies.owe(r.SYNC)
+    assert list(replies.owed) == [r.SYNC]
+    assert replies.feed(READY_I) == READY_I
+
+
+def test_error_in_a_simple_query_is_followed_by_its_own_ready() -> None:
+    replies, _ = make(r.QUERY, r.QUERY)
+    assert replies.feed(ERROR + READY_I) == ERROR + READY_I
+    assert list(replies.owed) == [r.QUERY]
+
+
+@pytest.mark.parametrize("size", [1, 6, 1000])
+def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
+    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE)
+    ours = p.error_response("ERROR", "25006", "cannot execute DELETE")
+    replies.owe_refusal(ours)
+    replies.owe(r.SYNC)
+    theirs = p.error_response("ERROR", "34000", "portal does not exist")
+    before = PARSED + BOUND + SELECTED
+    assert feed_in(replies, before + theirs + p.READY[p.FAILED], size) == before + ours + p.READY[p.FAILED]
+    assert replies.status == p.FAILED
+
+
+def test_refusal_behind_an_earlier_error_is_skipped_like_any_message() -> None:
+    replies, _ = make(r.PARSE_UNNAMED)
+    replies.owe_refusal(b"first")
+    replies.owe(r.SYNC)
+    second = p.error_response("ERROR", "25006", "second")
+    replies.owe_refusal(second)
+    replies.owe(r.SYNC)
+    stand_in = p.error_response("ERROR", "34000", "portal does not exist")
+    assert replies.feed(ERROR + READY_I + stand_in + READY_I) == ERROR + READY_I + second + READY_I
+
+
+def test_unnamed_parse_outcomes() -> None:
+    replies, listener = make(r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.SYNC)
+    replies.feed(PARSED + ERROR + READY_I)
+    assert listener.events[:1] + [e for e in listener.events[1:] if isinstance(e, tuple)] == [
+        ("unnamed", True),
+        ("unnamed", False),
+        ("unnamed", None),
+    ]
+
+
+@pytest.mark.parametrize("kind", [p.COPY_IN_RESPONSE, p.COPY_BOTH_RESPONSE])
+def test_copy_from_the_client_trips(kind: int) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(TripwireError):
+        replies.feed(p.message(kind, b"\0\0\0"))
+
+
+@pytest.mark.parametrize(
+    "tag", [b"INSERT 0 1", b"DELETE 3", b"CREATE TABLE", b"DROP TABLE", b"ALTER SYSTEM", b"", b"DO"]
+)
+def test_tag_of_a_write_trips(tag: bytes) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(TripwireError):
+        replies.feed(p.message(p.COMMAND_COMPLETE, tag + b"\0"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        READY_I,
+        row(b"1"),
+        PARSED,
+        SELECTED,
+        p.message(p.AUTHENTICATION, bytes(4)),
+        p.message(0x7A, b""),
+        struct.pack("!BI", p.ROW_DESCRIPTION, 3),
+        struct.pack("!BI", p.ERROR_RESPONSE, 0xFFFFFFFF),
+    ],
+)
+def test_what_nothing_owed_allows_ends_the_upstream(data: bytes) -> None:
+    replies, _ = make()
+    with pytest.raises(UpstreamProtocolError):
+        replies.feed(data)
+
+
+LENGTHS = (0, 1, 3, 0x40000003, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFB, 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+@pytest.mark.parametrize("kind", [p.DATA_ROW, p.COPY_DATA])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> None:
+    """A length of -5 was forwarded as a row of 4 GB: everything that came behind it went to the client unread."""
+    replies, _ = make(r.QUERY)
+    begun = feed_in(replies, ROWS + row(b"1"), size)
+    assert begun == ROWS + row(b"1")
+    with pytest.raises(UpstreamProtocolError, match="row"):
+        feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+@pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
+def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
+    for owed in (r.QUERY, r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
+        for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, r.MAX_CONTROL_MESSAGE) + 1):
+            replies, _ = make(owed)
+            with pytest.raises(UpstreamProtocolError, match=r"length|out of place"):
+                feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 100, 261, 70_000, 1 << 20])
+def test_attack_long_notices_are_not_held(size: int) -> None:
+    notice = p.notice_response("NOTICE", "00000", "x" * 300_000)
+    replies, _ = make(r.QUERY)
+    given = 0
+    passed = b""
+    for at in range(0, len(notice), size):
+        given += len(piece := notice[at : at + size])
+        passed += replies.feed(piece)
+        assert given - len(passed) < 261
+        assert replies.whole == (not passed or passed == notice)
+    assert passed == notice
+    assert feed_in(replies, notice + SELECTED + READY_I, size) == notice + SELECTED + READY_I
+
+
+@pytest.mark.parametrize("size", [1, 5, 300, 1 << 20])
+def test_last_words_are_heard_in_a_long_notice(size: int) -> None:
+    replies, _ = make(r.QUERY)
+    last = p.notice_response("WARNING", "57P02", "x" * 100_000)
+    assert feed_in(replies, last, size) == b""
+    assert replies.fatal
+
+
+def test_long_notice_of_a_query_of_ours_reaches_nobody() -> None:
+    replies, _ = make(r.SKIP_QUERY, r.QUERY)
+    notice = p.notice_response("NOTICE", "00000", "x" * 100_000)
+    assert feed_in(replies, notice + SELECTED + READY_I, 1000) == b""
+
+
+@pytest.mark.parametrize("tag", [b"SELECT 1", b"SELECT 1\0\0", b"\0SELECT 1\0", b"", b"SHOW\0x", b"SELECT 1\0x\0"])
+def test_attack_tag_that_does_not_end(tag: bytes) -> None:
+    replies, _ = make(r.QUERY)
+    with pytest.raises(UpstreamProtocolError):
+        replies.feed(p.message(p.COMMAND_COMPLETE, tag))
+
+
+def test_longest_messages_of_their_kind_pass() -> None:
+    replies, _ = make(r.QUERY)
+    header = struct.pack("!BI", p.DATA_ROW, p.MAX_ROW)
+    assert replies.feed(header) == header
+    replies, _ = make(r.DESCRIBE, r.SYNC)
+    described = p.message(p.PARAMETER_DESCRIPTION, struct.pack("!H", 0xFFFF) + bytes(4 * 0xFFFF))
+    assert replies.feed(described) == described
+
+
+def test_reply_to_the_wrong_message_ends_the_upstream() -> None:
+    for owed, data in (
+        (r.BIND, PARSED),
+        (r.PARSE_UNNAMED, BOUND),
+        (r.SYNC, SELECTED),
+        (r.EXECUTE, READY_I),
+        (r.PARSE_UNNAMED, ROWS),
+    ):
+        replies, _ = make(owed)
+        with pytest.raises(UpstreamProtocolError):
+            replies.feed(data)
+
+
+def test_copy_out_streams() -> None:
+    replies, _ = make(r.EXECUTE, r.SYNC)
+    begin = p.message(p.COPY_OUT_RESPONSE, b"\0\0\0")
+    data = p.message(p.COPY_DATA, b"1\tx\n" * 100)
+    assert replies.feed(begin + data[:50]) == begin + data[:50]
+    assert replies.copying
+    rest = data[50:] + p.message(p.COPY_DONE) + p.message(p.COMMAND_COMPLETE, b"COPY 100\0") + READY_I
+    assert replies.feed(rest) == rest
+    assert not replies.owed
+    assert not replies.copying
