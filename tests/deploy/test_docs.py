@@ -1,4 +1,4 @@
-"""Commands of docs/image.md, and those for containers of the README: each is run, or looked at word by word."""
+"""Commands of docs/image.md, and those for containers of the other pages: each is run, or looked at word by word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.config.load import load
 
 ROOT = Path(__file__).parents[2]
 IMAGE = (ROOT / "docs" / "image.md").read_text()
-README = (ROOT / "README.md").read_text()
+OTHERS = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if page.name != "image.md"]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 MINIMAL = {"DB_HOST": "db.example", "DB_READONLY_USERNAME": "reader"}
 
@@ -45,7 +45,7 @@ def commands(page: str) -> list[str]:
 
 
 INLINE = re.findall(r"`((?:docker|sidecart) [^`]+)`", IMAGE)
-SHELL = commands(IMAGE) + [command for command in commands(README) if command.startswith("docker")]
+SHELL = commands(IMAGE) + [command for page in OTHERS for command in commands(page) if command.startswith("docker")]
 
 
 def test_there_are_commands_to_check() -> None:

@@ -72,10 +72,9 @@ def test_refusal_looks_like_psql_with_its_place_before_it(tmp_path: Path) -> Non
     )
 
 
-def test_readme_shows_what_is_printed(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    _, _, section = readme.partition("## Checking SQL without a server\n")
-    printed = section.partition("```console\n")[2].partition("```")[0]
+def test_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    printed = page.partition("```console\n")[2].partition("```")[0]
     sql = printed.partition("LINE 12: ")[2].partition("\n")[0]
     (tmp_path / "reports.sql").write_text("\n" * 11 + sql + "\n")
     assert check(tmp_path / "reports.sql")[1] == f"{tmp_path}/{printed}"

@@ -17,7 +17,7 @@ from proxy.demo.shop import Shop
 from tests.running import SideCart, wait_until
 from tests.wire import Wire
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "observe.md"
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def test_function_that_nothing_proves_runs(
         owner("DROP FUNCTION dynamic()")
 
 
-def test_recipe_of_the_readme_says_what_to_allow(
+def test_recipe_of_the_page_says_what_to_allow(
     upstream: Upstream, postgres: EmbeddedServer, shop: Shop, tmp_path: Path
 ) -> None:
-    recipe = re.search(r"^jq .*sidecart\.log.*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    recipe = re.search(r"^jq .*sidecart\.log.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     if shutil.which("jq") is None:
         pytest.skip("jq is not here")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "proxy"
-ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
+ARCHITECTURE = ROOT.parent / "docs" / "architecture" / "README.md"
 
 # Each package, and each module directly in proxy/, with all that it may import beside its own modules.
 MAY_IMPORT = {

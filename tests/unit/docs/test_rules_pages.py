@@ -181,12 +181,6 @@ def test_there_are_configurations_to_check() -> None:
     assert {"unknown-function", "sleep", "length", "extension-function", "keyword-function"} <= set(CONFIGURED)
 
 
-@pytest.mark.parametrize("page", [*FOLDER.glob("*.md")], ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).is_file(), target
-
-
 def test_readme_leads_to_the_rules() -> None:
     assert "](docs/rules/README.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
