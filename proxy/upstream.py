@@ -24,11 +24,12 @@ from proxy.errors import (
     UpstreamProtocolError,
 )
 from proxy.events import Audit
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import LOST, READ_ONLY, UNSUPPORTED
+from proxy.pooling.owed import Owed
 from proxy.pooling.own_answer import OwnAnswer
 from proxy.pooling.pool import Pool
-from proxy.pooling.replies import Replies
+from proxy.pooling.replies import Replies, TripwireError
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
 from proxy.pooling.statements import Held
 from proxy.pooling.unnamed import Unnamed
@@ -349,7 +350,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.close(CloseReason.CANCEL_UNFINISHED)
         self.pool.lost(self, asyncio.get_running_loop().time())
 
-    def _ask(self, message: bytes, owed: int) -> None:
+    def _ask(self, message: bytes, owed: Owed) -> None:
         self.replies.owe(owed)
         self.write(message)
 
@@ -374,7 +375,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _stand_down(self) -> None:
         """End the watch over what was asked: it has been answered."""
-        self.replies.ready = 0
+        self.replies.forget_ready()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -406,7 +407,7 @@ class UpstreamConnection(asyncio.Protocol):
         name, value = p.note_parameter(self.parameters, body)
         # What an abandoned client has run may still change its encoding; the others it cannot, while it is cleaned too.
         if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
-            raise r.TripwireError(f"an upstream that nobody holds reports {name} = {value}")
+            raise TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
             self.pool.unsettle(self)
         return b""

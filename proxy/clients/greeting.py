@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from proxy import protocol as p
 from proxy.errors import INVALID_PARAMETER_VALUE, CloseReason, LoginRefusedError, UpstreamError, UpstreamProtocolError
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.pool import Pool
 from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Groups
@@ -110,7 +110,7 @@ class Greeter:
         if link.replies.halted is not None:
             self._lose(CloseReason.UPSTREAM_LOST)
         elif link.replies.ready:
-            link.replies.ready = 0
+            link.replies.forget_ready()
             self._done(link)
 
     def upstream_lost(self) -> None:

@@ -6,9 +6,9 @@ method says either that something was *sent*, or what became of it.
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from proxy.pooling.owed import DONE, IGNORED, PARSE, REFUSED, Holder, Outcome, Owed
 from proxy.pooling.sent import NEVER, Groups
 
 T = TypeVar("T")
@@ -26,7 +26,6 @@ class Unnamed(Generic[T]):
         "_held",
         "_mark",
         "_marked",
-        "_owed",
         "_there",
         "_there_in",
         "_which",
@@ -38,7 +37,6 @@ class Unnamed(Generic[T]):
         self._groups = groups
         self.message: T | None = None
         self._held = False  # as `there`, for what has been answered
-        self._owed: deque[T | None] = deque()  # what each Parse leaves whose reply is owed
         # What was sent last that changes them, and in which group: two registers, by hand as each Parse sets both.
         self._which: T | None = None
         self._which_in = NEVER
@@ -92,12 +90,17 @@ class Unnamed(Generic[T]):
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
-    def parse_sent(self, parse: T | None) -> None:
-        """Note a Parse of it; None for the stand-in of a refused one, which fails."""
-        self._owed.append(parse)
+    def parse_sent(self, parse: T) -> Owed:
+        """Note a Parse of it; return the reply that is owed."""
         self._which = parse
         self._there = True
         self._which_in = self._there_in = self._groups.sent
+        return UnnamedParse(self, parse)
+
+    def refusal_sent(self, error: bytes) -> Owed:
+        """Note the stand-in of a refused Parse, which fails; return the reply owed, whose error the client reads."""
+        self.end_sent()
+        return RefusedParse(self, error)
 
     def end_sent(self) -> None:
         """Note what destroys it on the server: a simple Query, a Close."""
@@ -116,20 +119,51 @@ class Unnamed(Generic[T]):
 
     # --- answered -------------------------------------------------------------------------------------------------
 
-    def parsed(self, outcome: bool | None) -> None:
-        """Note what became of the oldest Parse: done, failed (the old one is gone too), or never run (None)."""
-        if self._owed:
-            parse = self._owed.popleft()
-            if outcome is not None:
-                self.message = parse if outcome else None
-                self._held = True
+    def parsed(self, parse: T | None, outcome: Outcome) -> None:
+        """Note what became of a Parse. One that failed has destroyed the old one, too."""
+        if outcome is not IGNORED:
+            self.message = parse if outcome is DONE else None
+            self._held = True
 
-    def repeated(self, outcome: bool | None) -> None:
+    def repeated(self, outcome: Outcome) -> None:
         """Note what became of a repeated Parse, likewise. A failed one has destroyed what the upstream held."""
-        if outcome is not None:
-            self._held = outcome
+        if outcome is not IGNORED:
+            self._held = outcome is DONE
 
     def ended(self) -> None:
         """Note the end of a simple Query or a Close of it."""
         self.message = None
         self._held = True
+
+
+class UnnamedParse(Owed):
+    """A Parse of the unnamed statement."""
+
+    __slots__ = ("_parse", "_unnamed")
+
+    # Not set for each: there is one with nearly every query.
+    answered_by = PARSE.answered_by
+    ends_with_ready = syncs = ours = hidden = shows_ready = firm = False
+    when_done = when_failed = None
+    like = PARSE
+
+    def __init__(self, unnamed: Unnamed[Any], parse: object) -> None:
+        self._unnamed = unnamed
+        self._parse = parse
+
+    def settle(self, outcome: Outcome, holder: Holder) -> None:
+        self._unnamed.parsed(self._parse, outcome)
+
+
+class RefusedParse(Owed):
+    """The stand-in of a refused Parse of the unnamed statement."""
+
+    __slots__ = ("_unnamed",)
+
+    def __init__(self, unnamed: Unnamed[Any], error: bytes) -> None:
+        self._be(REFUSED)
+        self.when_failed = error
+        self._unnamed = unnamed
+
+    def settle(self, outcome: Outcome, holder: Holder) -> None:
+        self._unnamed.parsed(None, outcome)

@@ -14,9 +14,10 @@ from proxy.errors import (
     PROTOCOL_VIOLATION,
 )
 from proxy.ours import NO_NAME
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Shown, StandIn
 from proxy.pooling.sent import UnsettledError
-from proxy.pooling.statements import MAX_KEPT, Shown
+from proxy.pooling.statements import MAX_KEPT
 from proxy.session.carrying import Carrying
 from proxy.session.judging import MAX_INLINE
 from proxy.session.ledger import PREPARED_STATEMENT
@@ -144,7 +145,7 @@ class Answering(Carrying):
                 self._recoded = (group, self._codec_of(value))
 
         self._asking = True
-        self._suffix += self._help(b"SHOW client_encoding", r.SKIP_EXECUTE, Shown(told)) + p.message(p.FLUSH)
+        self._suffix += self._help(b"SHOW client_encoding", Shown(told)) + p.message(p.FLUSH)
 
     def _ask_path(self, link: Upstream) -> None:
         """Ask which search_path there is now, for the message at the head of the inbox alone."""
@@ -154,7 +155,7 @@ class Answering(Carrying):
             self._told_path = value
 
         self._asking = True
-        self._suffix += self._help(b"SHOW search_path", r.SKIP_EXECUTE, Shown(told))
+        self._suffix += self._help(b"SHOW search_path", Shown(told))
         if self._group_open:
             self._suffix += p.message(p.FLUSH)
         else:
@@ -190,16 +191,15 @@ class Answering(Carrying):
             if unnamed:
                 self._bound = self._bound_before = False
                 self.unnamed.end_sent()
-                link.replies.owe_refusal(error, r.REFUSED_QUERY)
+                link.replies.owe(StandIn(r.REFUSED_QUERY, error))
                 return p.REFUSED_QUERY
-            link.replies.owe_refusal(error, r.REFUSED_CALL)
+            link.replies.owe(StandIn(r.REFUSED_CALL, error))
             return p.REFUSED_CALL
         self._group_open = True
         if unnamed:
-            self.unnamed.parse_sent(None)
-            link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
+            link.replies.owe(self.unnamed.refusal_sent(error))
             return p.REFUSED_PARSE
-        link.replies.owe_refusal(error)
+        link.replies.owe(StandIn(r.REFUSED, error))
         return p.REFUSED_EXECUTE
 
     def _refuse(self, verdict: Verdict, *, simple: bool, unnamed: bool = False) -> bytes:
@@ -332,7 +332,7 @@ class Answering(Carrying):
             self._wire.write(answer)
             return b""
         self._group_open = True
-        self.link.replies.owe_refusal(answer, r.STAND_IN)
+        self.link.replies.owe(StandIn(r.CLOSE, answer))
         return p.target(p.CLOSE, b"S", NO_NAME)
 
     def _failed_already(self, *, simple: bool, unnamed: bool = True) -> bytes:

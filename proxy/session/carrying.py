@@ -12,8 +12,9 @@ from functools import partial
 from typing import Final
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import PUT_BACK, UNKNOWN
+from proxy.pooling.owed import Described, Done, Dropped, Learned, NamedParse, Owed, Run
 from proxy.pooling.sent import NEVER, UnsettledError
 from proxy.pooling.snapshot import (
     ANY_SETTINGS,
@@ -27,18 +28,7 @@ from proxy.pooling.snapshot import (
     set_again,
     wear,
 )
-from proxy.pooling.statements import (
-    OF_ANOTHER,
-    Context,
-    Described,
-    Done,
-    Dropped,
-    Learned,
-    Parsed,
-    Run,
-    Statement,
-    Ticket,
-)
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session.judging import MAX_INLINE, Judging
 from proxy.session.ledger import ENCODING, PREPARED_STATEMENT
 from proxy.session.linked import Effects, Linked
@@ -120,7 +110,7 @@ class Carrying(Linked):
             context = context.context
         return context is None and not body.isascii() and (codec != self.codec or self.ledger.recodes)
 
-    def _help(self, sql: bytes, code: int = r.SKIP, ticket: Ticket | None = None) -> bytes:
+    def _help(self, sql: bytes, reply: Owed = r.SKIP) -> bytes:
         """Run a statement of ours inside a group of the client's."""
         link = self.link
         if link is None:
@@ -132,23 +122,23 @@ class Carrying(Linked):
         begin, execute, end = p.run(name, sql)
         owe(r.SKIP)
         owe(r.SKIP)
-        owe(code, ticket)
+        owe(reply)
         owe(r.SKIP)
-        owe(r.SKIP_TICKET, Dropped(link.held, name))
+        owe(Dropped(link.held, name))
         return begin + execute + end
 
     def _drop(self, link: Upstream, names: list[bytes]) -> bytes:
         """Close statements of ours."""
         self.prepared.closes_sent(names)
         for name in names:
-            link.replies.owe(r.SKIP_TICKET, Dropped(link.held, name))
+            link.replies.owe(Dropped(link.held, name))
         return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
 
     def _parse_named(self, link: Upstream, name: bytes, statement: Statement, *, told: bool) -> bytes:
         """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
         out = self._drop(link, link.held.surplus(1))
         parsed = self._parsed(link, statement, name[: NAMEDATALEN - 1], new=True)
-        link.replies.owe(r.PARSE_NAMED, parsed)
+        link.replies.owe(parsed)
         out += self._parse_and_describe(link, parsed, told=told)
         statement.noted_as = parsed.server_name
         # Those who have its twin get the new one, unless Describe says that it is none of theirs any more.
@@ -163,20 +153,20 @@ class Carrying(Linked):
             self.prepared.keep(key, parsed)
             self._own.keep(key, True)
 
-        parsed = Parsed(statement, name, kept, partial(self.prepared.replace, key))
+        parsed = NamedParse(r.PARSE, statement, name, kept, partial(self.prepared.replace, key))
         statement.noted_as = key
         self.prepared.parse_sent(key, statement)
         self._own.parse_sent(key, True)
-        link.replies.owe(r.PARSE_NAMED, parsed)
+        link.replies.owe(parsed)
         return self._parse_and_describe(link, parsed, told=told) + self._learn(statement)
 
     def _learn(self, statement: Statement) -> bytes:
         """Ask for the settings that shaped a Parse, where only the server knows them."""
         if statement.context is not None:
             return b""
-        return self._help(LEARN, r.SKIP_EXECUTE, Learned(self.codec, statement))
+        return self._help(LEARN, Learned(self.codec, statement))
 
-    def _parsed(self, link: Upstream, statement: Statement, client: bytes, *, new: bool) -> Parsed:
+    def _parsed(self, link: Upstream, statement: Statement, client: bytes, *, new: bool) -> NamedParse:
         """Follow a Parse under a name of ours of the client's statement of that name: a `new` one, or parsed before."""
         held = link.held
         name = held.new_name()
@@ -193,7 +183,7 @@ class Carrying(Linked):
         self.prepared.repeat_sent(statement, name)
         if new:
             self.prepared.parse_sent(client, statement)
-        return Parsed(statement, name, kept, replaced)
+        return NamedParse(r.PARSE if new else r.REPEAT, statement, name, kept, replaced)
 
     def _parse_again(self, link: Upstream, statement: Statement, name: bytes) -> tuple[bytes, bytes]:
         """Put the client's statement of this name on a link that lacks it; return its name there, and what to send."""
@@ -203,30 +193,30 @@ class Carrying(Linked):
         self._count_replay()
 
         def parse() -> bytes:
-            link.replies.owe(r.REPEAT_NAMED, parsed)
+            link.replies.owe(parsed)
             return self._parse_and_describe(link, parsed, told=False)
 
         out += self._in_context(link, statement.context, parse)
         return parsed.server_name, out + self._learn(statement) if statement.apart else out
 
-    def _parse_and_describe(self, link: Upstream, parsed: Parsed, *, told: bool) -> bytes:
+    def _parse_and_describe(self, link: Upstream, parsed: NamedParse, *, told: bool) -> bytes:
         """Send a Parse, and ask what belongs to its statement's identity; `told`: what it has noted of another one."""
         parse = p.message(p.PARSE, parsed.server_name + b"\0" + parsed.statement.body)
         return parse + self._describe_ours(link, parsed, told)
 
-    def _describe_ours(self, link: Upstream, parsed: Parsed, told: bool) -> bytes:
+    def _describe_ours(self, link: Upstream, parsed: NamedParse, told: bool) -> bytes:
         statement = parsed.statement
         if told:
-            link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows, exact=True))
+            link.replies.owe(Described(r.SKIP_DESCRIBE, statement.note_rows, exact=True))
             return p.target(p.DESCRIBE, b"S", parsed.server_name)
         if statement.verdict.kind != "select":
             return b""  # the server notes once what it gives, and never looks again (plancache.c)
-        link.replies.owe(r.SKIP_DESCRIBE, Described(parsed.described))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, parsed.described))
         return p.target(p.DESCRIBE, b"S", parsed.server_name)
 
     def _describe_unnamed(self, link: Upstream, message: bytes) -> bytes:
         """Ask what the server has noted of a Parse that gives the rows of another statement, or of a cursor."""
-        link.replies.owe(r.SKIP_DESCRIBE, Described(partial(self._tell_unnamed, message)))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, partial(self._tell_unnamed, message)))
         return p.target(p.DESCRIBE, b"S", b"")
 
     def _silent_unnamed(self, message: bytes, verdict: Verdict) -> bytes | None:
@@ -246,7 +236,7 @@ class Carrying(Linked):
             return message  # the client has to ask what it gives, in a group that it does not know yet
         _, before, whole = told
         same = before.__eq__ if whole else partial(_gives, before)
-        link.replies.owe(r.SKIP_DESCRIBE, Described(same))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, same))
         return message + p.target(p.DESCRIBE, b"S", b"")
 
     def _tell_unnamed(self, message: bytes, described: bytes) -> bool:
@@ -314,9 +304,8 @@ class Carrying(Linked):
             self._names_may_change()  # it is planned here: a function that is labelled IMMUTABLE runs then
         if noted is not None or self._portals or not self._portals_sent.settled:
             self._portals_sent.put(key, noted)
-            ticket = Done(partial(self._note_portal, key, noted))
             self._note_inside(verdict)
-            link.replies.owe(r.BIND_NAMED_NOTED if portal else r.BIND_NOTED, ticket)
+            link.replies.owe(Done(r.BIND_NAMED if portal else r.BIND, partial(self._note_portal, key, noted)))
             if portal:
                 # SQL can FETCH from it, and that leaves the same behind.
                 self._pin_for(self._effects(verdict))
@@ -413,7 +402,7 @@ class Carrying(Linked):
         """Ask first for the cursors of what is described behind this: where one is gone, that is the error."""
         out = b""
         for cursor in self._cursors(verdict):
-            link.replies.owe(r.SKIP_DESCRIBE, Described(lambda described: True))
+            link.replies.owe(Described(r.SKIP_DESCRIBE, lambda described: True))
             out += p.target(p.DESCRIBE, b"P", cursor)
         return out
 
@@ -434,18 +423,18 @@ class Carrying(Linked):
             raise UnsettledError  # in a transaction that fails only now, ours would fail in the place of the client's
         alone = query and (ended or not self._group_open)
         out = self._drop(link, self.prepared.drop_sent(link.held) if lists else [])
-        code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
+        like = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_PARSE
         for name, statement, whole, there in missing:
             if there is not None:
                 self._own.close_sent(name)
-                link.replies.owe(r.SKIP_TICKET, Done(partial(self._own.forget, name)))
+                link.replies.owe(Done(r.SKIP_CLOSE, partial(self._own.forget, name)))
                 out += p.target(p.CLOSE, b"S", name)
             if whole:
                 self._settle_context(statement)
-                parse_it = partial(self._parse_as_it_is, link, statement, name, code)
+                parse_it = partial(self._parse_as_it_is, link, statement, name, like)
                 out += self._in_context(link, statement.context, parse_it, ended=ended)
             else:
-                self._owe_own(link, name, whole, code)
+                self._owe_own(link, name, whole, like)
                 shown = statement.original if lists else None
                 out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
         if out and alone:
@@ -485,19 +474,19 @@ class Carrying(Linked):
             or (lists and not whole)  # under its original text, which is never run
         ], lists
 
-    def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, code: int) -> bytes:
+    def _parse_as_it_is(self, link: Upstream, statement: Statement, name: bytes, like: Owed) -> bytes:
         """Parse a statement under the client's own name."""
         self._asked_in = self.groups.sent
-        self._owe_own(link, name, True, code)
+        self._owe_own(link, name, True, like)
         parse = p.message(p.PARSE, name + b"\0" + statement.body)
         if statement.verdict.kind != "select":
             return parse
-        link.replies.owe(r.SKIP_DESCRIBE, Described(statement.gives))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, statement.gives))
         return parse + p.target(p.DESCRIBE, b"S", name)
 
-    def _owe_own(self, link: Upstream, name: bytes, whole: bool, code: int) -> None:
+    def _owe_own(self, link: Upstream, name: bytes, whole: bool, like: Owed) -> None:
         self._own.parse_sent(name, whole)
-        link.replies.owe(code, Done(partial(self._own.keep, name, whole)))
+        link.replies.owe(Done(like, partial(self._own.keep, name, whole)))
 
     # --- what a statement does ----------------------------------------------------------------------------------------
 
@@ -570,10 +559,10 @@ class Carrying(Linked):
                 self._expand(statement.verdict.effects, into, drops, runs=now)
             drops[name, now] = tuple(each for each in into[start:] if each[0] is Effect.DEALLOCATE)
 
-    def _followed(self, link: Upstream, effects: Effects, code: int) -> tuple[int, Ticket | None]:
-        """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
+    def _followed(self, link: Upstream, effects: Effects, owed: Owed) -> Owed:
+        """Follow what a statement does to names and settings, where that matters: return the reply that is owed."""
         if not any(effect in _TOLD for effect, _ in effects):
-            return code, None
+            return owed
         closes = []
         for effect, text in effects:
             if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):
@@ -596,9 +585,7 @@ class Carrying(Linked):
                 self.prepared.forget(name)
                 self._own.forget(name)
 
-        return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, Run(
-            closes, dropped, self.prepared.discard_plans, resets=resets
-        )
+        return Run(owed, closes, dropped, self.prepared.discard_plans, resets=resets)
 
     def _set_after_discard(self, verdict: Verdict) -> bytes:
         """Set start-up settings again for what is parsed or bound behind a DISCARD ALL of the same group.
@@ -691,9 +678,9 @@ class Carrying(Linked):
             begin, execute, end = p.run(name, first)
             owe(r.SKIP)
             owe(r.SKIP)
-            owe(r.SKIP_ANYHOW, Ticket())  # there may be no such savepoint
+            owe(r.SKIP_ANYHOW)  # there may be no such savepoint
             owe(r.SKIP)
-            owe(r.SKIP_TICKET, Dropped(link.held, name))
+            owe(Dropped(link.held, name))
             provided = self._provide_own(link, verdict, query=True, ended=True)
             if not provided:
                 owe(r.SKIP_SYNC)
@@ -703,7 +690,7 @@ class Carrying(Linked):
         provided = self._provide_own(link, verdict, query=True, ended=True)
         if not chains:
             owe(r.SKIP_QUERY)
-        owe(r.SKIP_ANYHOW, Ticket())
+        owe(r.SKIP_ANYHOW)
         owe(r.SKIP_SYNC)
         again = b"" if chains else p.query(b"BEGIN")
         return p.query(first) + provided + again + p.REFUSED_EXECUTE + p.SYNC_MESSAGE

@@ -24,14 +24,15 @@ from proxy.errors import (
 )
 from proxy.filter import Filter
 from proxy.ours import NO_NAME, PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
+from proxy.pooling.owed import Learned, Undone
 from proxy.pooling.pool import Pool
 from proxy.pooling.pool import Upstream as PooledUpstream
-from proxy.pooling.replies import TripwireError
+from proxy.pooling.replies import CANCELED, TripwireError
 from proxy.pooling.sent import NEVER, Groups, Sent
 from proxy.pooling.snapshot import DISCARD_PLANS, NO_SETTINGS, Settings, read_back, replay, restore
-from proxy.pooling.statements import Context, Learned, Own, Prepared, Ticket, Undone
+from proxy.pooling.statements import Context, Own, Prepared
 from proxy.pooling.unnamed import Unnamed
 from proxy.session.ledger import SETTING, Ledger
 from proxy.session.naming import APPLICATION_NAME
@@ -51,10 +52,6 @@ INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this con
 _MESSAGE: Final = re.compile(rb"\0M[^\0]*")
 _UPSTREAM_GONE = "terminating connection because the connection to the server was lost"
 _BEGIN: Final = p.query(b"BEGIN")
-_TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
-"""The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
-
-
 _A_QUIET_MOMENT: Final = 1 << 62
 """More groups than there will ever be: of something that waits until nothing is owed."""
 
@@ -487,7 +484,7 @@ class Linked:
         self.unnamed.other_sent()
         if self._outside == p.FAILED:
             self._prefix += p.REFUSED_EXECUTE + p.SYNC_MESSAGE
-            link.replies.owe(r.SKIP_ANYHOW, Ticket())
+            link.replies.owe(r.SKIP_ANYHOW)
             link.replies.owe(r.SKIP_SYNC)
         self._outside = p.IDLE
         self._begin = _BEGIN
@@ -610,7 +607,7 @@ class Linked:
 
         Where what stands before has failed, the client's messages are ignored up to its own Sync.
         """
-        link.replies.owe(r.SKIP_TICKET, Undone(self._ignore_rest))
+        link.replies.owe(Undone(self._ignore_rest))
         link.replies.owe(r.CUT_SYNC)
         self._suffix += p.target(p.CLOSE, b"S", NO_NAME) + p.SYNC_MESSAGE
 
@@ -695,9 +692,10 @@ class Linked:
     def _ready(self, link: Upstream) -> None:
         """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
         replies = link.replies
-        ready, replies.ready = replies.ready, 0
+        told, asked = replies.told, replies.asked
+        replies.forget_ready()
         self.answered += 1
-        if ready & _TO_CLIENT:
+        if told:
             self._seen = replies.status
         if not replies.owed:
             self._bound_before = self._bound
@@ -711,7 +709,7 @@ class Linked:
                 if replies.status == p.IDLE:
                     self._forget_portals()
                     self.ledger.ended()
-        if self.ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
+        if self.ledger.reading and asked:  # an error: a cancel, or a timeout that the client set
             self.ledger.not_read_back()
             self._pin(SETTING, "what could not be read back")
         if self._stalled and not self.groups.unanswered:
@@ -917,7 +915,7 @@ class Linked:
         if link is not None:
             if link.replies.helping:
                 return b""  # what is put on for a Parse of ours comes off again
-            if self._leaving and link.replies.owed and link.replies.owed[0] == r.CUT_SYNC:
+            if self._leaving and link.replies.cutting:
                 return b""  # the client has said Terminate, and no Sync
             if link.replies.resetting and name.lower() in self.ledger.lost:
                 # The server's value after a RESET; ours, which follows, is what the client connected with.
@@ -959,7 +957,7 @@ class Linked:
 
     def in_its_words(self, body: bytes) -> bytes:
         """Put the client's name of a statement in the place of ours, and our limit in that of the user's wish."""
-        if self._cancel_cause and r.CANCELED in body:
+        if self._cancel_cause and CANCELED in body:
             cause, self._cancel_cause = self._cancel_cause, ""
             return _MESSAGE.sub(f"\0Mcanceling statement due to {cause}".encode(), body, count=1)
         start = body.find(PREFIX)

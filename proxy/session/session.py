@@ -25,12 +25,13 @@ from proxy.errors import (
 )
 from proxy.filter import Filter
 from proxy.ours import NO_NAME, PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import UNKNOWN
+from proxy.pooling.owed import Described, Done, Dropped, Learned, Owed, Run
 from proxy.pooling.pool import Pool
 from proxy.pooling.sent import NEVER, UnsettledError
 from proxy.pooling.snapshot import ANY_SETTINGS, LEARN, NEXT_SETTINGS
-from proxy.pooling.statements import OF_ANOTHER, Context, Described, Done, Dropped, Learned, Run, Statement
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session.answering import (
     ANALYSED,
     EXECUTE_OF_EXECUTE,
@@ -54,7 +55,6 @@ MESSAGE_SLACK: Final = 262_400
 """What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
 
 _CLOSE_COMPLETE = p.message(p.CLOSE_COMPLETE)
-_GROUP = (r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _BIND_GROUP = (r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC)
 _GROUP_END = p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + p.SYNC_MESSAGE
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
@@ -408,8 +408,9 @@ class Session(Answering):
                 link.replies.owed.append(r.GUARDING)
                 ahead = guard
         self._steer_by(link, verdict)
-        link.replies.owed.extend(_GROUP)
-        self.unnamed.parse_sent((parse, self.ledger.settings.parsing, verdict, self.filter.functions, self.codec))
+        statement = (parse, self.ledger.settings.parsing, verdict, self.filter.functions, self.codec)
+        link.replies.owed.append(self.unnamed.parse_sent(statement))
+        link.replies.owed.extend(_BIND_GROUP)
         self.filter.counts.hits += 1
         self.doing = verdict
         self._house.stats.statements[verdict.label] += 1
@@ -564,16 +565,16 @@ class Session(Answering):
         put: bytes | None = None
         if verdict.effects or between:
             effects = self._effects(verdict)
-            code, ticket = self._followed(link, effects, r.QUERY)
-            if between and ticket is None:
-                code, ticket = r.QUERY_RUN, Run()
-            if isinstance(ticket, Run) and verdict.kind == "multi" and (between or self.ledger.startup.items):
-                put = self._put_between(ticket, text if replaced is None else replaced, replans=between)
-            link.replies.owe(code, ticket)
+            owed = self._followed(link, effects, r.QUERY)
+            if between and owed is r.QUERY:
+                owed = Run(r.QUERY)
+            if isinstance(owed, Run) and verdict.kind == "multi" and (between or self.ledger.startup.items):
+                put = self._put_between(owed, text if replaced is None else replaced, replans=between)
+            link.replies.owe(owed)
             self._keep_prepared(verdict)
             self._pin_for(effects)
         elif opens:
-            link.replies.owe(r.QUERY_RUN, Run())
+            link.replies.owe(Run(r.QUERY))
             behind = self._end_ours(link)
         else:
             link.replies.owe(r.QUERY)
@@ -696,15 +697,13 @@ class Session(Answering):
                 return before + self._parse_own(link, name, statement, told=told)
             return before + self._parse_named(link, name, statement, told=told)
         message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
-        link.replies.owe(r.PARSE_UNNAMED)
+        learned = Learned(self.codec) if context is None else None
+        link.replies.owe(self.unnamed.parse_sent((message, learned or context, verdict, judge, self.codec)))
         behind = b""
-        shaped: Context | Learned = context
-        if context is None:
-            shaped = Learned(self.codec)
-            behind = self._help(LEARN, r.SKIP_EXECUTE, shaped)
+        if learned is not None:
+            behind = self._help(LEARN, learned)
         elif told:
             behind = self._describe_unnamed(link, message)
-        self.unnamed.parse_sent((message, shaped, verdict, judge, self.codec))
         if self.codec == "utf-8":
             self.filter.remember_parse(message, verdict)
         return before + message + behind if before or behind else None if replaced is None else message
@@ -713,7 +712,7 @@ class Session(Answering):
         """Send a Parse whose name is taken under another: only if nothing else is wrong with it that is its error."""
         ours = link.held.new_name()
         link.replies.owe(r.SKIP)
-        link.replies.owe(r.SKIP_TICKET, Dropped(link.held, ours))
+        link.replies.owe(Dropped(link.held, ours))
         shown = name.decode(self.codec, "replace")
         text = f'prepared statement "{shown}" already exists'
         error = p.error_response("ERROR", DUPLICATE_PREPARED_STATEMENT, text, codec=self.codec)
@@ -767,7 +766,7 @@ class Session(Answering):
         link = self.link
         if link is not None and not portal and self._portal_of is not None and self._portal_of[1] == self.groups.sent:
             self._group_open = True
-            link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_rows, self._portal_of[0])))
+            link.replies.owe(Described(r.DESCRIBE, partial(self._tell_rows, self._portal_of[0])))
             return None
         if link is None or (not self._portals and self._portals_sent.settled):
             return self._forward(r.DESCRIBE)
@@ -847,9 +846,9 @@ class Session(Answering):
         if ends:
             self._asked_in = self._read_in = NEVER  # another transaction begins
         self._keep_prepared(verdict)
-        code, ticket = self._followed(link, effects, r.EXECUTE)
+        owed = self._followed(link, effects, r.EXECUTE)
         self._executed(verdict)
-        link.replies.owe(code, ticket)
+        link.replies.owe(owed)
         self._group_open = True
         self._pin_for(effects)
         behind = self._set_again(verdict, effects, group=True)
@@ -889,7 +888,7 @@ class Session(Answering):
         key = name[: NAMEDATALEN - 1]
         self.prepared.close_sent(key)
         self._own.close_sent(key)
-        link.replies.owe(r.CLOSE_NAMED, Done(partial(self._closed, key)))
+        link.replies.owe(Done(r.CLOSE, partial(self._closed, key)))
         self.ledger.loosened = bool(self.ledger.pins)
         return p.target(p.CLOSE, b"S", NO_NAME) if name.startswith(PREFIX) else None
 
@@ -1366,7 +1365,7 @@ class Session(Answering):
                 before += self._in_context(link, context, partial(self._repeat_unnamed, link, message, verdict))
                 self._count_replay()
             if portal is None:
-                link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(self._tell_unnamed, message)))
+                link.replies.owe(Described(r.DESCRIBE, partial(self._tell_unnamed, message)))
                 self._group_open = True
                 return before + data[pos:end] if before else None
             self._owe_use(link, portal, verdict)
@@ -1394,7 +1393,7 @@ class Session(Answering):
 
     # --- what handlers have in common -----------------------------------------------------------------------------
 
-    def _forward(self, owed: int) -> bytes | None:
+    def _forward(self, owed: Owed) -> bytes | None:
         """Forward an extended message as it is."""
         try:
             self._check_discarded()

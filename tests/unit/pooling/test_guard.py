@@ -6,7 +6,7 @@ import pytest
 
 from proxy import protocol as p
 from proxy.errors import CloseReason
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, GUARDED, PUT_BACK, READ_ONLY
 from tests.unit.pooling.test_replies import feed_in, make
 from tests.unit.session.test_session import (

@@ -8,8 +8,9 @@ import pytest
 
 from proxy import protocol as p
 from proxy.errors import UpstreamProtocolError
-from proxy.pooling import replies as r
-from proxy.pooling.replies import Replies, TripwireError
+from proxy.pooling import owed as r
+from proxy.pooling.owed import DONE, FAILED, IGNORED, Outcome, Owed, StandIn
+from proxy.pooling.replies import MAX_CONTROL_MESSAGE, Replies, TripwireError
 from proxy.pooling.sent import Groups
 from proxy.pooling.unnamed import Unnamed
 
@@ -27,7 +28,7 @@ def row(*values: bytes) -> bytes:
     )
 
 
-class Recorder(Unnamed):
+class Recorder(Unnamed[bytes]):
     """Writes down what it is told."""
 
     def __init__(self, events: list[object]) -> None:
@@ -37,10 +38,10 @@ class Recorder(Unnamed):
     def ended(self) -> None:
         self.events.append("ended")
 
-    def parsed(self, outcome: bool | None) -> None:
-        self.events.append(("unnamed", outcome))
+    def parsed(self, parse: bytes | None, outcome: Outcome) -> None:
+        self.events.append((parse, outcome))
 
-    def repeated(self, outcome: bool | None) -> None:
+    def repeated(self, outcome: Outcome) -> None:
         self.events.append(("repeated", outcome))
 
 
@@ -48,7 +49,7 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[object] = []
         self.forward_parameters = True
-        self.unnamed = Recorder(self.events)
+        self.unnamed: Unnamed[bytes] = Recorder(self.events)
 
     def bind_failed(self) -> None:
         self.events.append("bind failed")
@@ -69,11 +70,11 @@ class Listener:
         return False
 
 
-def make(*owed: int) -> tuple[Replies, Listener]:
+def make(*owed: Owed) -> tuple[Replies, Listener]:
     listener = Listener()
     replies = Replies(listener)
-    for code in owed:
-        replies.owe(code)
+    for reply in owed:
+        replies.owe(reply)
     return replies, listener
 
 
@@ -86,12 +87,12 @@ def test_a_whole_answer_passes_as_the_same_object() -> None:
     answer = ROWS + row(b"1") + SELECTED + READY_I
     assert replies.feed(answer) is answer
     assert not replies.owed
-    assert replies.ready == 1 << r.QUERY
+    assert (replies.ready, replies.told, replies.asked) == (True, True, False)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
 def test_answers_pass_unchanged_however_they_are_cut(size: int) -> None:
-    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
+    replies, _ = make(r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.SYNC, r.QUERY)
     answer = PARSED + BOUND + ROWS + row(b"x" * 50) * 3 + SELECTED + READY_I + ROWS + row(b"y") + SELECTED + READY_I
     assert feed_in(replies, answer, size) == answer
     assert not replies.owed
@@ -145,23 +146,23 @@ def test_repeated_parse_is_skipped_but_its_error_answers_the_bind() -> None:
     assert replies.feed(PARSED + BOUND + SELECTED + READY_I) == BOUND + SELECTED + READY_I
     replies, listener = make(r.REPEAT_UNNAMED, r.BIND, r.EXECUTE, r.SYNC)
     assert replies.feed(ERROR + READY_I) == ERROR + READY_I
-    assert ("repeated", False) in listener.events
+    assert ("repeated", FAILED) in listener.events
 
 
 def test_error_in_an_extended_message_skips_to_sync() -> None:
-    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
+    replies, _ = make(r.PARSE, r.BIND, r.EXECUTE, r.QUERY, r.SYNC, r.QUERY)
     assert replies.feed(ERROR) == ERROR
     assert list(replies.owed) == [r.SYNC, r.QUERY]
     assert not replies.skipping
 
 
 def test_error_before_the_sync_is_sent_leaves_nothing_owed_until_then() -> None:
-    replies, _ = make(r.PARSE_UNNAMED)
+    replies, _ = make(r.PARSE)
     replies.feed(ERROR)
     assert replies.skipping
     replies.owe(r.BIND)
     replies.owe(r.QUERY)  # ignored by the server: it gets no answer
-    replies.owe_refusal(b"never sent")
+    replies.owe(StandIn(r.REFUSED, b"never sent"))
     assert not replies.owed
     replies.owe(r.SYNC)
     assert list(replies.owed) == [r.SYNC]
@@ -176,9 +177,9 @@ def test_error_in_a_simple_query_is_followed_by_its_own_ready() -> None:
 
 @pytest.mark.parametrize("size", [1, 6, 1000])
 def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
-    replies, _ = make(r.PARSE_UNNAMED, r.BIND, r.EXECUTE)
+    replies, _ = make(r.PARSE, r.BIND, r.EXECUTE)
     ours = p.error_response("ERROR", "25006", "cannot execute DELETE")
-    replies.owe_refusal(ours)
+    replies.owe(StandIn(r.REFUSED, ours))
     replies.owe(r.SYNC)
     theirs = p.error_response("ERROR", "34000", "portal does not exist")
     before = PARSED + BOUND + SELECTED
@@ -187,24 +188,23 @@ def test_refusal_takes_the_place_of_its_stand_ins_error(size: int) -> None:
 
 
 def test_refusal_behind_an_earlier_error_is_skipped_like_any_message() -> None:
-    replies, _ = make(r.PARSE_UNNAMED)
-    replies.owe_refusal(b"first")
+    replies, _ = make(r.PARSE)
+    replies.owe(StandIn(r.REFUSED, b"first"))
     replies.owe(r.SYNC)
     second = p.error_response("ERROR", "25006", "second")
-    replies.owe_refusal(second)
+    replies.owe(StandIn(r.REFUSED, second))
     replies.owe(r.SYNC)
     stand_in = p.error_response("ERROR", "34000", "portal does not exist")
     assert replies.feed(ERROR + READY_I + stand_in + READY_I) == ERROR + READY_I + second + READY_I
 
 
 def test_unnamed_parse_outcomes() -> None:
-    replies, listener = make(r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.PARSE_UNNAMED, r.SYNC)
+    replies, listener = make()
+    for parse in (b"1", b"2", b"3"):
+        replies.owe(listener.unnamed.parse_sent(parse))
+    replies.owe(r.SYNC)
     replies.feed(PARSED + ERROR + READY_I)
-    assert listener.events[:1] + [e for e in listener.events[1:] if isinstance(e, tuple)] == [
-        ("unnamed", True),
-        ("unnamed", False),
-        ("unnamed", None),
-    ]
+    assert listener.events == [(b"1", DONE), (b"2", FAILED), (b"3", IGNORED)]
 
 
 @pytest.mark.parametrize("kind", [p.COPY_IN_RESPONSE, p.COPY_BOTH_RESPONSE])
@@ -260,8 +260,8 @@ def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> N
 @pytest.mark.parametrize("size", [1, 5, 64])
 @pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
 def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
-    for owed in (r.QUERY, r.PARSE_UNNAMED, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
-        for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, r.MAX_CONTROL_MESSAGE) + 1):
+    for owed in (r.QUERY, r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
+        for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, MAX_CONTROL_MESSAGE) + 1):
             replies, _ = make(owed)
             with pytest.raises(UpstreamProtocolError, match=r"length|out of place"):
                 feed_in(replies, struct.pack("!BI", kind, length) + b"x" * 20, size)
@@ -315,10 +315,10 @@ def test_longest_messages_of_their_kind_pass() -> None:
 def test_reply_to_the_wrong_message_ends_the_upstream() -> None:
     for owed, data in (
         (r.BIND, PARSED),
-        (r.PARSE_UNNAMED, BOUND),
+        (r.PARSE, BOUND),
         (r.SYNC, SELECTED),
         (r.EXECUTE, READY_I),
-        (r.PARSE_UNNAMED, ROWS),
+        (r.PARSE, ROWS),
     ):
         replies, _ = make(owed)
         with pytest.raises(UpstreamProtocolError):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from proxy import protocol as p
+from proxy.pooling import owed as r
+from proxy.pooling.owed import DONE, IGNORED, Described, Dropped, NamedParse, Owed, Run
 from proxy.pooling.sent import Groups, UnsettledError
 from proxy.pooling.snapshot import NO_SETTINGS
-from proxy.pooling.statements import Described, Dropped, Held, Own, Parsed, Prepared, Run, Statement, Ticket
+from proxy.pooling.statements import Held, Own, Prepared, Statement
 from proxy.sql.verdict import Action, Verdict
+from tests.unit.pooling.test_replies import Listener
 
 
 def test_name_of_the_clients_own_is_on_the_link_when_the_server_has_said_so() -> None:
@@ -41,7 +45,8 @@ def test_pipeline_of_more_statements_than_fit_is_answered_after_some_were_closed
     """Each is closed to make room, or with its twin, while what Describe says of it is still to come: a KeyError."""
     groups = Groups()
     held, prepared = Held("test", 2), Prepared(groups)
-    tickets: list[Ticket] = []
+    listener = Listener()
+    owed: list[Owed] = []
     for number in range(8):
         name = b"s%d" % number
         statement = Statement(b"select 1\0\0\0", NO_SETTINGS, Verdict(Action.ALLOW, "select"), None)
@@ -54,15 +59,15 @@ def test_pipeline_of_more_statements_than_fit_is_answered_after_some_were_closed
             held.replace(mine, shared)
             prepared.replace(name, mine, shared)
 
-        parsed = Parsed(statement, name, kept, replaced)
-        parsed.settle(True)
-        tickets.extend(Dropped(held, closed) for closed in held.surplus(1) + held.twins(statement))
-        described = Described(parsed.described)
-        described.add(b"n")
-        tickets.append(described)
-    for ticket in tickets:
-        assert not isinstance(ticket, Described) or ticket.matches()
-        ticket.settle(True)
+        parsed = NamedParse(r.PARSE, statement, name, kept, replaced)
+        parsed.settle(DONE, listener)
+        owed.extend(Dropped(held, closed) for closed in held.surplus(1) + held.twins(statement))
+        described = Described(r.SKIP_DESCRIBE, parsed.described)
+        described.collect(p.NO_DATA, b"n")
+        owed.append(described)
+    for reply in owed:
+        reply.settle(DONE, listener)
+        assert not reply.changed
     assert len({id(statement) for statement in prepared.all().values()}) == 1
     assert len(held.names) <= 1 and not held.stale
 
@@ -70,22 +75,22 @@ def test_pipeline_of_more_statements_than_fit_is_answered_after_some_were_closed
 def test_name_that_is_left_over_is_closed_once() -> None:
     held = Held("test", 10)
     for _ in range(2):
-        Dropped(held, b"sidecart:1").settle(None)
+        Dropped(held, b"sidecart:1").settle(IGNORED, Listener())
     assert held.surplus() == [b"sidecart:1"]
     assert held.surplus() == []
 
 
 def test_position_is_counted_back_over_what_was_inserted_before_it() -> None:
-    run = Run()
+    run = Run(r.QUERY)
     run.hide([1, 4], [(10, 5), (30, 7)])
     assert [run.in_the_clients_text(position) for position in (1, 10, 16, 30, 38, 40)] == [1, 10, 11, 25, 26, 28]
 
 
 def test_statements_of_ours_are_known_by_their_number() -> None:
-    run = Run()
+    run = Run(r.QUERY)
     run.hide([1, 4], [])
     hidden = []
     for _ in range(6):
-        hidden.append(run.hides)
+        hidden.append(run.hidden)
         run.completed(b"SELECT 1")
     assert hidden == [False, True, False, False, True, False]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.pooling.owed import DONE, FAILED, IGNORED, Outcome, Owed
 from proxy.pooling.sent import Groups, UnsettledError
 from proxy.pooling.unnamed import Unnamed
+from tests.unit.pooling.test_replies import Listener
 
 
 @pytest.fixture
@@ -18,8 +20,7 @@ def unnamed(groups: Groups) -> Unnamed[bytes]:
     """Return one that the client has, and that its link holds."""
     statement: Unnamed[bytes] = Unnamed(groups)
     statement.attach(None)
-    statement.parse_sent(b"old")
-    statement.parsed(True)
+    settle(statement.parse_sent(b"old"), DONE)
     end(groups)
     return statement
 
@@ -30,51 +31,53 @@ def end(groups: Groups) -> None:
     groups.answered = groups.sent
 
 
+def settle(parse: Owed, outcome: Outcome) -> None:
+    parse.settle(outcome, Listener())
+
+
 def held(unnamed: Unnamed[bytes]) -> bool:
     """Return whether the upstream that is released now holds it."""
     return unnamed.leave() is not None
 
 
 def test_it_is_the_last_one_that_was_parsed(unnamed: Unnamed[bytes]) -> None:
-    unnamed.parse_sent(b"first")
-    unnamed.parse_sent(b"second")
+    first = unnamed.parse_sent(b"first")
+    second = unnamed.parse_sent(b"second")
     assert (unnamed.message, unnamed.which(), unnamed.there()) == (b"old", b"second", True)
-    unnamed.parsed(True)
+    settle(first, DONE)
     assert unnamed.message == b"first"
-    unnamed.parsed(True)
+    settle(second, DONE)
     assert (unnamed.message, held(unnamed)) == (b"second", True)
 
 
 def test_it_is_not_known_which_while_an_earlier_group_may_fail(unnamed: Unnamed[bytes], groups: Groups) -> None:
-    unnamed.parse_sent(b"new")
+    parse = unnamed.parse_sent(b"new")
     groups.sent += 1
     for ask in (unnamed.which, unnamed.there):
         with pytest.raises(UnsettledError):
             ask()
-    unnamed.parsed(None)
+    settle(parse, IGNORED)
     groups.answered += 1
     assert (unnamed.which(), unnamed.there()) == (b"old", True)
 
 
 def test_parse_that_fails_takes_the_old_one_with_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
-    unnamed.parse_sent(b"bad")
-    unnamed.parsed(False)
+    settle(unnamed.parse_sent(b"bad"), FAILED)
     end(groups)
     assert (unnamed.message, unnamed.which(), held(unnamed)) == (None, None, False)
     assert unnamed.there()  # both have none
 
 
 def test_parse_that_never_ran_leaves_the_old_one(unnamed: Unnamed[bytes], groups: Groups) -> None:
-    unnamed.parse_sent(b"skipped")
-    unnamed.parsed(None)
+    settle(unnamed.parse_sent(b"skipped"), IGNORED)
     end(groups)
     assert (unnamed.message, unnamed.which(), unnamed.there(), held(unnamed)) == (b"old", b"old", True, True)
 
 
 def test_stand_in_of_a_refused_parse_takes_it_with_it(unnamed: Unnamed[bytes]) -> None:
-    unnamed.parse_sent(None)
+    refusal = unnamed.refusal_sent(b"error")
     assert (unnamed.message, unnamed.which()) == (b"old", None)
-    unnamed.parsed(False)
+    settle(refusal, FAILED)
     assert unnamed.message is None
 
 
@@ -89,10 +92,10 @@ def test_simple_query_and_close_destroy_it(unnamed: Unnamed[bytes], groups: Grou
 def test_parse_behind_a_query_in_one_chunk_survives_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
     unnamed.end_sent()
     groups.sent += 1
-    unnamed.parse_sent(b"new")
+    parse = unnamed.parse_sent(b"new")
     assert unnamed.which() == b"new"
     unnamed.ended()
-    unnamed.parsed(True)
+    settle(parse, DONE)
     end(groups)
     assert (unnamed.message, unnamed.which(), held(unnamed)) == (b"new", b"new", True)
 
@@ -102,13 +105,13 @@ def test_another_upstream_does_not_have_it_until_it_was_repeated(unnamed: Unname
     assert (unnamed.which(), unnamed.there(), held(unnamed)) == (b"old", False, False)
     unnamed.repeat_sent()
     assert unnamed.there()
-    unnamed.repeated(True)
+    unnamed.repeated(DONE)
     assert held(unnamed)
 
 
-@pytest.mark.parametrize("outcome", [False, None])
+@pytest.mark.parametrize("outcome", [FAILED, IGNORED])
 def test_repetition_that_failed_or_never_ran_is_repeated_again(
-    unnamed: Unnamed[bytes], groups: Groups, outcome: bool | None
+    unnamed: Unnamed[bytes], groups: Groups, outcome: Outcome
 ) -> None:
     unnamed.attach(None)
     unnamed.repeat_sent()
@@ -118,7 +121,7 @@ def test_repetition_that_failed_or_never_ran_is_repeated_again(
 
 
 def test_repetition_that_never_ran_changes_nothing_where_it_was_held(unnamed: Unnamed[bytes]) -> None:
-    unnamed.repeated(None)
+    unnamed.repeated(IGNORED)
     assert (unnamed.there(), held(unnamed)) == (True, True)
 
 
@@ -144,8 +147,7 @@ def test_upstream_that_still_holds_it_needs_no_repetition(unnamed: Unnamed[bytes
 def test_upstream_that_holds_the_one_before_does_not_have_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
     first = unnamed.leave()
     unnamed.attach(None)
-    unnamed.parse_sent(b"new")
-    unnamed.parsed(True)
+    settle(unnamed.parse_sent(b"new"), DONE)
     end(groups)
     second = unnamed.leave()
     unnamed.attach(first)
@@ -166,7 +168,7 @@ def test_two_upstreams_may_hold_it(unnamed: Unnamed[bytes]) -> None:
     first = unnamed.leave()
     unnamed.attach(None)
     unnamed.repeat_sent()
-    unnamed.repeated(True)
+    unnamed.repeated(DONE)
     for mark in (first, unnamed.leave()):
         unnamed.attach(mark)
         assert unnamed.there()
@@ -179,7 +181,10 @@ def test_upstream_cannot_hold_what_the_client_does_not_have(unnamed: Unnamed[byt
     assert (unnamed.there(), held(unnamed)) == (False, False)
 
 
-def test_answer_to_a_parse_of_nobody_is_ignored(groups: Groups) -> None:
-    unnamed: Unnamed[bytes] = Unnamed(groups)
-    unnamed.parsed(True)
-    assert unnamed.message is None
+def test_parse_of_one_client_settles_nothing_of_another(unnamed: Unnamed[bytes], groups: Groups) -> None:
+    """The client whose Parse it was has gone, and whoever holds the upstream now is told of nothing."""
+    other: Unnamed[bytes] = Unnamed(Groups())
+    holder = Listener()
+    holder.unnamed = other
+    unnamed.parse_sent(b"late").settle(DONE, holder)
+    assert (unnamed.message, other.message) == (b"late", None)

@@ -15,7 +15,7 @@ from proxy.config.schema import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, QUERY_CANCELED, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.ours import NO_NAME, PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, GUARDED
 from proxy.pooling.pool import Pool
 from proxy.pooling.replies import Replies
