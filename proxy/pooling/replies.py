@@ -257,14 +257,17 @@ class Replies:
         """
         if self.halted is not None:
             return b""
-        pos = 0
-        if self._passing:
-            if len(chunk) <= self._passing:
-                self._passing -= len(chunk)
-                return chunk
-            pos, self._passing = self._passing, 0
-        elif self._parts:
-            chunk = self._joined(chunk)
+        if not self._passing:
+            return self._walk(self._joined(chunk) if self._parts else chunk, 0)
+        passing, size = self._passing, len(chunk)
+        self._passing = max(0, passing - size)
+        return chunk if size <= passing else self._walk(chunk, passing)
+
+    def _walk(self, chunk: bytes, pos: int) -> bytes:
+        """Walk a chunk header by header from `pos`, where a message begins; return what the client gets of all of it.
+
+        Written out, and not as functions of a few lines: it runs for each message and each row.
+        """
         size = len(chunk)
         owed = self.owed
         head = owed[0] if owed else NOTHING
@@ -276,15 +279,11 @@ class Replies:
             end = pos + 1 + length
             # Rows first: a header walk of about 0.1 µs is all that a row costs here.
             if not hidden and kind in _ROWS:
-                if length < 4 or head is NOTHING:
-                    raise UpstreamProtocolError("row out of place")
-                if end > size:
+                if length < 4 or end > size or head is NOTHING:
                     break
                 pos = end
                 continue
-            if length < 4 or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
-                raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
-            if end > size:
+            if length < 4 or end > size or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
                 break
             if _DIRECT.get(kind) is head:
                 owed.popleft()
@@ -312,18 +311,14 @@ class Replies:
             head = owed[0] if owed else NOTHING
             hidden = head.hidden
             if replacement is not None:
-                if pos > start:
-                    pieces.append(chunk[start:pos])
-                if replacement:
-                    pieces.append(replacement)
+                pieces += (chunk[start:pos], replacement)
                 start = end
             pos = end
         if pos < size:
-            pos = self._hold(head, chunk, pos)
-        if not pieces:
-            return chunk if not start and pos == size else chunk[start:pos]
-        if pos > start:
-            pieces.append(chunk[start:pos])
+            pos = self._begun(head, chunk, pos)
+        if not pieces and pos == size:
+            return chunk
+        pieces.append(chunk[start:pos])
         return b"".join(pieces)
 
     def _joined(self, chunk: bytes) -> bytes:
@@ -336,30 +331,31 @@ class Replies:
         self._parts.clear()
         return chunk
 
-    def _hold(self, head: Owed, chunk: bytes, pos: int) -> int:
-        """Deal with a message that has begun: a row passes, a control message is held until it is whole.
+    def _begun(self, head: Owed, chunk: bytes, pos: int) -> int:
+        """Deal with a message that is not whole: a row passes, a control message is held back until it is.
 
-        Return how much of the chunk has passed.
+        Return how much of the chunk has passed. Raises UpstreamProtocolError for a length that no message has.
         """
         size = len(chunk)
         need = 5
         if size - pos >= 5:
             kind, length = read_header(chunk, pos)
-            end = pos + 1 + length
-            need = end - pos
-            passes = False
+            need = 1 + length
             if not head.hidden and kind in _ROWS:
+                if length < 4 or head is NOTHING:
+                    raise UpstreamProtocolError("row out of place")
                 if length > MAX_ROW:  # a negative one, too; it never ends in its chunk
                     raise UpstreamProtocolError("invalid length of a row")
-                passes = True
-            elif not head.hidden and kind == NOTICE_RESPONSE and length > LONG_NOTICE and head is not NOTHING:
+                self._passing = pos + need - size
+                return size
+            if length < 4 or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
+                raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
+            if kind == NOTICE_RESPONSE and length > LONG_NOTICE and not (head.hidden or head is NOTHING):
                 if size - pos < _NOTICE_HEAD:
                     need = _NOTICE_HEAD
-                else:
-                    passes = not _LAST_WORDS.search(chunk, pos + 5, pos + _NOTICE_HEAD)
-            if passes:
-                self._passing = end - size
-                return size
+                elif not _LAST_WORDS.search(chunk, pos + 5, pos + _NOTICE_HEAD):
+                    self._passing = pos + need - size
+                    return size
         self._parts.append(chunk[pos:])
         self._have = size - pos
         self._need = need
