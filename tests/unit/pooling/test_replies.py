@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given, strategies
 
 from proxy import protocol as p
 from proxy.errors import UpstreamProtocolError
@@ -335,3 +336,135 @@ def test_copy_out_streams() -> None:
     assert replies.feed(rest) == rest
     assert not replies.owed
     assert not replies.copying
+
+
+# --- whatever is sent, and however it is answered and cut -------------------------------------------------------------
+
+NO_DATA = p.message(p.NO_DATA)
+CLOSED = p.message(p.CLOSE_COMPLETE)
+SET = p.message(p.COMMAND_COMPLETE, b"SET\0")
+REFUSAL = p.error_response("ERROR", "25006", "cannot execute DELETE")
+
+
+class Watched(Owed):
+    """Writes down what has become of it."""
+
+    __slots__ = ("outcomes",)
+
+    def __init__(self, like: Owed) -> None:
+        self._be(like)
+        self.outcomes: list[Outcome] = []
+        if like is r.REFUSED:
+            self.when_failed = REFUSAL
+
+    def settle(self, outcome: Outcome, holder: r.Holder) -> None:
+        self.outcomes.append(outcome)
+        self.like.settle(outcome, holder)
+
+
+# What a server answers to each where nothing is wrong, and what of it the client gets.
+SAYS = {
+    r.QUERY: (ROWS + row(b"1") + SELECTED + READY_I,) * 2,
+    r.SYNC: (READY_I, READY_I),
+    r.PARSE: (PARSED, PARSED),
+    r.REPEAT: (PARSED, b""),
+    r.BIND: (BOUND, BOUND),
+    r.BIND_NAMED: (BOUND, BOUND),
+    r.DESCRIBE: (NO_DATA, NO_DATA),
+    r.EXECUTE: (row(b"22") * 2 + SELECTED,) * 2,
+    r.CLOSE: (CLOSED, CLOSED),
+    r.SKIP_PARSE: (PARSED, b""),
+    r.SKIP_DESCRIBE: (p.message(p.PARAMETER_DESCRIPTION, bytes(2)) + ROWS, b""),
+    r.SKIP_EXECUTE: (row(b"3") + SELECTED, b""),
+    r.SKIP_SET: (SET, b""),
+    r.SKIP_CLOSE: (CLOSED, b""),
+    r.SKIP_ANYHOW: (PARSED, b""),
+    r.SKIP_SYNC: (READY_I, b""),
+    r.SKIP_QUERY: (ROWS + row(b"4") + SELECTED + READY_I, b""),
+}
+
+
+class Server:
+    """Answers what is owed as PostgreSQL does, into `said`; knows what the client gets of it, and what each becomes."""
+
+    def __init__(self) -> None:
+        self.said = b""
+        self.shown = b""
+        self.ignoring = False
+        self.due: list[tuple[Watched, int, Outcome]] = []
+        """Each reply that is watched, what has to be said until its outcome is known, and that."""
+
+    def gets(self, reply: Owed, *, fails: bool) -> None:
+        like, outcome = reply.like, Outcome.DONE
+        self.ignoring = self.ignoring and not like.syncs
+        if self.ignoring:
+            outcome = Outcome.IGNORED
+        elif fails or like is r.REFUSED:
+            outcome = Outcome.DONE if like is r.QUERY else Outcome.FAILED
+            self.said += ERROR
+            self.shown += ERROR if reply.when_failed is None else reply.when_failed
+            if like is r.QUERY:
+                self.said += READY_I
+                self.shown += READY_I
+            else:
+                self.ignoring = True
+        else:
+            said, shown = SAYS[like]
+            self.said += said
+            self.shown += shown
+        if isinstance(reply, Watched):
+            self.due.append((reply, len(self.said), outcome))
+
+
+CLIENTS = (r.PARSE, r.REPEAT, r.BIND, r.BIND_NAMED, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.REFUSED, r.SYNC, r.SYNC, r.QUERY)
+WITHIN = (r.SKIP_PARSE, r.SKIP_DESCRIBE, r.SKIP_EXECUTE, r.SKIP_SET, r.SKIP_CLOSE)
+NEVER_FAIL = (r.SYNC, r.SKIP_SYNC, r.SKIP_QUERY)
+
+
+@given(
+    strategies.lists(
+        strategies.tuples(
+            strategies.sampled_from((*CLIENTS, *CLIENTS, *WITHIN, r.SKIP_ANYHOW, r.SKIP_QUERY)),
+            strategies.booleans(),  # whether it is watched, or is the one that all share
+            strategies.integers(0, 3),  # whether it fails
+            strategies.lists(strategies.integers(1, 60), max_size=4),  # pieces of the answers that come then
+        ),
+        max_size=40,
+    ),
+    strategies.booleans(),
+)
+def test_each_reply_is_settled_once_whatever_is_sent_answered_and_cut(
+    script: list[tuple[Owed, bool, int, list[int]]], lost: bool
+) -> None:
+    server, (replies, _) = Server(), make()
+    fed, out, group_open = 0, b"", False
+
+    def send(like: Owed, *, watched: bool, fails: bool) -> None:
+        reply = Watched(like) if watched or like is r.REFUSED else like
+        replies.owe(reply)
+        server.gets(reply, fails=fails and like not in NEVER_FAIL)
+
+    for like, watched, failing, pieces in [*script, (r.SYNC, True, 0, [])]:
+        if group_open and like in (r.SKIP_ANYHOW, r.SKIP_QUERY):
+            continue  # these stand between groups alone
+        send(like, watched=watched, fails=not failing)
+        if like is r.SKIP_ANYHOW:
+            send(r.SKIP_SYNC, watched=watched, fails=False)
+        elif like not in (r.SYNC, r.QUERY, r.SKIP_QUERY) or (like is r.QUERY and server.ignoring):
+            group_open = True
+        else:
+            group_open = group_open and like is not r.SYNC
+        for size in pieces:
+            out += replies.feed(server.said[fed : fed + size])
+            fed = min(fed + size, len(server.said))
+    if lost:
+        replies.forget()
+    else:
+        out += replies.feed(server.said[fed:])
+        fed = len(server.said)
+        assert (out, replies.groups.unanswered) == (server.shown, 0)
+    assert server.shown.startswith(out)
+    assert replies.halted is None
+    assert not replies.owed
+    for reply, known, outcome in server.due:
+        assert reply.outcomes == [outcome if known <= fed else Outcome.IGNORED], reply
