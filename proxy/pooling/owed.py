@@ -486,6 +486,7 @@ class Run(Owed):
         self._inserts = inserts
 
     def completed(self, tag: bytes) -> bool:
+        ours = self.hidden
         self._done += 1
         self.hidden = self._done in self._numbers
         if tag == b"DEALLOCATE":
@@ -493,7 +494,7 @@ class Run(Owed):
                 self._dropped(self._closes.popleft())
         elif tag in (b"DEALLOCATE ALL", b"DISCARD ALL"):
             self._dropped(None)
-        elif tag == b"DISCARD PLANS" and not self.hidden:
+        elif tag == b"DISCARD PLANS" and not ours:
             self._replanned()
         return tag == b"DISCARD ALL"
 

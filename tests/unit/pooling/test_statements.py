@@ -6,7 +6,7 @@ import pytest
 
 from proxy import protocol as p
 from proxy.pooling import owed as r
-from proxy.pooling.owed import DONE, IGNORED, Described, Dropped, NamedParse, Owed, Run
+from proxy.pooling.owed import DONE, Described, Dropped, NamedParse, Owed
 from proxy.pooling.sent import Groups, UnsettledError
 from proxy.pooling.snapshot import NO_SETTINGS
 from proxy.pooling.statements import Held, Own, Prepared, Statement
@@ -70,27 +70,3 @@ def test_pipeline_of_more_statements_than_fit_is_answered_after_some_were_closed
         assert not reply.changed
     assert len({id(statement) for statement in prepared.all().values()}) == 1
     assert len(held.names) <= 1 and not held.stale
-
-
-def test_name_that_is_left_over_is_closed_once() -> None:
-    held = Held("test", 10)
-    for _ in range(2):
-        Dropped(held, b"sidecart:1").settle(IGNORED, Listener())
-    assert held.surplus() == [b"sidecart:1"]
-    assert held.surplus() == []
-
-
-def test_position_is_counted_back_over_what_was_inserted_before_it() -> None:
-    run = Run(r.QUERY)
-    run.hide([1, 4], [(10, 5), (30, 7)])
-    assert [run.in_the_clients_text(position) for position in (1, 10, 16, 30, 38, 40)] == [1, 10, 11, 25, 26, 28]
-
-
-def test_statements_of_ours_are_known_by_their_number() -> None:
-    run = Run(r.QUERY)
-    run.hide([1, 4], [])
-    hidden = []
-    for _ in range(6):
-        hidden.append(run.hidden)
-        run.completed(b"SELECT 1")
-    assert hidden == [False, True, False, False, True, False]
