@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy import protocol as p
-from proxy.session.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
+from proxy.session.answers import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
 from tests import secrecy
 
 READ_ONLY_SQL_TRANSACTION = "25006"

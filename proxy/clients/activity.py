@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from proxy import protocol as p
 from proxy.clients.client import Client, Phase
-from proxy.session.ports import Upstream
+from proxy.session.link import Link
 from proxy.session.session import Session
 
 Row = dict[str, str | int | float | None]
@@ -38,15 +38,15 @@ def _row(client: Client, now: float) -> Row:
         doing = session.doing
         row["database"] = session.pool.database
         row["statement"] = doing.kind if doing is not None else ""
-        row["upstream_pid"] = link.pid if link is not None else None
+        row["upstream_pid"] = link.upstream.pid if link is not None else None
         row["pins"] = "+".join(list(session.ledger.pins))
     return row
 
 
-def _state(session: Session, link: Upstream | None) -> tuple[str, float]:
+def _state(session: Session, link: Link | None) -> tuple[str, float]:
     """Return the state, and since when; 0: nobody has noted that."""
     if session.waiting:
-        return "waiting", session.pool.waits_since(session)
+        return "waiting", session.pool.waits_since(session.port)
     if session.judging:
         return "judging", 0.0
     if link is None:

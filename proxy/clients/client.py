@@ -35,9 +35,11 @@ from proxy.errors import (
 from proxy.pooling.pool import Pool
 from proxy.pooling.snapshot import Settings
 from proxy.session import startup as login
+from proxy.session.arriving import INTERNAL_ERROR_TEXT
+from proxy.session.conversation import Conversation
 from proxy.session.ledger import Ledger
-from proxy.session.linked import INTERNAL_ERROR_TEXT, Identity
 from proxy.session.naming import APPLICATION_NAME, Naming
+from proxy.session.peer import Identity
 from proxy.session.ports import End, House, Wire
 from proxy.session.quotas import Excess
 from proxy.session.session import Session
@@ -83,9 +85,9 @@ class Client:
         "_since",
         "_version",
         "_wire",
+        "conversation",
         "key",
         "phase",
-        "session",
         "who",
     )
 
@@ -95,7 +97,7 @@ class Client:
         self._origin = origin
         self.who = Identity(ident, origin.peer, "")
         self.phase = Phase.STARTUP
-        self.session: Session | None = None
+        self.conversation: Conversation | None = None
         self.key = 0
         """The pid of its cancel key, once it has one."""
         self._greeter: Greeter | None = None
@@ -119,6 +121,11 @@ class Client:
         return f"<Client {self.who} {self.phase.value}>"
 
     @property
+    def session(self) -> Session | None:
+        """Return what its session is; None before its greeting."""
+        return None if self.conversation is None else self.conversation.session
+
+    @property
     def quiet_since(self) -> float:
         """Return when something last came from it or for it, as the sweeps have seen it; 0: since the last one."""
         return self._since
@@ -127,10 +134,9 @@ class Client:
 
     def client_data(self, data: bytes) -> None:
         """Take bytes from the client. A client that breaks the protocol is told, and closed."""
-        session = self.session
         try:
-            if session is not None:
-                session.client_data(data)
+            if self.conversation is not None:
+                self.conversation.client_data(data)
             elif self.phase is Phase.STARTUP:
                 self._startup(self._inbox + data)
             elif self.phase is Phase.PROOF:
@@ -158,13 +164,13 @@ class Client:
             self.client_lost()
         else:
             self._note_end()
-            if self.session is not None:
-                self.session.client_finished()
+            if self.conversation is not None:
+                self.conversation.client_finished()
         return self.phase is not Phase.CLOSED
 
     def _note_end(self) -> None:
         if not self._finished[0]:
-            self._finished = (self._house.now(), 0 if self.session is None else self.session.delivered)
+            self._finished = (self._house.now(), 0 if self.session is None else self.session.peer.delivered)
 
     def look_at_end(self, now: float) -> None:
         """End a client that sends nothing more where it is gone, or nothing has come for it for long enough."""
@@ -172,7 +178,7 @@ class Client:
         if not since:
             return
         session = self.session
-        seen = 0 if session is None else session.delivered
+        seen = 0 if session is None else session.peer.delivered
         if self._wire.ended is End.RESET:
             self.client_lost()
         elif seen != delivered or (session is not None and session.unread):
@@ -182,8 +188,8 @@ class Client:
 
     def client_writable(self, writable: bool) -> None:
         """Learn that the client's write buffer has filled, or has room again."""
-        if self.session is not None:
-            self.session.client_writable(writable)
+        if self.conversation is not None:
+            self.conversation.client_writable(writable)
 
     # --- login ----------------------------------------------------------------------------------------------------
 
@@ -336,7 +342,7 @@ class Client:
         if pool.application_name:
             naming = Naming(pool.application_name, who.user, parameters.get(APPLICATION_NAME, ""))
         ledger = Ledger(settings, naming)
-        self.session = Session(house, self._wire, pool, judge, ledger, who, parameters, codec, self.end)
+        self.conversation = Conversation(house, self._wire, pool, judge, ledger, who, parameters, codec, self.end)
         self.phase = Phase.READY
         pid, secret = house.register(self, 32 if self._version >= p.PROTOCOL_3_2 else 4)
         self._wire.write(
@@ -360,7 +366,7 @@ class Client:
             data, self._inbox = self._inbox, b""
             self.client_data(data)
         if self._finished[0] and self.phase is Phase.READY:
-            self.session.client_finished()
+            self.conversation.client_finished()
 
     def refuse(self, error: UpstreamError) -> None:
         """Close a client that may not come in, or that there is no upstream for."""
@@ -382,9 +388,9 @@ class Client:
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
-    def cancel(self, then: Callable[[], None] | None = None) -> str:
-        """Cancel what this client runs or waits for; return the outcome for the metric."""
-        return "idle" if self.session is None else self.session.cancel(then)
+    def cancel(self, then: Callable[[], None] | None = None, *, cause: str = "") -> str:
+        """Cancel what this client runs or waits for; return the outcome for the metric. `cause`: see `Conversation`."""
+        return "idle" if self.conversation is None else self.conversation.cancel(then, cause=cause)
 
     def drain(self) -> None:
         """End this client because SideCart shuts down, unless it waits for something or is in a transaction."""
@@ -451,7 +457,7 @@ class Client:
             self._answered = session.answered
             self._busy_since = now if busy else 0.0
         elif now - self._busy_since >= limit:
-            session.cancel(cause="client.query_timeout")
+            self.cancel(cause="client.query_timeout")
             self._busy_since = now
 
     def look_in_line(self) -> None:
@@ -461,8 +467,8 @@ class Client:
 
     def bug(self) -> None:
         """End after an unexpected exception: this client and its upstream never resume."""
-        if self.session is not None:
-            self.session.bug()
+        if self.conversation is not None:
+            self.conversation.bug()
         else:
             self._house.stats.bugs += 1
             self.end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT)
@@ -481,8 +487,8 @@ class Client:
         codec = "utf-8" if session is None else session.codec
         if text and (session is None or session.whole):
             self._wire.write(p.error_response("FATAL", sqlstate, text, detail=detail, hint=hint, codec=codec))
-        if session is not None:
-            session.close()
+        if self.conversation is not None:
+            self.conversation.close()
         if self._greeter is not None:
             self._greeter.give_up()
         self._exchange = None

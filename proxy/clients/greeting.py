@@ -12,8 +12,8 @@ from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import Settings, replay
 from proxy.pooling.unnamed import Unnamed
-from proxy.session.linked import Unparsed
 from proxy.session.ports import House, Upstream
+from proxy.session.session import Unparsed
 
 
 class Guest(Protocol):

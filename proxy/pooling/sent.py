@@ -8,6 +8,7 @@ to be told that a wait is over: it is asked again.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
@@ -19,8 +20,24 @@ ROOM: Final = 256
 """Changes that are kept before those that have been answered are looked for, where there is never a quiet moment."""
 
 
-class UnsettledError(Exception):
-    """Say that the answer depends on messages of an earlier group that the server has not answered yet."""
+class Awaits(enum.Enum):
+    """What a client's next message waits for."""
+
+    NOTHING = enum.auto()
+    UPSTREAM = enum.auto()
+    """The client stands in its pool's line."""
+    VERDICT = enum.auto()
+    """The helper process judges a text, or a newer catalogue is read."""
+    ANSWERS = enum.auto()
+    """What the message means depends on messages of an earlier group that the server has not answered yet."""
+
+
+class MustWait(Exception):  # noqa: N818 - no error, but one of the ways to leave a handler
+    """Say that a message cannot be served now: it is served again, as a whole, when there is what it `awaits`."""
+
+    def __init__(self, awaits: Awaits = Awaits.ANSWERS) -> None:
+        super().__init__(awaits.name)
+        self.awaits = awaits
 
 
 class Groups:
@@ -48,12 +65,12 @@ class Groups:
     def settle(self, number: int, value: V, known: V) -> V:
         """Return what a message that is sent now finds of a thing that was changed to `value` in group `number`.
 
-        `known` is what the answers so far have made of it. Raises UnsettledError.
+        `known` is what the answers so far have made of it. Raises MustWait.
         """
         if number == self.sent:
             return value
         if number >= self.answered:
-            raise UnsettledError
+            raise MustWait
         return known
 
 
@@ -97,7 +114,7 @@ class Sent(Generic[K, V]):
     def find(self, thing: K, known: V) -> V:
         """Return what a message finds that is sent now; `known` is what the answers have made of it.
 
-        Raises UnsettledError.
+        Raises MustWait.
         """
         if self.settled:
             return known

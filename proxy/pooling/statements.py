@@ -5,7 +5,7 @@ lacks it. Literals are baked in at Parse, so its identity is its text, its param
 them; what Describe says of it belongs to it as well: a table that was altered makes another statement of the same text.
 
 What was *sent* may fail, or be skipped behind an earlier error: `sent` tells what a message finds that is sent now, and
-a method that asks it raises UnsettledError where that depends on what has not been answered.
+a method that asks it raises MustWait where that depends on what has not been answered.
 """
 
 from __future__ import annotations
@@ -352,11 +352,12 @@ class Own:
     Of each name it is told whether all of a statement is there (True), or its name alone.
     """
 
-    __slots__ = ("_names", "_sent")
+    # Made when they are needed: hardly a lease needs one.
+    _names: dict[bytes, bool] | None = None  # as far as the server has answered
+    _sent: Sent[bytes, bool | None] | None = None
 
     def __init__(self, groups: Groups) -> None:
-        self._names: dict[bytes, bool] = {}  # as far as the server has answered
-        self._sent: Sent[bytes, bool | None] = Sent(groups)
+        self._groups = groups
 
     def __repr__(self) -> str:
         return f"<Own {self._names} {self._sent!r}>"
@@ -365,28 +366,36 @@ class Own:
         return bool(self._names)
 
     def find(self, name: bytes) -> bool | None:
-        """Return what of a name a message finds there that is sent now; None: nothing."""
-        return self._sent.find(name, self._names.get(name))
+        """Return what of a name a message finds there that is sent now; None: nothing. Raises MustWait."""
+        known = self._names.get(name) if self._names else None
+        return known if self._sent is None else self._sent.find(name, known)
 
     def parse_sent(self, name: bytes, whole: bool) -> None:
-        self._sent.put(name, whole)
+        self._under_way().put(name, whole)
 
     def close_sent(self, name: bytes) -> None:
-        self._sent.put(name, None)
+        self._under_way().put(name, None)
 
     def all_closes_sent(self) -> None:
-        self._sent.put_every(None)
+        self._under_way().put_every(None)
+
+    def _under_way(self) -> Sent[bytes, bool | None]:
+        if self._sent is None:
+            self._sent = Sent(self._groups)
+        return self._sent
 
     def keep(self, name: bytes, whole: bool) -> None:
         """Note that the server has it."""
+        if self._names is None:
+            self._names = {}
         self._names[name] = whole
 
     def forget(self, name: bytes) -> None:
         """Note that the server has dropped it."""
-        self._names.pop(name, None)
+        if self._names:
+            self._names.pop(name, None)
 
     def all(self) -> list[bytes]:
         """Forget everything; return the names."""
-        names = list(self._names)
-        self._names.clear()
+        names, self._names = list(self._names or ()), None
         return names

@@ -31,11 +31,17 @@ class Unnamed(Generic[T]):
         "_which",
         "_which_in",
         "message",
+        "parsed_in",
+        "told",
     )
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self.message: T | None = None
+        self.parsed_in = NEVER
+        """In which group the client has parsed the last one that gives the rows of another one."""
+        self.told: tuple[bytes, bytes, bool] | None = None
+        """Its Parse, and what the server has said that it gives: all of its identity, or its rows."""
         self._held = False  # as `there`, for what has been answered
         # What was sent last that changes them, and in which group: two registers, by hand as each Parse sets both.
         self._which: T | None = None
@@ -52,13 +58,13 @@ class Unnamed(Generic[T]):
     # --- asked ----------------------------------------------------------------------------------------------------
 
     def which(self) -> T | None:
-        """Return the statement that a message means which is sent now. Raises UnsettledError."""
+        """Return the statement that a message means which is sent now. Raises MustWait."""
         return self._groups.settle(self._which_in, self._which, self.message)
 
     def there(self) -> bool:
         """Return whether such a message finds on the link what it would find on a private connection.
 
-        Otherwise `which` has to be repeated first. Raises UnsettledError.
+        Otherwise `which` has to be repeated first. Raises MustWait.
         """
         return self._groups.settle(self._there_in, self._there, self._held)
 

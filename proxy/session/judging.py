@@ -74,6 +74,7 @@ class Judging:
         "_size",
         "counted",
         "filter",
+        "sql_effects",
     )
 
     def __init__(self, house: House, judge: Filter, database: str, asker: Asker) -> None:
@@ -87,6 +88,8 @@ class Judging:
         self._kept: dict[bytes, dict[_Kept, Functions | None]] = {}  # what names may stand for, and was judged by
         self._size = 0
         self._forgotten = False  # there were too many of these
+        self.sql_effects: _Effects = ()
+        """What statements do that were prepared by SQL."""
         self._refreshed = False  # the message has waited for a newer catalogue already
         self.counted = False
         """The text that comes next has been asked for before: its message has waited. The cache's counts have it."""

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 from proxy.auth.access import Access
 from proxy.events import Audit
 from proxy.filter import Filter
-from proxy.pooling.pool import Pool
+from proxy.pooling.pool import Pool, Waiter
 from proxy.pooling.pool import Upstream as PooledUpstream
-from proxy.pooling.replies import Replies
+from proxy.pooling.replies import Listener, Replies
 from proxy.pooling.statements import Held
 from proxy.session.quotas import Quotas
 from proxy.sql.verdict import Verdict
@@ -108,6 +108,10 @@ class Asker(Protocol):
 
     def bug(self) -> None:
         """End after an unexpected exception."""
+
+
+class Port(Owner, Asker, Waiter, Listener, Protocol):
+    """Where a session can be reached by those that it has leased, asked, or stands in line for."""
 
 
 class Question:

@@ -391,4 +391,4 @@ def test_begin_and_commit_count_too(town: Town) -> None:
 def test_direct_path_is_taken_where_there_is_no_rate(town: Town) -> None:
     town.house.access = Access()
     guest, _ = town.client()
-    assert guest.session._meter is None
+    assert guest.session.meter is None

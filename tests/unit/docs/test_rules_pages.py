@@ -14,7 +14,7 @@ from proxy.config.load import load
 from proxy.filter import Filter
 from proxy.operating import offline
 from proxy.operating.script import Lines
-from proxy.session.answering import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
+from proxy.session.answers import EXECUTE_OF_EXECUTE, FETCH_OF_FETCH, LATE_PORTAL, OTHER_LETTERS
 from proxy.sql.policy import Policy
 from proxy.sql.tables import RULES
 from proxy.sql.verdict import Action, Verdict

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.pooling.sent import ROOM, Groups, Sent, UnsettledError
+from proxy.pooling.sent import ROOM, Groups, MustWait, Sent
 
 NAMES = "abc"
 
@@ -83,7 +83,7 @@ def test_what_is_found_is_what_the_server_finds_whatever_fails(seed: int) -> Non
         for name in NAMES:
             try:
                 value = sent.find(name, known[name])
-            except UnsettledError:
+            except MustWait:
                 waits += 1
                 continue
             found += 1
@@ -97,7 +97,7 @@ def test_wait_is_over_when_the_group_is_answered() -> None:
     sent.put("a", 1)
     assert sent.find("a", 0) == 1
     groups.sent += 1
-    with pytest.raises(UnsettledError):
+    with pytest.raises(MustWait):
         sent.find("a", 0)
     groups.answered += 1
     assert sent.find("a", 0) == 0

@@ -7,7 +7,7 @@ import pytest
 from proxy import protocol as p
 from proxy.pooling import owed as r
 from proxy.pooling.owed import DONE, Described, Dropped, NamedParse, Owed
-from proxy.pooling.sent import Groups, UnsettledError
+from proxy.pooling.sent import Groups, MustWait
 from proxy.pooling.snapshot import NO_SETTINGS
 from proxy.pooling.statements import Held, Own, Prepared, Statement
 from proxy.sql.verdict import Action, Verdict
@@ -20,7 +20,7 @@ def test_name_of_the_clients_own_is_on_the_link_when_the_server_has_said_so() ->
     own.parse_sent(b"s1", False)
     assert (own.find(b"s1"), bool(own)) == (False, False)
     groups.sent += 1
-    with pytest.raises(UnsettledError):
+    with pytest.raises(MustWait):
         own.find(b"s1")
     groups.answered += 1
     assert own.find(b"s1") is None  # it has failed

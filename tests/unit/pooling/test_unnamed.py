@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.pooling.owed import DONE, FAILED, IGNORED, Outcome, Owed
-from proxy.pooling.sent import Groups, UnsettledError
+from proxy.pooling.sent import Groups, MustWait
 from proxy.pooling.unnamed import Unnamed
 from tests.unit.pooling.test_replies import Listener
 
@@ -54,7 +54,7 @@ def test_it_is_not_known_which_while_an_earlier_group_may_fail(unnamed: Unnamed[
     parse = unnamed.parse_sent(b"new")
     groups.sent += 1
     for ask in (unnamed.which, unnamed.there):
-        with pytest.raises(UnsettledError):
+        with pytest.raises(MustWait):
             ask()
     settle(parse, IGNORED)
     groups.answered += 1

@@ -22,8 +22,9 @@ from proxy.pooling.replies import Replies
 from proxy.pooling.snapshot import NO_SETTINGS, TAKE_OFF, Settings, read_back, restore, wear
 from proxy.pooling.statements import Held
 from proxy.pooling.unnamed import Unnamed
+from proxy.session.conversation import Conversation
 from proxy.session.judging import MAX_INLINE
-from proxy.session.ports import FRESH, Asker, End, House, Owner, Question
+from proxy.session.ports import FRESH, Asker, End, House, Owner, Question, Upstream
 from proxy.session.session import Session
 from proxy.sql import observe
 from proxy.sql.catalog import FUNCTION, TYPE, Callable, Catalog, Taint, Type
@@ -328,13 +329,19 @@ class Guest:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        assert client.session is not None
-        self.session: Session = client.session
+        assert client.conversation is not None
+        self.conversation: Conversation = client.conversation
+        self.session: Session = client.conversation.session
         for name in ("client_data", "client_lost", "client_writable", "cancel", "drain", "sweep"):
             setattr(self, name, getattr(client, name))
 
+    @property
+    def link(self) -> Upstream | None:
+        return None if self.session.link is None else self.session.link.upstream
+
     def __getattr__(self, name: str) -> object:
-        return getattr(self.session, name)
+        holders = (self.session, self.session.peer, self.conversation)
+        return getattr(next((each for each in holders if hasattr(each, name)), self.session), name)
 
 
 @pytest.fixture
@@ -1379,11 +1386,11 @@ def test_client_that_hangs_up_in_line_is_noticed_though_it_is_not_read(town: Tow
     waiting, client = town.client()
     waiting.client_data(p.query(b"select 1"))
     waiting.client.look_in_line()
-    assert waiting.session in town.pool.waiting
+    assert waiting.conversation in town.pool.waiting
     client.ended = End.FIN
     waiting.client.look_in_line()
     waiting.client.look_at_end(town.now + 0.9)
-    assert waiting.session in town.pool.waiting
+    assert waiting.conversation in town.pool.waiting
     waiting.client.look_at_end(town.now + 1)
     assert client.closed and not town.pool.waiting
 
@@ -2408,7 +2415,7 @@ def test_statement_longer_than_the_limit_is_thrown_away_as_it_arrives(town: Town
     data = p.query(text) + p.query(b"select 1")
     for i in range(0, len(data), 50_000):
         session.client_data(data[i : i + 50_000])
-        assert session._have < 500_000
+        assert session.inbox.have < 500_000
     assert client.error()["C"] == "54000"
     assert town.link(session).take() == p.query(b"select 1")
 
@@ -2422,7 +2429,7 @@ def test_long_bind_streams(town: Town) -> None:
     for i in range(0, len(data), 10_000):
         session.client_data(data[i : i + 10_000])
         sent += town.link(session).take()
-        assert session._have <= 80_000
+        assert session.inbox.have <= 80_000
     assert bytes(sent) == data
 
 

@@ -1,0 +1,266 @@
+"""What comes from the upstream: answers, the end of a group, errors after which it is of no use, its loss."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from proxy import protocol as p
+from proxy.errors import (
+    ADMIN_SHUTDOWN,
+    CONNECTION_FAILURE,
+    CRASH_SHUTDOWN,
+    FEATURE_NOT_SUPPORTED,
+    INTERNAL_ERROR,
+    CloseReason,
+    UpstreamError,
+    UpstreamProtocolError,
+)
+from proxy.ours import PREFIX
+from proxy.pooling import replies as r
+from proxy.pooling.replies import TripwireError
+from proxy.pooling.sent import Awaits
+from proxy.session import leasing, pump
+from proxy.session.ledger import SETTING
+from proxy.session.link import Link
+from proxy.session.session import Session
+
+INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
+GONE: Final = "terminating connection because the connection to the server was lost"
+_MESSAGE: Final = re.compile(rb"\0M[^\0]*")
+_TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
+"""The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
+
+
+def take(session: Session, link: Link, chunk: bytes) -> None:
+    """Take bytes from the linked upstream. Raises nothing: an upstream that breaks the protocol is closed."""
+    session.activity += 1
+    replies, house, peer = link.replies, session.house, session.peer
+    try:
+        out = replies.feed(chunk)
+    except TripwireError as error:
+        house.stats.bugs += 1
+        house.audit.event("tripwire", level="error", session=peer.who.ident, what=str(error))
+        _end_link(session, CloseReason.TRIPWIRE)
+        return
+    except UpstreamProtocolError as error:
+        house.audit.event("upstream protocol", level="error", session=peer.who.ident, what=str(error))
+        _end_link(session, error.reason)
+        return
+    if replies.halted is not None:
+        _halted(session, link, replies.halted, out)
+        return
+    if replies.skipping:
+        link.group_open = True  # a Query in its middle would have ended it: that is ignored, with all up to a Sync
+    if out:
+        link.unit = None
+        peer.delivered += 1
+        house.stats.client_bytes_sent += len(out)
+        peer.wire.write(out)
+    if peer.notices and replies.whole:
+        peer.wire.write(b"".join(peer.notices))
+        peer.notices.clear()
+    if replies.ready:
+        _ready(session, link)
+    elif session.awaits is Awaits.ANSWERS and not session.groups.unanswered:
+        # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
+        pump.go_on(session)
+    elif peer.leaving and not replies.owed:
+        peer.end(*peer.leaving)  # behind an error no more is answered
+
+
+def _ready(session: Session, link: Link) -> None:
+    """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
+    replies, ledger = link.replies, session.ledger
+    ready, replies.ready = replies.ready, 0
+    session.answered += 1
+    if ready & _TO_CLIENT:
+        session.local.seen = replies.status
+    if not replies.owed:
+        link.portals.quiet()
+        link.cancelled = link.course.ending = False
+        link.cancel_cause = ""
+        if session.peer.leaving:
+            session.peer.end(*session.peer.leaving)
+            return
+        if not link.group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
+            link.course.quiet()
+            if replies.status == p.IDLE:
+                link.portals.close_all()
+                ledger.ended()
+    if ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
+        ledger.not_read_back()
+        leasing.pin(session, SETTING, "what could not be read back")
+    if session.awaits is Awaits.ANSWERS and not session.groups.unanswered:
+        pump.go_on(session)
+    if session.link is link and leasing.let_go(session, link):
+        session.house.stats.transactions += 1
+
+
+def take_row(session: Session, body: bytes) -> None:
+    """Take a DataRow of a Query of ours: settings that are read back."""
+    values = p.row_values(body) if session.ledger.reading else []
+    if len(values) != 2:
+        return
+    carried = session.ledger.heard(values[0] or b"", values[1] or b"", session.codec)
+    if carried is None or session.link is None:
+        return
+    session.filter = session.judge.under(session.ledger.settings.path)
+    if carried:
+        upstream = session.link.upstream
+        upstream.settings = session.ledger.settings if session.ledger.as_asked else None
+        upstream.customs |= session.ledger.settings.customs
+    else:
+        # What was set on this upstream cannot be set on another one, or is not known.
+        leasing.pin(session, SETTING, "what could not be read back")
+
+
+def in_its_words(session: Session, body: bytes) -> bytes:
+    """Put the client's name of a statement in the place of ours, and our limit in that of the user's wish."""
+    link = session.link
+    if link is not None and link.cancel_cause and r.CANCELED in body:
+        cause, link.cancel_cause = link.cancel_cause, ""
+        return _MESSAGE.sub(f"\0Mcanceling statement due to {cause}".encode(), body, count=1)
+    start = body.find(PREFIX)
+    if start < 0:
+        return body
+    stop = start
+    while stop < len(body) and body[stop] not in b'"\0':
+        stop += 1
+    ours = body[start:stop]
+    return body.replace(ours, session.prepared.shown.get(ours, b"of SideCart"))
+
+
+# --- an upstream that is lost -----------------------------------------------------------------------------------------
+
+
+def lose(session: Session, link: Link, reason: CloseReason, sqlstate: str, text: str, out: bytes = b"") -> None:
+    """Go on without the upstream: run again what has not been answered, or answer it with the error.
+
+    `out` has not been delivered. A client whose session had state on the upstream alone is closed: that is gone.
+    """
+    if link.unit and _can_repeat(session, link, sqlstate):
+        _repeat(session, link, link.unit, reason)
+        return
+    ledger, local, peer = session.ledger, session.local, session.peer
+    if out:
+        peer.wire.write(out)
+    # Of a client_encoding that its transaction has set nobody would know what it is now.
+    gone = ledger.pins or ledger.reading or ledger.recodes or (ledger.touched and local.seen == p.IDLE)
+    if gone or session.inbox.flow or not link.replies.whole:
+        whole = drop_link(session, reason)
+        peer.end(reason, ADMIN_SHUTDOWN if sqlstate == CONNECTION_FAILURE else sqlstate, text if whole else "")
+        return
+    status = p.IDLE if local.seen == p.IDLE or link.course.ending else p.FAILED
+    error = p.error_response("ERROR", sqlstate, text, codec=session.codec)
+    answer = link.replies.abandon(error, status, group_open=link.group_open)
+    drop_link(session, reason)
+    _forget(session)
+    local.became(status)
+    session.swallowing = session.swallowing or link.group_open
+    if answer:
+        local.seen = status
+        peer.wire.write(answer)
+    elif status == p.FAILED:
+        # Nobody expects an answer now: whatever comes next gets it.
+        local.parting = UpstreamError(text, sqlstate, reason=reason)
+    if peer.leaving:
+        peer.end(*peer.leaving)
+    elif session.awaits is Awaits.ANSWERS:
+        pump.go_on(session)
+
+
+def _halted(session: Session, link: Link, body: bytes, out: bytes) -> None:
+    """Act on an error after which the upstream is of no use: the server's FATAL, or one to what we asked."""
+    fields = p.error_fields(body, session.codec)
+    sqlstate, text = fields.get("C", CONNECTION_FAILURE), fields.get("M", GONE)
+    reason = CloseReason.UPSTREAM_LOST if link.replies.fatal else CloseReason.DIRTY
+    ident = session.peer.who.ident
+    session.house.audit.event("upstream failed", level="warning", session=ident, sqlstate=sqlstate)
+    lose(session, link, reason, sqlstate, text, out)
+
+
+def _can_repeat(session: Session, link: Link, sqlstate: str) -> bool:
+    """Whether the unit may run on another upstream: once, and nobody wanted it to end."""
+    limits = session.pool.limits
+    if not limits.retry or session.repeated or link.cancelled or session.inbox.flow or session.ledger.pins:
+        return False
+    if sqlstate == ADMIN_SHUTDOWN:
+        return session.house.now() - link.since <= limits.retry_max_age
+    return sqlstate not in (CRASH_SHUTDOWN, FEATURE_NOT_SUPPORTED)
+
+
+def _repeat(session: Session, link: Link, unit: bytes, reason: CloseReason) -> None:
+    """Serve once more what was sent since the lease, on another upstream. The client has seen nothing of it."""
+    who, house = session.peer.who, session.house
+    link.replies.forget()
+    drop_link(session, reason)
+    _forget(session)
+    session.prepared.undo()
+    session.local.status, session.local.begin = link.before
+    session.repeated = True
+    session.swallowing = False
+    session.peer.leaving = None
+    house.stats.retries += 1
+    house.audit.event("statement repeated", session=who.ident, user=who.user, reason=reason.value)
+    session.inbox.put_back(unit)
+    if session.meter is not None:
+        session.meter.paid = True  # the first of its statements has been counted
+    pump.go_on(session)
+
+
+def _forget(session: Session) -> None:
+    """Forget what was sent to a link that has gone."""
+    session.groups.lose()
+    session.repeated = False
+    session.told_path = None
+    ledger = session.ledger
+    ledger.touched.clear()
+    ledger.lost.clear()
+    ledger.ended()
+
+
+def _end_link(session: Session, reason: CloseReason) -> None:
+    """Close the upstream, and this client with it."""
+    whole = drop_link(session, reason)
+    session.peer.end(reason, CONNECTION_FAILURE, GONE if whole else "")
+
+
+def drop_link(session: Session, reason: CloseReason) -> bool:
+    """Close the linked upstream; return whether what the client has got of it ends between two messages."""
+    link, session.link = session.link, None
+    if link is None:
+        return True
+    link.upstream.detach()
+    link.upstream.close(reason)
+    session.pool.lost(link.upstream, session.house.now())
+    return link.replies.whole
+
+
+def fail(session: Session) -> None:
+    """End after an unexpected exception: this session and its upstream never resume."""
+    session.house.stats.bugs += 1
+    whole = drop_link(session, CloseReason.BUG)
+    session.peer.end(CloseReason.BUG, INTERNAL_ERROR, INTERNAL_ERROR_TEXT if whole else "")
+
+
+def hand_back(session: Session, link: Link) -> None:
+    """Give back the upstream of a client that has gone: clean, to be cleaned, or not at all."""
+    session.link = None
+    upstream, replies, ledger = link.upstream, link.replies, session.ledger
+    upstream.detach()
+    if not session.peer.writable:
+        upstream.resume_reading()
+    if ledger.pins or ledger.lost or ledger.touched or ledger.reading:
+        upstream.settings = None
+    half_sent = session.inbox.half_sent
+    if ledger.scarred or ledger.tainted or replies.copying or half_sent or replies.halted is not None:
+        upstream.close(CloseReason.DIRTY)
+        session.pool.lost(upstream, session.house.now())
+        return
+    # What is under way is cancelled. Where that can hit a message of ours only DISCARD ALL knows what is left.
+    discard = bool(ledger.pins or link.own or replies.ours) or link.blind
+    if not link.quiet or discard:
+        session.pool.recycle(upstream, discard=discard)
+    else:
+        session.pool.release(upstream, session.house.now())

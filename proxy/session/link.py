@@ -1,0 +1,147 @@
+"""The live pair of a session and an upstream: what is known of it, from lease to release."""
+
+from __future__ import annotations
+
+from proxy import protocol as p
+from proxy.ours import NO_NAME
+from proxy.pooling import replies as r
+from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
+from proxy.pooling.sent import Groups
+from proxy.pooling.snapshot import Settings
+from proxy.pooling.statements import Dropped, Own, Ticket
+from proxy.session.course import Course
+from proxy.session.letters import Letters
+from proxy.session.portals import Portals
+from proxy.session.ports import Upstream
+
+MAX_UNIT = 65_536
+"""Bytes of a client's messages that are kept until the first reply to them is there, to be sent again."""
+
+
+class Link:
+    """Hold what one lease has under way. To forget a link is to drop it."""
+
+    # Defaults stand in the class: a lease then costs a handful of assignments.
+    group_open = False
+    """Extended messages went upstream since the last Sync."""
+    flushes = False
+    """The last message of the open group that was served asks the server for its answers."""
+    prefix = b""
+    """What goes out ahead of all else."""
+    suffix = b""
+    """What goes out behind what is sent next."""
+    unit: bytes | None = b""
+    """What was sent since the lease, as long as nothing was answered."""
+    discards: int | None = None
+    """The last group with a DISCARD ALL, behind which start-up settings are set again."""
+    put_off = False
+    """Behind a DISCARD ALL of the group that is open they are not set again yet."""
+    replans = False
+    """This lease has changed what functions have plans for."""
+    replayed = False
+    """It has needed something set or parsed again."""
+    put_back = False
+    """Where the server does not report it: the setting of layer 2 was put back since the client's last group."""
+    asking = False
+    """The server is being asked which client_encoding, or search_path, there is."""
+    cancelled = False
+    cancel_cause = ""
+    """The limit of ours that has cancelled it, until the server says that it is done."""
+
+    def __init__(self, upstream: Upstream, groups: Groups, now: float, before: tuple[int, bytes]) -> None:
+        self.upstream = upstream
+        self.replies = upstream.replies
+        self.held = upstream.held
+        self.groups = groups
+        self.since = now
+        self.before = before
+        """Transaction status and BEGIN of the client, as they were before the lease: for a unit that runs again."""
+        self.former: Settings | None = upstream.settings
+        """What held on the upstream when it was leased."""
+        self.blind = READ_ONLY not in upstream.parameters
+        """The server does not report the setting that the guard puts back (before 14)."""
+        self.portals = Portals(groups)
+        self.course = Course(groups, upstream.replies)
+        self.letters = Letters(groups)
+        self.own = Own(groups)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.replies!r}{' open' if self.group_open else ''}>"
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is owed, no group open, and no transaction begun."""
+        return not self.replies.owed and self.replies.status == p.IDLE and not self.group_open
+
+    def remember(self, sent: bytes, *, streams: bool) -> None:
+        """Keep what was sent, to send it again should the upstream be lost before it answers."""
+        if self.unit is not None:
+            unit = self.unit + sent if self.unit else sent
+            self.unit = None if len(unit) > MAX_UNIT or streams else unit
+
+    def flushed(self) -> bytes:
+        """Return what goes out ahead of all else; it is the caller's now."""
+        prefix, self.prefix = self.prefix, b""
+        return prefix
+
+    def send(self, data: bytes, start: int, pos: int, out: list[bytes]) -> None:
+        """Write what has to go first, the pieces in `out`, and data[start:pos] as it came, in one write."""
+        if not (out or pos > start or self.prefix or self.suffix):
+            return
+        if self.prefix:
+            out.insert(0, self.flushed())
+        if not out and not start and pos == len(data) and not self.suffix:
+            self.upstream.write(data)  # the client's own bytes object
+            return
+        if pos > start:
+            out.append(data[start:pos])
+        if self.suffix:
+            out.append(self.suffix)
+            self.suffix = b""
+        self.upstream.write(b"".join(out))
+
+    def ahead(self) -> bytes | None:
+        """Return what has to go ahead of a group that begins now: the guard, or nothing.
+
+        None: the group has to wait, until it is known whether it would be in a transaction. In one, the guard is of no
+        use: whether a transaction may write was decided when it began, before anything of it ran.
+        """
+        self.put_back = False
+        if not (self.blind or self.replies.awaited):
+            return b""
+        status = self.course.status
+        if status == UNKNOWN:
+            return None
+        return GUARD if status == p.IDLE else b""
+
+    def help(self, sql: bytes, code: int = r.SKIP, ticket: Ticket | None = None) -> bytes:
+        """Return what runs a statement of ours inside a group of the client's; its replies are owed."""
+        self.course.asked_in = self.groups.sent
+        # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
+        name = self.held.new_name()
+        owe = self.replies.owe
+        begin, execute, end = p.run(name, sql)
+        owe(r.SKIP)
+        owe(r.SKIP)
+        owe(code, ticket)
+        owe(r.SKIP)
+        owe(r.SKIP_TICKET, Dropped(self.held, name))
+        return begin + execute + end
+
+    def end_within(self) -> None:
+        """Note that a group ends now with something else than a Sync."""
+        if self.group_open:
+            self.course.cut()
+        self.group_open = False
+
+    def close_all(self, names: list[bytes]) -> None:
+        """Close prepared statements that nobody needs there any more, in a group of ours."""
+        closes = [p.target(p.CLOSE, b"S", name) for name in names]
+        for _ in closes:
+            self.replies.owe(r.SKIP)
+        self.replies.owe(r.SKIP_SYNC)
+        self.upstream.write(self.flushed() + b"".join(closes) + p.SYNC_MESSAGE)
+
+    def cut_group(self) -> bytes:
+        """Return what ends the group here, where the client goes on with it; its replies are the caller's to owe."""
+        return p.target(p.CLOSE, b"S", NO_NAME) + p.SYNC_MESSAGE

@@ -1,0 +1,237 @@
+"""One frontend message after the other: served, answered here, or left until there is what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from proxy import protocol as p
+from proxy.errors import PROTOCOL_VIOLATION, ClientProtocolError, CloseReason, MalformedMessageError
+from proxy.pooling import replies as r
+from proxy.pooling.sent import Awaits, MustWait
+from proxy.session import answers, boundaries, direct, extended, reading, simple, verdicts
+from proxy.session.answers import Refusal
+from proxy.session.inbox import STREAM_BIND_FROM
+from proxy.session.session import Session
+
+MESSAGE_SLACK: Final = 262_400
+"""What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
+
+
+def serve(session: Session, data: bytes, *, again: bool = False) -> None:
+    """Serve these bytes; what breaks the protocol ends the connection, in its turn. `again`: as for `_pump`."""
+    try:
+        _pump(session, data, again=again)
+    except ClientProtocolError as error:
+        if session.link is not None:
+            session.link.unit = None
+        leave(session, CloseReason.CLIENT_PROTOCOL, error.sqlstate, str(error))
+
+
+def go_on(session: Session) -> None:
+    """Serve what waits in the inbox: what it has waited for is there, or will not come."""
+    session.awaits = Awaits.NOTHING
+    session.verdicts.counted = True
+    serve(session, session.inbox.take(), again=True)
+    session.verdicts.counted = False
+    session.wait_error = None
+    if not session.waiting and not session.judging:
+        session.verdicts.served()
+        if not session.held_up:
+            verdicts.forget_path(session)
+    leave_if_finished(session)
+    session.pace()
+
+
+def leave_if_finished(session: Session) -> None:
+    """Act on the end of what the client sends, once it is served."""
+    peer = session.peer
+    if peer.finished and not (peer.leaving or session.held_up or peer.closed):
+        leave(session, CloseReason.CLIENT_LOST)
+
+
+def leave(session: Session, reason: CloseReason, sqlstate: str = "", text: str = "") -> None:
+    """End, but answer first what was asked before, as a server does that reads one message after the other."""
+    link = session.link
+    if link is None or not link.replies.awaited:
+        session.peer.end(reason, sqlstate, text)
+        return
+    session.peer.leaving = (reason, sqlstate, text)
+    if link.group_open and not session.inbox.half_sent:
+        link.group_open = False
+        link.replies.owe(r.CUT_SYNC)
+        link.upstream.write(p.SYNC_MESSAGE)
+
+
+def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
+    """Serve every whole message in `data`; send what goes upstream in one write, and keep the rest.
+
+    `again`: the first one has waited.
+    """
+    inbox = session.inbox
+    if not inbox.flow and _serve_group(session, data):
+        return
+    size = len(data)
+    pos = start = 0
+    first = 0 if session.link is not None else -1  # where the messages begin that went to the link
+    out: list[bytes] = []
+    need = 5
+    if inbox.flow:
+        pos = min(size, inbox.flow)
+        inbox.flow -= pos
+        start = pos if inbox.dropping else 0
+    ended = False
+    try:
+        while size - pos >= 5 and not ended:
+            kind = data[pos]
+            end = pos + 1 + _length(data, pos, kind)
+            if end > size:
+                if not _streams(session, kind, end - pos - 1, size - pos):
+                    need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
+                    break
+                inbox.passes = False  # unless its handler says so: what was no Bind would be taken for messages
+            answer: bytes | None = b""
+            if kind == p.TERMINATE:
+                ended = True
+            else:
+                try:
+                    answer = _serve(session, kind, data, pos, end)
+                except MustWait as wait:
+                    session.awaits = wait.awaits
+                    session.pace()
+                    break
+            if again:
+                again = session.verdicts.counted = False
+                verdicts.forget_path(session)
+            if session.meter is not None:
+                session.meter.paid = False  # the next one is another statement
+            link = session.link
+            if link is not None:
+                link.flushes = kind == p.FLUSH
+                if first < 0:
+                    first = pos
+            if end > size:
+                inbox.flow = end - size
+                inbox.dropping = not inbox.passes
+                end = size
+            if answer is not None:
+                if pos > start:
+                    out.append(data[start:pos])
+                if answer:
+                    out.append(answer)
+                start = end
+            pos = end
+    finally:
+        # Also ahead of Terminate, and of a message that breaks the protocol: what is owed was sent.
+        if session.link is not None:
+            session.link.send(data, start, pos, out)
+    link = session.link
+    if link is not None and link.unit is not None and first >= 0:
+        link.remember(data[first:pos] if first or pos < size else data, streams=bool(inbox.flow))
+    if ended:
+        leave(session, CloseReason.CLIENT_TERMINATE)
+    elif pos < size:
+        inbox.keep(data[pos:], need)
+
+
+def _length(data: bytes, pos: int, kind: int) -> int:
+    """Return the length that a message has by its header. Raises ClientProtocolError."""
+    length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+    limit = p.FRONTEND_LIMITS.get(kind)
+    if limit is None or not 4 <= length <= limit:
+        p.check_frontend(kind, length)
+    return length
+
+
+def _serve_group(session: Session, data: bytes) -> bool:
+    """Serve a whole group at once, if it is one of those that most drivers send; return whether that was so."""
+    kind = data[:1]
+    try:
+        if kind == b"P":
+            return direct.parse_group(session, data) or boundaries.take_group(session, data)
+        return kind == b"B" and direct.bind_group(session, data)
+    except MustWait as wait:
+        session.awaits = wait.awaits
+        session.inbox.keep(data, 5)
+        session.pace()
+        return True
+
+
+def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:
+    """Serve one message; return None to forward it as it is, or what is sent in its place. Raises MustWait."""
+    link = session.link
+    if kind in _IGNORED and (session.swallowing or (link is not None and link.replies.skipping)):
+        return b""
+    ahead: bytes | None = b""
+    if link is not None and not link.group_open and (link.replies.owed or link.blind) and kind in _BEGINNERS:
+        # A group begins behind something unanswered: it may need the guard ahead.
+        ahead = link.ahead()
+        if ahead is None:
+            raise MustWait
+    before = len(link.replies.owed) if ahead and link is not None else 0
+    handler = _HANDLERS[kind]
+    try:
+        if session.ledger.recodes and kind in _WITH_TEXT:
+            answer = reading.recoding(session, handler, data, pos, end)
+        else:
+            answer = handler(session, data, pos, end)
+    except Refusal as refusal:
+        unnamed = kind == p.PARSE and data[pos + 5 : pos + 6] == b"\0"
+        answer = answers.answer(session, refusal, kind, unnamed=unnamed)
+    except MalformedMessageError as error:
+        answer = _malformed(session, kind, error)
+    if not ahead or link is None or len(link.replies.owed) == before:
+        return answer
+    link.replies.owed.insert(before, r.GUARDING)
+    return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
+
+
+def _malformed(session: Session, kind: int, error: MalformedMessageError) -> bytes:
+    """Answer a message that does not hold what its type asks for, as the server does that never gets to it."""
+    refusal = answers.error(session, PROTOCOL_VIOLATION, str(error))
+    refusal.destroys = False
+    if kind != p.SYNC:
+        return answers.answer(session, refusal, kind, unnamed=False)
+    if session.ignored:
+        session.peer.wire.write(refusal.response)  # it is a Sync even so: nothing is ignored any more
+        before = b""
+    else:
+        before = answers.answer(session, refusal, kind, unnamed=False)
+    sync = extended.sync(session, p.SYNC_MESSAGE, 0, len(p.SYNC_MESSAGE))
+    return before + (p.SYNC_MESSAGE if sync is None else sync)
+
+
+def _streams(session: Session, kind: int, length: int, have: int) -> bool:
+    """Say whether a message that is not whole yet is handled now, and its rest passed on as it arrives."""
+    if kind == p.BIND:
+        return have >= STREAM_BIND_FROM
+    if kind == p.COPY_DATA:
+        return True
+    return kind in (p.QUERY, p.PARSE) and length > session.house.max_query_length + MESSAGE_SLACK
+
+
+def _copy(session: Session, data: bytes, pos: int, end: int) -> bytes:
+    return b""  # no COPY FROM ever begins; the server ignores these outside of one
+
+
+_BEGINNERS: Final = frozenset((p.QUERY, p.PARSE, p.BIND, p.DESCRIBE, p.EXECUTE, p.CLOSE, p.FUNCTION_CALL))
+"""Messages with which a group begins that can make the server do something."""
+_IGNORED: Final = _BEGINNERS | {p.FLUSH}
+"""Those that the server ignores behind an error, up to Sync."""
+_WITH_TEXT: Final = frozenset((p.QUERY, p.PARSE, p.BIND))
+"""Those that are read in the client's encoding."""
+
+_HANDLERS: Final[Mapping[int, Callable[[Session, bytes, int, int], bytes | None]]] = {
+    p.QUERY: simple.query,
+    p.PARSE: extended.parse,
+    p.BIND: extended.bind,
+    p.DESCRIBE: extended.describe,
+    p.EXECUTE: extended.execute,
+    p.CLOSE: extended.close,
+    p.SYNC: extended.sync,
+    p.FLUSH: extended.flush,
+    p.FUNCTION_CALL: simple.function_call,
+    p.COPY_DATA: _copy,
+    p.COPY_DONE: _copy,
+    p.COPY_FAIL: _copy,
+}

@@ -1,0 +1,161 @@
+"""Messages that end with a ReadyForQuery of their own: Query, FunctionCall.
+
+A handler returns None to forward the message's exact bytes, or other bytes to send in their place (b"" for nothing);
+it raises MustWait to leave the message unserved until there is what it waits for, and Refusal to have it answered.
+"""
+
+from __future__ import annotations
+
+from proxy import protocol as p
+from proxy.pooling import replies as r
+from proxy.pooling.sent import MustWait
+from proxy.pooling.statements import Run
+from proxy.session import (
+    answers,
+    boundaries,
+    effects,
+    leasing,
+    providing,
+    reading,
+    resetting,
+    rows,
+    transactions,
+    verdicts,
+)
+from proxy.session.course import Block
+from proxy.session.judging import PATH_IN_USE
+from proxy.session.link import Link
+from proxy.session.session import Effects, Session
+from proxy.sql import observe
+from proxy.sql.verdict import Action, Verdict
+
+
+def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
+    """Serve a Query."""
+    if end > len(data):
+        raise answers.too_long(session)
+    answers.charge(session)
+    text = p.query_text(data, pos + 5, end)
+    link = session.link
+    if link is not None:
+        link.portals.names_may_change()
+    if session.ledger.recodes:
+        reading.check_letters(session, text)
+    verdict = verdicts.of(session, text, extended=False)
+    verdicts.check(session, verdict, text)
+    if link is None:
+        ends = verdict.boundary or (session.local.parting is not None and verdict.kind in transactions.ENDS)
+        if ends and boundaries.take(session, verdict, text):
+            return b""
+    if verdict.effects:
+        if foreign := providing.name_of_ours(session, verdict):
+            raise answers.no_statement(session, foreign)
+        verdicts.check_executed(session, verdict)
+    if link is None:
+        transactions.check_failed(session, verdict)
+        link = leasing.lease(session)
+    elif link.group_open:
+        transactions.check_order(session, link, verdict)
+    opens = _check(session, link, verdict)
+    before, between = _ahead(session, link, verdict, verdict.text or text)
+    if link.course.block is Block.OURS:
+        before += link.help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
+    replaced = transactions.let_through(session, link, verdict)
+    if verdict.action is Action.REFUSE:
+        leasing.pin_for(session, session.verdicts.sets_beside(text, session.codec))
+    if session.meter is not None and verdict.statements > 1 and not session.repeated:
+        session.meter.charge_more(verdict.statements - 1)
+    if verdict.nulls:
+        replaced = resetting.with_startup(session, verdict, text)
+    if opens:
+        link.replies.owe(r.SKIP_QUERY)
+        before += p.query(observe.BEGIN)
+    built, behind = _owe(session, link, verdict, text if replaced is None else replaced, between=between, opens=opens)
+    if built is not None and built != text:
+        replaced = built
+    if replaced is None and not before and not behind:
+        return None
+    return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
+
+
+def _check(session: Session, link: Link, verdict: Verdict) -> bool:
+    """Raise Refusal, or MustWait, for what the link has open; return whether an observed text opens a block of ours."""
+    resetting.check_discarded(session)
+    if verdict.effects:
+        rows.check_fetched(session, verdict)
+    if effects.moves_used_path(session, verdict):
+        raise answers.refused(session, PATH_IN_USE)
+    opens = transactions.observes(session, verdict) and transactions.opens(session, link)
+    if opens and link.group_open:
+        raise answers.refused(session, verdict)
+    return opens
+
+
+def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple[bytes, bool]:
+    """Return what goes ahead of a Query, and whether functions plan anew between its statements. Raises MustWait."""
+    before = resetting.after_discard(session, link, verdict)
+    replans = resetting.has_to_replan(session, link, verdict)
+    between = replans and resetting.replans_between(session, link, verdict, text)
+    if between:
+        link.held.drop_apart()
+    elif replans:  # ahead of statements that keep what they were parsed as
+        before += resetting.replan(link, query=True)
+    leaving = providing.leaves_failed(session, link, verdict, text)
+    if leaving is not None:
+        if link.group_open and link.replies.owed:
+            leasing.end_group(session, link)  # in a transaction block its Sync changes nothing
+            raise MustWait
+        before += providing.provide_in_failed(session, link, verdict, *leaving)
+    elif verdict.effects:
+        before += providing.provide(session, link, verdict, query=True, ended=replans and not between)
+    return before, between
+
+
+def _owe(
+    session: Session, link: Link, verdict: Verdict, text: bytes, *, between: bool, opens: bool
+) -> tuple[bytes | None, bytes]:
+    """Owe the reply to a Query; return its text with ours in between, if it has to be, and what goes behind it."""
+    if verdict.steers:
+        link.course.steer_by(verdict)
+    link.end_within()
+    session.unnamed.end_sent()
+    built: bytes | None = None
+    behind = b""
+    done: Effects = ()
+    if verdict.effects or between:
+        done = effects.of(session, verdict)
+        code, ticket = effects.follow(session, link, done, r.QUERY)
+        if between and ticket is None:
+            code, ticket = r.QUERY_RUN, Run()
+        if isinstance(ticket, Run) and verdict.kind == "multi" and (between or session.ledger.startup.items):
+            built = resetting.put_between(session, ticket, text, replans=between)
+        link.replies.owe(code, ticket)
+        effects.keep_prepared(session, verdict)
+        leasing.pin_for(session, done)
+    elif opens:
+        link.replies.owe(r.QUERY_RUN, Run())
+        behind = transactions.end_ours(link)
+    else:
+        link.replies.owe(r.QUERY)
+    link.course.ending = verdict.kind in transactions.ENDS
+    link.portals.taken()
+    if built is None:
+        behind = behind or resetting.again(session, link, verdict, done, group=False)
+    return built, behind
+
+
+def function_call(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
+    """Serve a FunctionCall."""
+    oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
+    answers.charge(session)
+    if session.link is not None:
+        session.link.portals.names_may_change()
+    verdict = session.filter.judge_function_call(oid, formats, arguments)
+    if verdict.action is not Action.ALLOW:
+        raise answers.refused(session, verdict)
+    link = session.link or leasing.lease(session)
+    ended = link.help(observe.END) if link.course.block is Block.OURS else b""
+    link.end_within()
+    link.replies.owe(r.FUNCTION)
+    session.house.stats.statements[verdict.label] += 1
+    return ended + data[pos:end] if ended else None
