@@ -16,8 +16,8 @@ import pytest
 from proxy import errors
 from proxy.cli import VERBS
 from proxy.config.schema import ENVIRONMENT_NAMES, SECTIONS
-from proxy.session.transactions import OBSERVED
 from proxy.session.ledger import STAY_BEHIND
+from proxy.session.transactions import OBSERVED
 from proxy.sql.verdict import Effect
 from tests.unit.docs.pages import PAGES, ROOT, page_id, rows, targets
 
