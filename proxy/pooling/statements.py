@@ -158,6 +158,11 @@ class Held:
         twin = self._texts.get((statement.body, statement.context))
         return [] if twin is None or twin not in self.names else [self._forget(twin)]
 
+    @property
+    def full(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self.stale) or len(self.names) > self.limit
+
     def surplus(self, room: int = 0) -> list[bytes]:
         """Forget what is too much, with `room` for more; return the names to close."""
         names = list(self.stale)
@@ -352,12 +357,11 @@ class Own:
     Of each name it is told whether all of a statement is there (True), or its name alone.
     """
 
-    # Made when they are needed: hardly a lease needs one.
-    _names: dict[bytes, bool] | None = None  # as far as the server has answered
-    _sent: Sent[bytes, bool | None] | None = None
+    __slots__ = ("_names", "_sent")
 
     def __init__(self, groups: Groups) -> None:
-        self._groups = groups
+        self._names: dict[bytes, bool] = {}  # as far as the server has answered
+        self._sent: Sent[bytes, bool | None] = Sent(groups)
 
     def __repr__(self) -> str:
         return f"<Own {self._names} {self._sent!r}>"
@@ -367,35 +371,27 @@ class Own:
 
     def find(self, name: bytes) -> bool | None:
         """Return what of a name a message finds there that is sent now; None: nothing. Raises MustWait."""
-        known = self._names.get(name) if self._names else None
-        return known if self._sent is None else self._sent.find(name, known)
+        return self._sent.find(name, self._names.get(name))
 
     def parse_sent(self, name: bytes, whole: bool) -> None:
-        self._under_way().put(name, whole)
+        self._sent.put(name, whole)
 
     def close_sent(self, name: bytes) -> None:
-        self._under_way().put(name, None)
+        self._sent.put(name, None)
 
     def all_closes_sent(self) -> None:
-        self._under_way().put_every(None)
-
-    def _under_way(self) -> Sent[bytes, bool | None]:
-        if self._sent is None:
-            self._sent = Sent(self._groups)
-        return self._sent
+        self._sent.put_every(None)
 
     def keep(self, name: bytes, whole: bool) -> None:
         """Note that the server has it."""
-        if self._names is None:
-            self._names = {}
         self._names[name] = whole
 
     def forget(self, name: bytes) -> None:
         """Note that the server has dropped it."""
-        if self._names:
-            self._names.pop(name, None)
+        self._names.pop(name, None)
 
     def all(self) -> list[bytes]:
         """Forget everything; return the names."""
-        names, self._names = list(self._names or ()), None
+        names = list(self._names)
+        self._names.clear()
         return names

@@ -77,17 +77,13 @@ def _ready(session: Session, link: Link) -> None:
     if ready & _TO_CLIENT:
         session.local.seen = replies.status
     if not replies.owed:
-        link.portals.quiet()
-        link.cancelled = link.course.ending = False
-        link.cancel_cause = ""
+        if session.awaits is Awaits.NOTHING and leasing.releases(session, link):
+            session.house.stats.transactions += 1
+            return
         if session.peer.leaving:
             session.peer.end(*session.peer.leaving)
             return
-        if not link.group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
-            link.course.quiet()
-            if replies.status == p.IDLE:
-                link.portals.close_all()
-                ledger.ended()
+        _quiet(session, link)
     if ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
         ledger.not_read_back()
         leasing.pin(session, SETTING, "what could not be read back")
@@ -95,6 +91,21 @@ def _ready(session: Session, link: Link) -> None:
         pump.go_on(session)
     if session.link is link and leasing.let_go(session, link):
         session.house.stats.transactions += 1
+
+
+def _quiet(session: Session, link: Link) -> None:
+    """Note that nothing is owed, on a link that goes on."""
+    if link.cancelled is not None:
+        link.cancelled = None
+    course, portals, ledger = link.course, link.portals, session.ledger
+    course.ending = False
+    if not link.group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
+        course.quiet()
+        if link.replies.status == p.IDLE:
+            portals.close_all()
+            if ledger.unsure or ledger.recodes:
+                ledger.ended()
+    portals.bound_before = portals.bound
 
 
 def take_row(session: Session, body: bytes) -> None:
@@ -118,8 +129,8 @@ def take_row(session: Session, body: bytes) -> None:
 def in_its_words(session: Session, body: bytes) -> bytes:
     """Put the client's name of a statement in the place of ours, and our limit in that of the user's wish."""
     link = session.link
-    if link is not None and link.cancel_cause and r.CANCELED in body:
-        cause, link.cancel_cause = link.cancel_cause, ""
+    if link is not None and link.cancelled and r.CANCELED in body:
+        cause, link.cancelled = link.cancelled, ""
         return _MESSAGE.sub(f"\0Mcanceling statement due to {cause}".encode(), body, count=1)
     start = body.find(PREFIX)
     if start < 0:
@@ -183,7 +194,7 @@ def _halted(session: Session, link: Link, body: bytes, out: bytes) -> None:
 def _can_repeat(session: Session, link: Link, sqlstate: str) -> bool:
     """Whether the unit may run on another upstream: once, and nobody wanted it to end."""
     limits = session.pool.limits
-    if not limits.retry or session.repeated or link.cancelled or session.inbox.flow or session.ledger.pins:
+    if not limits.retry or session.repeated or link.cancelled is not None or session.inbox.flow or session.ledger.pins:
         return False
     if sqlstate == ADMIN_SHUTDOWN:
         return session.house.now() - link.since <= limits.retry_max_age

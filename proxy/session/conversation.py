@@ -55,7 +55,7 @@ class Conversation:
         if session.peer.leaving:
             return
         inbox = session.inbox
-        if inbox or session.waiting:
+        if inbox.have or session.awaits is not Awaits.NOTHING:
             inbox.add(data)
             if session.held_up or inbox.have < inbox.need:
                 return
@@ -86,8 +86,7 @@ class Conversation:
         """
         session, link = self.session, self.session.link
         if link is not None and link.replies.awaited:
-            link.cancelled = True
-            link.cancel_cause = cause
+            link.cancelled = cause
             link.upstream.cancel(then)
             return "sent"
         text = f"canceling statement due to {cause or 'user request'}"

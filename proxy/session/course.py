@@ -27,22 +27,28 @@ class Block(enum.Enum):
 class Course:
     """Follow one lease's transactions. Groups are told by their number: see `Groups`."""
 
-    # Defaults stand in the class: hardly a lease changes one of them.
-    block = Block.NONE
-    ending = False
-    """COMMIT or ROLLBACK was sent: the transaction ends, however that goes."""
-    asked_in = NEVER
-    """In which group something of ours has run, or was parsed, …"""
-    read_in = NEVER
-    """… the client has read, …"""
-    ran_in = NEVER
-    """… or it has run anything."""
-    _steered = 0
-    _steered_until = NEVER  # `_steered` holds until so many groups are answered
+    __slots__ = (
+        "_groups",
+        "_replies",
+        "_steered",
+        "_steered_until",
+        "asked_in",
+        "block",
+        "ending",
+        "ran_in",
+        "read_in",
+    )
 
     def __init__(self, groups: Groups, replies: Replies) -> None:
         self._groups = groups
         self._replies = replies
+        self.block = Block.NONE
+        self.ending = False
+        """COMMIT or ROLLBACK was sent: the transaction ends, however that goes."""
+        self.asked_in = self.read_in = self.ran_in = NEVER
+        """In which group something of ours has run, or was parsed; the client has read; it has run anything."""
+        self._steered = 0
+        self._steered_until = NEVER  # `_steered` holds until so many groups are answered
 
     @property
     def is_steered(self) -> bool:

@@ -95,7 +95,7 @@ def follow(session: Session, link: Link, effects: Effects, code: int) -> tuple[i
     """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
     if not any(effect in _TOLD for effect, _ in effects):
         return code, None
-    prepared, own = session.prepared, link.own
+    prepared, own = session.prepared, link.put_own()
     closes = []
     for effect, text in effects:
         if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):

@@ -107,6 +107,7 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
 def _note_parse(session: Session, link: Link, verdict: Verdict, name: bytes) -> None:
     """Note what a Parse that goes out changes for what comes behind it."""
     link.course.ending = verdict.kind in transactions.ENDS
+    link.stirred = link.stirred or link.course.ending
     link.group_open = True
     if verdict.kind in using.ANALYSED:
         link.course.read_in = session.groups.sent
@@ -240,6 +241,7 @@ def _executed(session: Session, link: Link, verdict: Verdict) -> Effects:
     course = link.course
     if verdict.kind in _BLOCKS:
         course.block = Block.CLIENTS if verdict.kind == "begin" else Block.NONE
+        link.stirred = True
     if verdict.steers:
         course.steer_by(verdict)
     done = effects.of(session, verdict)
@@ -286,7 +288,7 @@ def close(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         link.replies.owe(r.CLOSE_UNNAMED)
         return None
     # The server has it under this name only if SQL may know it; else this closes nothing, which is no error.
-    own, known_as = link.own, key(name)
+    own, known_as = link.put_own(), key(name)
 
     def closed() -> None:
         prepared.forget(known_as)

@@ -16,6 +16,7 @@ class Inbox:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self.have = 0
+        """How many bytes are kept."""
         self.need = 0
         """How many bytes there have to be before it is worth to look."""
         self.flow = 0
@@ -24,9 +25,6 @@ class Inbox:
         """Whether these are thrown away."""
         self.passes = False
         """Whether the message whose handler runs is forwarded, as far as it has come."""
-
-    def __bool__(self) -> bool:
-        return bool(self._parts)
 
     @property
     def half_sent(self) -> bool:
@@ -48,12 +46,14 @@ class Inbox:
     def put_back(self, data: bytes) -> None:
         """Put bytes that were served in front of what is kept: they are to be served again."""
         self._parts.insert(0, data)
+        self.have += len(data)
 
     def take(self) -> bytes:
         """Return all of them; none is left."""
         data = b"".join(self._parts)
-        self._parts.clear()
+        self.clear()
         return data
 
     def clear(self) -> None:
         self._parts.clear()
+        self.have = 0

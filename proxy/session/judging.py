@@ -117,7 +117,7 @@ class Judging:
             verdict = self.filter.judge(text, codec, extended=extended, types=oids)
         if oids and verdict is not None and verdict.action is not Action.REFUSE:
             verdict = self.filter.judge_types(verdict, oids) or verdict
-        if verdict is not None and verdict.unresolved and not self._refreshed:
+        if verdict is not None and verdict.action is Action.REFUSE and verdict.unresolved and not self._refreshed:
             self._question = self._house.catalogues.refresh_for(self._database, self._asker)
             self._refreshed = self._question is not None
             if self._refreshed:

@@ -23,7 +23,8 @@ def lease(session: Session) -> Link:
     """Take an upstream. Raises MustWait where the client stands in line, Refusal where it cannot have one."""
     if session.local.parting is not None:
         session.wait_error, session.local.parting = session.local.parting, None
-    answers.check_wait(session)
+    if session.wait_error is not None:
+        answers.check_wait(session)
     if session.meter is not None and (excess := session.meter.look()):
         raise answers.in_vain(session, answers.too_fast(session, excess))
     now = session.house.now()
@@ -46,7 +47,8 @@ def attach(session: Session, pooled: PooledUpstream, now: float) -> Link:
     if not session.peer.writable:
         upstream.pause_reading()
     session.prepared.mark()
-    session.pool.settle(upstream)
+    if upstream.restless:
+        session.pool.settle(upstream)
     if session.peer.defaults is not upstream.defaults:
         _tell_defaults(session, link)
     if upstream.settings is not ledger.settings:
@@ -57,7 +59,7 @@ def attach(session: Session, pooled: PooledUpstream, now: float) -> Link:
     shaping: object = ledger.settings if judge.folds else ledger.settings.parsing
     if judge.dated:
         shaping = session.token
-    outdated = _outdates_plans(session, upstream)
+    outdated = upstream.proofs is not judge.proofs and _outdates_plans(session, upstream)
     if upstream.plans is not shaping or outdated:
         upstream.plans = None
         if judge.caches or judge.dated or outdated:
@@ -85,9 +87,8 @@ def _outdates_plans(session: Session, upstream: Upstream) -> bool:
 
     PostgreSQL analyses nothing anew because a function was created that fits better.
     """
-    proofs = session.filter.proofs
-    before = upstream.proofs
-    if before is proofs or (proofs is None and before is not FRESH):
+    proofs, before = session.filter.proofs, upstream.proofs
+    if proofs is None and before is not FRESH:
         return False
     upstream.proofs = proofs
     return before is not FRESH
@@ -129,7 +130,7 @@ def pin_for(session: Session, effects: Effects) -> None:
         _pinned(session, reason)
     if link is not None and (ledger.unsure or (session.filter.folds and ledger.touched)):
         link.upstream.plans = None
-        link.replans = True
+        link.replans = link.stirred = True
 
 
 def pin(session: Session, reason: str, name: str) -> None:
@@ -147,13 +148,29 @@ def _pinned(session: Session, reason: str) -> None:
 # --- release ----------------------------------------------------------------------------------------------------------
 
 
+def releases(session: Session, link: Link) -> bool:
+    """Give the upstream back at once where nothing at all was left on it; return whether that was so.
+
+    It is what `let_go` comes to, for the commonest lease. Nothing is owed.
+    """
+    ledger = session.ledger
+    if link.replies.status != p.IDLE or link.group_open or link.blind or link.upstream.cancelling or link.held.full:
+        return False
+    if ledger.pins or ledger.touched or ledger.unsure or ledger.recodes or ledger.loosened or ledger.reading:
+        return False
+    if link.own or session.peer.leaving:
+        return False
+    _release(session, link)
+    return True
+
+
 def let_go(session: Session, link: Link) -> bool:
     """Give the upstream back where nothing keeps it; return whether that was so.
 
     Where settings were changed, or a pin may have ended, the server is asked first; its answer leads here again.
     """
-    ledger, upstream = session.ledger, link.upstream
-    if not link.quiet or (ledger.pins and not ledger.loosened):
+    ledger, upstream, replies = session.ledger, link.upstream, link.replies
+    if replies.owed or replies.status != p.IDLE or link.group_open or (ledger.pins and not ledger.loosened):
         return False
     if upstream.cancelling and (link.own or ledger.touched or ledger.loosened):
         upstream.cancel(partial(_cancel_ended, session, link))  # which could hit what is asked now
@@ -167,7 +184,7 @@ def let_go(session: Session, link: Link) -> bool:
     if ledger.touched or ledger.loosened:
         _read_back(session, link)
         return False
-    if surplus := link.held.surplus():
+    if link.held.full and (surplus := link.held.surplus()):
         _clean_up(session, link)
         link.close_all(surplus)
         return False
@@ -231,7 +248,8 @@ def _release(session: Session, link: Link) -> None:
     if ledger.lost:
         upstream.settings = None
         ledger.lost.clear()
-    session.pool.settle(upstream)
+    if upstream.restless:
+        session.pool.settle(upstream)
     upstream.unnamed_of = session.unnamed.leave()
     session.repeated = False
     upstream.detach()

@@ -11,14 +11,14 @@ class Letters:
     Only a session that changes it (`Ledger.recodes`) looks here.
     """
 
-    # Defaults stand in the class: hardly a lease changes one of them.
-    obscured_in = NEVER
-    """The last group in which something may have changed it."""
-    _known_in = NEVER  # in this group what comes next is read by `_codec`, if the server gets to it
-    _codec = ""
+    __slots__ = ("_codec", "_groups", "_known_in", "obscured_in")
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
+        self.obscured_in = NEVER
+        """The last group in which something may have changed it."""
+        self._known_in = NEVER  # in this group what comes next is read by `_codec`, if the server gets to it
+        self._codec = ""
 
     @property
     def known(self) -> str:

@@ -21,34 +21,36 @@ MAX_UNIT = 65_536
 class Link:
     """Hold what one lease has under way. To forget a link is to drop it."""
 
-    # Defaults stand in the class: a lease then costs a handful of assignments.
-    group_open = False
-    """Extended messages went upstream since the last Sync."""
-    flushes = False
-    """The last message of the open group that was served asks the server for its answers."""
-    prefix = b""
-    """What goes out ahead of all else."""
-    suffix = b""
-    """What goes out behind what is sent next."""
-    unit: bytes | None = b""
-    """What was sent since the lease, as long as nothing was answered."""
-    discards: int | None = None
-    """The last group with a DISCARD ALL, behind which start-up settings are set again."""
-    put_off = False
-    """Behind a DISCARD ALL of the group that is open they are not set again yet."""
-    replans = False
-    """This lease has changed what functions have plans for."""
-    replayed = False
-    """It has needed something set or parsed again."""
-    put_back = False
-    """Where the server does not report it: the setting of layer 2 was put back since the client's last group."""
-    asking = False
-    """The server is being asked which client_encoding, or search_path, there is."""
-    cancelled = False
-    cancel_cause = ""
-    """The limit of ours that has cancelled it, until the server says that it is done."""
+    __slots__ = (
+        "_course",
+        "_letters",
+        "asking",
+        "before",
+        "blind",
+        "cancelled",
+        "discards",
+        "flushes",
+        "former",
+        "group_open",
+        "groups",
+        "held",
+        "own",
+        "portals",
+        "prefix",
+        "put_back",
+        "put_off",
+        "replans",
+        "replayed",
+        "replies",
+        "since",
+        "stirred",
+        "suffix",
+        "unit",
+        "upstream",
+    )
 
     def __init__(self, upstream: Upstream, groups: Groups, now: float, before: tuple[int, bytes]) -> None:
+        # Plain slots, set in few lines: a lease is made for each transaction.
         self.upstream = upstream
         self.replies = upstream.replies
         self.held = upstream.held
@@ -61,9 +63,56 @@ class Link:
         self.blind = READ_ONLY not in upstream.parameters
         """The server does not report the setting that the guard puts back (before 14)."""
         self.portals = Portals(groups)
-        self.course = Course(groups, upstream.replies)
-        self.letters = Letters(groups)
-        self.own = Own(groups)
+        self.unit: bytes | None = b""
+        """What was sent since the lease, as long as nothing was answered."""
+        self.prefix = self.suffix = b""
+        """What goes out ahead of all else, and behind what is sent next."""
+        self.group_open = False
+        """Extended messages went upstream since the last Sync."""
+        self.flushes = False
+        """The last message of the open group that was served asks the server for its answers."""
+        self.stirred = False
+        """Something is set, or to be set, that each message has to be looked at for: see where it is set."""
+        self.discards: int | None = None
+        """The last group with a DISCARD ALL, behind which start-up settings are set again."""
+        self.put_off = False
+        """Behind a DISCARD ALL of the group that is open they are not set again yet."""
+        self.replans = self.replayed = False
+        """This lease has changed what functions have plans for; it has needed something set or parsed again."""
+        self.put_back = False
+        """Where the server does not report it: the setting of layer 2 was put back since the client's last group."""
+        self.asking = False
+        """The server is being asked which client_encoding, or search_path, there is."""
+        self.cancelled: str | None = None
+        """What runs was cancelled, until the server says that it is done: by this limit of ours, or "", by a user."""
+        self.own: Own | None = None
+        """What stands on the upstream under the client's own names; None: nothing ever did."""
+        self._course: Course | None = None
+        self._letters: Letters | None = None
+
+    @property
+    def course(self) -> Course:
+        """What becomes of the transaction; a lease of one plain query does not look at it."""
+        if self._course is None:
+            self._course = Course(self.groups, self.replies)
+        return self._course
+
+    @property
+    def letters(self) -> Letters:
+        """client_encoding behind what is under way; hardly a lease looks at it."""
+        if self._letters is None:
+            self._letters = Letters(self.groups)
+        return self._letters
+
+    def own_name(self, name: bytes) -> bool | None:
+        """Return what of a name stands there: see `Own.find`."""
+        return None if self.own is None else self.own.find(name)
+
+    def put_own(self) -> Own:
+        """Return what stands under the client's own names, where something is put there."""
+        if self.own is None:
+            self.own = Own(self.groups)
+        return self.own
 
     def __repr__(self) -> str:
         return f"<Link {self.replies!r}{' open' if self.group_open else ''}>"
@@ -73,11 +122,10 @@ class Link:
         """Whether nothing is owed, no group open, and no transaction begun."""
         return not self.replies.owed and self.replies.status == p.IDLE and not self.group_open
 
-    def remember(self, sent: bytes, *, streams: bool) -> None:
+    def remember(self, sent: bytes) -> None:
         """Keep what was sent, to send it again should the upstream be lost before it answers."""
-        if self.unit is not None:
-            unit = self.unit + sent if self.unit else sent
-            self.unit = None if len(unit) > MAX_UNIT or streams else unit
+        unit = self.unit + sent if self.unit else sent
+        self.unit = None if len(unit) > MAX_UNIT else unit
 
     def flushed(self) -> bytes:
         """Return what goes out ahead of all else; it is the caller's now."""

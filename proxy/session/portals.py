@@ -27,27 +27,39 @@ class Portals:
     has the verdict of its Bind, a copy which is told from others by identity: that Bind may have failed.
     """
 
-    # Defaults stand in the class, and registers are made when they are needed: hardly a lease needs one.
-    bound = False
-    """The unnamed portal is the client's: a Query has not taken it since it was bound, …"""
-    bound_before = False
-    """… and it was so when nothing was owed: then it still is, if the Bind has failed."""
-    bound_in = NEVER
-    """In which group it was bound."""
-    path_in_use = False
-    """One that may be open was judged by the search_path that the session began with."""
-    unnamed_of: tuple[bytes, int] | None = None
-    """Whose the unnamed portal is: the Parse of its statement; in which group it was bound."""
-    fresh: tuple[bytes, int] | None = None
-    """The statement of rows of another one, or its portal, that was just made, and in which group: `S` or `P`, and its
-    name. What it has found there cannot have gone yet."""
-    _found: dict[bytes, Verdict] | None = None  # as far as the server has answered
-    _sent: Sent[bytes, Verdict | None] | None = None
-    _unrun: dict[bytes, Verdict] | None = None
-    _filled: dict[bytes, Verdict] | None = None
+    __slots__ = (
+        "_filled",
+        "_found",
+        "_groups",
+        "_sent",
+        "_unrun",
+        "bound",
+        "bound_before",
+        "bound_in",
+        "fresh",
+        "path_in_use",
+        "unnamed_of",
+    )
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
+        self.bound = self.bound_before = False
+        """The unnamed portal is the client's: a Query has not taken it since then. And it was so when nothing was
+        owed: it still is then, if the Bind has failed."""
+        self.bound_in = NEVER
+        """In which group it was bound."""
+        self.path_in_use = False
+        """One that may be open was judged by the search_path that the session began with."""
+        self.unnamed_of: tuple[bytes, int] | None = None
+        """Whose the unnamed portal is: the Parse of its statement; in which group it was bound."""
+        self.fresh: tuple[bytes, int] | None = None
+        """The statement of rows of another one, or its portal, that was just made, and in which group: `S` or `P`, and
+        its name. What it has found there cannot have gone yet."""
+        # Made when they are needed: hardly a lease needs one. `_found` is as far as the server has answered.
+        self._found: dict[bytes, Verdict] | None = None
+        self._sent: Sent[bytes, Verdict | None] | None = None
+        self._unrun: dict[bytes, Verdict] | None = None
+        self._filled: dict[bytes, Verdict] | None = None
 
     @property
     def settled(self) -> bool:
@@ -131,11 +143,8 @@ class Portals:
     def bind_failed(self) -> None:
         self.bound = self.bound_before
 
-    def quiet(self) -> None:
-        """Note that nothing is owed."""
-        self.bound_before = self.bound
-
     def close_all(self) -> None:
         """Note that the transaction has ended."""
-        self.path_in_use = False
-        self._found = self._unrun = self._filled = None
+        if self.path_in_use or self._found or self._unrun or self._filled:
+            self.path_in_use = False
+            self._found = self._unrun = self._filled = None

@@ -45,8 +45,9 @@ def provide(
     code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
     for name, statement, whole, there in missing:
         if there is not None:
-            link.own.close_sent(name)
-            link.replies.owe(r.SKIP_TICKET, Done(partial(link.own.forget, name)))
+            own = link.put_own()
+            own.close_sent(name)
+            link.replies.owe(r.SKIP_TICKET, Done(partial(own.forget, name)))
             out += p.target(p.CLOSE, b"S", name)
         if whole:
             reparsing.settle_context(session, statement)
@@ -90,7 +91,7 @@ def _missing(session: Session, link: Link, verdict: Verdict, *, parse: bool = Fa
     return [
         (name, statement, whole, there)
         for name, (statement, whole) in ordered
-        if (there := link.own.find(name)) is None
+        if (there := link.own_name(name)) is None
         or there < whole
         or (lists and not whole)  # under its original text, which is never run
     ], lists
@@ -108,8 +109,9 @@ def _parse_as_it_is(session: Session, link: Link, statement: Statement, name: by
 
 
 def _owe(link: Link, name: bytes, whole: bool, code: int) -> None:
-    link.own.parse_sent(name, whole)
-    link.replies.owe(code, Done(partial(link.own.keep, name, whole)))
+    own = link.put_own()
+    own.parse_sent(name, whole)
+    link.replies.owe(code, Done(partial(own.keep, name, whole)))
 
 
 def name_of_ours(session: Session, verdict: Verdict) -> bytes:

@@ -20,8 +20,15 @@ MESSAGE_SLACK: Final = 262_400
 
 def serve(session: Session, data: bytes, *, again: bool = False) -> None:
     """Serve these bytes; what breaks the protocol ends the connection, in its turn. `again`: as for `_pump`."""
+    kind = data[:1]
     try:
+        if (kind == b"P" or kind == b"B") and not session.inbox.flow and _served_group(session, kind, data):
+            return
         _pump(session, data, again=again)
+    except MustWait as wait:  # of a whole group
+        session.awaits = wait.awaits
+        session.inbox.keep(data, 5)
+        session.pace()
     except ClientProtocolError as error:
         if session.link is not None:
             session.link.unit = None
@@ -69,8 +76,6 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
     `again`: the first one has waited.
     """
     inbox = session.inbox
-    if not inbox.flow and _serve_group(session, data):
-        return
     size = len(data)
     pos = start = 0
     first = 0 if session.link is not None else -1  # where the messages begin that went to the link
@@ -84,9 +89,12 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
     try:
         while size - pos >= 5 and not ended:
             kind = data[pos]
-            end = pos + 1 + _length(data, pos, kind)
+            length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+            if not 4 <= length <= p.FRONTEND_LIMITS.get(kind, 0):
+                p.check_frontend(kind, length)
+            end = pos + 1 + length
             if end > size:
-                if not _streams(session, kind, end - pos - 1, size - pos):
+                if not _streams(session, kind, length, size - pos):
                     need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
                     break
                 inbox.passes = False  # unless its handler says so: what was no Bind would be taken for messages
@@ -126,35 +134,22 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
         if session.link is not None:
             session.link.send(data, start, pos, out)
     link = session.link
-    if link is not None and link.unit is not None and first >= 0:
-        link.remember(data[first:pos] if first or pos < size else data, streams=bool(inbox.flow))
+    if link is not None and first >= 0 and link.unit is not None:
+        if inbox.flow:
+            link.unit = None  # half a message cannot be sent again
+        else:
+            link.remember(data[first:pos] if first or pos < size else data)
     if ended:
         leave(session, CloseReason.CLIENT_TERMINATE)
     elif pos < size:
         inbox.keep(data[pos:], need)
 
 
-def _length(data: bytes, pos: int, kind: int) -> int:
-    """Return the length that a message has by its header. Raises ClientProtocolError."""
-    length = int.from_bytes(data[pos + 1 : pos + 5], "big")
-    limit = p.FRONTEND_LIMITS.get(kind)
-    if limit is None or not 4 <= length <= limit:
-        p.check_frontend(kind, length)
-    return length
-
-
-def _serve_group(session: Session, data: bytes) -> bool:
+def _served_group(session: Session, kind: bytes, data: bytes) -> bool:
     """Serve a whole group at once, if it is one of those that most drivers send; return whether that was so."""
-    kind = data[:1]
-    try:
-        if kind == b"P":
-            return direct.parse_group(session, data) or boundaries.take_group(session, data)
-        return kind == b"B" and direct.bind_group(session, data)
-    except MustWait as wait:
-        session.awaits = wait.awaits
-        session.inbox.keep(data, 5)
-        session.pace()
-        return True
+    if kind == b"B":
+        return direct.bind_group(session, data)
+    return direct.parse_group(session, data) or boundaries.take_group(session, data)
 
 
 def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:

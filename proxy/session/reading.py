@@ -109,4 +109,6 @@ def executed(session: Session, link: Link, verdict: Verdict | None) -> None:
         and all(effect in _VALUES and name != ENCODING for effect, name in verdict.effects)
     ):
         return
+    if verdict is None and not session.ledger.recodes:
+        return  # nothing that changes it was sent yet
     link.letters.obscure(verdict.codec if verdict is not None else "")

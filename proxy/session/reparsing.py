@@ -103,15 +103,16 @@ def parse_named(session: Session, link: Link, name: bytes, statement: Statement,
 def parse_own(session: Session, link: Link, name: bytes, statement: Statement, *, told: bool) -> bytes:
     """Send a client's Parse as it is: the server has statements of the client's, and knows which names are free."""
     known_as = key(name)
+    own = link.put_own()
 
     def kept(parsed: Statement) -> None:
         session.prepared.keep(known_as, parsed)
-        link.own.keep(known_as, True)
+        own.keep(known_as, True)
 
     parsed = Parsed(statement, name, kept, partial(session.prepared.replace, known_as))
     statement.noted_as = known_as
     session.prepared.parse_sent(known_as, statement)
-    link.own.parse_sent(known_as, True)
+    own.parse_sent(known_as, True)
     link.replies.owe(r.PARSE_NAMED, parsed)
     return _parse_and_describe(link, parsed, told=told) + _learn(session, link, statement)
 
@@ -184,7 +185,7 @@ def _parse_and_describe(link: Link, parsed: Parsed, *, told: bool) -> bytes:
 
 def name_on(session: Session, link: Link, statement: Statement, name: bytes) -> bytes | None:
     """Return under which name a message finds a statement of this name of the client's. Raises MustWait."""
-    if link.own.find(key(name)):
+    if link.own_name(key(name)):
         return key(name)
     prepared = session.prepared
     ours = prepared.on_link(statement, link.held)

@@ -72,7 +72,7 @@ def again(session: Session, link: Link, verdict: Verdict, done: Effects, *, grou
         return b""
     if group and any(effect is Effect.DISCARD_ALL for effect, _ in done):
         link.discards = session.groups.sent
-        link.put_off = True
+        link.put_off = link.stirred = True
         return b""
     built: list[bytes] = []
     # In a group, and in a transaction block, this runs if the RESET has. Others are there again.

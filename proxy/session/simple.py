@@ -34,7 +34,8 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a Query."""
     if end > len(data):
         raise answers.too_long(session)
-    answers.charge(session)
+    if session.meter is not None:
+        answers.charge(session)
     text = p.query_text(data, pos + 5, end)
     link = session.link
     if link is not None:
@@ -42,6 +43,11 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if session.ledger.recodes:
         reading.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=False)
+    if verdict.plain and session.local.status != p.FAILED:
+        link = link or leasing.lease(session)
+        if not link.stirred:
+            _forward(session, link, verdict)
+            return None
     verdicts.check(session, verdict, text)
     if link is None:
         ends = verdict.boundary or (session.local.parting is not None and verdict.kind in transactions.ENDS)
@@ -76,6 +82,17 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if replaced is None and not before and not behind:
         return None
     return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
+
+
+def _forward(session: Session, link: Link, verdict: Verdict) -> None:
+    """Forward a plain query on a link with nothing to be looked at: what the general path does, and nothing between."""
+    session.doing = verdict
+    session.house.stats.statements[verdict.label] += 1
+    if link.group_open:
+        link.end_within()
+    session.unnamed.end_sent()
+    link.replies.owe(r.QUERY)
+    link.portals.taken()
 
 
 def _check(session: Session, link: Link, verdict: Verdict) -> bool:
@@ -138,6 +155,7 @@ def _owe(
     else:
         link.replies.owe(r.QUERY)
     link.course.ending = verdict.kind in transactions.ENDS
+    link.stirred = link.stirred or link.course.ending
     link.portals.taken()
     if built is None:
         behind = behind or resetting.again(session, link, verdict, done, group=False)

@@ -92,6 +92,7 @@ def open_block(session: Session, link: Link, verdict: Verdict) -> bytes:
     if opens(session, link):
         begin = link.help(observe.BEGIN)
         link.course.block = Block.OURS
+        link.stirred = True
         return begin
     if link.course.block is Block.NONE and link.course.status == UNKNOWN:
         raise answers.refused(session, verdict)

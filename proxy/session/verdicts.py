@@ -27,7 +27,8 @@ def of(
 
     `moves`: as in `judge_by_path`.
     """
-    answers.check_wait(session)
+    if session.wait_error is not None:
+        answers.check_wait(session)
     judge_by_path(session, moves=moves)
     verdict = session.verdicts.verdict(text, codec or session.codec, extended=extended, types=types)
     if verdict is None:
@@ -52,7 +53,7 @@ def judge_by_path(session: Session, *, moves: bool = False) -> None:
     `moves`: what it stands in may change the path first.
     """
     judge, ledger = session.judge, session.ledger
-    if moves or ledger.roams:
+    if moves or (ledger.unsure and ledger.roams):
         found = judge.under(session.told_path) if session.told_path and not moves else judge.wide
     elif (path := ledger.settings.path) is None:
         found = judge  # the path that the session began with: nothing has to be looked for

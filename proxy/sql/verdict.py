@@ -130,6 +130,8 @@ class Verdict:
     """(action, kind): the metric's key, made once for a verdict that is used many times."""
     steers: bool = field(init=False)
     """Whether only the server knows, once it has run, if the session is in a transaction block that has not failed."""
+    plain: bool = field(init=False)
+    """Whether it is one query that goes upstream as it is, and leaves nothing behind, nor depends on anything set."""
 
     @property
     def unresolved(self) -> bool:
@@ -145,6 +147,8 @@ class Verdict:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", (self.action.value, self.kind))
         object.__setattr__(self, "steers", self.kind in _STEERING or self.action is Action.REFUSE)
+        bare = self.action is Action.ALLOW and self.kind == "select" and self.statements == 1 and not self.under_path
+        object.__setattr__(self, "plain", bare and not (self.effects or self.nulls or self.at_bind))
 
 
 _STEERING = frozenset({"begin", "commit", "rollback", "rollback_to", "multi", "execute"})
