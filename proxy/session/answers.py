@@ -15,7 +15,8 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.ours import NO_NAME
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import StandIn
 from proxy.pooling.statements import MAX_KEPT
 from proxy.session.quotas import Excess
 from proxy.session.session import Session
@@ -106,16 +107,15 @@ def answer(session: Session, refusal: Refusal, kind: int, *, unnamed: bool) -> b
         if destroys:
             link.portals.taken()
             session.unnamed.end_sent()
-            link.replies.owe_refusal(error, r.REFUSED_QUERY)
+            link.replies.owe(StandIn(r.REFUSED_QUERY, error))
             return p.REFUSED_QUERY
-        link.replies.owe_refusal(error, r.REFUSED_CALL)
+        link.replies.owe(StandIn(r.REFUSED_CALL, error))
         return p.REFUSED_CALL
     link.group_open = True
     if destroys:
-        session.unnamed.parse_sent(None)
-        link.replies.owe_refusal(error, r.REFUSED_UNNAMED)
+        link.replies.owe(session.unnamed.refusal_sent(error))
         return p.REFUSED_PARSE
-    link.replies.owe_refusal(error)
+    link.replies.owe(StandIn(r.REFUSED, error))
     return p.REFUSED_EXECUTE
 
 
@@ -128,7 +128,7 @@ def describe(session: Session, types: bytes, rows: bytes = b"") -> bytes:
         session.peer.wire.write(said)
         return b""
     link.group_open = True
-    link.replies.owe_refusal(said, r.STAND_IN)
+    link.replies.owe(StandIn(r.CLOSE, said))
     return p.target(p.CLOSE, b"S", NO_NAME)
 
 

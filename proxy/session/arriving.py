@@ -17,8 +17,7 @@ from proxy.errors import (
     UpstreamProtocolError,
 )
 from proxy.ours import PREFIX
-from proxy.pooling import replies as r
-from proxy.pooling.replies import TripwireError
+from proxy.pooling.replies import CANCELED, TripwireError
 from proxy.pooling.sent import Awaits
 from proxy.session import leasing, pump
 from proxy.session.ledger import SETTING
@@ -28,8 +27,6 @@ from proxy.session.session import Session
 INTERNAL_ERROR_TEXT: Final = "SideCart met an internal error and closed this connection"
 GONE: Final = "terminating connection because the connection to the server was lost"
 _MESSAGE: Final = re.compile(rb"\0M[^\0]*")
-_TO_CLIENT: Final = (2 << r.REFUSED_CALL) - 1 | 1 << r.SKIP_TRY
-"""The codes whose ReadyForQuery the client gets, as bits of `Replies.ready`."""
 
 
 def take(session: Session, link: Link, chunk: bytes) -> None:
@@ -72,9 +69,10 @@ def take(session: Session, link: Link, chunk: bytes) -> None:
 def _ready(session: Session, link: Link) -> None:
     """Act on ReadyForQuery: nothing owed, status `I` and no pin is the end of the link."""
     replies, ledger = link.replies, session.ledger
-    ready, replies.ready = replies.ready, 0
+    told, asked = replies.told, replies.asked
+    replies.forget_ready()
     session.answered += 1
-    if ready & _TO_CLIENT:
+    if told:
         session.local.seen = replies.status
     if not replies.owed:
         if session.awaits is Awaits.NOTHING and leasing.releases(session, link):
@@ -84,7 +82,7 @@ def _ready(session: Session, link: Link) -> None:
             session.peer.end(*session.peer.leaving)
             return
         _quiet(session, link)
-    if ledger.reading and ready >> r.SKIP_QUERY & 1:  # an error: a cancel, or a timeout that the client set
+    if ledger.reading and asked:  # an error: a cancel, or a timeout that the client set
         ledger.not_read_back()
         leasing.pin(session, SETTING, "what could not be read back")
     if session.awaits is Awaits.ANSWERS and not session.groups.unanswered:
@@ -129,7 +127,7 @@ def take_row(session: Session, body: bytes) -> None:
 def in_its_words(session: Session, body: bytes) -> bytes:
     """Put the client's name of a statement in the place of ours, and our limit in that of the user's wish."""
     link = session.link
-    if link is not None and link.cancelled and r.CANCELED in body:
+    if link is not None and link.cancelled and CANCELED in body:
         cause, link.cancelled = link.cancelled, ""
         return _MESSAGE.sub(f"\0Mcanceling statement due to {cause}".encode(), body, count=1)
     start = body.find(PREFIX)

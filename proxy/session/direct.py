@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Owed
 from proxy.session import leasing, reparsing
 from proxy.session.link import Link
 from proxy.session.session import Session
@@ -50,8 +51,8 @@ def parse_group(session: Session, data: bytes) -> bool:
         return False
     if verdict.steers:
         link.course.steer_by(verdict)
-    link.replies.owed.append(r.PARSE_UNNAMED)
-    session.unnamed.parse_sent((parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec))
+    statement = (parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec)
+    link.replies.owed.append(session.unnamed.parse_sent(statement))
     judge.counts.hits += 1
     session.house.stats.statements[verdict.label] += 1
     _send(session, link, verdict, owed, data, ahead + data if ahead else data)
@@ -105,7 +106,7 @@ def _guard(link: Link) -> bytes | None:
     return guard
 
 
-def _send(session: Session, link: Link, verdict: Verdict, owed: tuple[int, ...], data: bytes, out: bytes) -> None:
+def _send(session: Session, link: Link, verdict: Verdict, owed: tuple[Owed, ...], data: bytes, out: bytes) -> None:
     """Send a group that came as `data`, as `out`; the replies from its Bind on are `owed`."""
     session.doing = verdict
     if link.unit is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.pooling import replies as r
-from proxy.pooling.statements import Run, Ticket
+from proxy.pooling.owed import Owed, Run
 from proxy.session.ledger import PREPARED_STATEMENT
 from proxy.session.link import Link
 from proxy.session.session import Effects, Session
@@ -91,10 +90,10 @@ def _expand(
         drops[name, now] = tuple(each for each in into[start:] if each[0] is Effect.DEALLOCATE)
 
 
-def follow(session: Session, link: Link, effects: Effects, code: int) -> tuple[int, Ticket | None]:
-    """Follow what a statement does to names and settings, where that matters: return how its reply is owed."""
+def follow(session: Session, link: Link, effects: Effects, owed: Owed) -> Owed:
+    """Follow what a statement does to names and settings, where it matters; return what is owed in place of this."""
     if not any(effect in _TOLD for effect, _ in effects):
-        return code, None
+        return owed
     prepared, own = session.prepared, link.put_own()
     closes = []
     for effect, text in effects:
@@ -117,5 +116,4 @@ def follow(session: Session, link: Link, effects: Effects, code: int) -> tuple[i
             own.forget(name)
 
     resets = any(effect in RESETTING for effect, _ in effects)
-    run = Run(closes, dropped, prepared.discard_plans, resets=resets)
-    return r.QUERY_RUN if code == r.QUERY else r.EXECUTE_RUN, run
+    return Run(owed, closes, dropped, prepared.discard_plans, resets=resets)

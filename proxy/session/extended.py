@@ -8,9 +8,11 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy.ours import NO_NAME, PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Described, Done, Learned, Owed
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import OF_ANOTHER, Context, Described, Done, Learned, Statement
+from proxy.pooling.snapshot import LEARN
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import (
     answers,
     effects,
@@ -39,7 +41,7 @@ _MOVING: Final = re.compile(rb"\b(?:now|today|tomorrow|yesterday)\b[^'()$]*['$]"
 _BLOCKS: Final = frozenset(("begin", "commit", "rollback"))
 
 
-def forward(session: Session, owed: int) -> None:
+def forward(session: Session, owed: Owed) -> None:
     """Forward a message as it is."""
     resetting.check_discarded(session)
     link = session.link or leasing.lease(session)
@@ -124,17 +126,14 @@ def _parse_unnamed(
     session: Session, link: Link, message: bytes, context: Context, verdict: Verdict, judge: Functions, *, told: bool
 ) -> bytes:
     """Owe the reply to a Parse of the unnamed statement; return what goes behind it."""
-    link.replies.owe(r.PARSE_UNNAMED)
-    behind = b""
-    shaped: Context | Learned = context
-    if context is None:
-        shaped, behind = reparsing.learn_unnamed(session, link)
-    elif told:
-        behind = reparsing.describe_unnamed(session, link, message)
-    session.unnamed.parse_sent((message, shaped, verdict, judge, session.codec))
+    learned = Learned(session.codec) if context is None else None
+    shaped = context if learned is None else learned
+    link.replies.owe(session.unnamed.parse_sent((message, shaped, verdict, judge, session.codec)))
     if session.codec == "utf-8":
         session.filter.remember_parse(message, verdict)
-    return behind
+    if learned is not None:
+        return link.help(LEARN, learned)
+    return reparsing.describe_unnamed(session, link, message) if told else b""
 
 
 # --- Bind, Describe ---------------------------------------------------------------------------------------------------
@@ -167,7 +166,7 @@ def _describe_portal(session: Session, portal: bytes, data: bytes, pos: int, end
     if not portal and portals.unnamed_of is not None and portals.unnamed_of[1] == session.groups.sent:
         link.group_open = True
         told = partial(reparsing.tell_rows, session, portals.unnamed_of[0])
-        link.replies.owe(r.DESCRIBE_UNNAMED, Described(told))
+        link.replies.owe(Described(r.DESCRIBE, told))
         return None
     verdict = portals.find(portal) if portals.any else None
     if verdict is None or verdict.kind not in OF_ANOTHER:
@@ -250,9 +249,9 @@ def _executed(session: Session, link: Link, verdict: Verdict) -> Effects:
     else:
         course.ran_in = session.groups.sent
     effects.keep_prepared(session, verdict)
-    code, ticket = effects.follow(session, link, done, r.EXECUTE)
+    owed = effects.follow(session, link, done, r.EXECUTE)
     reading.executed(session, link, verdict)
-    link.replies.owe(code, ticket)
+    link.replies.owe(owed)
     link.group_open = True
     leasing.pin_for(session, done)
     return done
@@ -296,7 +295,7 @@ def close(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
 
     prepared.close_sent(known_as)
     own.close_sent(known_as)
-    link.replies.owe(r.CLOSE_NAMED, Done(closed))
+    link.replies.owe(Done(r.CLOSE, closed))
     session.ledger.loosened = bool(session.ledger.pins)
     return p.target(p.CLOSE, b"S", NO_NAME) if name.startswith(PREFIX) else None
 

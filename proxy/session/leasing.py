@@ -6,12 +6,12 @@ from functools import partial
 from typing import cast
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD
+from proxy.pooling.owed import Undone
 from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Awaits, MustWait
 from proxy.pooling.snapshot import DISCARD_PLANS, read_back, replay, restore
-from proxy.pooling.statements import Ticket, Undone
 from proxy.session import answers
 from proxy.session.link import Link
 from proxy.session.ports import FRESH, Upstream
@@ -103,7 +103,7 @@ def _make_real(session: Session, link: Link) -> None:
     session.unnamed.other_sent()
     if failed:
         link.prefix += p.REFUSED_EXECUTE + p.SYNC_MESSAGE
-        link.replies.owe(r.SKIP_ANYHOW, Ticket())
+        link.replies.owe(r.SKIP_ANYHOW)
         link.replies.owe(r.SKIP_SYNC)
 
 
@@ -235,7 +235,7 @@ def end_group(session: Session, link: Link) -> None:
         session.swallowing = True
         link.group_open = False
 
-    link.replies.owe(r.SKIP_TICKET, Undone(ignore_rest))
+    link.replies.owe(Undone(ignore_rest))
     link.replies.owe(r.CUT_SYNC)
     link.suffix += link.cut_group()
 

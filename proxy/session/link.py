@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from proxy import protocol as p
 from proxy.ours import NO_NAME
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
+from proxy.pooling.owed import Dropped, Owed
 from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import Settings
-from proxy.pooling.statements import Dropped, Own, Ticket
+from proxy.pooling.statements import Own
 from proxy.session.course import Course
 from proxy.session.letters import Letters
 from proxy.session.portals import Portals
@@ -162,7 +163,7 @@ class Link:
             return None
         return GUARD if status == p.IDLE else b""
 
-    def help(self, sql: bytes, code: int = r.SKIP, ticket: Ticket | None = None) -> bytes:
+    def help(self, sql: bytes, owed: Owed = r.SKIP) -> bytes:
         """Return what runs a statement of ours inside a group of the client's; its replies are owed."""
         self.course.asked_in = self.groups.sent
         # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
@@ -171,9 +172,9 @@ class Link:
         begin, execute, end = p.run(name, sql)
         owe(r.SKIP)
         owe(r.SKIP)
-        owe(code, ticket)
+        owe(owed)
         owe(r.SKIP)
-        owe(r.SKIP_TICKET, Dropped(self.held, name))
+        owe(Dropped(self.held, name))
         return begin + execute + end
 
     def end_within(self) -> None:

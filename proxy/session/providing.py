@@ -11,9 +11,10 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy.ours import PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Described, Done, Dropped, Owed
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import Described, Done, Dropped, Statement, Ticket
+from proxy.pooling.statements import Statement
 from proxy.session import effects, reparsing
 from proxy.session.link import Link
 from proxy.session.session import Session
@@ -42,19 +43,19 @@ def provide(
         raise MustWait  # in a transaction that fails only now, ours would fail in the place of the client's
     alone = query and (ended or not link.group_open)
     out = reparsing.drop(session, link, session.prepared.drop_sent(link.held) if lists else [])
-    code = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_TICKET
+    like = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_PARSE
     for name, statement, whole, there in missing:
         if there is not None:
             own = link.put_own()
             own.close_sent(name)
-            link.replies.owe(r.SKIP_TICKET, Done(partial(own.forget, name)))
+            link.replies.owe(Done(r.SKIP_CLOSE, partial(own.forget, name)))
             out += p.target(p.CLOSE, b"S", name)
         if whole:
             reparsing.settle_context(session, statement)
-            parse_it = partial(_parse_as_it_is, session, link, statement, name, code)
+            parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
             out += reparsing.in_context(session, link, statement.context, parse_it, ended=ended)
         else:
-            _owe(link, name, whole, code)
+            _owe(link, name, whole, like)
             shown = statement.original if lists else None
             out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
     if out and alone:
@@ -97,21 +98,21 @@ def _missing(session: Session, link: Link, verdict: Verdict, *, parse: bool = Fa
     ], lists
 
 
-def _parse_as_it_is(session: Session, link: Link, statement: Statement, name: bytes, code: int) -> bytes:
+def _parse_as_it_is(session: Session, link: Link, statement: Statement, name: bytes, like: Owed) -> bytes:
     """Parse a statement under the client's own name."""
     link.course.asked_in = session.groups.sent
-    _owe(link, name, True, code)
+    _owe(link, name, True, like)
     parse = p.message(p.PARSE, name + b"\0" + statement.body)
     if statement.verdict.kind != "select":
         return parse
-    link.replies.owe(r.SKIP_DESCRIBE, Described(statement.gives))
+    link.replies.owe(Described(r.SKIP_DESCRIBE, statement.gives))
     return parse + p.target(p.DESCRIBE, b"S", name)
 
 
-def _owe(link: Link, name: bytes, whole: bool, code: int) -> None:
+def _owe(link: Link, name: bytes, whole: bool, like: Owed) -> None:
     own = link.put_own()
     own.parse_sent(name, whole)
-    link.replies.owe(code, Done(partial(own.keep, name, whole)))
+    link.replies.owe(Done(like, partial(own.keep, name, whole)))
 
 
 def name_of_ours(session: Session, verdict: Verdict) -> bytes:
@@ -151,9 +152,9 @@ def provide_in_failed(session: Session, link: Link, verdict: Verdict, kind: str,
         begin, execute, end = p.run(name, first)
         owe(r.SKIP)
         owe(r.SKIP)
-        owe(r.SKIP_ANYHOW, Ticket())  # there may be no such savepoint
+        owe(r.SKIP_ANYHOW)  # there may be no such savepoint
         owe(r.SKIP)
-        owe(r.SKIP_TICKET, Dropped(link.held, name))
+        owe(Dropped(link.held, name))
         provided = provide(session, link, verdict, query=True, ended=True)
         if not provided:
             owe(r.SKIP_SYNC)
@@ -163,7 +164,7 @@ def provide_in_failed(session: Session, link: Link, verdict: Verdict, kind: str,
     provided = provide(session, link, verdict, query=True, ended=True)
     if not chains:
         owe(r.SKIP_QUERY)
-    owe(r.SKIP_ANYHOW, Ticket())
+    owe(r.SKIP_ANYHOW)
     owe(r.SKIP_SYNC)
     again = b"" if chains else p.query(b"BEGIN")
     return p.query(first) + provided + again + p.REFUSED_EXECUTE + p.SYNC_MESSAGE

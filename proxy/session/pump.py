@@ -7,7 +7,7 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy.errors import PROTOCOL_VIOLATION, ClientProtocolError, CloseReason, MalformedMessageError
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.sent import Awaits, MustWait
 from proxy.session import answers, boundaries, direct, extended, reading, simple, verdicts
 from proxy.session.answers import Refusal

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling.owed import Shown
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import Shown
 from proxy.session import answers
 from proxy.session.ledger import ENCODING
 from proxy.session.link import Link
@@ -79,7 +78,7 @@ def _ask_codec(session: Session, link: Link) -> None:
             link.letters.became(codec_of(session, value), group)
 
     link.asking = True
-    link.suffix += link.help(b"SHOW client_encoding", r.SKIP_EXECUTE, Shown(told)) + p.message(p.FLUSH)
+    link.suffix += link.help(b"SHOW client_encoding", Shown(told)) + p.message(p.FLUSH)
 
 
 def check_names(session: Session, *names: bytes) -> None:

@@ -10,9 +10,10 @@ from functools import partial
 
 from proxy import protocol as p
 from proxy.errors import DUPLICATE_PREPARED_STATEMENT
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Described, Dropped, Learned, NamedParse
 from proxy.pooling.snapshot import ANY_SETTINGS, LEARN, NEXT_SETTINGS, TAKE_OFF, wear
-from proxy.pooling.statements import OF_ANOTHER, Context, Described, Dropped, Learned, Parsed, Statement
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import answers
 from proxy.session.leasing import count_replay
 from proxy.session.link import Link
@@ -84,7 +85,7 @@ def drop(session: Session, link: Link, names: list[bytes]) -> bytes:
     """Close statements of ours."""
     session.prepared.closes_sent(names)
     for name in names:
-        link.replies.owe(r.SKIP_TICKET, Dropped(link.held, name))
+        link.replies.owe(Dropped(link.held, name))
     return b"".join(p.target(p.CLOSE, b"S", name) for name in names)
 
 
@@ -92,7 +93,7 @@ def parse_named(session: Session, link: Link, name: bytes, statement: Statement,
     """Send a client's Parse under a name of ours, and ask what it describes: that decides who shares it."""
     out = drop(session, link, link.held.surplus(1))
     parsed = _parsed(session, link, statement, key(name), new=True)
-    link.replies.owe(r.PARSE_NAMED, parsed)
+    link.replies.owe(parsed)
     out += _parse_and_describe(link, parsed, told=told)
     statement.noted_as = parsed.server_name
     # Those who have its twin get the new one, unless Describe says that it is none of theirs any more.
@@ -109,11 +110,11 @@ def parse_own(session: Session, link: Link, name: bytes, statement: Statement, *
         session.prepared.keep(known_as, parsed)
         own.keep(known_as, True)
 
-    parsed = Parsed(statement, name, kept, partial(session.prepared.replace, known_as))
+    parsed = NamedParse(r.PARSE, statement, name, kept, partial(session.prepared.replace, known_as))
     statement.noted_as = known_as
     session.prepared.parse_sent(known_as, statement)
     own.parse_sent(known_as, True)
-    link.replies.owe(r.PARSE_NAMED, parsed)
+    link.replies.owe(parsed)
     return _parse_and_describe(link, parsed, told=told) + _learn(session, link, statement)
 
 
@@ -121,7 +122,7 @@ def parse_in_vain(session: Session, link: Link, name: bytes, body: bytes) -> byt
     """Send a Parse whose name is taken under another: only if nothing else is wrong with it that is its error."""
     ours = link.held.new_name()
     link.replies.owe(r.SKIP)
-    link.replies.owe(r.SKIP_TICKET, Dropped(link.held, ours))
+    link.replies.owe(Dropped(link.held, ours))
     shown = name.decode(session.codec, "replace")
     taken = answers.error(session, DUPLICATE_PREPARED_STATEMENT, f'prepared statement "{shown}" already exists')
     trial = p.message(p.PARSE, ours + b"\0" + body) + p.target(p.CLOSE, b"S", ours)
@@ -132,10 +133,10 @@ def _learn(session: Session, link: Link, statement: Statement) -> bytes:
     """Ask for the settings that shaped a Parse, where only the server knows them."""
     if statement.context is not None:
         return b""
-    return link.help(LEARN, r.SKIP_EXECUTE, Learned(session.codec, statement))
+    return link.help(LEARN, Learned(session.codec, statement))
 
 
-def _parsed(session: Session, link: Link, statement: Statement, client: bytes, *, new: bool) -> Parsed:
+def _parsed(session: Session, link: Link, statement: Statement, client: bytes, *, new: bool) -> NamedParse:
     """Follow a Parse under a name of ours of the client's statement of that name: a `new` one, or parsed before."""
     held, prepared = link.held, session.prepared
     name = held.new_name()
@@ -152,7 +153,7 @@ def _parsed(session: Session, link: Link, statement: Statement, client: bytes, *
     prepared.repeat_sent(statement, name)
     if new:
         prepared.parse_sent(client, statement)
-    return Parsed(statement, name, kept, replaced)
+    return NamedParse(r.PARSE if new else r.REPEAT, statement, name, kept, replaced)
 
 
 def parse_again(session: Session, link: Link, statement: Statement, name: bytes) -> tuple[bytes, bytes]:
@@ -163,21 +164,21 @@ def parse_again(session: Session, link: Link, statement: Statement, name: bytes)
     count_replay(session, link)
 
     def parse() -> bytes:
-        link.replies.owe(r.REPEAT_NAMED, parsed)
+        link.replies.owe(parsed)
         return _parse_and_describe(link, parsed, told=False)
 
     out += in_context(session, link, statement.context, parse)
     return parsed.server_name, out + _learn(session, link, statement) if statement.apart else out
 
 
-def _parse_and_describe(link: Link, parsed: Parsed, *, told: bool) -> bytes:
+def _parse_and_describe(link: Link, parsed: NamedParse, *, told: bool) -> bytes:
     """Send a Parse, and ask what belongs to its statement's identity; `told`: what it has noted of another one."""
     statement = parsed.statement
     parse = p.message(p.PARSE, parsed.server_name + b"\0" + statement.body)
     if told:
-        link.replies.owe(r.SKIP_DESCRIBE, Described(statement.note_rows, exact=True))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, statement.note_rows, exact=True))
     elif statement.verdict.kind == "select":
-        link.replies.owe(r.SKIP_DESCRIBE, Described(parsed.described))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, parsed.described))
     else:
         return parse  # the server notes once what it gives, and never looks again (plancache.c)
     return parse + p.target(p.DESCRIBE, b"S", parsed.server_name)
@@ -197,15 +198,9 @@ def name_on(session: Session, link: Link, statement: Statement, name: bytes) -> 
 # --- the unnamed one --------------------------------------------------------------------------------------------------
 
 
-def learn_unnamed(session: Session, link: Link) -> tuple[Learned, bytes]:
-    """Ask for the settings that shape the Parse before this; return what will know them, and the bytes to send."""
-    learned = Learned(session.codec)
-    return learned, link.help(LEARN, r.SKIP_EXECUTE, learned)
-
-
 def describe_unnamed(session: Session, link: Link, message: bytes) -> bytes:
     """Ask what the server has noted of a Parse that gives the rows of another statement, or of a cursor."""
-    link.replies.owe(r.SKIP_DESCRIBE, Described(partial(tell_unnamed, session, message)))
+    link.replies.owe(Described(r.SKIP_DESCRIBE, partial(tell_unnamed, session, message)))
     return p.target(p.DESCRIBE, b"S", b"")
 
 
@@ -228,7 +223,7 @@ def repeat_unnamed(session: Session, link: Link, message: bytes, verdict: Verdic
         return message  # the client has to ask what it gives, in a group that it does not know yet
     _, before, whole = told
     same = before.__eq__ if whole else partial(_gives, before)
-    link.replies.owe(r.SKIP_DESCRIBE, Described(same))
+    link.replies.owe(Described(r.SKIP_DESCRIBE, same))
     return message + p.target(p.DESCRIBE, b"S", b"")
 
 

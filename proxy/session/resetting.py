@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Run
 from proxy.pooling.sent import MustWait
 from proxy.pooling.snapshot import DISCARD_PLANS, Restore, literal, restore, set_again
-from proxy.pooling.statements import Run
 from proxy.session import effects
 from proxy.session.judging import MAX_INLINE
 from proxy.session.leasing import ask_first

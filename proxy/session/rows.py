@@ -10,9 +10,10 @@ UtilityTupleDescriptor() in tcop/utility.c), and a number where there was a text
 from __future__ import annotations
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Described
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import OF_ANOTHER, Described
+from proxy.pooling.statements import OF_ANOTHER
 from proxy.session import answers, effects, verdicts
 from proxy.session.ledger import PREPARED_STATEMENT
 from proxy.session.link import Link
@@ -69,7 +70,7 @@ def look_first(session: Session, link: Link, what: bytes, verdict: Verdict) -> b
         return b""
     out = b""
     for cursor in _cursors(session, verdict):
-        link.replies.owe(r.SKIP_DESCRIBE, Described(lambda described: True))
+        link.replies.owe(Described(r.SKIP_DESCRIBE, lambda described: True))
         out += p.target(p.DESCRIBE, b"P", cursor)
     return out
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from proxy import protocol as p
 from proxy.errors import UpstreamError
 from proxy.filter import Filter
+from proxy.pooling.owed import Learned
 from proxy.pooling.pool import Pool
 from proxy.pooling.sent import Awaits, Groups
 from proxy.pooling.snapshot import Settings
-from proxy.pooling.statements import Context, Learned, Prepared
+from proxy.pooling.statements import Context, Prepared
 from proxy.pooling.unnamed import Unnamed
 from proxy.session.inbox import Inbox
 from proxy.session.judging import Judging

@@ -7,9 +7,9 @@ it raises MustWait to leave the message unserved until there is what it waits fo
 from __future__ import annotations
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Run
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import Run
 from proxy.session import (
     answers,
     boundaries,
@@ -141,16 +141,16 @@ def _owe(
     done: Effects = ()
     if verdict.effects or between:
         done = effects.of(session, verdict)
-        code, ticket = effects.follow(session, link, done, r.QUERY)
-        if between and ticket is None:
-            code, ticket = r.QUERY_RUN, Run()
-        if isinstance(ticket, Run) and verdict.kind == "multi" and (between or session.ledger.startup.items):
-            built = resetting.put_between(session, ticket, text, replans=between)
-        link.replies.owe(code, ticket)
+        owed = effects.follow(session, link, done, r.QUERY)
+        if between and owed is r.QUERY:
+            owed = Run(r.QUERY)
+        if isinstance(owed, Run) and verdict.kind == "multi" and (between or session.ledger.startup.items):
+            built = resetting.put_between(session, owed, text, replans=between)
+        link.replies.owe(owed)
         effects.keep_prepared(session, verdict)
         leasing.pin_for(session, done)
     elif opens:
-        link.replies.owe(r.QUERY_RUN, Run())
+        link.replies.owe(Run(r.QUERY))
         behind = transactions.end_ours(link)
     else:
         link.replies.owe(r.QUERY)

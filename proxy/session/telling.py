@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
 from proxy.pooling.guard import READ_ONLY
 from proxy.pooling.replies import TripwireError
 from proxy.session.ledger import ENCODING
@@ -31,7 +30,7 @@ def tell(session: Session, link: Link | None, name: str, value: str) -> bytes:
         replies = link.replies
         if replies.helping:
             return b""  # what is put on for a Parse of ours comes off again
-        if peer.leaving and replies.owed and replies.owed[0] == r.CUT_SYNC:
+        if peer.leaving and replies.cutting:
             return b""  # the client has said Terminate, and no Sync
         if replies.resetting and name.lower() in session.ledger.lost:
             # The server's value after a RESET; ours, which follows, is what the client connected with.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy import protocol as p
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
 from proxy.pooling.guard import PUT_BACK, UNKNOWN
 from proxy.pooling.sent import MustWait
 from proxy.session import answers, effects, leasing

@@ -8,9 +8,10 @@ from typing import Final
 from proxy import protocol as p
 from proxy.errors import PROTOCOL_VIOLATION
 from proxy.ours import PREFIX
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Described, Done, Learned
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import OF_ANOTHER, Described, Done, Learned
+from proxy.pooling.statements import OF_ANOTHER
 from proxy.session import (
     answers,
     effects,
@@ -161,7 +162,7 @@ def _use_unnamed(session: Session, portal: bytes | None, data: bytes, pos: int, 
         before += reparsing.in_context(session, link, shaped, parse)
         leasing.count_replay(session, link)
     if portal is None:
-        link.replies.owe(r.DESCRIBE_UNNAMED, Described(partial(reparsing.tell_unnamed, session, message)))
+        link.replies.owe(Described(r.DESCRIBE, partial(reparsing.tell_unnamed, session, message)))
         link.group_open = True
         return before + data[pos:end] if before else None
     _owe(session, link, portal, verdict)
@@ -201,7 +202,7 @@ def _owe_bind(session: Session, link: Link, portal: bytes, verdict: Verdict) -> 
         return
     portals.note(portal, noted)
     note_inside(session, link, verdict)
-    link.replies.owe(r.BIND_NAMED_NOTED if portal else r.BIND_NOTED, Done(partial(portals.keep, portal, noted)))
+    link.replies.owe(Done(r.BIND_NAMED if portal else r.BIND, partial(portals.keep, portal, noted)))
     if portal:
         # SQL can FETCH from it, and that leaves the same behind.
         leasing.pin_for(session, effects.of(session, verdict))

@@ -6,10 +6,11 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy.errors import PROGRAM_LIMIT_EXCEEDED
-from proxy.pooling import replies as r
+from proxy.pooling import owed as r
+from proxy.pooling.owed import Learned, Shown
 from proxy.pooling.sent import Awaits, MustWait
 from proxy.pooling.snapshot import ANY_SETTINGS, NEXT_SETTINGS
-from proxy.pooling.statements import OF_ANOTHER, Context, Learned, Shown, Statement
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import answers, effects, reading
 from proxy.session.inbox import STREAM_BIND_FROM
 from proxy.session.link import Link
@@ -97,7 +98,7 @@ def _ask_path(session: Session, link: Link) -> None:
         session.told_path = value
 
     link.asking = True
-    link.suffix += link.help(b"SHOW search_path", r.SKIP_EXECUTE, Shown(told))
+    link.suffix += link.help(b"SHOW search_path", Shown(told))
     if link.group_open:
         link.suffix += p.message(p.FLUSH)
     else:
