@@ -40,9 +40,21 @@ def of(
 
 
 def check(session: Session, verdict: Verdict, text: bytes, codec: str = "") -> None:
-    """Raise the Refusal of a text that does not go upstream."""
-    if verdict.action is Action.REFUSE and not session.verdicts.passes(verdict, text, codec or session.codec):
-        raise answers.refused(session, verdict)
+    """Raise the Refusal of a text that does not go upstream, or MustWait."""
+    if verdict.action is not Action.REFUSE or session.verdicts.passes(verdict, text, codec or session.codec):
+        return
+    if verdict.rule == "unknown-relation" and not verdict.hint and verdict.kind != "multi":
+        _check_transaction(session)  # the server's words, which looks at the transaction first
+    raise answers.refused(session, verdict)
+
+
+def _check_transaction(session: Session) -> None:
+    """Raise the Refusal of whatever finds a failed transaction, or MustWait where it is not known if this one does."""
+    link = session.link
+    if session.groups.unanswered:
+        raise MustWait
+    if (session.local.status if link is None else link.course.status) == p.FAILED:
+        raise answers.failed_already(session)
 
 
 # --- by which search_path ---------------------------------------------------------------------------------------------

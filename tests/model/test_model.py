@@ -97,6 +97,19 @@ FOUND = {
             ),
         )
     ),
+    "a relation that is not there, in a transaction that has failed": Play(
+        (
+            NOBODY,
+            Script(
+                (),
+                (
+                    batch([query("BEGIN"), *group("SELECT 1/0")], [query("TABLE nope")], group("TABLE nope")),
+                    say("ROLLBACK; BEGIN"),
+                    batch([*group("SELECT 1/0"), query("TABLE nope")]),
+                ),
+            ),
+        )
+    ),
     "a name that SQL drops twice in a group": Play(
         (
             NOBODY,
