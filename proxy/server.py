@@ -19,7 +19,7 @@ from proxy.auth.users import NOBODY, OwnLogin, Users, read_users_file
 from proxy.clients import activity
 from proxy.clients.client import Client, Phase
 from proxy.clients.listeners import MARGIN, Doors
-from proxy.config.schema import Config, changed, filter_policy
+from proxy.config.schema import Config, changed, filter_policy, watched
 from proxy.databases.catalogues import Catalogues
 from proxy.databases.databases import Backends
 from proxy.databases.helper import Prover, Texts
@@ -212,21 +212,20 @@ class Server:
         self._doors = Doors(config.listen, self.house, self.clients, self._tasks, login_timeout, turns)
         listen, users_file = config.listen, config.auth.users_file
         if listen.tls != "off":
-            names = (listen.tls_cert_file, listen.tls_key_file, listen.tls_ca_file, listen.tls_crl_file)
             read, use = self._doors.read_certificate, self._doors.use_certificate
-            self._watched.append(Watched("TLS certificate", names, read, use, self.audit, self._tasks.start))
+            self._watched.append(Watched("TLS certificate", watched(listen), read, use, self.audit, self._tasks.start))
         if users_file:
             read_users, listed = partial(_read_users, users_file), self._users.listed
             self._watched.append(
-                Watched("auth.users_file", (users_file,), read_users, listed, self.audit, self._tasks.start)
+                Watched("auth.users_file", watched(config.auth), read_users, listed, self.audit, self._tasks.start)
             )
 
     def _reload(self) -> None:
         """Open and read files again, on SIGHUP, without dropping anybody."""
         self.audit.reopen()
         self.backends.reload()
-        for watched in self._watched:
-            watched.now()
+        for each in self._watched:
+            each.now()
         self._tell_what_waits()
         self.audit.event("reloaded")
 
@@ -353,8 +352,8 @@ class Server:
                 client.look_in_line()
             client.look_at_end(now)
         if self._ticks % LOOK_TICKS == 0:
-            for watched in self._watched:
-                watched.look()
+            for each in self._watched:
+                each.look()
             self._doors.look_at_certificate(time.time())
         if self._ticks % 4:
             return

@@ -17,17 +17,19 @@ import yaml
 
 from proxy.config import values as v
 from proxy.config.schema import (
-    AUTH_METHODS,
     ENVIRONMENT_NAMES,
     PASSWORD_SOURCES,
+    RULE_METHODS,
     SECTIONS,
     Auth,
     AuthRule,
     Config,
     Database,
+    Key,
     Listen,
     PoolLimits,
     Upstream,
+    key_of,
 )
 from proxy.errors import ConfigError
 
@@ -74,16 +76,17 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
         given: dict[str, Any] = {}
         before = len(problems)
         for item in fields(kind):
-            value = values.get((name, item.name))
+            value, key = values.get((name, item.name)), key_of(item)
             if value is not None:
                 try:
-                    given[item.name] = _read(value, item.metadata, problems)
+                    given[item.name] = _read(value, key, problems)
                 except ValueError as error:
-                    problems.append(f"{value.where}: must be {error}{_shown(value, item.metadata)}")
+                    problems.append(f"{value.where}: must be {error}{_shown(value, key)}")
                     continue
             if item.default is MISSING and not given.get(item.name):
-                short = next(variable for variable, place in ENVIRONMENT_NAMES.items() if place == (name, item.name))
-                problems.append(f"{name}.{item.name} is required: set it in the file, or as {short} in the environment")
+                problems.append(
+                    f"{name}.{item.name} is required: set it in the file, or as {key.variable} in the environment"
+                )
         if name == "pool" and "min_pool_size" not in given:
             # Who asks for a pool of one wants no lecture about the default of two that are kept warm.
             given["min_pool_size"] = min(PoolLimits().min_pool_size, given.get("default_pool_size", 10))
@@ -98,18 +101,19 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
     return Config(**sections)
 
 
-def _read(value: _Value, facts: Mapping[str, Any], problems: list[str]) -> Any:
-    if value.node is not None:
-        return _users(value, problems) if facts["secret"] else _rules(value, problems)
-    result = facts["read"](value.text)
-    if facts["path"] and result and value.folder:
+def _read(value: _Value, key: Key, problems: list[str]) -> Any:
+    form = key.form
+    if form.read is None:
+        return _users(value, problems) if form is v.USERS else _rules(value, problems)
+    result = form.read(value.text)
+    if form.is_path and result and value.folder:
         return os.path.join(value.folder, result)
     return result
 
 
-def _shown(value: _Value, facts: Mapping[str, Any]) -> str:
+def _shown(value: _Value, key: Key) -> str:
     """Quote the wrong value, unless it is a secret or could hold one (a URL with a password given as the host)."""
-    if facts["secret"] or not _HARMLESS.fullmatch(value.text) or "://" in value.text:
+    if key.secret or not _HARMLESS.fullmatch(value.text) or "://" in value.text:
         return ""
     return f"; it is {value.text!r}"
 
@@ -153,8 +157,8 @@ def _rules(value: _Value, problems: list[str]) -> tuple[AuthRule, ...]:
         method = _word(found["method"]) if "method" in found else None
         missing = [key for key in ("from", "method") if key not in found]
         problems += [f"{where}: {key} is missing; a rule has {', '.join(known)}" for key in missing]
-        if "method" in found and method not in AUTH_METHODS:
-            problems.append(f"{where}: method must be one of {', '.join(AUTH_METHODS)}")
+        if "method" in found and method not in RULE_METHODS:
+            problems.append(f"{where}: method must be one of {', '.join(RULE_METHODS)}")
         databases, users = (_names(found.get(key), f"{where}: {key}", problems) for key in ("database", "user"))
         if len(problems) > before or method is None:
             continue
@@ -199,7 +203,7 @@ def _databases(value: _Value, upstream: Upstream, pool: PoolLimits, problems: li
             () if _is_null(node) else _pairs(node, value.source, title, tuple(keys), problems, where)
         ):
             text = _word(part)
-            facts = keys[key].metadata
+            known = key_of(keys[key])
             if _is_null(part):
                 continue
             if text is None:
@@ -207,9 +211,9 @@ def _databases(value: _Value, upstream: Upstream, pool: PoolLimits, problems: li
                 continue
             part_value = _Value(text, here, value.folder)
             try:
-                given[key] = _read(part_value, facts, problems)
+                given[key] = _read(part_value, known, problems)
             except ValueError as error:
-                problems.append(f"{here}: must be {error}{_shown(part_value, facts)}")
+                problems.append(f"{here}: must be {error}{_shown(part_value, known)}")
         of_upstream = {item.name: getattr(upstream, item.name) for item in fields(Upstream)} | {"dbname": name}
         if given.keys() & {"user", *PASSWORD_SOURCES}:
             # One role's password is no other's: where an entry names either, it brings its own credentials.
@@ -356,7 +360,11 @@ def _take_text(text: str, section: str, key: str, variable: str, values: _Values
 
 def _is_structure(section: str, key: str) -> bool:
     """Whether a value is more than a text."""
-    return section == DATABASES or next(f for f in fields(SECTIONS[section]) if f.name == key).metadata["read"] is None
+    return section == DATABASES or _form(section, key).read is None
+
+
+def _form(section: str, key: str) -> v.Form:
+    return next(key_of(item).form for item in fields(SECTIONS[section]) if item.name == key)
 
 
 def _from_file(text: str, source: str, problems: list[str]) -> _Values:
@@ -394,11 +402,10 @@ def _take(
 ) -> None:
     if _is_null(node):
         return
-    is_list = key.endswith(("_functions", "_extensions"))
-    parts = node.value if isinstance(node, yaml.SequenceNode) and is_list else [node]
+    items = _form(section, key).items
+    parts = node.value if isinstance(node, yaml.SequenceNode) and items else [node]
     if not all(isinstance(part, yaml.ScalarNode) and part.tag.startswith("tag:yaml.org,2002:") for part in parts):
-        accepted = f"a list of {key.rpartition('_')[2].removesuffix('s')} names" if is_list else "a single value"
-        problems.append(f"{where}: must be {accepted}")
+        problems.append(f"{where}: must be {f'a list of {items}' if items else 'a single value'}")
         return
     # The text as written, not YAML 1.1's idea of it: `tls: off` is the word off, a password 0123 keeps its zero.
     values[section, key] = _Value(",".join(part.value for part in parts), where, folder)

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from urllib.parse import unquote
 
+from proxy.config import values
 from proxy.config.schema import Upstream
-from proxy.config.values import AUTH_METHODS
 from proxy.databases.connector import Connector
 from proxy.databases.helper import ProofError, Prover, Results, encode_results
 from proxy.errors import ConfigError, UpstreamError
@@ -117,7 +117,7 @@ def parse(dsn: str, environ: Mapping[str, str], *, weakest: str = "prefer") -> U
         raise CatalogueError("The connection string names several hosts: name the one whose catalogue is to be read.")
     user = value("user", "") or getpass.getuser()
     sslmode = value("sslmode", weakest)
-    _word("sslmode", sslmode, contexts.SSL_MODES)
+    _word("sslmode", sslmode, values.SSL_MODES)
     return Upstream(
         host=host,
         port=_number(value("port", "5432"), "port", 65535),
@@ -128,12 +128,12 @@ def parse(dsn: str, environ: Mapping[str, str], *, weakest: str = "prefer") -> U
         sslrootcert=value("sslrootcert", ""),
         sslcert=value("sslcert", ""),
         sslkey=value("sslkey", ""),
-        sslnegotiation=_word("sslnegotiation", value("sslnegotiation", "postgres"), ("postgres", "direct")),
-        channel_binding=_word("channel_binding", value("channel_binding", "prefer"), ("disable", "prefer", "require")),
+        sslnegotiation=_word("sslnegotiation", value("sslnegotiation", "postgres"), values.SSL_NEGOTIATIONS),
+        channel_binding=_word("channel_binding", value("channel_binding", "prefer"), values.CHANNEL_BINDINGS),
         # As in libpq, whatever the server asks for; a password in the clear goes over verified TLS alone.
         require_auth=tuple(
-            _word("require_auth", method.strip(), AUTH_METHODS)
-            for method in value("require_auth", ",".join(AUTH_METHODS)).split(",")
+            _word("require_auth", method.strip(), values.REQUIRABLE)
+            for method in value("require_auth", ",".join(values.REQUIRABLE)).split(",")
         ),
         # As in libpq, 0 means no limit; a program that nobody watches needs one.
         connect_timeout=float(_number(value("connect_timeout", "10"), "connect_timeout", 3600) or 3600),

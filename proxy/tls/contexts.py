@@ -25,14 +25,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from proxy.config import values
 from proxy.errors import ConfigError
 from proxy.system import files
 
 ALPN: Final = "postgresql"
 """The registered name (PG_ALPN_PROTOCOL in src/include/libpq/pqcomm.h). Direct TLS requires it on both sides, and
 Python goes on without it if the peer offers another: who accepts direct TLS checks `selected_alpn_protocol()`."""
-
-SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 SELF_SIGNED_DAYS: Final = 3650
 
@@ -138,8 +137,8 @@ def upstream_context(
     Raises ConfigError for an unknown sslmode, files that cannot be used, a key that others may read, and `system` with
     a weaker mode.
     """
-    if sslmode not in SSL_MODES:
-        raise ConfigError(f"upstream.sslmode is {sslmode!r}; it must be one of {', '.join(SSL_MODES)}.")
+    if sslmode not in values.SSL_MODES:
+        raise ConfigError(f"upstream.sslmode is {sslmode!r}; it must be one of {', '.join(values.SSL_MODES)}.")
     if sslrootcert == "system" and sslmode != "verify-full":
         # libpq 16 says: weak sslmode "require" may not be used with sslrootcert=system. Anybody can get a certificate
         # from a public CA, so the chain without the name proves nothing.

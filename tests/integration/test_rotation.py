@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 import trustme
 
 from proxy.auth.scram import make_verifier
-from proxy.config.schema import Config, PoolLimits, Upstream
+from proxy.config.describe import variable
+from proxy.config.schema import SECTIONS, Again, Config, PoolLimits, Upstream, key_of
 from proxy.databases.addresses import Address
 from proxy.databases.credentials import Credentials
 from proxy.databases.databases import Backends
@@ -30,6 +31,7 @@ from proxy.sql.cache import VerdictCache
 from proxy.sql.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from tests.integration.test_client_door import revoked
 from tests.running import SideCart, wait_until
 
 
@@ -522,3 +524,48 @@ def _copy(path: Path, folder: Path) -> Path:
     copy = folder / "copy.pem"
     copy.write_bytes(path.read_bytes())
     return copy
+
+
+def test_every_file_that_is_said_to_be_read_again_is_read_on_sighup(
+    server: EmbeddedServer, rotated: Upstream, tmp_path: Path
+) -> None:
+    """Each is replaced by one that cannot be used: whoever reads it says so, and names the key."""
+    ca = trustme.CA()
+    made = ca.issue_cert("localhost")
+    certificate, key = made.cert_chain_pems[0].bytes(), made.private_key_pem.bytes()
+    contents = {
+        "listen.tls_cert_file": certificate,
+        "listen.tls_key_file": key,
+        "listen.tls_ca_file": ca.cert_pem.bytes(),
+        "listen.tls_crl_file": revoked(ca),
+        "auth.users_file": b"",
+        "upstream.sslrootcert": server.ca_file.read_bytes(),
+        "upstream.sslcert": certificate,
+        "upstream.sslkey": key,
+        "log.file": b"",
+    }
+    assert contents.keys() == {
+        f"{section}.{item.name}"
+        for section, kind in SECTIONS.items()
+        for item in fields(kind)
+        if key_of(item).again in (Again.CHANGE, Again.SIGHUP)
+    }
+    paths = {key: tmp_path / key for key in contents}
+    for name, path in paths.items():
+        path.write_bytes(contents[name])
+        path.chmod(0o600)
+    log = paths["log.file"]
+    upstream = replace(rotated, password="one", sslrootcert=str(paths["upstream.sslrootcert"]))
+    variables = {variable(*name.split(".")): path for name, path in paths.items() if name != "upstream.sslrootcert"}
+    with SideCart(upstream, **variables) as own:
+        for name, path in paths.items():
+            if path is log:
+                continue
+            path.write_bytes(b"\xff")
+            hang_up(own, log)
+            wait_until(lambda said=name: f"{said} " in log.read_text(), 10, name)  # type: ignore[misc]
+            path.write_bytes(contents[name])
+        moved = log.rename(tmp_path / "moved.log")
+        os.mkfifo(log)
+        own.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "log file not opened again" in moved.read_text(), 10, "log.file")

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "proofs": "sql",
     "role": "proofs sql",
     "config": "errors sql",
-    "tls": "errors system",
+    "tls": "config errors system",
     "auth": "config errors",
     "monitor": "errors stats system",
     "pooling": "config errors ours protocol sql stats",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from proxy.config.load import load
-from proxy.config.schema import ENVIRONMENT_NAMES, SECTIONS
+from proxy.config.schema import ENVIRONMENT_NAMES, SECTIONS, key_of
 from tests.unit.docs.pages import DOCS, README, ROOT, rows, targets
 
 MOST_BYTES = 12_000
@@ -55,31 +56,29 @@ MINIMAL = {"DB_HOST": "db.example", "DB_READONLY_USERNAME": "reader"}
 KEYS = {f"{section}.{item.name}": item for section, kind in SECTIONS.items() for item in dataclasses.fields(kind)}
 
 CONFIGURATION = {
-    key.strip("`"): (default, variable.strip("`"))
-    for key, default, variable, _ in rows(PAGE, "| key | default | environment | meaning |")
+    key.strip("`"): (default, re.findall("`(.*?)`", variables))
+    for part in re.findall(r"^## .*?(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    for key, default, _, variables, _ in rows(part, "| key | default | form | environment | meaning |")
 }
 
 
-def test_table_holds_every_key_in_the_order_of_the_configuration() -> None:
-    assert list(CONFIGURATION) == list(KEYS)
+def test_page_holds_every_key_in_the_order_of_the_configuration() -> None:
+    assert list(CONFIGURATION) == [*KEYS, "max_client_conn"]  # the last one is of an entry of `databases`
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_default_and_variable_of_a_key_are_right(key: str) -> None:
-    default, variable = CONFIGURATION[key]
+def test_default_and_variables_of_a_key_are_right(key: str) -> None:
+    default, (variable, *short) = CONFIGURATION[key]
     section, name = key.split(".")
     item = KEYS[key]
     assert variable == f"SIDECART_{section}_{name}".upper()
+    assert short == [variable for variable, place in ENVIRONMENT_NAMES.items() if place == (section, name)]
     if item.default is dataclasses.MISSING:
         assert default == "(required)"
         return
-    # The word of the table, given as the variable of the table, makes the default of the code.
-    word = {"(empty)": "", "`[]`": "[]" if item.metadata["read"] is None else ","}.get(default, default.strip("`"))
+    # The word of the table, given as a variable of the table, makes the default of the code.
+    word = {"(empty)": "", "`[]`": "[]" if key_of(item).form.read is None else ","}.get(default, default.strip("`"))
     assert word or item.default in ("", ())
-    config = load(None, {**MINIMAL, variable: word})
-    assert getattr(getattr(config, section), name) == item.default
-
-
-def test_short_names_are_right() -> None:
-    table = {variable.strip("`"): key.strip("`") for variable, key in rows(PAGE, "| variable | key |")}
-    assert table == {variable: ".".join(place) for variable, place in ENVIRONMENT_NAMES.items()}
+    for each in (variable, *short):
+        config = load(None, {**MINIMAL, each: word})
+        assert getattr(getattr(config, section), name) == item.default
