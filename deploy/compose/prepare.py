@@ -12,7 +12,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from proxy.commands.private_ca import server_certificate
+from proxy.demo.private_ca import server_certificate
 
 POSTGRES_UID = 999
 """Of the user postgres in the Debian images of PostgreSQL."""
