@@ -628,7 +628,7 @@ class Filter:
     ) -> Verdict:
         """Judge the values of a Bind to a statement whose verdict is `at_bind`; `oids` are those of its Parse."""
         try:
-            effects = bound.effects(verdict.at_bind, oids, values, encoding, self.policy.deny_settings)
+            effects = bound.effects(verdict.at_bind, oids, values, encoding)
         except Refused as refused:
             return _refuse(refused.refusal, verdict.kind)
         kept = [each for each in verdict.effects if each[0] is not Effect.AT_BIND]
@@ -644,7 +644,7 @@ class Filter:
 
     def judge_setting(self, name: str, value: str) -> Verdict:
         """Judge one startup parameter, by the same table as SET. `options` is split into its settings."""
-        answer = settings.judge_startup(name, value, self.policy.deny_settings)
+        answer = settings.judge_startup(name, value)
         if isinstance(answer, Refusal):
             return _refuse(answer, "startup")
         return Verdict(Action.ALLOW, "startup", effects=tuple(answer))
@@ -654,7 +654,7 @@ class Filter:
 
         `formats` are the message's argument format codes: none (all text), one for all, or one for each argument.
         """
-        refusal = self.functions.fastpath(oid, formats, arguments, self.policy.allow_large_object_reads)
+        refusal = self.functions.fastpath(oid, formats, arguments)
         return Verdict(Action.ALLOW, "function_call") if refusal is None else _refuse(refusal, "function_call")
 
     @staticmethod

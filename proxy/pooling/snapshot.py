@@ -189,11 +189,7 @@ _STATE: Final = (
     b"SELECT '.prepared_statement','' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements"
     b" WHERE pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.left(name,%d),'SQL_ASCII'))"
     b" OPERATOR(pg_catalog.<>) '\\x%s')"
-    b" UNION ALL SELECT '.hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors)"
-    b" UNION ALL SELECT '.listen','' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
-    b" UNION ALL SELECT '.advisory_lock','' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks l"
-    b" WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory'"
-    b" AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid());"
+    b" UNION ALL SELECT '.hold_cursor','' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors);"
 ) % (len(PREFIX), hashlib.sha256(PREFIX).hexdigest().encode())
 """It does not tell how our names begin: other sessions of the role can read it, in pg_stat_activity."""
 

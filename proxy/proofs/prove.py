@@ -401,7 +401,7 @@ class _Court:
             self._bodies.exact(f"SELECT {row.default_expressions}", "argument's default", bound)
         for setting in row.settings:
             name, _, value = setting.partition("=")
-            if settings.refuse_value(settings.fold(name), value, None, self._policy.deny_settings) is not None:
+            if settings.refuse_value(settings.fold(name), value) is not None:
                 raise Spoiled(f'it sets {name} to "{value}"')
             if "." in name:
                 self._bodies.leaves.add(

@@ -24,8 +24,6 @@ ENCODING: Final = "client_encoding"
 _PINS: Final[Mapping[Effect, str]] = {
     Effect.PREPARE: PREPARED_STATEMENT,
     Effect.HOLD_CURSOR: "hold_cursor",
-    Effect.LISTEN: "listen",
-    Effect.ADVISORY_LOCK: "advisory_lock",
     Effect.SESSION_STATE: "session_state",
 }
 
@@ -41,7 +39,7 @@ _SETS: Final = frozenset(
         Effect.DISCARD_ALL,
     }
 )
-_ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor", "listen", "advisory_lock"})
+_ASKED: Final = frozenset({PREPARED_STATEMENT, "hold_cursor"})
 """Pins of which the server can say whether there is a reason for them: see snapshot.read_back."""
 STAY_BEHIND: Final = {
     # Our own statements would run under them, those of the next client's lease included.

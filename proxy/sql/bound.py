@@ -34,7 +34,7 @@ def check_types(calls: Sequence[AtBind], types: Sequence[int]) -> None:
 
 
 def effects(
-    calls: Sequence[AtBind], types: Sequence[int], values: Sequence[bytes | None], codec: str, denied: Sequence[str]
+    calls: Sequence[AtBind], types: Sequence[int], values: Sequence[bytes | None], codec: str
 ) -> list[tuple[Effect, str]]:
     """Return what the calls change with these values. Raises Refused.
 
@@ -51,10 +51,7 @@ def effects(
             raise Refused(refusals.function("setting-name", "set_config", "The name of the setting has to be ASCII"))
         folded = settings.fold(name)
         resets = call.resets or (isinstance(call.value, int) and value is None)
-        if resets:
-            refusal = settings.refuse_reset(folded, denied)
-        else:
-            refusal = settings.refuse_value(folded, value, None, denied)
+        refusal = settings.refuse_reset(folded) if resets else settings.refuse_value(folded, value)
         if refusal is not None:
             raise Refused(refusal)
         effect_of = settings.effect_of_reset if resets else settings.effect_of_value

@@ -415,8 +415,6 @@ class Judgement:
             self.effects.append((Effect.SESSION_STATE, function))
         elif function in rules.TRANSACTION_ID_FUNCTIONS:
             self.effects.append((Effect.TRANSACTION_ID, function))
-        elif rules.ADVISORY_LOCKS.get(function):
-            self.effects.append((Effect.ADVISORY_LOCK, function))
         elif function == rules.STATEMENTS_FUNCTION:
             self.effects.append((Effect.LIST_STATEMENTS, function))
 
@@ -803,19 +801,18 @@ class Judgement:
         folded = settings.fold(name)
         local = literals.is_true(arguments[2])
         value = literals.string(arguments, 1)
-        denied = self.policy.deny_settings
         resets = literals.is_null(arguments[1])  # set_config_by_name(), utils/misc/guc_funcs.c
         if resets:
-            refusal = settings.refuse_reset(folded, denied)
+            refusal = settings.refuse_reset(folded)
         elif value is None and local and folded == "search_path" and "ParamRef" in arguments[1]:
             # PostgREST sends this in each transaction, and no path is known to put pg_catalog anywhere but first. Names
             # are looked up in every schema, so this matters only where a name of pg_catalog's is somebody's, too.
             taint = self._functions.shadow()
             if taint is not None:
                 raise Refused(refusals.unproved("setting-value", taint), location)
-            refusal = settings.refuse_value(folded, "", None, denied)
+            refusal = settings.refuse_value(folded, "")
         else:
-            refusal = settings.refuse_value(folded, value, None, denied)
+            refusal = settings.refuse_value(folded, value)
         if refusal is not None:
             raise Refused(refusal, location)
         if resets:
@@ -837,10 +834,7 @@ class Judgement:
         if not any(given) or any(number and numbers.count(number) != 1 for number in given):
             return None
         name = given[0] or literals.string(arguments, 0)
-        if not name or (
-            isinstance(name, str)
-            and settings.refuse_value(settings.fold(name), None, None, self.policy.deny_settings) is None
-        ):
+        if not name or (isinstance(name, str) and settings.refuse_value(settings.fold(name), None) is None):
             return None  # without a name, or whatever the value is
         value = given[1] or literals.string(arguments, 1)
         return AtBind(name, value, literals.is_null(arguments[1]), literals.is_true(arguments[2]))

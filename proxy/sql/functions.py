@@ -126,7 +126,7 @@ class Functions:
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()
         # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
         cast_like = tables.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
-        special = tables.SQL_TEXT_FUNCTIONS.keys() | tables.ADVISORY_LOCKS.keys() | tables.SESSION_STATE_FUNCTIONS
+        special = tables.SQL_TEXT_FUNCTIONS.keys() | tables.ADVISORY_LOCKS | tables.SESSION_STATE_FUNCTIONS
         special |= {tables.STATEMENTS_FUNCTION} | tables.TRANSACTION_ID_FUNCTIONS
         special |= tables.RELATION_TEXT_FUNCTIONS | tables.SCHEMA_TEXT_FUNCTIONS | tables.DATABASE_FUNCTIONS
         special |= tables.CODE_FUNCTIONS
@@ -150,9 +150,7 @@ class Functions:
         """Names of functions, operators and types that can make a parameter one of type void, and are allowed."""
         self._refused_attributes = self._find_refused_attributes()
         known |= catalog.strangers | leading if catalog is not None else set()
-        self.attributes = (
-            self._refused_attributes | tables.SESSION_STATE_FUNCTIONS | tables.ADVISORY_LOCKS.keys() | known
-        )
+        self.attributes = self._refused_attributes | tables.SESSION_STATE_FUNCTIONS | tables.ADVISORY_LOCKS | known
         """Names that need a second look as an attribute; where `denies`, all do."""
 
     def _find_callers(self) -> dict[tuple[str, str], str]:
@@ -413,20 +411,15 @@ class Functions:
                 "Write a cast instead.",
             )
         if name in tables.ADVISORY_LOCKS:
-            if self._policy.allow_advisory_locks:
-                return None
             return _refusal(
                 "advisory-lock",
                 name,
                 f"The function {shown} takes a lock that can stall other sessions (rule: advisory-lock).",
                 "Take it on a connection that does not go through SideCart.",
             )
-        if function.group == "file" and not (function.verdict == "conditional" and self._policy.allow_file_listing):
+        if function.group == "file" and function.verdict == "block":
             return _refusal(
-                "file-function" if function.verdict == "block" else "file-listing",
-                name,
-                f"The function {shown} reads files of the server"
-                f" (rule: {'file-function' if function.verdict == 'block' else 'file-listing'}).",
+                "file-function", name, f"The function {shown} reads files of the server (rule: file-function)."
             )
         if function.group == "other_clients":
             return _refusal(
@@ -434,8 +427,6 @@ class Functions:
                 name,
                 f"The function {shown} shows what other clients left on the connection (rule: other-clients).",
             )
-        if function.group == "dos" and not self._policy.allow_pg_sleep:
-            return _refusal("sleep", name, f"The function {shown} holds a connection (rule: sleep).")
         if function.verdict == "block":
             return _refusal(
                 "side-effect-function",
@@ -474,9 +465,7 @@ class Functions:
             detail=f"{refusal.detail} A column of that name is written in the same way as a call of the function."
         )
 
-    def fastpath(
-        self, oid: int, formats: Sequence[int], arguments: Sequence[bytes | None], allowed: bool
-    ) -> Refusal | None:
+    def fastpath(self, oid: int, formats: Sequence[int], arguments: Sequence[bytes | None]) -> Refusal | None:
         """Say why a FunctionCall message may not call this OID; None when it reads a large object."""
         name = tables.FASTPATH_READS.get(oid)
         if name is None:
@@ -485,7 +474,7 @@ class Functions:
             detail = f"The function {which} is not one of those that read large objects (rule: fastpath)."
             hint = ELSEWHERE if name else "Call functions by SQL."
             return _refusal("fastpath", which, detail, hint)._replace(object=name)
-        if not allowed or self._deny.match("pg_catalog", name):
+        if self._deny.match("pg_catalog", name):
             return _refusal("fastpath", name, "The operator has switched off reading large objects (rule: fastpath).")
         if oid == tables.LO_OPEN and not _opens_for_reading(formats, arguments):
             detail = "lo_open needs its mode as 4 bytes in binary format, without INV_WRITE (rule: fastpath)."

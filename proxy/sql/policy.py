@@ -20,15 +20,6 @@ class Policy:
     """Bytes of a query text; longer ones are refused with 54000."""
     server_version: int = 0
     """The upstream's server_version_num. 0: unknown, and taken for a version as new as the parser's."""
-    allow_listen: bool = False
-    allow_advisory_locks: bool = False
-    allow_pg_sleep: bool = True
-    allow_file_listing: bool = True
-    """pg_ls_waldir and its like, which monitoring agents use; the server grants them to pg_monitor only."""
-    allow_large_object_reads: bool = True
-    """lo_open for reading, loread and lo_lseek through FunctionCall, as pg_dump and pgJDBC send them."""
-    deny_settings: tuple[str, ...] = ()
-    """Settings that a client may not change although the table allows them, such as `app.tenant_id` or `app.*`."""
     live: bool = False
     """Statements are judged by a live catalogue: until it is there, what needs it is refused."""
     trouble: str = ""

@@ -22,11 +22,6 @@ def fold(name: str) -> str:
     return name.lower() if name.isascii() else name
 
 
-def matches(patterns: Sequence[str], name: str) -> bool:
-    """Tell whether a folded name is one of the patterns; a pattern may end in `*`."""
-    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in map(fold, patterns))
-
-
 def encoding_key(name: str) -> str:
     """Normalise an encoding's name as pg_char_to_encoding does: letters and digits only, lowered, aliases resolved."""
     key = "".join(c for c in name if c.isascii() and c.isalnum()).lower()
@@ -153,7 +148,7 @@ def _wrong_value(name: str, value: str | None, right: str, sqlstate: str = table
     )
 
 
-def refuse_reset(name: str, denied: Sequence[str] = ()) -> Refusal | None:
+def refuse_reset(name: str) -> Refusal | None:
     """Say why a folded name may not be RESET or set TO DEFAULT; None when it may."""
     if name == "transaction_read_only":
         # On 15 and older this makes the running transaction writable; 16 has GUC_NO_RESET (utils/misc/guc_tables.c).
@@ -164,14 +159,12 @@ def refuse_reset(name: str, denied: Sequence[str] = ()) -> Refusal | None:
             "Leave it as it is: every transaction is read-only.",
             READ_ONLY_SQL_TRANSACTION,
         )
-    if _group(name, denied) is None:
+    if _group(name) is None:
         return _not_allowed(name)
     return None
 
 
-def _group(name: str, denied: Sequence[str]) -> str | None:
-    if matches(denied, name):
-        return None
+def _group(name: str) -> str | None:
     group = tables.SETTINGS.get(name)
     if group is not None:
         return group
@@ -182,15 +175,13 @@ def _group(name: str, denied: Sequence[str]) -> str | None:
     return None
 
 
-def refuse_value(
-    name: str, value: str | None, elements: Sequence[str] | None = None, denied: Sequence[str] = ()
-) -> Refusal | None:
+def refuse_value(name: str, value: str | None, elements: Sequence[str] | None = None) -> Refusal | None:
     """Say why a folded name may not be set to `value`; None when it may.
 
     `value` None means that the text does not tell it: a parameter or an expression. `elements` are the words of a SET
     with a list, which the server quotes one by one; without them search_path's value is split as the server splits it.
     """
-    group = _group(name, denied)
+    group = _group(name)
     if group is None:
         return _not_allowed(name)
     if group in (tables.ANY, tables.TRANSIENT, tables.SEED):
@@ -263,7 +254,7 @@ def effect_of_reset(name: str, *, local: bool = False) -> list[tuple[Effect, str
     return [(Effect.RESET_LOCAL if local else Effect.RESET, name)]
 
 
-def judge_startup(name: str, value: str, denied: Sequence[str] = ()) -> Refusal | list[tuple[Effect, str]]:
+def judge_startup(name: str, value: str) -> Refusal | list[tuple[Effect, str]]:
     """Say why a startup parameter is refused, or what it sets. `options` is split into its settings."""
     key = fold(name)
     if key in ("user", "database"):
@@ -289,7 +280,7 @@ def judge_startup(name: str, value: str, denied: Sequence[str] = ()) -> Refusal 
     effects: list[tuple[Effect, str]] = []
     for setting, given in pairs:
         folded = fold(setting)
-        refusal = refuse_value(folded, given, None, denied)
+        refusal = refuse_value(folded, given)
         if refusal is not None:
             return refusal
         effects += effect_of_value(folded)

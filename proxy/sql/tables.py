@@ -104,8 +104,6 @@ RULES: dict[str, str] = {
     "file-function": "Functions that read the server's files are refused.",
     "extension-function": "Functions of extensions that do more than read are refused.",
     "advisory-lock": "Advisory locks can stall other sessions.",
-    "sleep": "pg_sleep holds a connection, and the operator has switched it off.",
-    "file-listing": "Functions that list the server's files are switched off by the operator.",
     "sql-text-function": "A function that runs SQL given as text takes a constant that is itself a single read.",
     "void-parameter": "A parameter of type void vanishes before a function is looked up, so none is given to a function"
     " that is judged by its arguments.",
@@ -226,7 +224,6 @@ KINDS: dict[str, str] = {
     "LockStmt": "lock",
     "ConstraintsSetStmt": "set_constraints",
     "UnlistenStmt": "unlisten",
-    "ListenStmt": "listen",
     "VariableSetStmt": "set",
 }
 TRANSACTION_KINDS: dict[str, str] = {
@@ -384,17 +381,13 @@ TYPE_ALIASES = frozenset(
     | {"time with time zone", "time without time zone", "float"}
 )
 
-ADVISORY_LOCKS: dict[str, bool] = {
-    "pg_advisory_lock": True,
-    "pg_advisory_lock_shared": True,
-    "pg_try_advisory_lock": True,
-    "pg_try_advisory_lock_shared": True,
-    "pg_advisory_xact_lock": False,
-    "pg_advisory_xact_lock_shared": False,
-    "pg_try_advisory_xact_lock": False,
-    "pg_try_advisory_xact_lock_shared": False,
-}
-"""Functions that take an advisory lock, and whether the lock outlives the transaction."""
+ADVISORY_LOCKS = frozenset(
+    f"pg_{how}advisory_{until}lock{shared}"
+    for how in ("", "try_")
+    for until in ("", "xact_")
+    for shared in ("", "_shared")
+)
+"""Functions that take an advisory lock."""
 ARGUMENTS: dict[tuple[str, str, str], str] = {
     (extension, name, signature): what
     for extension, name, what, signatures in _rows("functions_arguments.tsv")

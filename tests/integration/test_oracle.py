@@ -243,7 +243,7 @@ def needs(text: str) -> tuple[list[str], list[str]]:
 
 
 OF_A_TRANSACTION_ID = {"transaction id", "next transaction id", "WAL"}
-ANNOUNCED = {"prepared statements": Effect.PREPARE, "cursors": Effect.HOLD_CURSOR, "channels": Effect.LISTEN}
+ANNOUNCED = {"prepared statements": Effect.PREPARE, "cursors": Effect.HOLD_CURSOR}
 
 
 _FOLLOW = {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}

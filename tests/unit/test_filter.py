@@ -20,6 +20,7 @@ from proxy.sql.cache import VerdictCache
 from proxy.sql.catalog import RELATION, Catalog, Relation, Taint
 from proxy.sql.functions import Functions
 from proxy.sql.settings import parse_bool, python_codec, split_identifiers, split_options
+from proxy.sql.tables import ADVISORY_LOCKS
 from proxy.sql.verdict import Action, Effect, Verdict
 
 DATA = Path(__file__).parent.parent / "data"
@@ -131,8 +132,8 @@ def test_refusal(sql: str, rule: str, sqlstate: str, caret: str, kind: str) -> N
 def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
     assert all(sentence.endswith(".") and rule == rule.lower() for rule, sentence in tables.RULES.items())
     elsewhere = {"nul-byte", "encoding", "length", "depth", "operator-run", "syntax", "several-statements", "internal"}
-    elsewhere |= {"unknown-statement", "unknown-node", "unknown-field", "inner-statement", "read-write", "sleep"}
-    elsewhere |= {"file-listing", "denied-function", "keyword-function", "fastpath", "startup-parameter"}
+    elsewhere |= {"unknown-statement", "unknown-node", "unknown-field", "inner-statement", "read-write"}
+    elsewhere |= {"denied-function", "keyword-function", "fastpath", "startup-parameter"}
     elsewhere |= {"secret-catalogue"}
     elsewhere |= {
         "execute-of-execute",
@@ -444,18 +445,19 @@ def test_names_of_effects_are_the_bytes_that_the_client_sent(codec: str, sent: s
     assert verdict.text == text.replace(b"begin read write", b"BEGIN READ ONLY")
 
 
-def test_knobs_and_their_effects() -> None:
-    policy = Policy(allow_listen=True, allow_advisory_locks=True)
-    assert judge("listen c", policy).effects == ((Effect.LISTEN, "c"),)
-    assert judge("select pg_advisory_lock(1)", policy).effects == ((Effect.ADVISORY_LOCK, "pg_advisory_lock"),)
-    assert judge("select x.pg_advisory_lock from abs(1::bigint) x", policy).effects != ()
-    assert judge("select pg_advisory_xact_lock(1)", policy) == Verdict(Action.ALLOW, "select")
-    quiet = Policy(allow_pg_sleep=False, allow_file_listing=False, deny_settings=("app.*", "work_mem"))
-    assert judge("select pg_sleep(1)", quiet).rule == "sleep"
-    assert judge("select (1::float8).pg_sleep", quiet).rule == "sleep"
-    assert judge("select pg_ls_waldir()", quiet).rule == "file-listing"
-    for sql in ("set app.tenant = 1", "set Work_mem = 1", "reset app.x", "select set_config('App.x', '1', false)"):
-        assert judge(sql, quiet).rule == "setting"
+def test_sleep_and_lists_of_files_can_be_denied() -> None:
+    quiet = Policy(deny_functions=("pg_sleep*", "pg_ls_*"))
+    for sql in ("pg_sleep(1)", "pg_sleep_for('1s')", "(1::float8).pg_sleep", "pg_ls_waldir()"):
+        assert judge(f"select {sql}").action is Action.ALLOW, sql
+        assert judge(f"select {sql}", quiet).rule == "denied-function", sql
+
+
+@pytest.mark.parametrize("name", sorted(ADVISORY_LOCKS))
+def test_no_pattern_allows_an_advisory_lock(name: str) -> None:
+    every = Policy(allow_functions=("*", "*.*", name, f"pg_catalog.{name}"))
+    for policy in (Policy(), every):
+        assert judge(f"select {name}(1)", policy).rule == "advisory-lock"
+        assert judge(f"select x.{name} from abs(1::bigint) x", policy).action is Action.REFUSE
 
 
 # -- functions -----------------------------------------------------------------------------------------------------

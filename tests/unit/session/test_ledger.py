@@ -164,8 +164,6 @@ def answer(ledger: Ledger, found: dict[str, str], *held: str) -> bool | None:
     [
         (Effect.PREPARE, "mine", "prepared_statement", False),
         (Effect.HOLD_CURSOR, "c", "hold_cursor", False),
-        (Effect.LISTEN, "channel", "listen", False),
-        (Effect.ADVISORY_LOCK, "pg_advisory_lock", "advisory_lock", False),
         (Effect.SESSION_STATE, "setseed", "session_state", True),
     ],
 )
@@ -215,8 +213,8 @@ def test_what_a_function_sets_is_unsure_until_the_transaction_ends() -> None:
 
 def test_several_effects_of_one_text_pin_once_each() -> None:
     ledger = Ledger(NO_SETTINGS)
-    effects = [(Effect.LISTEN, "a"), (Effect.PREPARE, "a"), (Effect.LISTEN, "b")]
-    assert ledger.apply(effects) == ["listen", "prepared_statement"]
+    effects = [(Effect.HOLD_CURSOR, "a"), (Effect.PREPARE, "a"), (Effect.HOLD_CURSOR, "b")]
+    assert ledger.apply(effects) == ["hold_cursor", "prepared_statement"]
 
 
 def test_settings_are_touched_until_they_are_read_back() -> None:

@@ -535,7 +535,7 @@ def test_a_function_that_is_denied_is_denied_to_what_calls_it() -> None:
 
 def test_a_view_of_files_is_switched_off_as_its_function_is() -> None:
     assert judge("table pg_hba_file_rules").action is Action.ALLOW
-    assert judge("table pg_hba_file_rules", allow_file_listing=False).rule == "file-listing"
+    assert judge("table pg_hba_file_rules", deny_functions=("pg_hba_file_rules",)).rule == "denied-function"
 
 
 def test_every_text_of_a_route_is_judged() -> None:
