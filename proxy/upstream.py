@@ -25,7 +25,7 @@ from proxy.errors import (
 )
 from proxy.events import Audit
 from proxy.pooling import owed as r
-from proxy.pooling.guard import LOST, READ_ONLY, UNSUPPORTED
+from proxy.pooling.guard import LOST, START_UP, UNSUPPORTED
 from proxy.pooling.owed import Owed
 from proxy.pooling.own_answer import OwnAnswer
 from proxy.pooling.pool import Pool
@@ -37,24 +37,16 @@ from proxy.session.ports import FRESH, Owner
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 
-READ_ONLY_PARAMETERS: Final = {
-    READ_ONLY: "on",
-    "standard_conforming_strings": "on",
-    "client_encoding": "UTF8",
-}
-"""Travel in the StartupMessage: what a packet sets, RESET ALL and DISCARD ALL return to. SQL SET would be undone."""
-
 _READ_BACK: Final = (
-    b"SELECT pg_catalog.current_setting('default_transaction_read_only'),"
-    b"pg_catalog.current_setting('standard_conforming_strings'),"
-    b"pg_catalog.current_setting('client_encoding'),"
-    b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex'),"
+    b"SELECT "
+    + b"".join(b"pg_catalog.current_setting('%b')," % name.encode() for name in START_UP)
+    + b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex'),"
     b"pg_catalog.pg_backend_pid()"
 )
 """In hexadecimal digits what may hold any bytes."""
 _RETURNED_TO: Final = b"SELECT " + b",".join(
     b"(SELECT reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) '%b')" % name.encode()
-    for name in READ_ONLY_PARAMETERS
+    for name in START_UP
 )
 """What RESET and DISCARD ALL return to: a pooler may have put a SET in the place of the start-up value."""
 CANCEL_AGAIN: Final = 0.5
@@ -406,7 +398,7 @@ class UpstreamConnection(asyncio.Protocol):
     def parameter_reported(self, body: bytes) -> bytes | None:
         name, value = p.note_parameter(self.parameters, body)
         # What an abandoned client has run may still change its encoding; the others it cannot, while it is cleaned too.
-        if READ_ONLY_PARAMETERS.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
+        if START_UP.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
             raise TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
             self.pool.unsettle(self)
@@ -435,7 +427,7 @@ class UpstreamConnection(asyncio.Protocol):
         Raises UpstreamError or UpstreamProtocolError, also where more comes than MAX_LOGIN. Afterwards the upstream is
         idle.
         """
-        self.write(p.startup_message({"user": user, "database": self.pool.dbname, **READ_ONLY_PARAMETERS}))
+        self.write(p.startup_message({"user": user, "database": self.pool.dbname, **START_UP}))
         while not login.done:
             kind, body = await self._message()
             if kind == p.AUTHENTICATION:
@@ -469,7 +461,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _read_back(self) -> None:
         """Believe no parameter that was not read back: a pooler in between may have dropped it."""
-        *kept, path, pid = await self._row(_READ_BACK, len(READ_ONLY_PARAMETERS) + 2)
+        *kept, path, pid = await self._row(_READ_BACK, len(START_UP) + 2)
         _demand(kept)
         try:
             self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
@@ -478,7 +470,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise UpstreamProtocolError("the session's own settings are no answer") from None
         self.pooled = self.pid != self.key[0]
         if self.pooled:
-            _demand(await self._row(_RETURNED_TO, len(READ_ONLY_PARAMETERS)))
+            _demand(await self._row(_RETURNED_TO, len(START_UP)))
 
     async def _row(self, query: bytes, columns: int) -> list[str]:
         """Return the one row of a Query of the login. Raises UpstreamError, UpstreamProtocolError."""
@@ -570,7 +562,7 @@ class UpstreamConnection(asyncio.Protocol):
 
 def _demand(found: list[str]) -> None:
     """Raise UpstreamError where a setting is not as it was sent, or RESET would make it another one."""
-    sent = READ_ONLY_PARAMETERS.items()
+    sent = START_UP.items()
     lost = [name for (name, value), kept in zip(sent, found, strict=True) if kept != value]
     if lost:
         raise UpstreamError(

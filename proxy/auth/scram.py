@@ -25,6 +25,9 @@ from proxy.errors import FEATURE_NOT_SUPPORTED, INVALID_AUTHORIZATION_SPECIFICAT
 
 SCRAM_SHA_256: Final = "SCRAM-SHA-256"
 SCRAM_SHA_256_PLUS: Final = "SCRAM-SHA-256-PLUS"
+"""The mechanisms by which a login is proved, ours to the upstream (`upstream_login`) and a client's to us."""
+END_POINT: Final = "tls-server-end-point"
+"""The one channel binding that PostgreSQL knows (RFC 5929, section 4): a hash of the server's certificate."""
 ITERATIONS: Final = 4096
 """SCRAM_SHA_256_DEFAULT_ITERATIONS; PostgreSQL 16 has a setting for it, scram_iterations."""
 MAX_MESSAGE: Final = 1024
@@ -32,7 +35,6 @@ MAX_MESSAGE: Final = 1024
 _SALT_BYTES: Final = 16
 _NONCE_BYTES: Final = 18
 _KEY_BYTES: Final = 32
-_BINDING_TYPE: Final = b"tls-server-end-point"
 _NONCE: Final = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
 _ATTRIBUTE: Final = re.compile(rb"[A-Za-z]=[^,]*")
 
@@ -249,7 +251,7 @@ class Exchange:
                     "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel"
                     " binding data."
                 )
-            if flag[2:] != _BINDING_TYPE:
+            if flag[2:] != END_POINT.encode():
                 raise ScramError("unsupported SCRAM channel-binding type")
         elif flag not in (b"n", b"y"):
             raise _malformed("Unexpected channel-binding flag.")

@@ -18,7 +18,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.auth.scram import prepared
+from proxy.auth.scram import END_POINT, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, prepared
+from proxy.config.values import MD5, NONE, PASSWORD, SCRAM
 from proxy.errors import CONNECTION_FAILURE, CloseReason, UpstreamError
 
 # The Int32 that opens the body of every Authentication message (src/include/libpq/protocol.h, AUTH_REQ_*).
@@ -40,11 +41,6 @@ _UNSUPPORTED: Final = {
     AUTH_SSPI: "SSPI",
 }
 
-SCRAM_SHA_256: Final = "SCRAM-SHA-256"
-SCRAM_SHA_256_PLUS: Final = "SCRAM-SHA-256-PLUS"
-END_POINT: Final = "tls-server-end-point"
-"""The one channel binding that PostgreSQL knows (RFC 5929, section 4): a hash of the server's certificate."""
-
 SCRAM_USER: Final = "*"
 """PostgreSQL takes the user from the StartupMessage and ignores the one inside SCRAM (read_client_first_message() in
 src/backend/libpq/auth-scram.c). libpq sends an empty one; pgJDBC sends this star. The real name would have to survive
@@ -58,12 +54,6 @@ checked the number comes from a server that has proved nothing, so it is bounded
 MAX_SCRAM_MESSAGE: Final = 2000
 """Bytes of what a server sends in the course of SCRAM, as libpq bounds an Authentication message. PostgreSQL's own are
 of about 100."""
-
-MD5: Final = "md5"
-PASSWORD: Final = "password"  # noqa: S105
-SCRAM: Final = "scram-sha-256"
-NONE: Final = "none"
-"""The methods, in the words of libpq's require_auth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from proxy import protocol as p
 from proxy.auth import scram, upstream_login
@@ -43,9 +42,7 @@ from proxy.session.peer import Identity
 from proxy.session.ports import End, House, Wire
 from proxy.session.quotas import Excess
 from proxy.session.session import Session
-
-NAMEDATALEN: Final = 64
-"""Names of users and databases are cut to one byte less (ProcessStartupPacket(), backend_startup.c)."""
+from proxy.sql.literals import NAMEDATALEN
 
 
 class Phase(enum.Enum):
@@ -502,7 +499,10 @@ class Client:
 
 
 def _name(text: str) -> str:
-    """Return the name of a user or a database as PostgreSQL takes it: what is too long is cut."""
+    """Return the name of a user or a database as PostgreSQL takes it: what is too long is cut.
+
+    (ProcessStartupPacket() in src/backend/tcop/backend_startup.c.)
+    """
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError:  # what is not UTF-8 was decoded to lone surrogates

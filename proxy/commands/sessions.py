@@ -18,11 +18,12 @@ from proxy.operating import terminal
 from proxy.operating.asking import NoAnswerError, fetch
 from proxy.operating.offline import echo
 from proxy.operating.usage import UNUSABLE, complain, config_option, configured
+from proxy.sql.literals import NAMEDATALEN
 
 SILENT = 1
 """Exit code when nobody answers."""
 NOBODY: Final = "nobody is connected"
-LONGEST: Final = 63
+LONGEST: Final = NAMEDATALEN - 1
 """Columns of a name where no terminal bounds them: bytes that PostgreSQL keeps of one."""
 _HEADS: Final = ("user", "database", "application", "address", "state", "since", "statement", "upstream pid", "pins")
 _NUMBERS: Final = (5, 7)

@@ -277,7 +277,7 @@ class Upstream:
     channel_binding: str = _key(values.choice(*values.CHANNEL_BINDINGS), "prefer", meaning="of SCRAM, as in libpq")
     require_auth: tuple[str, ...] = _key(
         values.REQUIRE_AUTH,
-        ("scram-sha-256", "none"),
+        (values.SCRAM, values.NONE),
         meaning="what the server may ask for, as in libpq",
         more="With `aws_iam` it is the password, whatever stands here.",
     )

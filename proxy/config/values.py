@@ -211,7 +211,8 @@ def _extensions(text: str) -> tuple[str, ...]:
     return names
 
 
-REQUIRABLE = ("scram-sha-256", "md5", "password", "none")
+SCRAM, MD5, PASSWORD, NONE = "scram-sha-256", "md5", "password", "none"
+REQUIRABLE = (SCRAM, MD5, PASSWORD, NONE)
 """What a server may be let ask for, in the words of libpq's require_auth."""
 
 

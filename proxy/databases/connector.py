@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Final, NamedTuple, cast
 
 from proxy import protocol as p
-from proxy.auth.upstream_login import PASSWORD, Channel, UpstreamLogin
+from proxy.auth.upstream_login import Channel, UpstreamLogin
 from proxy.config.schema import PoolLimits
 from proxy.config.schema import Upstream as UpstreamConfig
+from proxy.config.values import PASSWORD
 from proxy.databases.addresses import Addresses, Resolve, ask_system
 from proxy.databases.credentials import Credentials, Secret
 from proxy.errors import (

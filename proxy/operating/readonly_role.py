@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from base64 import b64encode
 from importlib import resources
 from typing import Final
 
-from scramp import ScramException, ScramMechanism
+from scramp import ScramException
+from scramp.utils import saslprep
 
+from proxy.auth.scram import make_verifier
 from proxy.config import values
 from proxy.config.schema import Upstream
 from proxy.errors import QueryFailedError, SideCartError, UpstreamError
@@ -22,8 +23,6 @@ from proxy.role.probe import literal
 
 DEFAULT_NAME: Final = "sidecart_reader"
 _PLAIN_SQL: Final = "-- From here on it is plain SQL"
-_ITERATIONS: Final = 4096
-"""PostgreSQL's own number (scram_iterations)."""
 
 
 class RoleError(SideCartError):
@@ -67,15 +66,14 @@ def verifier(password: str) -> str:
     with contextlib.suppress(ValueError):
         return values.verifier(password)
     try:
-        salt, stored, server, rounds = ScramMechanism("SCRAM-SHA-256").make_auth_info(password, _ITERATIONS)
+        saslprep(password)  # what it prohibits cannot be typed everywhere, though PostgreSQL would take its bytes
     except (ScramException, ValueError):
         # `from None`: a UnicodeError carries the text that it failed on.
         raise RoleError(
             "The password has a character that SASLprep (RFC 4013) prohibits, such as a control character; choose one"
             " of printable characters."
         ) from None
-    salted, stored_key, server_key = (b64encode(part).decode() for part in (salt, stored, server))
-    return f"SCRAM-SHA-256${rounds}:{salted}${stored_key}:{server_key}"
+    return make_verifier(password).text
 
 
 async def apply(

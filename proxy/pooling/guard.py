@@ -19,6 +19,11 @@ from proxy import protocol as p
 from proxy.ours import PREFIX
 
 READ_ONLY: Final = "default_transaction_read_only"
+LOCKED: Final = {READ_ONLY: "on", "standard_conforming_strings": "on"}
+"""Settings that no client may change, with their values: the one keeps transactions read-only, by the other a text is
+cut into the same tokens here and there."""
+START_UP: Final = {**LOCKED, "client_encoding": "UTF8"}
+"""Travel in the StartupMessage: what a packet sets, RESET ALL and DISCARD ALL return to. SQL SET would be undone."""
 PUT_BACK: Final = b"RESET default_transaction_read_only"
 """Returns to the `on` of the StartupMessage, which no statement can change; leaves no trace where nobody has set it.
 

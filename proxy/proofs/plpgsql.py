@@ -27,6 +27,7 @@ from pglast.parser import ParseError, Token, parse_plpgsql_json, scan
 
 from proxy.sql import tables
 from proxy.sql import text as texts
+from proxy.sql.literals import NAMEDATALEN
 from proxy.sql.tables import Refused
 
 Body = dict[str, Any]
@@ -458,4 +459,4 @@ def _identifier(word: str) -> str:
         raise Unreadable("names a type with Unicode escapes", word)
     else:
         name = "".join(char.lower() if char.isascii() else char for char in word)
-    return name.encode()[:63].decode(errors="ignore")
+    return name.encode()[: NAMEDATALEN - 1].decode(errors="ignore")

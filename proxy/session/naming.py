@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.sql.literals import NAMEDATALEN
+
 APPLICATION_NAME: Final = "application_name"
-MAX_NAME: Final = 63
-"""Bytes of an application_name that the server keeps (NAMEDATALEN - 1)."""
+MAX_NAME: Final = NAMEDATALEN - 1
+"""Bytes of an application_name that the server keeps."""
 
 
 class Naming:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Final
-
 from proxy.pooling.sent import NEVER, Groups, Sent
 from proxy.pooling.statements import OF_ANOTHER
+from proxy.sql.literals import NAMEDATALEN
 from proxy.sql.verdict import Verdict
 
-NAMEDATALEN: Final = 64
-"""Of longer names of prepared statements and portals the server looks at the first 63 bytes only (commands/prepare.c,
-utils/mmgr/portalmem.c)."""
 
 
 def key(name: bytes) -> bytes:
-    """Return what the server looks at of a name."""
+    """Return what the server looks at of a name (commands/prepare.c, utils/mmgr/portalmem.c)."""
     return name[: NAMEDATALEN - 1]
 
 

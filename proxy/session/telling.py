@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy import protocol as p
-from proxy.pooling.guard import READ_ONLY
+from proxy.pooling.guard import LOCKED
 from proxy.pooling.replies import TripwireError
 from proxy.session.ledger import ENCODING
 from proxy.session.link import Link
@@ -23,7 +23,7 @@ def reported(session: Session, body: bytes) -> bytes:
 
 def tell(session: Session, link: Link | None, name: str, value: str) -> bytes:
     """Return the ParameterStatus that tells the client a value, if it was told another one. Raises TripwireError."""
-    if (name == READ_ONLY and value == "off") or (name == "standard_conforming_strings" and value != "on"):
+    if LOCKED.get(name, value) != value:
         raise TripwireError(f"the upstream reports {name} = {value}")
     peer = session.peer
     if link is not None:

@@ -5,11 +5,12 @@ Everything that is not a plain constant is None: what the text does not say is n
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-NAMEDATALEN = 64
+NAMEDATALEN: Final = 64
+"""Of a longer name PostgreSQL looks at one byte less (src/include/pg_config_manual.h)."""
 """Names are cut off before so many bytes, in the server's own encoding (pg_config_manual.h)."""
 
 Body = dict[str, Any]
