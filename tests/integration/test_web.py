@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +20,10 @@ from proxy.stats import Stats
 from tests.running import wait_until
 
 Answer = tuple[bool, dict[str, object]]
+
+
+KEY = "0123456789abcdef"
+ASKED = f"GET /sessions HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
 
 
 def well() -> Answer:
@@ -124,7 +130,7 @@ def test_other_paths_are_404_and_list_the_three(serve: Callable[..., Web], path:
     with connect(site := serve()) as raw:
         raw.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         answer = read_all(raw)
-    assert answer.startswith(b"HTTP/1.0 404 ")
+    assert answer.startswith(b"HTTP/1.1 404 ")
     for name in (b"/metrics", b"/healthz", b"/readyz"):
         assert name in answer.partition(b"\r\n\r\n")[2]
     assert site.port
@@ -152,14 +158,14 @@ def test_nothing_tells_the_python_version(serve: Callable[..., Web], request_byt
         answer = read_all(raw)
     assert b"Server: sidecart\r\n" in answer
     assert b"Python" not in answer
-    assert answer.startswith(b"HTTP/1.0 ")
+    assert answer.startswith(b"HTTP/1.1 ")
 
 
 def test_attack_request_that_is_quoted_in_the_answer(serve: Callable[..., Web]) -> None:
     with connect(serve()) as raw:
         raw.sendall(b"<script>alert(1)</script> x y z\r\n\r\n")
         answer = read_all(raw)
-    assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"script" not in answer
 
 
@@ -167,8 +173,8 @@ def test_attack_request_that_is_quoted_in_the_answer(serve: Callable[..., Web]) 
     "attack",
     [
         b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 500 + b"\r\n",
-        b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"x: y\r\n" * 500 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
     ],
     ids=["long line", "many headers", "long header"],
 )
@@ -179,21 +185,58 @@ def test_attack_request_without_bounds(serve: Callable[..., Web], attack: bytes)
             answer = read_all(raw)
         except (BrokenPipeError, ConnectionResetError):
             answer = b""
-    assert not answer or answer.startswith((b"HTTP/1.0 414", b"HTTP/1.0 431"))
+    assert not answer or answer.startswith((b"HTTP/1.1 414", b"HTTP/1.1 431"))
     assert ask(site, "/healthz")[0].status == 200
 
 
 def test_attack_silent_client_is_closed(serve: Callable[..., Web], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web._Handler, "timeout", 0.05)
+    monkeypatch.setattr(web, "ARRIVAL_DEADLINE", 0.05)
     with connect(serve()) as silent:
         assert read_all(silent) == b""  # a recv that times out after 10 s would raise
 
 
+def test_attack_client_that_reads_no_answer_is_closed(
+    serve: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "DELIVERY_DEADLINE", 0.05)
+    rows = [{"user": "x" * 1_000_000}] * 20  # more than the kernel takes
+    site = serve(sessions=lambda: rows, sessions_key=KEY)
+    with connect(site) as deaf:
+        deaf.sendall(ASKED)
+        time.sleep(1)
+        assert len(read_all(deaf)) < 20_000_000
+
+
+def test_attack_requests_behind_the_first_one_are_not_answered(serve: Callable[..., Web]) -> None:
+    with connect(serve()) as eager:
+        eager.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n" * 3)
+        answer = read_all(eager)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",  # HTTP/1.1 wants a Host
+        b"GET /healthz HTTP/1.0\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\n x: folded\r\n\r\n",
+        b"GET /health\0z HTTP/1.0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+def test_attack_request_that_can_be_read_in_two_ways(serve: Callable[..., Web], request_bytes: bytes) -> None:
+    with connect(serve()) as raw:
+        raw.sendall(request_bytes)
+        assert read_all(raw).startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 501 Not Implemented\r\n"))
+
+
 def test_attack_client_that_drips_is_closed(serve: Callable[..., Web], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "REQUEST_DEADLINE", 0.3)
+    monkeypatch.setattr(web, "ARRIVAL_DEADLINE", 0.3)
     with connect(serve()) as drip:
         drip.settimeout(0.02)
-        for _ in range(500):  # far below the 5 s between two bytes that a socket's timeout allows
+        for _ in range(500):
             try:
                 drip.send(b"G")
                 if drip.recv(1) == b"":
@@ -222,20 +265,16 @@ def test_attack_more_clients_than_threads(serve: Callable[..., Web], capfd: pyte
         for _ in held:
             assert all_in.acquire(timeout=10)
         with connect(site) as one_more:
-            assert read_all(one_more).startswith(b"HTTP/1.0 503 Service Unavailable\r\n")
+            assert read_all(one_more).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         release.set()
         for each in held:
-            assert read_all(each).startswith(b"HTTP/1.0 200 OK\r\n")
+            assert read_all(each).startswith(b"HTTP/1.1 200 OK\r\n")
     finally:
         release.set()
         for each in held:
             each.close()
     assert ask(site, "/readyz")[0].status == 200
     assert capfd.readouterr().err == ""
-
-
-KEY = "0123456789abcdef"
-ASKED = f"GET /sessions HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
 
 
 def test_attack_pages_that_take_long_keep_no_health_check_out(serve: Callable[..., Web]) -> None:
@@ -274,6 +313,18 @@ def test_attack_connections_that_read_no_answer_keep_no_health_check_out(serve: 
         for _ in range(2 * web.MAX_REQUESTS):
             held.enter_context(connect(site)).sendall(ASKED)
         wait_until(lambda: ask(site, "/healthz")[0].status == 200, 10, "the health page")
+
+
+def test_health_answers_while_the_loop_that_started_it_hangs(serve: Callable[..., Web]) -> None:
+    async def hang() -> list[int]:
+        site = serve()
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(ask(site, "/healthz")[0].status))
+        asking.start()
+        asking.join(10)  # the loop does nothing meanwhile
+        return found
+
+    assert asyncio.run(hang()) == [200]
 
 
 def test_page_that_raises_is_500_and_reported(serve: Callable[..., Web], capfd: pytest.CaptureFixture[str]) -> None:
@@ -344,18 +395,17 @@ def test_ipv6() -> None:
     try:
         with socket.create_connection(("::1", site.port), timeout=10) as raw:
             raw.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-            assert read_all(raw).startswith(b"HTTP/1.0 200")
+            assert read_all(raw).startswith(b"HTTP/1.1 200")
     finally:
         site.close()
 
 
 def test_sessions_are_told_to_this_machine_alone(serve: Callable[..., Web]) -> None:
-    key = "0123456789abcdef"
-    site = serve(sessions=lambda: [{"id": 1, "user": "analyst"}], sessions_key=key)
-    status, _, body = site._site.page("/sessions", "", "127.0.0.1", f"Bearer {key}")
+    site = serve(sessions=lambda: [{"id": 1, "user": "analyst"}], sessions_key=KEY)
+    status, _, body, _ = site._site.page("/sessions", "", "127.0.0.1", f"Bearer {KEY}".encode())
     assert (status, json.loads(body)) == (200, [{"id": 1, "user": "analyst"}])
     for peer in ("10.0.0.7", "fe80::1%eth0"):
-        status, _, text = site._site.page("/sessions", "", peer, f"Bearer {key}")
+        status, _, text, _ = site._site.page("/sessions", "", peer, f"Bearer {KEY}".encode())
         assert status == 403 and b"analyst" not in text
     response, body = ask(site, "/sessions")
     assert response.status == 401 and b"analyst" not in body
