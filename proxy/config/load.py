@@ -89,7 +89,8 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
                 )
         if name == "pool" and "min_pool_size" not in given:
             # Who asks for a pool of one wants no lecture about the default of two that are kept warm.
-            given["min_pool_size"] = min(PoolLimits().min_pool_size, given.get("default_pool_size", 10))
+            usual = PoolLimits()
+            given["min_pool_size"] = min(usual.min_pool_size, given.get("default_pool_size", usual.default_pool_size))
         if len(problems) == before:
             sections[name] = kind(**given)
     _check_together(sections, values, problems)

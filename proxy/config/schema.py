@@ -290,6 +290,7 @@ class Upstream:
         values.choice("warn", "refuse"),
         "warn",
         meaning="`refuse`: serve nobody as a role that can do more than read; `warn`: say so in the log",
+        more="See [the role](role.md).",
     )
     allow_shared_sessions: bool = _key(
         values.BOOLEAN,
@@ -453,6 +454,7 @@ class FilterConfig:
         values.choice("enforce", "observe"),
         "enforce",
         meaning="`observe`: what would be refused is logged, and let through; for a trial, never for good",
+        more="See [observe](observe.md).",
     )
     catalog_refresh: float = _key(
         values.duration(zero=True),
@@ -466,7 +468,8 @@ class FilterConfig:
         values.FUNCTIONS,
         (),
         meaning="functions that count as reads although nothing proves it: `[public.slugify]`",
-        more="Operators (`public.@@`), views, types and foreign tables, too; `postgis.st_*` names several.",
+        more="Operators (`public.@@`), views, types and foreign tables, too; `postgis.st_*` names several. See"
+        " [functions and views of your own](functions.md).",
     )
     allow_extensions: tuple[str, ...] = _key(
         values.EXTENSIONS,
