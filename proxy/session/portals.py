@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from copy import copy
+
 from proxy.pooling.sent import NEVER, Groups, Sent
 from proxy.pooling.statements import OF_ANOTHER
 from proxy.sql.literals import NAMEDATALEN
 from proxy.sql.verdict import Verdict
-
 
 
 def key(name: bytes) -> bytes:
