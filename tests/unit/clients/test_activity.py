@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy import protocol as p
 from proxy.clients import activity
 from proxy.clients.activity import Row
-from tests.unit.session.test_session import (
+from tests.unit.session.town import (
     BEGUN,
     READY_E,
     READY_I,

@@ -17,7 +17,7 @@ from proxy.clients.client import Client, Phase
 from proxy.config.schema import AuthRule, ClientLimits
 from proxy.config.values import networks
 from proxy.session.quotas import Quotas
-from tests.unit.session.test_session import BOUND, EXECUTE, PARSED, READY_I, SELECTED, SYNC, FakeWire, Guest, Town, bind
+from tests.unit.session.town import BOUND, EXECUTE, PARSED, READY_I, SELECTED, SYNC, FakeWire, Guest, Town, bind
 
 VERIFIER = make_verifier("wonderland", 4096, b"salt-of-16-bytes")
 REMOTE = Origin(ipaddress.IPv4Address("10.0.0.1"))

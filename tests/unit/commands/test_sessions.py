@@ -14,7 +14,7 @@ from proxy.commands import sessions
 from proxy.commands.sessions import Row, listing, read
 from proxy.config.schema import Config, Metrics, Upstream
 from proxy.operating.asking import NoAnswerError, fetch
-from tests.unit.session.test_session import Town
+from tests.unit.session.town import Town
 
 ROW = Row(
     id=1,

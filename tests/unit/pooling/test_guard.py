@@ -9,7 +9,7 @@ from proxy.errors import CloseReason
 from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, GUARDED, PUT_BACK, READ_ONLY
 from tests.unit.pooling.test_replies import feed_in, make
-from tests.unit.session.test_session import (
+from tests.unit.session.town import (
     BEGUN,
     BOUND,
     EXECUTE,
