@@ -217,9 +217,11 @@ def _catalogue() -> tuple[int, Catalog]:
 
 
 def _knowing(text: bytes, version: int, known: Catalog, *, resolves: bool) -> Callable[[], object]:
-    filter_ = Filter(cache=VerdictCache(0), resolves=resolves)
+    filter_ = Filter(cache=VerdictCache(0))
     filter_.learn_version(version)
     filter_.learn_catalog(known)
+    if not resolves:
+        filter_ = filter_.wide
     assert filter_.judge(text).action is Action.ALLOW
     return lambda: filter_.judge(text)
 
