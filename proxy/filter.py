@@ -2,7 +2,7 @@
 
 The text is decoded, parsed by PostgreSQL's own grammar (`parse_sql_json`; never `parse_sql`, which ends the process on
 long chains of operators), and walked completely against the tables. Whatever the tables and the live catalogue do not
-know is refused. `conditions.py` holds what is asked of each statement.
+know is refused. `sql/kinds.py` holds what is asked of each statement.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from proxy.sql import catalog as c
 from proxy.sql import text as texts
 from proxy.sql.cache import Came, Counts, Key, Scope, VerdictCache
 from proxy.sql.catalog import FIRST_NORMAL_OID, TYPE, Catalog
-from proxy.sql.expressions import Judgement
 from proxy.sql.functions import Functions
+from proxy.sql.judgement import Judgement, Terms
 from proxy.sql.normal_form import emptied, is_shareable, normal_form
 from proxy.sql.picked import ByNames, Meaning
 from proxy.sql.policy import Policy
@@ -409,11 +409,13 @@ class Filter:
         judgement = Judgement(
             self.functions,
             self.policy,
-            void=bool(extended & VOID_PARSE),
-            bound=bool(extended),
-            own=own,
-            meaning=None if resolver is None else Meaning(resolver, types),
-            cleared=self._cleared if resolver is not None else (),
+            Terms(
+                void=bool(extended & VOID_PARSE),
+                bound=bool(extended),
+                own=own,
+                meaning=None if resolver is None else Meaning(resolver, types),
+                cleared=self._cleared if resolver is not None else (),
+            ),
         )
         # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
         raw_utf8 = encoding == tables.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
@@ -511,7 +513,8 @@ class Filter:
         self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement
     ) -> Verdict:
         several = len(parsed) > 1
-        judgement.alone = not several
+        if several:
+            judgement.terms = judgement.terms._replace(alone=False)
         kind = "multi" if several else ""
         replacements: list[tuple[int, int, str]] = []
         prepares: list[tuple[str, bytes]] = []

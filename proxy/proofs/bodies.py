@@ -18,13 +18,13 @@ from typing import Any
 
 from proxy.proofs import plpgsql
 from proxy.proofs.taints import NOWHERE, Finding, Place
-from proxy.sql import refusals, tables
+from proxy.sql import expressions, refusals, tables
 from proxy.sql import text as texts
 from proxy.sql.by_name import is_polymorphic
 from proxy.sql.candidates import Candidates, is_built_in
 from proxy.sql.catalog import FUNCTION, OPERATOR, TYPE, UNREADABLE, Catalog, FunctionRow, Key, Rows, Taint
-from proxy.sql.expressions import Judgement
 from proxy.sql.functions import LEADS, Functions
+from proxy.sql.judgement import Judgement, Terms
 from proxy.sql.picked import Meaning
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, oids, variables
@@ -255,7 +255,7 @@ class Bodies:
         self._found.fetches |= _TO_XML.search(row.definition) is not None
         with self._apart():
             for statement in (item for block in blocks for item in block.get("List", {}).get("items", ())):
-                judgement = Judgement(self._exact, self._policy, own=None)
+                judgement = Judgement(self._exact, self._policy, Terms(own=None))
                 self._statement({"stmt": _selected(statement)}, row.definition, "body", judgement, place, bound)
 
     def _takes_rows(self, row: FunctionRow) -> bool:
@@ -295,9 +295,8 @@ class Bodies:
         self._found.fetches |= _TO_XML.search(sql) is not None
         occurring: set[int] = set()
         for raw in statements:
-            judgement = Judgement(
-                functions, self._policy, polymorphic=polymorphic, own=own, variables=named, meaning=meaning
-            )
+            terms = Terms(polymorphic=polymorphic, own=own, variables=named, meaning=meaning)
+            judgement = Judgement(functions, self._policy, terms)
             self._statement(raw, sql, part, judgement, place, bound)
             occurring |= judgement.occurring
         return occurring
@@ -318,7 +317,7 @@ class Bodies:
         try:
             if name != "SelectStmt":
                 raise refusals.statement(name, body)
-            judgement.select(body)
+            expressions.judge(judgement, name, body)
         except Refused as refused:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             named = name == "SelectStmt"

@@ -35,9 +35,11 @@ from proxy.sql.catalog import (
     Type,
     are_own,
 )
+from proxy.sql.operators import KINDS
 from proxy.sql.policy import Policy
 from proxy.sql.refusals import ELSEWHERE, allow_line, dotted, unproved
 from proxy.sql.tables import Refusal
+from proxy.sql.walk import INTERESTING
 
 _BUILT_IN = ("", "pg_catalog")
 _ASSIGNED = "pg_current_xact_id_if_assigned() tells the transaction's id where it has one, and gives it none."
@@ -80,6 +82,15 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
+def _interesting(catalog: Catalog | None, *, operators: bool) -> frozenset[str]:
+    """Give the nodes to look into: with a catalogue names of types, too, and operators if any of them is no read.
+
+    Operators with their schema are looked into in any case: see `walk`.
+    """
+    found = INTERESTING if catalog is None else INTERESTING | {"TypeCast", "TypeName"}
+    return found | KINDS if operators or (catalog is not None and catalog.tainted_operators) else found
+
+
 class Functions:
     """Hold the policy of one configuration and one catalogue, and answer for names.
 
@@ -100,6 +111,7 @@ class Functions:
         "denies",
         "denies_operators",
         "functions_by_oid",
+        "interesting",
         "own",
         "plain",
         "relations_by_oid",
@@ -114,6 +126,8 @@ class Functions:
         self._callers = self._find_callers()
         self.denies_operators = any(kind == "operator" for kind, _ in self._callers)
         """Whether an operator of pg_catalog calls a function that is denied."""
+        self.interesting = _interesting(catalog, operators=self.denies_operators)
+        """The nodes to look into."""
         self._version = policy.server_version // 10000
         self.catalog = catalog
         functions = catalog.functions.values() if catalog is not None else ()

@@ -1,14 +1,14 @@
 """Hold the condition under which each kind of statement is a read, and what it leaves behind.
 
-`judgement.py` holds what is asked of the names and expressions in them.
+`expressions.py` holds what is asked of the names and expressions in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.sql import literals, operators, refusals, settings, tables
-from proxy.sql.expressions import Judgement
+from proxy.sql import expressions, literals, operators, refusals, settings, tables
+from proxy.sql.judgement import Judgement
 from proxy.sql.tables import Refusal, Refused
 from proxy.sql.verdict import Effect
 from proxy.sql.walk import Body
@@ -23,7 +23,7 @@ def judge(judgement: Judgement, statement: Body) -> None:
     ((name, body),) = statement.items()
     judgement.kind = tables.KINDS.get(name, "")
     if name == "SelectStmt":
-        judgement.select(body)
+        expressions.judge(judgement, name, body)
         return
     handler = _HANDLERS.get(name)
     if handler is None:
@@ -33,12 +33,12 @@ def judge(judgement: Judgement, statement: Body) -> None:
 
 
 def _harmless(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
 
 
 def _inner(judgement: Judgement, body: Body, allowed: frozenset[str], command: str) -> None:
     """Judge the statement inside EXPLAIN, PREPARE, DECLARE or COPY; the outer statement's kind stays."""
-    kind, bound = judgement.kind, judgement.bound
+    kind, terms = judgement.kind, judgement.terms
     ((name, inner),) = body["query"].items()
     if name not in allowed:
         refused = refusals.statement(name, inner) if name not in _HANDLERS else None
@@ -53,15 +53,15 @@ def _inner(judgement: Judgement, body: Body, allowed: frozenset[str], command: s
                 )
             )
         raise refused
-    judgement.bound = False
+    judgement.terms = terms._replace(bound=False)
     try:
         judge(judgement, {name: inner})
     finally:
-        judgement.kind, judgement.bound = kind, bound
+        judgement.kind, judgement.terms = kind, terms
 
 
 def _explain(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     before = len(judgement.effects)
     _inner(judgement, body, _EXPLAINABLE, "EXPLAIN")
     if any(effect is Effect.EXECUTE for effect, _ in judgement.effects[before:]):
@@ -69,26 +69,28 @@ def _explain(judgement: Judgement, name: str, body: Body) -> None:
 
 
 def _prepare(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
-    void, own, types = judgement.void, judgement.own, body.get("argtypes", ())
-    # One in a Parse is analysed when a portal of it runs, and behind one in a text the path may change, and then an
-    # EXECUTE of it follow, of which nothing is known here.
-    judgement.resolves = judgement.alone and not judgement.bound
-    judgement.lasts, judgement.declared = True, types
-    judgement.void = void or any(operators.is_void(type_["TypeName"]) for type_ in types)
-    if types and not judgement.are_built_in(types):
-        judgement.own = None
+    expressions.judge(judgement, name, body)
+    terms, types = judgement.terms, body.get("argtypes", ())
+    judgement.terms = terms._replace(
+        lasts=True,
+        # One in a Parse is analysed when a portal of it runs, and behind one in a text the path may change, and then an
+        # EXECUTE of it follow, of which nothing is known here.
+        resolves=terms.alone and not terms.bound,
+        declared=types,
+        void=terms.void or any(operators.is_void(type_["TypeName"]) for type_ in types),
+        own=terms.own if expressions.are_built_in(judgement.functions, types) else None,
+    )
     _inner(judgement, body, _SELECT, "PREPARE")
-    judgement.void, judgement.own, judgement.resolves, judgement.declared = void, own, True, ()
-    judgement.lasts = False
+    judgement.terms = terms
     judgement.effects.append((Effect.PREPARE, body["name"]))
 
 
 def _declare(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
-    judgement.lasts = True
+    expressions.judge(judgement, name, body)
+    terms = judgement.terms
+    judgement.terms = terms._replace(lasts=True)
     _inner(judgement, body, _SELECT, "DECLARE CURSOR")
-    judgement.lasts = False
+    judgement.terms = terms
     if body.get("options", 0) & tables.CURSOR_OPT_HOLD:
         judgement.effects.append((Effect.HOLD_CURSOR, body["portalname"]))
 
@@ -114,13 +116,14 @@ def _copy(judgement: Judgement, name: str, body: Body) -> None:
             ),
             word={"copy-from": "FROM", "copy-program": "PROGRAM", "copy-file": "TO"}[rule],
         )
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     if "query" in body:
         # What came in a Parse is analysed when a portal of it is executed (BeginCopyTo(), commands/copyto.c): another
         # one may have changed the search_path by then.
-        judgement.resolves = not judgement.bound
+        terms = judgement.terms
+        judgement.terms = terms._replace(resolves=not terms.bound)
         _inner(judgement, body, _SELECT, "COPY")
-        judgement.resolves = True
+        judgement.terms = terms
 
 
 def _lock(judgement: Judgement, name: str, body: Body) -> None:
@@ -134,32 +137,39 @@ def _lock(judgement: Judgement, name: str, body: Body) -> None:
                 tables.STATEMENT_SQLSTATE,
             )
         )
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
+
+
+def _listen(judgement: Judgement, name: str, body: Body) -> None:
+    if not judgement.policy.allow_listen:
+        raise refusals.statement(name, body)
+    expressions.judge(judgement, name, body)
+    judgement.effects.append((Effect.LISTEN, body["conditionname"]))
 
 
 def _execute(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     judgement.effects.append((Effect.EXECUTE, body["name"]))
 
 
 def _deallocate(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     judgement.effects.append((Effect.DEALLOCATE, body.get("name", "")))
 
 
 def _fetch(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     if not body.get("ismove"):
         judgement.effects.append((Effect.FETCH, body["portalname"]))
 
 
 def _close(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     judgement.effects.append((Effect.CLOSE, body.get("portalname", "")))
 
 
 def _unlisten(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     judgement.effects.append((Effect.UNLISTEN, body.get("conditionname", "")))
 
 
@@ -167,7 +177,7 @@ _DISCARDS = {"DISCARD_ALL": Effect.DISCARD_ALL, "DISCARD_PLANS": Effect.DISCARD_
 
 
 def _discard(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     if (effect := _DISCARDS.get(body.get("target", ""))) is not None:
         judgement.effects.append((effect, ""))
 
@@ -184,7 +194,7 @@ def _transaction(judgement: Judgement, name: str, body: Body) -> None:
                 sqlstate=tables.STATEMENT_SQLSTATE,
             )
         )
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     start = "START TRANSACTION" if kind == "TRANS_STMT_START" else "BEGIN"
     modes = _modes(judgement, start, body.get("options", []))
     if judgement.kind in _BOUNDARIES and not body.get("chain") and _PLAIN_MODES.issuperset(modes):
@@ -223,7 +233,8 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
     if kind == "VAR_SET_MULTI":
         _set_multi(judgement, name, body)
         return
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
+    denied = judgement.policy.deny_settings
     if kind == "VAR_RESET_ALL":
         judgement.kind = "reset"
         judgement.effects.append((Effect.RESET, "all"))
@@ -234,7 +245,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
         known = [value for value in values if value is not None]
         complete = len(known) == len(values)
         value = ", ".join(known) if complete else None
-        refusal = settings.refuse_value(setting, value, known if complete else None)
+        refusal = settings.refuse_value(setting, value, known if complete else None, denied)
         if refusal is not None:
             at = literals.argument_location(body) if refusal.rule != "setting" else -1
             raise Refused(refusal._replace(object=setting), at)
@@ -243,7 +254,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
             judgement.codec = settings.python_codec(value) or ""
     elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         judgement.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
-        refusal = settings.refuse_reset(setting)
+        refusal = settings.refuse_reset(setting, denied)
         if refusal is not None:
             raise Refused(refusal._replace(object=setting))
         judgement.effects += settings.effect_of_reset(setting, local=local)
@@ -252,7 +263,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
 
 
 def _set_multi(judgement: Judgement, name: str, body: Body) -> None:
-    judgement.expressions(name, body)
+    expressions.judge(judgement, name, body)
     what = body["name"]
     if what == "TRANSACTION SNAPSHOT":
         return
@@ -263,6 +274,8 @@ def _set_multi(judgement: Judgement, name: str, body: Body) -> None:
         _modes(judgement, "SET SESSION CHARACTERISTICS AS TRANSACTION", options)
         for option in options:
             setting = f"default_{option['DefElem']['defname']}"
+            if settings.matches(judgement.policy.deny_settings, setting):
+                raise Refused(refusals.unknown_part(setting))
             judgement.effects += settings.effect_of_value(setting)
     else:
         raise Refused(refusals.unknown_part(what))
@@ -283,6 +296,7 @@ _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     "DeclareCursorStmt": _declare,
     "CopyStmt": _copy,
     "LockStmt": _lock,
+    "ListenStmt": _listen,
     "ExecuteStmt": _execute,
     "DeallocateStmt": _deallocate,
     "ClosePortalStmt": _close,

@@ -20,8 +20,8 @@ from proxy.proofs.prove import uses
 from proxy.sql import kinds
 from proxy.sql import text as texts
 from proxy.sql.catalog import FUNCTION, OPERATOR, RELATION, TYPE, Key, Rows, Taint
-from proxy.sql.expressions import Judgement
 from proxy.sql.functions import LEADS, Functions
+from proxy.sql.judgement import Judgement, Terms
 from proxy.sql.picked import Meaning, Picked, pick
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import Resolver
@@ -102,9 +102,7 @@ class Closures:
         judgement = Judgement(
             self._functions,
             self._policy,
-            own=own,
-            bound=extended,
-            meaning=Meaning(self.resolver, types) if resolves else None,
+            Terms(own=own, bound=extended, meaning=Meaning(self.resolver, types) if resolves else None),
         )
         try:
             for raw in texts.parse(sql):
