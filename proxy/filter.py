@@ -1,8 +1,6 @@
-"""Judge SQL text, settings and FunctionCall messages: text in, `Verdict` out. Nothing here raises.
+"""Judge SQL text, settings and FunctionCall messages: text in, `Verdict` out, remembered. Nothing here raises.
 
-The text is decoded, parsed by PostgreSQL's own grammar (`parse_sql_json`; never `parse_sql`, which ends the process on
-long chains of operators), and walked completely against the tables. Whatever the tables and the live catalogue do not
-know is refused. `sql/kinds.py` holds what is asked of each statement.
+`sql/verdicts.py` makes the verdict on a text that is not remembered.
 """
 
 from __future__ import annotations
@@ -11,11 +9,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
 from weakref import WeakValueDictionary
 
-from proxy import errors
-from proxy.sql import bound, kinds, refusals, settings, tables, unread
+from proxy.sql import bound, refusals, settings, unread, verdicts
 from proxy.sql import catalog as c
 from proxy.sql import text as texts
 from proxy.sql.cache import Came, Counts, Key, Scope, VerdictCache
@@ -28,6 +24,7 @@ from proxy.sql.policy import Policy
 from proxy.sql.resolve import Coercion, Resolver, effective
 from proxy.sql.tables import Refusal, Refused
 from proxy.sql.verdict import Action, Effect, Verdict
+from proxy.sql.verdicts import ALLOWED, BY_NAMES, UNDER_PATH, is_valid, refuse
 
 __all__ = ["Filter", "Policy"]
 
@@ -287,11 +284,11 @@ class Filter:
                 return verdict
         self.counts.misses += 1
         verdict, constants_decide, by_names = self._judge(sql, encoding, extended, types, bare)
-        plain = verdict is _ALLOWED["select"] or verdict is _UNDER_PATH
+        plain = verdict is ALLOWED["select"] or verdict is UNDER_PATH
         alike = plain and shape is not None and not constants_decide and is_shareable(shape)
         if by_names is not None:
-            is_select = verdict is _ALLOWED["select"]
-            verdict = _BY_NAMES[by_names] if is_select else replace(verdict, by_names=by_names.value)
+            is_select = verdict is ALLOWED["select"]
+            verdict = BY_NAMES[by_names] if is_select else replace(verdict, by_names=by_names.value)
         self._keep(sql, encoding, came, verdict, bare, shape if alike else None)
         return verdict
 
@@ -301,13 +298,13 @@ class Filter:
     def _shape(self, sql: bytes, encoding: str) -> str | None:
         if len(sql) > MAX_SHAPED or len(sql) > self.policy.max_query_length:
             return None
-        return normal_form(sql) if sql.isascii() or _is_valid(sql, encoding) else None
+        return normal_form(sql) if sql.isascii() or is_valid(sql, encoding) else None
 
     def _commented(self, sql: bytes, encoding: str) -> tuple[bytes | None, str | None]:
         """Return a text with its comments emptied, if it has any, and the normal form of that; None where in doubt."""
         if not (b"--" in sql or b"/*" in sql) or len(sql) > MAX_COMMENTED or len(sql) > self.policy.max_query_length:
             return None, None
-        bare = emptied(sql) if sql.isascii() or _is_valid(sql, encoding) else None
+        bare = emptied(sql) if sql.isascii() or is_valid(sql, encoding) else None
         if bare is None:
             return None, None
         try:
@@ -404,34 +401,16 @@ class Filter:
 
         `bare` is as in `_commented`.
         """
-        own = None if extended & OWN_PARSE else frozenset[int]()
         resolver = self._resolver_for(sql, extended, types)
-        judgement = Judgement(
-            self.functions,
-            self.policy,
-            Terms(
-                void=bool(extended & VOID_PARSE),
-                bound=bool(extended),
-                own=own,
-                meaning=None if resolver is None else Meaning(resolver, types),
-                cleared=self._cleared if resolver is not None else (),
-            ),
+        terms = Terms(
+            void=bool(extended & VOID_PARSE),
+            bound=bool(extended),
+            own=None if extended & OWN_PARSE else frozenset(),
+            meaning=None if resolver is None else Meaning(resolver, types),
+            cleared=self._cleared if resolver is not None else (),
         )
-        # A server in UTF-8 reads an SQL_ASCII client's names as UTF-8, so they have to be looked up as such.
-        raw_utf8 = encoding == tables.RAW and not sql.isascii() and _is_valid(sql, "utf-8")
-        try:
-            self._check_spelling(sql if bare is None else bare, encoding, raw_utf8)
-            verdict = self._judge_text(sql, "utf-8" if raw_utf8 else encoding, extended, judgement)
-        except Refused as refused:  # about the text as a whole
-            verdict = _refuse(refused.refusal, "unparsable", max(refused.location + 1, 0))
-        except (RecursionError, MemoryError):
-            verdict = _refuse(texts.TOO_DEEP, "unparsable")
-        except Exception:  # whatever goes wrong, nothing is forwarded
-            verdict = _refuse(_INTERNAL, "unparsable")
-        if judgement.under_path and verdict.action is Action.ALLOW:
-            verdict = _UNDER_PATH if verdict is _ALLOWED["select"] else replace(verdict, under_path=True)
-        if raw_utf8 and (verdict.effects or verdict.action is Action.REFUSE):
-            verdict = _in_bytes(verdict, sql.decode())
+        judgement = Judgement(self.functions, self.policy, terms)
+        verdict = verdicts.make(judgement, sql, encoding, extended=bool(extended), bare=bare)
         return verdict, judgement.constants_decide, self._by_names(judgement)
 
     def _by_names(self, judgement: Judgement) -> ByNames | None:
@@ -450,160 +429,10 @@ class Filter:
         is_split = self.policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql)
         return None if is_split else self._resolver
 
-    def _check_spelling(self, sql: bytes, encoding: str, raw_utf8: bool) -> None:
-        """Refuse a text whose bytes may name to the server what they do not name here.
-
-        A server in SQL_ASCII compares bytes, whatever the client's encoding; every other one converts, but not what
-        comes from a client in SQL_ASCII (pg_client_to_server(), mb/mbutils.c).
-        """
-        catalog = self.functions.catalog
-        if catalog is None or not catalog.spellings or sql.isascii():
-            return
-        alike = raw_utf8 or encoding == "utf-8" if catalog.spellings == "SQL_ASCII" else encoding != tables.RAW
-        if not alike:
-            raise Refused(_SPELLING)
-
-    def _judge_text(self, sql: bytes, encoding: str, extended: int, judgement: Judgement) -> Verdict:
-        if len(sql) > self.policy.max_query_length:
-            raise Refused(
-                Refusal(
-                    "length",
-                    f"query is too long: {len(sql)} bytes",
-                    f"client.max_query_length is {self.policy.max_query_length} (rule: length).",
-                    sqlstate=errors.PROGRAM_LIMIT_EXCEEDED,
-                )
-            )
-        text = texts.decode(sql, encoding)
-        try:
-            parsed = texts.parse(text, foreign=self.catalog is not None and bool(self.catalog.spellings))
-        except Refused as refused:
-            return _refuse(self._in_time(refused.refusal), "unparsable", refused.location + 1)
-        if not parsed:
-            return _ALLOWED["empty"]
-        if extended and len(parsed) > 1:
-            # exec_parse_message(), tcop/postgres.c
-            return _refuse(
-                Refusal(
-                    "several-statements",
-                    "cannot insert multiple commands into a prepared statement",
-                    "A Parse message holds one statement (rule: several-statements).",
-                    sqlstate=errors.SYNTAX_ERROR,
-                ),
-                "multi",
-            )
-        verdict = self._judge_statements(sql, text, encoding, parsed, judgement)
-        return verdict if len(parsed) == 1 else replace(verdict, statements=len(parsed))
-
     @property
     def newer(self) -> int:
         """Return the server's major version, where it is newer than the grammar; otherwise 0."""
-        major = self.policy.server_version // 10000
-        return major if major > texts.GRAMMAR else 0
-
-    def _in_time(self, refusal: Refusal) -> Refusal:
-        """Say of a syntax error that a newer server may know what the grammar does not."""
-        if refusal.rule != "syntax" or not self.newer:
-            return refusal
-        return refusal._replace(
-            hint=f"The server is PostgreSQL {self.newer}, and SideCart reads with the grammar of PostgreSQL"
-            f" {texts.GRAMMAR}: if the syntax is new since then, upgrade SideCart, or write the statement without it."
-        )
-
-    def _judge_statements(
-        self, sql: bytes, text: str, encoding: str, parsed: list[dict[str, Any]], judgement: Judgement
-    ) -> Verdict:
-        several = len(parsed) > 1
-        if several:
-            judgement.terms = judgement.terms._replace(alone=False)
-        kind = "multi" if several else ""
-        replacements: list[tuple[int, int, str]] = []
-        prepares: list[tuple[str, bytes]] = []
-        for raw in parsed:
-            start = raw.get("stmt_location", 0)
-            try:
-                kinds.judge(judgement, raw["stmt"])
-            except Refused as refused:
-                end = start + raw["stmt_len"] if "stmt_len" in raw else None
-                position, command = texts.caret(text, start, end, refused.location, refused.word)
-                refusal = refused.refusal
-                message = refusal.message.replace(tables.COMMAND, command or "the statement")
-                detail = refusal.detail.replace(tables.COMMAND, command or "the statement")
-                refusal = refusal._replace(message=message, detail=detail)
-                return _refuse(
-                    refusal, kind or judgement.kind, 0 if refused.location == tables.NO_POSITION else position
-                )
-            kind = kind or judgement.kind
-            if "PrepareStmt" in raw["stmt"]:
-                prepares.append((raw["stmt"]["PrepareStmt"]["name"], _part(sql, text, encoding, raw)))
-            if judgement.replacement:
-                end = start + raw["stmt_len"] if "stmt_len" in raw else -1
-                replacements.append((start, end, judgement.replacement))
-        effects = tuple(judgement.effects)
-        boundary = "" if several else judgement.boundary
-        if replacements:
-            return replace(
-                self._replace(sql, text, encoding, replacements, kind, effects, boundary), prepares=tuple(prepares)
-            )
-        if judgement.flagged:
-            return Verdict(
-                Action.ALLOW,
-                kind,
-                rule="secret-catalogue",
-                detail=f'The statement reads "{judgement.flagged}" (rule: secret-catalogue).',
-                effects=effects,
-                prepares=tuple(prepares),
-                at_bind=tuple(judgement.at_bind),
-            )
-        if effects:
-            return Verdict(
-                Action.ALLOW,
-                kind,
-                effects=effects,
-                prepares=tuple(prepares),
-                nulls=tuple(judgement.nulls),
-                at_bind=tuple(judgement.at_bind),
-                codec="" if several else judgement.codec,
-            )
-        return _LONE[boundary] if boundary else _ALLOWED[kind]
-
-    def _replace(
-        self,
-        sql: bytes,
-        text: str,
-        encoding: str,
-        replacements: list[tuple[int, int, str]],
-        kind: str,
-        effects: tuple[tuple[Effect, str], ...],
-        boundary: str,
-    ) -> Verdict:
-        """Put generated statements in the place of the client's; everything else stays, byte by byte."""
-        utf8 = text.encode()
-        parts: list[str] = []
-        at = 0
-        for start, end, generated in replacements:
-            parts += (utf8[at:start].decode(), generated)
-            at = len(utf8) if end < 0 else end
-        parts.append(utf8[at:].decode())
-        built = "".join(parts)
-        if text.encode(encoding) != sql:
-            # The codec does not give the client's bytes back, so they cannot be cut apart at the statement's ends.
-            return _refuse(_INTERNAL, kind)
-        # Generated text is judged like any other: what is forwarded was seen by the filter in exactly this form.
-        again = texts.parse(built)
-        judgement = Judgement(self.functions, self.policy)
-        for raw in again:
-            kinds.judge(judgement, raw["stmt"])
-            if judgement.replacement:
-                return _refuse(_INTERNAL, kind)
-        return Verdict(
-            Action.REPLACE,
-            kind,
-            rule="read-write",
-            text=built.encode(encoding),
-            warning="SideCart forwards reads only: READ WRITE was replaced by READ ONLY",
-            effects=effects,
-            boundary=boundary,
-        )
+        return verdicts.newer(self.policy)
 
     def judge_types(self, verdict: Verdict, oids: Sequence[int]) -> Verdict | None:
         """Judge the parameter types that a Parse message gives by OID; None where no objection is.
@@ -615,15 +444,15 @@ class Filter:
         try:
             bound.check_types(verdict.at_bind, oids)
         except Refused as refused:
-            return _refuse(refused.refusal, verdict.kind)
+            return refuse(refused.refusal, verdict.kind)
         for oid in oids:
             taint = None if catalog is None else catalog.taints.get((TYPE, oid))
             if taint is not None:
-                return _refuse(refusals.unproved("unproved-type", taint), "unparsable")
+                return refuse(refusals.unproved("unproved-type", taint), "unparsable")
             if oid >= FIRST_NORMAL_OID and oid not in self._known_types():
                 blind = catalog is None and self.policy.live
                 refusal = unread.needed(self.policy.trouble) if blind else refusals.unknown_type_oid(oid)
-                return _refuse(refusal, "unparsable")
+                return refuse(refusal, "unparsable")
         return None
 
     def judge_bind(
@@ -633,7 +462,7 @@ class Filter:
         try:
             effects = bound.effects(verdict.at_bind, oids, values, encoding)
         except Refused as refused:
-            return _refuse(refused.refusal, verdict.kind)
+            return refuse(refused.refusal, verdict.kind)
         kept = [each for each in verdict.effects if each[0] is not Effect.AT_BIND]
         return replace(verdict, effects=(*kept, *effects), at_bind=())
 
@@ -649,7 +478,7 @@ class Filter:
         """Judge one startup parameter, by the same table as SET. `options` is split into its settings."""
         answer = settings.judge_startup(name, value)
         if isinstance(answer, Refusal):
-            return _refuse(answer, "startup")
+            return refuse(answer, "startup")
         return Verdict(Action.ALLOW, "startup", effects=tuple(answer))
 
     def judge_function_call(self, oid: int, formats: Sequence[int], arguments: Sequence[bytes | None]) -> Verdict:
@@ -658,83 +487,9 @@ class Filter:
         `formats` are the message's argument format codes: none (all text), one for all, or one for each argument.
         """
         refusal = self.functions.fastpath(oid, formats, arguments)
-        return Verdict(Action.ALLOW, "function_call") if refusal is None else _refuse(refusal, "function_call")
+        return Verdict(Action.ALLOW, "function_call") if refusal is None else refuse(refusal, "function_call")
 
     @staticmethod
     def python_codec(pg_encoding: str) -> str | None:
         """Give the Python codec for a PostgreSQL encoding's name in any spelling; None: unsafe or unknown."""
         return settings.python_codec(pg_encoding)
-
-
-def _refuse(refusal: Refusal, kind: str, position: int = 0) -> Verdict:
-    return Verdict(
-        Action.REFUSE,
-        kind,
-        rule=refusal.rule,
-        sqlstate=refusal.sqlstate,
-        message=refusal.message,
-        detail=refusal.detail,
-        hint=refusal.hint,
-        object=refusal.object,
-        position=position,
-    )
-
-
-def _part(sql: bytes, text: str, encoding: str, raw: dict[str, Any]) -> bytes:
-    """Give one statement as the client has sent it; the whole text where that cannot be cut apart."""
-    start = raw.get("stmt_location", 0)
-    utf8 = text.encode()
-    part = utf8[start : start + raw["stmt_len"] if "stmt_len" in raw else len(utf8)].decode()
-    return part.encode(encoding) if text.encode(encoding, "replace") == sql else sql
-
-
-def _is_valid(sql: bytes, encoding: str) -> bool:
-    try:
-        sql.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return False
-    return True
-
-
-def _in_bytes(verdict: Verdict, text: str) -> Verdict:
-    """Turn the verdict on a UTF-8 text into one for a session that takes each byte for a character."""
-
-    def raw(words: str) -> str:
-        return words.encode().decode(tables.RAW)
-
-    return replace(
-        verdict,
-        message=raw(verdict.message),
-        detail=raw(verdict.detail),
-        hint=raw(verdict.hint),
-        position=len(text[: verdict.position - 1].encode()) + 1 if verdict.position else 0,
-        effects=tuple((effect, raw(name)) for effect, name in verdict.effects),
-        prepares=tuple((raw(name), part) for name, part in verdict.prepares),
-    )
-
-
-_ALLOWED = {
-    kind: Verdict(Action.ALLOW, kind)
-    for kind in {*tables.KINDS.values(), *tables.TRANSACTION_KINDS.values(), "empty", "multi", "reset"}
-}
-"""The verdicts of texts that leave nothing behind, made once: a Verdict costs 1.5 µs."""
-_UNDER_PATH = replace(_ALLOWED["select"], under_path=True)
-_BY_NAMES = {each: replace(_ALLOWED["select"], by_names=each.value) for each in ByNames}
-"""That of a query, where it was found by names."""
-_LONE = {kind: Verdict(Action.ALLOW, kind, boundary=kind) for kind in ("begin", "commit", "rollback")}
-"""The same for lone boundaries of transactions."""
-
-_SPELLING = Refusal(
-    "encoding",
-    "letters beyond ASCII cannot be read here as the server reads them",
-    "Functions or types of this database have names beyond ASCII, and its encoding is not the text's (rule: encoding).",
-    "Set client_encoding to UTF8.",
-    errors.CHARACTER_NOT_IN_REPERTOIRE,
-)
-_INTERNAL = Refusal(
-    "internal",
-    "the statement could not be judged",
-    "This is a fault of SideCart, and the statement was not forwarded (rule: internal).",
-    "Please report the statement.",
-    errors.INTERNAL_ERROR,
-)

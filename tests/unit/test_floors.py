@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "system": "errors events",
     "protocol": "errors ours",
     "sql": "errors",
-    "filter": "errors sql",
+    "filter": "sql",
     "proofs": "sql",
     "role": "proofs sql",
     "config": "errors sql",

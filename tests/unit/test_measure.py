@@ -30,7 +30,6 @@ from tools.measure import (
 OVER = {
     MODULE_LINES: {
         "databases.helper": 705,
-        "filter": 740,
         "pooling.replies": 648,
         "pooling.statements": 607,
         "proofs.prove": 632,
@@ -43,7 +42,6 @@ OVER = {
         "upstream": 612,
     },
     METHODS: {
-        "filter.Filter": 43,
         "session.answering.Answering": 143,
         "session.carrying.Carrying": 121,
         "session.linked.Linked": 67,
@@ -80,8 +78,6 @@ OVER = {
         "databases.catalogues.Catalogues._load_once": 15,
         "databases.diagnosis.login": 15,
         "databases.diagnosis.refused_certificate": 19,
-        "filter.Filter._judge": 16,
-        "filter.Filter._judge_statements": 19,
         "operating.script._Cutter.pieces": 21,
         "pooling.pool.Pool.tick": 15,
         "pooling.replies.Replies._control": 29,
