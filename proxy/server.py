@@ -22,7 +22,8 @@ from proxy.clients.listeners import MARGIN, Doors
 from proxy.config.schema import Config, changed, filter_policy, watched
 from proxy.databases.catalogues import Catalogues
 from proxy.databases.databases import Backends
-from proxy.databases.helper import Prover, Texts
+from proxy.databases.helpers.prover import Prover
+from proxy.databases.helpers.texts import Texts
 from proxy.databases.roles import RoleWatch, summary
 from proxy.errors import ConfigError
 from proxy.monitor import metrics, web

@@ -17,7 +17,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Protocol
 
-from proxy.databases.helper import ProofError, Prover, Results, encode_results
+from proxy.databases.helpers.messages import Results, encode_results
+from proxy.databases.helpers.prover import ProofError, Prover
 from proxy.errors import QueryFailedError, UpstreamError
 from proxy.events import Audit
 from proxy.filter import Filter

@@ -15,7 +15,7 @@ from proxy.databases.addresses import Resolve, ask_system
 from proxy.databases.catalogues import Catalogues
 from proxy.databases.connector import Connector, Reader
 from proxy.databases.credentials import Credentials
-from proxy.databases.helper import Results
+from proxy.databases.helpers.messages import Results
 from proxy.databases.poolers import Poolers
 from proxy.databases.roles import RoleWatch
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, ConfigError, UpstreamError

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from proxy.databases.diagnosis import MORE, SHARED
-from proxy.databases.helper import Results
+from proxy.databases.helpers.messages import Results
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.events import Audit
 from proxy.pooling.pool import Upstream

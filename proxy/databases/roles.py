@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import groupby
 from typing import Any, Final, cast
 
-from proxy.databases.helper import Results
+from proxy.databases.helpers.messages import Results
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.events import Audit
 from proxy.filter import Filter

@@ -18,7 +18,8 @@ from urllib.parse import unquote
 from proxy.config import values
 from proxy.config.schema import Upstream
 from proxy.databases.connector import Connector
-from proxy.databases.helper import ProofError, Prover, Results, encode_results
+from proxy.databases.helpers.messages import Results, encode_results
+from proxy.databases.helpers.prover import ProofError, Prover
 from proxy.errors import ConfigError, UpstreamError
 from proxy.operating.usage import Unusable
 from proxy.proofs import rows

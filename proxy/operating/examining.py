@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from proxy.config.schema import Upstream
 from proxy.databases.connector import Connector
-from proxy.databases.helper import ProofError, encode_results
+from proxy.databases.helpers.messages import encode_results
+from proxy.databases.helpers.prover import ProofError
 from proxy.errors import SideCartError, UpstreamError
 from proxy.operating import catalogue
 from proxy.proofs import rows as catalog_rows

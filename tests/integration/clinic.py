@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from proxy.config.schema import Upstream
-from proxy.databases.helper import Prover
+from proxy.databases.helpers.prover import Prover
 from proxy.demo.embedded import EmbeddedServer
 from proxy.operating import examining, readonly_role
 from proxy.operating.catalogue import _Silent

@@ -18,8 +18,10 @@ import pytest
 
 from proxy import protocol as p
 from proxy.config.schema import Upstream
-from proxy.databases import helper as judging
-from proxy.databases.helper import Helper, HelperLostError, ProofError, Prover, Texts
+from proxy.databases.helpers import messages, supervisor
+from proxy.databases.helpers.prover import ProofError, Prover
+from proxy.databases.helpers.supervisor import Helper, HelperLostError
+from proxy.databases.helpers.texts import Texts
 from proxy.filter import Filter
 from proxy.session.judging import MAX_INLINE
 from proxy.sql.catalog import Catalog, Relation, Taint
@@ -115,7 +117,7 @@ def test_cancel_while_a_big_text_is_judged(roomy: SideCart) -> None:
             other.send(p.cancel_request(int.from_bytes(client.key[:4], "big"), client.key[4:]))
         assert client.until_ready() == "EZ"
         assert client.error["C"] == "57014"
-        assert time.monotonic() - began < judging.PATIENCE
+        assert time.monotonic() - began < messages.PATIENCE
         assert client.ask("SELECT 1") == "TDCZ"
 
 
@@ -171,7 +173,7 @@ def test_helpers_see_no_password_and_stand_back(roomy: SideCart) -> None:
     for pid in children(roomy.process.pid):
         assert b"PASSWORD" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
-        assert f"Max address space         {judging.MEMORY}" in Path(f"/proc/{pid}/limits").read_text()
+        assert f"Max address space         {messages.MEMORY}" in Path(f"/proc/{pid}/limits").read_text()
 
 
 # --- the supervisor, with helpers that misbehave ----------------------------------------------------------------------
@@ -202,12 +204,13 @@ def script(body: str) -> tuple[str, ...]:
     """Return the command of a helper that runs this for each request; `answer(x)` sends an answer."""
     lines = (
         "import sys, os, time, msgspec, signal",
-        "from proxy.databases import helper as judge",
+        "from proxy.databases.helpers import messages as judge",
+        "from proxy.filter import Filter",
         "def answer(x):",
         "    data = msgspec.msgpack.encode(x)",
         "    sys.stdout.buffer.write(len(data).to_bytes(4, 'big') + data); sys.stdout.buffer.flush()",
         "while head := sys.stdin.buffer.read(4):",
-        "    request = judge._read_request(sys.stdin.buffer.read(int.from_bytes(head, 'big')))",
+        "    request = judge.read_request(sys.stdin.buffer.read(int.from_bytes(head, 'big')))",
         *(f"    {line}" for line in body.splitlines()),
     )
     return (sys.executable, "-c", "\n".join(lines))
@@ -219,7 +222,7 @@ def run(work: Callable[[Stats, Quiet], Coroutine[Any, Any, None]]) -> tuple[Stat
     return stats, audit
 
 
-PROOF = msgspec.msgpack.encode(judging.Proof(b"", Policy(), frozenset()))
+PROOF = msgspec.msgpack.encode(messages.Proof(b"", Policy(), frozenset()))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ PROOF = msgspec.msgpack.encode(judging.Proof(b"", Policy(), frozenset()))
 def test_helper_that_misbehaves_is_ended_and_the_next_request_has_another(
     monkeypatch: pytest.MonkeyPatch, body: str, why: str
 ) -> None:
-    monkeypatch.setattr(judging, "PATIENCE", 2.0)
+    monkeypatch.setattr(supervisor, "PATIENCE", 2.0)
 
     async def work(stats: Stats, audit: Quiet) -> None:
         helper = Helper("test", stats, script(f"if request.skip: answer(judge.Failed('well'))\nelse:\n    {body}"))
@@ -243,8 +246,8 @@ def test_helper_that_misbehaves_is_ended_and_the_next_request_has_another(
         with pytest.raises(HelperLostError, match=why):
             await helper.ask(PROOF)
         assert await helper.start() == 2
-        fine = msgspec.msgpack.encode(judging.Proof(b"", Policy(), frozenset({1})))
-        assert await helper.ask(fine) == judging.Failed("well")
+        fine = msgspec.msgpack.encode(messages.Proof(b"", Policy(), frozenset({1})))
+        assert await helper.ask(fine) == messages.Failed("well")
         await helper.close()
 
     stats, _ = run(work)
@@ -252,20 +255,20 @@ def test_helper_that_misbehaves_is_ended_and_the_next_request_has_another(
 
 
 def test_steps_keep_a_long_proof_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "PATIENCE", 2.0)
+    monkeypatch.setattr(supervisor, "PATIENCE", 2.0)
 
     async def work(stats: Stats, audit: Quiet) -> None:
         body = "for n in range(6): answer(judge.Step(n)); time.sleep(0.5)\nanswer(judge.Failed('x'))"
         helper = Helper("test", stats, script(body))
         await helper.start()
-        assert await helper.ask(PROOF) == judging.Failed("x")
+        assert await helper.ask(PROOF) == messages.Failed("x")
         await helper.close()
 
     run(work)
 
 
 def test_helper_ends_when_it_has_rested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "REST", 0.05)
+    monkeypatch.setattr(supervisor, "REST", 0.05)
 
     async def work(stats: Stats, audit: Quiet) -> None:
         helper = Helper("test", stats, script("answer(judge.Failed('x'))"))
@@ -307,7 +310,7 @@ def test_text_that_kills_the_helper_twice_is_refused_without_blame_and_not_remem
     judge = Filter()
     command = script("if isinstance(request, judge.Text): os.kill(os.getpid(), signal.SIGSEGV)")
     [verdict], _, audit = asked(judge, b"select 1", command=command)
-    assert verdict == judging.NOT_JUDGED
+    assert verdict == messages.NOT_JUDGED
     assert "Send it again" in verdict.hint
     assert judge.recall(b"select 1", "utf-8", False) is None
     assert audit.events == ["helper lost", "helper lost"]
@@ -319,7 +322,7 @@ def test_text_whose_helper_was_killed_is_judged_again(tmp_path: Path) -> None:
         f"if isinstance(request, judge.Text) and not os.path.exists({str(tmp_path / 'killed')!r}):\n"
         f"    open({str(tmp_path / 'killed')!r}, 'w')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "if isinstance(request, judge.Text): answer(judge.Judged(judge.Filter().judge(request.sql)))"
+        "if isinstance(request, judge.Text): answer(judge.Judged(Filter().judge(request.sql)))"
     )
     judge = Filter()
     [verdict], stats, audit = asked(judge, b"select 1", command=command)
@@ -427,7 +430,7 @@ def proved(command: tuple[str, ...]) -> tuple[Catalog, Stats, Quiet]:
     return found[0], stats, audit
 
 
-EMPTY = "answer(judge.Proved(judge._form(judge.Catalog(version=len(request.skip)))))"
+EMPTY = "answer(judge.Proved(judge.form(judge.Catalog(version=len(request.skip)))))"
 
 
 def test_function_that_kills_the_prover_is_skipped() -> None:

@@ -189,11 +189,11 @@ def test_project_itself_imports_nothing() -> None:
         "from ssl import SSLContext",
         "def f():\n    import socket",
         "from proxy.clients.client import Client",
-        "from proxy.databases import helper",
+        "from proxy.databases import databases",
         "from proxy.server import run",
         "import proxy.upstream",
         "from proxy import nowhere",
-        "from ..databases.helper import Helper",
+        "from ..databases.databases import Databases",
         "from ..system import turns",
     ],
 )

@@ -29,7 +29,6 @@ from tools.measure import (
 
 OVER = {
     MODULE_LINES: {
-        "databases.helper": 705,
         "pooling.replies": 648,
         "pooling.statements": 607,
         "proofs.prove": 632,

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.databases import helper as judging
 from proxy.databases.catalogues import LOOK, MIN_INTERVAL, PATIENCE, RETRY, Catalogues
-from proxy.databases.helper import HelperLostError, ProofError, Results, encode_results
+from proxy.databases.helpers import messages, prover, supervisor, texts, worker
+from proxy.databases.helpers.messages import Results, encode_results
+from proxy.databases.helpers.prover import ProofError
+from proxy.databases.helpers.supervisor import HelperLostError
 from proxy.errors import CloseReason, QueryFailedError, UpstreamError
 from proxy.filter import Filter
 from proxy.session.ports import Question
@@ -89,16 +91,16 @@ FULL = Catalog(
 def test_catalogue_travels_whole(to_helper: bool) -> None:
     for item in fields(Catalog):
         assert getattr(FULL, item.name) != getattr(Catalog(), item.name), f"{item.name} has to differ from its default"
-    pieces = [msgspec.msgpack.encode(each) for each in judging._pieces(FULL)]
+    pieces = [msgspec.msgpack.encode(each) for each in messages.pieces_of(FULL)]
     if to_helper:
-        request = judging._read_request(msgspec.msgpack.encode(judging.Learn(Policy(), judging._rest(FULL))))
-        assert isinstance(request, judging.Learn)
-        cut = [judging._read_request(each) for each in pieces]
-        there = judging._joined(request.catalog, [each for each in cut if isinstance(each, judging.Piece)])
+        request = messages.read_request(msgspec.msgpack.encode(messages.Learn(Policy(), messages.rest_of(FULL))))
+        assert isinstance(request, messages.Learn)
+        cut = [messages.read_request(each) for each in pieces]
+        there = messages.joined(request.catalog, [each for each in cut if isinstance(each, messages.Piece)])
     else:
-        answer = judging._read_answer(msgspec.msgpack.encode(judging.Proved(judging._rest(FULL))))
-        assert isinstance(answer, judging.Proved)
-        there = asyncio.run(judging._whole(answer.catalog, pieces))
+        answer = messages.read_answer(msgspec.msgpack.encode(messages.Proved(messages.rest_of(FULL))))
+        assert isinstance(answer, messages.Proved)
+        there = asyncio.run(prover.whole(answer.catalog, pieces))
     for item in fields(Catalog):
         if item.name != "world":
             assert getattr(there, item.name) == getattr(FULL, item.name)
@@ -109,11 +111,11 @@ def test_catalogue_travels_whole(to_helper: bool) -> None:
 
 
 def test_pieces_of_a_catalogue_are_small_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "PIECE", 7)
+    monkeypatch.setattr(messages, "PIECE", 7)
     many = Catalog(types={f"t{n}": (Type(n, "public"),) for n in range(100)}, functions=FULL.functions)
-    pieces = [msgspec.msgpack.encode(each) for each in judging._pieces(many)]
+    pieces = [msgspec.msgpack.encode(each) for each in messages.pieces_of(many)]
     assert len(pieces) == 1 + 15
-    assert asyncio.run(judging._whole(judging._rest(many), pieces)).types == many.types
+    assert asyncio.run(prover.whole(messages.rest_of(many), pieces)).types == many.types
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,8 @@ def test_pieces_of_a_catalogue_are_small_and_nothing_is_lost(monkeypatch: pytest
     ],
 )
 def test_verdict_travels_whole(verdict: Verdict) -> None:
-    answer = judging._read_answer(msgspec.msgpack.encode(judging.Judged(verdict)))
-    assert isinstance(answer, judging.Judged)
+    answer = messages.read_answer(msgspec.msgpack.encode(messages.Judged(verdict)))
+    assert isinstance(answer, messages.Judged)
     assert answer.verdict == verdict
     assert answer.verdict.label == verdict.label
 
@@ -136,12 +138,12 @@ def test_verdict_travels_whole(verdict: Verdict) -> None:
 def test_requests_travel_whole() -> None:
     policy = Policy(allow_functions=("a.*",), deny_functions=("b",), server_version=150018, live=True)
     for request in (
-        judging.Learn(policy, None),
-        judging.Learn(policy, judging._form(FULL)),
-        judging.Text(b"select '\xff'", "latin-1", 1),
-        judging.Proof(b"...", policy, frozenset({1, 2})),
+        messages.Learn(policy, None),
+        messages.Learn(policy, messages.form(FULL)),
+        messages.Text(b"select '\xff'", "latin-1", 1),
+        messages.Proof(b"...", policy, frozenset({1, 2})),
     ):
-        assert judging._read_request(msgspec.msgpack.encode(request)) == request
+        assert messages.read_request(msgspec.msgpack.encode(request)) == request
 
 
 # --- who comes next ---------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_no_search_for_cycles_interrupts_the_judging_of_a_text(monkeypatch: pyte
 
     monkeypatch.setattr(Filter, "judge", judge)
     with pytest.raises(MemoryError):
-        judging.judge_text(Filter(), judging.Text(b"select 1", "utf-8", 0))
+        worker.judge_text(Filter(), messages.Text(b"select 1", "utf-8", 0))
     assert searching == [False]
     assert gc.isenabled()
 
@@ -173,14 +175,14 @@ class Helping:
 
     def tell(self, request: bytes) -> None: ...
 
-    async def ask(self, request: bytes, *, patience: float) -> judging.Answer:
-        text = judging._read_request(request)
-        assert isinstance(text, judging.Text)
+    async def ask(self, request: bytes, *, patience: float) -> messages.Answer:
+        text = messages.read_request(request)
+        assert isinstance(text, messages.Text)
         self.judged.append(text.sql)
         self.now += len(text.sql)
-        if len(text.sql) >= 50 and patience == judging.SHORT_PATIENCE:
+        if len(text.sql) >= 50 and patience == texts.SHORT_PATIENCE:
             raise HelperLostError("it took longer", late=True)
-        return judging.Judged(Verdict(Action.ALLOW, "select"))
+        return messages.Judged(Verdict(Action.ALLOW, "select"))
 
 
 class Insatiable(Asking):
@@ -205,10 +207,10 @@ def in_lanes(work: Callable[[Callable[[Asking, bytes], Question], Helping], None
         monkeyed: Any = loop
         monkeyed.time = lambda: short.now
         tasks = Tasks()
-        texts = judging.Texts(Stats(), Quiet(), tasks)
-        lanes: Any = (texts._short, texts._long)
+        asked = texts.Texts(Stats(), Quiet(), tasks)
+        lanes: Any = (asked._short, asked._long)
         lanes[0]._helper, lanes[1]._helper = short, long
-        work(lambda asking, sql: texts.ask(asking, Filter(), sql, "utf-8", False), short)
+        work(lambda asking, sql: asked.ask(asking, Filter(), sql, "utf-8", False), short)
         while any(lane._worker is not None and not lane._worker.done() for lane in lanes):
             await asyncio.sleep(0)
         await tasks.stop()
@@ -250,10 +252,10 @@ def test_text_that_is_too_slow_for_the_short_lane_is_judged_in_the_other() -> No
 
 def test_helper_gets_no_passwords_and_this_very_package() -> None:
     given = {"PATH": "/bin", "DB_READONLY_PASSWORD": "x", "SIDECART_UPSTREAM_PASSWORD": "x", "PGPASSWORD": "x"}
-    kept = judging._environment({**given, "PYTHONPATH": "/elsewhere"})
+    kept = supervisor.environment_of({**given, "PYTHONPATH": "/elsewhere"})
     assert kept.keys() == {"PATH", "PYTHONPATH"}
     root, elsewhere = kept["PYTHONPATH"].split(":")
-    assert judging.__file__ == f"{root}/proxy/databases/helper.py"
+    assert supervisor.__file__ == f"{root}/proxy/databases/helpers/supervisor.py"
     assert elsewhere == "/elsewhere"
 
 
@@ -287,11 +289,11 @@ def frame(answer: msgspec.Struct) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def with_process(work: Callable[[judging._Process, FakePipes], Coroutine[Any, Any, None]]) -> FakePipes:
+def with_process(work: Callable[[supervisor.Process, FakePipes], Coroutine[Any, Any, None]]) -> FakePipes:
     pipes = FakePipes()
 
     async def run() -> None:
-        process = judging._Process()
+        process = supervisor.Process()
         process.connection_made(pipes)  # type: ignore[arg-type]
         await work(process, pipes)
 
@@ -301,14 +303,14 @@ def with_process(work: Callable[[judging._Process, FakePipes], Coroutine[Any, An
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_answer_in_pieces(size: int) -> None:
-    async def work(process: judging._Process, pipes: FakePipes) -> None:
+    async def work(process: supervisor.Process, pipes: FakePipes) -> None:
         asking = asyncio.ensure_future(process.ask(b"request", []))
         await asyncio.sleep(0)
         assert pipes.sent == b"\0\0\0\7request"
-        data = frame(judging.Step(5)) + frame(judging.Failed("x" * 300))
+        data = frame(messages.Step(5)) + frame(messages.Failed("x" * 300))
         for at in range(0, len(data), size):
             process.pipe_data_received(1, data[at : at + size])
-        assert await asking == judging.Failed("x" * 300)
+        assert await asking == messages.Failed("x" * 300)
 
     assert with_process(work).killed == 0
 
@@ -316,26 +318,26 @@ def test_answer_in_pieces(size: int) -> None:
 def test_pieces_of_a_catalogue_are_kept_as_they_come() -> None:
     """Those of one read would hold the loop for 70 ms if they were decoded in one go."""
 
-    async def work(process: judging._Process, pipes: FakePipes) -> None:
+    async def work(process: supervisor.Process, pipes: FakePipes) -> None:
         pieces: list[bytes] = []
         asking = asyncio.ensure_future(process.ask(b"request", pieces))
         await asyncio.sleep(0)
-        sent = [*judging._pieces(FULL), judging.Proved(judging._rest(FULL))]
+        sent = [*messages.pieces_of(FULL), messages.Proved(messages.rest_of(FULL))]
         process.pipe_data_received(1, b"".join(map(frame, sent)))
-        assert isinstance(await asking, judging.Proved)
+        assert isinstance(await asking, messages.Proved)
         assert len(pieces) == len(sent) - 1
         with pytest.raises(ProofError):
-            await judging._whole(judging._rest(FULL), [b"\x92\xa5Piece"])
+            await prover.whole(messages.rest_of(FULL), [b"\x92\xa5Piece"])
 
     assert with_process(work).killed == 0
 
 
 @pytest.mark.parametrize("end", ["garbage", "pipe", "exit"])
 def test_helper_that_ends_names_its_last_step(end: str) -> None:
-    async def work(process: judging._Process, pipes: FakePipes) -> None:
+    async def work(process: supervisor.Process, pipes: FakePipes) -> None:
         asking = asyncio.ensure_future(process.ask(b"request", []))
         await asyncio.sleep(0)
-        process.pipe_data_received(1, frame(judging.Step(7)))
+        process.pipe_data_received(1, frame(messages.Step(7)))
         if end == "garbage":
             process.pipe_data_received(1, b"\0\0\0\1\xc1")
         elif end == "pipe":
@@ -352,12 +354,12 @@ def test_helper_that_ends_names_its_last_step(end: str) -> None:
 
 
 def test_answer_that_nobody_waits_for_is_dropped() -> None:
-    async def work(process: judging._Process, pipes: FakePipes) -> None:
-        process.pipe_data_received(1, frame(judging.Failed("old")))
+    async def work(process: supervisor.Process, pipes: FakePipes) -> None:
+        process.pipe_data_received(1, frame(messages.Failed("old")))
         asking = asyncio.ensure_future(process.ask(b"request", []))
         await asyncio.sleep(0)
-        process.pipe_data_received(1, frame(judging.Failed("new")))
-        assert await asking == judging.Failed("new")
+        process.pipe_data_received(1, frame(messages.Failed("new")))
+        assert await asking == messages.Failed("new")
 
     with_process(work)
 

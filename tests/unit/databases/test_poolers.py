@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.databases.helper import Results
+from proxy.databases.helpers.messages import Results
 from proxy.databases.poolers import AGAIN, INTERVAL, TRIES, Poolers, Pooling, look
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.tasks import Tasks

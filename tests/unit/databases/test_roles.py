@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.databases.helper import Results
+from proxy.databases.helpers.messages import Results
 from proxy.databases.roles import AGAIN, INTERVAL, RETRY, UNPROVED_LOOKS, RoleWatch
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.filter import Filter

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.databases.helper import Text, judge_text
+from proxy.databases.helpers.messages import Text
+from proxy.databases.helpers.worker import judge_text
 from proxy.filter import Filter
 from proxy.proofs import paths
 from proxy.proofs.prove import explain, prove
