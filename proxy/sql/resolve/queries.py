@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence, Set
 
-from proxy.sql.resolve import calls, expressions, names, oids, sorting
+from proxy.sql.resolve import calls, names, oids, sorting
 from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.columns import expand, expanded
 from proxy.sql.resolve.expressions import analyse
 from proxy.sql.resolve.from_clause import from_clause
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
@@ -121,7 +122,7 @@ def _targets(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Ta
         if last is not None:  # nothing else is as frequent
             found.append(Target(target.get("name") or last["sval"], analyse(analysis, level, value)))
             continue
-        columns = expressions.expanded(analysis, level, value)
+        columns = expanded(analysis, level, value)
         if columns is not None:
             found += [Target(name, expr) for name, expr in columns]
             continue
@@ -192,7 +193,7 @@ def _distinct(analysis: Analysis, level: Level, targets: list[Target], nodes: Se
 
 def _values(analysis: Analysis, level: Level, body: Body) -> list[Target]:
     """transformValuesClause()."""
-    rows = [expressions.expand(analysis, level, each["List"]["items"]) for each in body["valuesLists"]]
+    rows = [expand(analysis, level, each["List"]["items"]) for each in body["valuesLists"]]
     if len({len(row) for row in rows}) > 1:
         raise RejectedError("42601", "VALUES lists must all be the same length")
     found: list[Target] = []
