@@ -22,7 +22,7 @@ from pglast.parser import ParseError, parse_sql_json
 from proxy.filter import Filter
 from proxy.sql.catalog import Catalog
 from proxy.sql.policy import Policy
-from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, built_in, oids, world
+from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, building, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from tests.oracle import branches, generator, naming, typed
 from tests.oracle import catalogue as oracle
@@ -335,7 +335,7 @@ class Schema:
         major = self._rng.choice((13, 14, 15, 16, 17, 18))
         below = built_in.built_in(major)
         assert below is not None
-        self.made = world.build(major, tables(self._rng, below), below)
+        self.made = building.build(major, tables(self._rng, below), below)
         path = with_catalog(self._rng.choice(((PUBLIC,), (RIVAL, PUBLIC), (PUBLIC, oids.PG_CATALOG))))
         self.resolver = Resolver(self.made, path)
         self.filter = Filter(Policy(server_version=major * 10000))

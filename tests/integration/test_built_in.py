@@ -11,7 +11,7 @@ import pytest
 from proxy.demo.embedded import EmbeddedServer
 from proxy.operating import catalogue
 from proxy.proofs.rows import load_query
-from proxy.sql.resolve import built_in, rows, world
+from proxy.sql.resolve import building, built_in, rows
 from proxy.sql.resolve.world import World
 from tests import servers
 from tests.integration.test_pg_proc import LOOKED_AT
@@ -111,7 +111,7 @@ def plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def test_built_in_and_own_together_are_what_the_server_has(server: EmbeddedServer, major: int) -> None:
-    everything = world.build(major, rows.read(results(server, whole=True), text))
+    everything = building.build(major, rows.read(results(server, whole=True), text))
     below = built_in.built_in(major)
     assert below is not None
     whole = built_in.own(major, results(server, whole=True), text)
@@ -131,7 +131,7 @@ def test_world_comes_with_the_catalogue(server: EmbeddedServer, major: int) -> N
     found = catalogue.load(server.dsn("world", READER, PASSWORD))
     assert found.own is not None
     there = built_in.build(found.own)
-    assert content(there) == content(world.build(major, rows.read(results(server, whole=True), text)))
+    assert content(there) == content(building.build(major, rows.read(results(server, whole=True), text)))
     assert found.begins_with == '"$user", public'
     assert found.path == (there.schemas["pg_catalog"], there.schemas["public"])
     assert {name for name, oid in there.schemas.items() if oid in there.usable} == {

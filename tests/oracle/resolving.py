@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proxy.sql import resolve as resolver
-from proxy.sql.resolve import rows, world
+from proxy.sql.resolve import building, rows
 from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Tables
 from tests.oracle.compare import Answer, guarded
@@ -47,7 +47,7 @@ class Resolving:
         )
 
     def _made(self, tables: Tables) -> resolver.Resolver:
-        return resolver.Resolver(world.build(self._major, tables), self._path, self._temporary)
+        return resolver.Resolver(building.build(self._major, tables), self._path, self._temporary)
 
 
 _NOT_TEMPORARY = " AND c.relpersistence <> 't'"

@@ -36,7 +36,6 @@ OVER = {
         "session.linked": 979,
         "session.session": 1430,
         "sql.resolve.coercion": 606,
-        "sql.resolve.world": 607,
         "upstream": 612,
     },
     METHODS: {

@@ -16,7 +16,8 @@ from proxy.errors import INTERNAL_ERROR, STATEMENT_TOO_COMPLEX
 from proxy.sql.catalog import Catalog, Key, Taint
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import built_in
-from proxy.sql.resolve.world import Builder, Own, Tables, World, cut
+from proxy.sql.resolve.building import Builder, cut
+from proxy.sql.resolve.world import Own, Tables, World
 from proxy.sql.verdict import Action, Verdict
 
 PATIENCE: Final = 10.0

@@ -12,8 +12,9 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from proxy.sql.resolve import rows, world
-from proxy.sql.resolve.world import Builder, Own, Tables, World
+from proxy.sql.resolve import building, rows, world
+from proxy.sql.resolve.building import Builder
+from proxy.sql.resolve.world import Own, Tables, World
 
 KINDS: Final = ("types", "functions", "operators", "casts", "classes", "members", "support", "ranges")
 _DATA: Final = resources.files("proxy").joinpath("data/built_ins")
@@ -24,7 +25,7 @@ def built_in(major: int) -> World | None:
     """Return the world of what is built in; None for a version that the data does not have."""
     if digest(major) is None:
         return None
-    return world.build(
+    return building.build(
         major,
         Tables(
             types=[rows.type_(row) for row in _rows("types", major)],
@@ -51,7 +52,7 @@ def own(major: int, results: Sequence[rows.Rows], as_text: rows.Text) -> Own | N
     if not rows.is_whole(results):
         return None if is_another(major, results) else Own(major, True, rows.read(results, as_text))
     tables = rows.read(results, as_text, codes(major))
-    more = world.above(tables, below)
+    more = building.above(tables, below)
     return Own(major, False, tables) if more is None else Own(major, True, more)
 
 

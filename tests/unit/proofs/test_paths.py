@@ -10,7 +10,7 @@ import pytest
 
 from proxy.filter import MAX_PATH, MAX_PATHS, MAX_PLAIN_PARSES, MAX_SCHEMAS, Filter
 from proxy.sql.catalog import FUNCTION, Callable, Catalog, Taint
-from proxy.sql.resolve import built_in, effective, oids, world
+from proxy.sql.resolve import building, built_in, effective, oids
 from proxy.sql.resolve.world import Function, Tables
 from proxy.sql.verdict import Action, Effect, Verdict, changes_path
 
@@ -38,7 +38,7 @@ def catalogue(*more: tuple[str, int, bool]) -> Catalog:
         version=150018,
         functions={"of": (Callable(20001, "app", 1, 1), Callable(20002, "evil", 1, 1))},
         taints={(FUNCTION, 20002): Taint("function evil.of(int4)", "it writes", "evil.of")},
-        world=world.build(15, tables, below),
+        world=building.build(15, tables, below),
         role="reader",
         begins_with='"$user", public',
         path=(oids.PG_CATALOG, READER, PUBLIC),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.sql.picked import ByNames, Meaning, Picked, pick
-from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, built_in, oids, world
+from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, building, built_in, oids, world
 from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Cast, Function, Operator, Relation, Tables, Type, World
 from proxy.sql.text import parse
@@ -76,7 +76,7 @@ OWN = Tables(
 def made(major: int) -> World:
     below = built_in.built_in(major)
     assert below is not None
-    return world.build(major, OWN, below)
+    return building.build(major, OWN, below)
 
 
 WORLD = made(15)
@@ -323,7 +323,7 @@ def test_domains_over_domains_cut_values_as_the_inner_one_says() -> None:
     )
     below = built_in.built_in(15)
     assert below is not None
-    resolver = Resolver(world.build(15, tables, below), with_catalog([PUBLIC]))
+    resolver = Resolver(building.build(15, tables, below), with_catalog([PUBLIC]))
     found = resolver.resolve(parse("SELECT 'x'::shorter, 'y'::short")[0]["stmt"], ())
     assert names(found, "function") == ["varchar(varchar,int4,bool)"] * 2
 
@@ -397,7 +397,7 @@ def test_attack_built_in_function_that_was_changed() -> None:
     changed = Tables(*OWN)._replace(changed=[870])
     below = built_in.built_in(15)
     assert below is not None
-    world_ = world.build(15, changed, below)
+    world_ = building.build(15, changed, below)
     for sql, found in (("SELECT lower(w) FROM t", False), ("SELECT upper(w) FROM t", True)):
         query = parse(sql)[0]["stmt"]["SelectStmt"]
         assert isinstance(pick(Meaning(Resolver(world_, with_catalog([PUBLIC]))), query), Picked) is found
@@ -441,7 +441,7 @@ def test_attack_thousand_schemas_with_objects_of_one_name() -> None:
         functions=[function(40000 + at, "total", (oids.INT4,), oids.INT4, 30000 + at) for at in many],
         relations=[Relation(50000 + at, 30000 + at, "orders", "r", 60000 + at, 0, 0, "23 id") for at in many],
     )
-    found = world.build(15, tenants, below)
+    found = building.build(15, tenants, below)
     looked: list[str] = []
 
     class Rows(dict[str, Sequence[world.Relation]]):

@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.sql.resolve import built_in, rows, world
-from proxy.sql.resolve.world import Builder, Column, Layered, Own, Relation, Tables, columns_of
+from proxy.sql.resolve import building, built_in, rows, world
+from proxy.sql.resolve.building import Builder
+from proxy.sql.resolve.layers import Layered
+from proxy.sql.resolve.world import Column, Own, Relation, Tables, columns_of
 
 ANY_VERSION = range(13, 19)
 PUBLIC = 2200
@@ -201,7 +203,7 @@ def test_parts_make_the_same_world_as_the_whole() -> None:
     own = built_in.own(15, answers(), text)
     assert own is not None
     builder = built_in.builder(own)
-    parts = list(world.cut(own, 1))
+    parts = list(building.cut(own, 1))
     assert len(parts) == sum(map(len, own.tables))
     for part in parts:
         builder.add(part.tables)
