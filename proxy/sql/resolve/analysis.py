@@ -6,11 +6,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from proxy.sql.resolve import oids
+from proxy.sql.resolve import oids, polymorphic
 from proxy.sql.resolve.choosing import Choosing, Operation, Signature
-from proxy.sql.resolve.coercion import Context, MismatchError, Path, Way
+from proxy.sql.resolve.coercion import Context, Path, Way
 from proxy.sql.resolve.oids import ANY_TYPE, FIRST_NORMAL, UNKNOWN
-from proxy.sql.resolve.tree import Body, Expr, Form, Level, Noted, NotModelledError, Query, RejectedError, Use
+from proxy.sql.resolve.tree import (
+    Body,
+    Expr,
+    Form,
+    Level,
+    MismatchError,
+    Noted,
+    NotModelledError,
+    Query,
+    RejectedError,
+    Use,
+)
 from proxy.sql.resolve.world import Column, Operator
 
 MISMATCH = "42804"  # datatype_mismatch
@@ -379,7 +390,7 @@ class Analysis:
     def resolve(self, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
         """Return what is taken and given, polymorphic types replaced. Raises RejectedError."""
         try:
-            return self.coercion.resolve(actual, declared, result)
+            return polymorphic.resolve(self.coercion, actual, declared, result)
         except MismatchError as error:
             raise RejectedError(MISMATCH, str(error)) from error
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from proxy.sql.resolve import hidden, oids
+from proxy.sql.resolve import hidden, oids, polymorphic
 from proxy.sql.resolve.analysis import AMBIGUOUS_FUNCTION, UNDEFINED_FUNCTION, Analysis
 from proxy.sql.resolve.choosing import Candidate, Choice, Signature
-from proxy.sql.resolve.coercion import Context, MismatchError, Way
+from proxy.sql.resolve.coercion import Context, Way
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.scopes import SYSTEM_COLUMNS
-from proxy.sql.resolve.tree import Expr, Form, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.tree import Expr, Form, MismatchError, NotModelledError, RejectedError, levels_of
 from proxy.sql.resolve.world import Column, Function
 
 MAX_ARGUMENTS = 100
@@ -217,7 +217,7 @@ def _outputs(
             continue
         if type_ in oids.POLYMORPHIC:
             try:
-                _, type_ = analysis.coercion.resolve(actual, function.arguments, type_)
+                _, type_ = polymorphic.resolve(analysis.coercion, actual, function.arguments, type_)
             except MismatchError:
                 return None  # the server looks for them where they are asked for
         found.append(Column(name or f"column{len(found) + 1}", type_, -1))

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from proxy.sql.resolve import hidden
-from proxy.sql.resolve.coercion import MAX_REMEMBERED, Coercion, MismatchError
+from proxy.sql.resolve import hidden, polymorphic
+from proxy.sql.resolve.coercion import MAX_REMEMBERED, Coercion
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.search import Search
+from proxy.sql.resolve.tree import MismatchError
 from proxy.sql.resolve.world import Function, Operator
 
 MAX_ARGUMENTS_REMEMBERED = 16
@@ -116,7 +117,7 @@ class Choosing:
         self, function: Function | None, given: Sequence[int], declared: Sequence[int], gives: int
     ) -> Signature | None:
         try:
-            takes, gives = self.coercion.resolve(given, declared, gives)
+            takes, gives = polymorphic.resolve(self.coercion, given, declared, gives)
         except MismatchError:
             return None
         runs = hidden.runs(self.coercion, function, declared, given, takes)

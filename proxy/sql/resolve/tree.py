@@ -29,6 +29,10 @@ class NotModelledError(Exception):
     """Report that the statement has something in it that is not analysed here: nobody knows what it means."""
 
 
+class MismatchError(Exception):
+    """Report that types do not fit together: the server rejects the statement."""
+
+
 class Use(NamedTuple):
     """One thing that a statement names or uses without naming it."""
 
