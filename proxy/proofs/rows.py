@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from importlib import resources
 from typing import NamedTuple, TypeVar
 
@@ -113,144 +112,192 @@ def _major(result_sets: Sequence[ResultSet]) -> int:
 
 def decode(result_sets: Sequence[ResultSet]) -> Rows:
     """Return the rows from the result sets of `load_query`, in its order. Raises ValueError if they are others."""
-    read = [[[_text(value) for value in row] for row in rows] for rows in result_sets[:_WORLD]]
-    server, state_, functions, relations, expressions, references, unprinted, *more = read
-    (
-        inherits,
-        columns,
-        column_kinds,
-        types,
-        operators,
-        families,
-        casts,
-        built_ins,
-        operands,
-        implicit,
-        members,
-        users,
-        schemas,
-    ) = more
-    ((version, database, encoding, role, *_),) = server
-    ((_, path, _),) = state_
-    printed = _grouped((kind + owner, expression or UNREADABLE) for kind, owner, expression in expressions)
-    children = _grouped((parent, child) for parent, child in inherits)
-    column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
-    own_columns = _grouped((relation, (name, int(type_))) for relation, name, type_, _ in columns if type_)
-    built_in_types = {relation: json.loads(kinds) for relation, kinds in column_kinds}
-    extensions = {kind + oid: extension for kind, oid, extension in members}
-    column_names = _grouped((relation, name) for relation, name, _, is_function in columns if is_function == "t")
-    codes: defaultdict[str, set[int]] = defaultdict(set)
-    used_operators: defaultdict[str, set[int]] = defaultdict(set)
-    for kind, owner, code, operator in references:
-        if kind == "r" and operator != "0":
-            used_operators[owner].add(int(operator))
-        else:
-            codes[kind + owner].add(int(code))
-    for owner, kind, oid in unprinted:
-        if kind == "f":
-            codes["r" + owner].add(int(oid))
-        elif kind == "t":
-            column_types[owner].append(int(oid))
-        else:
-            children[owner].append(oid)
-    by_tree = {owner for owner, *_ in unprinted}
-    own_functions = tuple(_function(row, codes["f" + row[0]]) for row in functions)
-    own_types = {int(oid) for oid, schema, *_ in types if _own_object(oid, schema)}
-
-    rows = Rows(
+    own = result_sets[:_WORLD]
+    if len(own) != len(_Read._fields):
+        raise ValueError("the answer has another number of results")
+    read = _Read(*([[_text(value) for value in row] for row in rows] for rows in own))
+    parts = _Parts(read)
+    ((version, database, encoding, role, *_),) = read.server
+    ((_, path, _),) = read.state
+    major = int(version) // 10000
+    functions = tuple(_function(row, parts.codes["f" + row[0]]) for row in read.functions)
+    operators = tuple(map(parts.operator, read.operators))
+    casts = tuple(map(parts.cast, read.casts))
+    named = [BuiltIn(int(oid), schema, name) for oid, schema, name, *_ in read.built_ins]
+    called = {cast.function for cast in casts}
+    called.update(*parts.codes.values(), (operator.function for operator in operators))
+    return Rows(
         version=int(version),
         database=database,
         encoding=encoding,
         role=role,
         begins_with=_path(path),
-        path=tuple(int(oid) for (oid,) in schemas),
-        users=tuple(UserRow(int(oid), name, frozenset(_oids(usable))) for oid, name, usable in users),
-        own=built_in.own(int(version) // 10000, result_sets[_WORLD:], _text),
-        unprinted=len(by_tree) + sum(row.definition == UNREADABLE for row in own_functions),
-        functions=own_functions,
-        relations=tuple(
-            RelationRow(
-                oid=int(oid),
-                schema=schema,
-                name=name,
-                kind=kind,
-                row_type=int(row_type),
-                definition=definition
-                or (UNREADABLE if kind == "v" and _own_object(oid, schema) and oid not in by_tree else ""),
-                expressions=tuple(printed["r" + oid]),
-                children=tuple(map(int, children[oid])),
-                server=server_name,
-                functions=tuple(sorted(codes["r" + oid])),
-                operators=tuple(sorted(used_operators[oid])),
-                column_types=tuple(dict.fromkeys(column_types[oid])),
-                columns=tuple(column_names[oid]),
-                own_columns=tuple(own_columns[oid]),
-                types=built_in_types.get(oid),
-                extension=extensions.get("r" + oid, ""),
-            )
-            for oid, schema, name, kind, row_type, definition, server_name in relations
-        ),
-        types=tuple(
-            TypeRow(
-                oid=int(oid),
-                schema=schema,
-                name=name,
-                kind=kind,
-                parts=tuple(sorted(own_types.intersection([*_oids(parts), *column_types[relation]]))),
-                expressions=tuple(printed["t" + oid]),
-                functions=tuple(sorted(codes["t" + oid] | codes["d" + oid])),
-                sorting=tuple(sorted(codes["d" + oid])),
-                inputs=tuple(sorted(codes["t" + oid].intersection(_oids(inputs)))),
-                outputs=tuple(sorted(codes["t" + oid].intersection(_oids(outputs)))),
-                base=int(base),
-                element=int(element),
-                category=category,
-                preferred=preferred == "t",
-                extension=extensions.get("t" + oid, ""),
-            )
-            for oid, schema, name, kind, relation, parts, base, element, category, preferred, inputs, outputs in types
-        ),
-        operators=tuple(
-            OperatorRow(
-                oid=int(oid),
-                schema=schema,
-                name=name,
-                left=int(left),
-                right=int(right),
-                function=int(function),
-                support=tuple(sorted(codes["o" + oid])),
-                replaces=replaces == "t",
-                result=int(result),
-                extension=extensions.get("o" + oid, ""),
-            )
-            for oid, schema, name, left, right, function, replaces, result in operators
-        ),
-        families=tuple(
-            FamilyRow(int(oid), schema, name, tuple(sorted(codes["c" + oid])), extensions.get("c" + oid, ""))
-            for oid, schema, name in families
-        ),
-        casts=tuple(
-            CastRow(int(oid), int(source), int(target), int(function), context, extensions.get("x" + oid, ""))
-            for oid, source, target, function, context in casts
-        ),
-    )
-    called = {cast.function for cast in rows.casts}
-    called.update(*codes.values(), (operator.function for operator in rows.operators))
-    named = [BuiltIn(int(oid), schema, name) for oid, schema, name, *_ in built_ins]
-    return replace(
-        rows,
+        path=tuple(int(oid) for (oid,) in read.schemas),
+        users=tuple(UserRow(int(oid), name, frozenset(_oids(usable))) for oid, name, usable in read.users),
+        own=built_in.own(major, result_sets[_WORLD:], _text),
+        unprinted=len(parts.by_tree) + sum(row.definition == UNREADABLE for row in functions),
+        functions=functions,
+        relations=tuple(map(parts.relation, read.relations)),
+        types=tuple(map(parts.type, read.types)),
+        operators=operators,
+        families=tuple(map(parts.family, read.families)),
+        casts=casts,
         built_ins=tuple(row for row in named if row.oid in called),
-        symbols=_tuples((symbol, name) for *_, name, _, symbol in built_ins if symbol),
-        signatures=_tuples((name, _oids(types)) for _, _, name, types, _ in built_ins if types),
+        symbols=_tuples((symbol, name) for *_, name, _, symbol in read.built_ins if symbol),
+        signatures=_tuples((name, _oids(types)) for _, _, name, types, _ in read.built_ins if types),
         operands=_tuples(
-            (name, tuple(oid for oid in map(int, (left, right)) if oid)) for name, left, right in operands
+            (name, tuple(oid for oid in map(int, (left, right)) if oid)) for name, left, right in read.operands
         ),
-        implicit=frozenset((int(source), int(target)) for source, target in implicit),
+        implicit=frozenset((int(source), int(target)) for source, target in read.implicit),
         renamed=tuple(row for row in named if row.name not in tables.OIDS.get(row.oid, {row.name})),
-        nameless=tuple(sorted(codes["n0"])),
-        text_search=tuple(sorted(codes["s0"])),
-        strangers=frozenset(row.name for row in named if row.schema == "pg_catalog") - _known(rows.version // 10000),
+        nameless=tuple(sorted(parts.codes["n0"])),
+        text_search=tuple(sorted(parts.codes["s0"])),
+        strangers=frozenset(row.name for row in named if row.schema == "pg_catalog") - _known(major),
     )
+
+
+Texts = list[list[str]]
+
+
+class _Read(NamedTuple):
+    """The result sets of `load_query`, in its order, their values as text."""
+
+    server: Texts
+    state: Texts
+    functions: Texts
+    relations: Texts
+    expressions: Texts
+    references: Texts
+    unprinted: Texts
+    inherits: Texts
+    columns: Texts
+    column_kinds: Texts
+    types: Texts
+    operators: Texts
+    families: Texts
+    casts: Texts
+    built_ins: Texts
+    operands: Texts
+    implicit: Texts
+    members: Texts
+    users: Texts
+    schemas: Texts
+
+
+class _Parts:
+    """What belongs to objects, by their kind and OID, to put rows together of.
+
+    Kinds are f, r, t, o, c (operator families), x (casts), d (what sorts a type), n (what runs without a name) and s
+    (text search).
+    """
+
+    def __init__(self, read: _Read) -> None:
+        self._printed = _grouped((kind + owner, text or UNREADABLE) for kind, owner, text in read.expressions)
+        self._children = _grouped((parent, child) for parent, child in read.inherits)
+        columns = read.columns
+        self._column_types = _grouped((relation, int(type_)) for relation, _, type_, _ in columns if type_)
+        self._own_columns = _grouped((relation, (name, int(type_))) for relation, name, type_, _ in columns if type_)
+        self._column_names = _grouped(
+            (relation, name) for relation, name, _, is_function in columns if is_function == "t"
+        )
+        self._built_in_types = {relation: json.loads(kinds) for relation, kinds in read.column_kinds}
+        self._extensions = {kind + oid: extension for kind, oid, extension in read.members}
+        self._own_types = {int(oid) for oid, schema, *_ in read.types if _own_object(oid, schema)}
+        self.codes: defaultdict[str, set[int]] = defaultdict(set)
+        """The functions that belong to each."""
+        self._operators: defaultdict[str, set[int]] = defaultdict(set)  # by relation
+        self.by_tree = {owner for owner, *_ in read.unprinted}
+        """Relations that the server could not print: what they use is read from their trees."""
+        self._add_references(read)
+
+    def _add_references(self, read: _Read) -> None:
+        for kind, owner, code, operator in read.references:
+            if kind == "r" and operator != "0":
+                self._operators[owner].add(int(operator))
+            else:
+                self.codes[kind + owner].add(int(code))
+        for owner, kind, oid in read.unprinted:
+            if kind == "f":
+                self.codes["r" + owner].add(int(oid))
+            elif kind == "t":
+                self._column_types[owner].append(int(oid))
+            else:
+                self._children[owner].append(oid)
+
+    def _extension(self, key: str) -> str:
+        return self._extensions.get(key, "")
+
+    def relation(self, row: list[str]) -> RelationRow:
+        """Put a relation together."""
+        oid, schema, name, kind, row_type, definition, server = row
+        if not definition and kind == "v" and _own_object(oid, schema) and oid not in self.by_tree:
+            definition = UNREADABLE
+        return RelationRow(
+            oid=int(oid),
+            schema=schema,
+            name=name,
+            kind=kind,
+            row_type=int(row_type),
+            definition=definition,
+            expressions=tuple(self._printed["r" + oid]),
+            children=tuple(map(int, self._children[oid])),
+            server=server,
+            functions=tuple(sorted(self.codes["r" + oid])),
+            operators=tuple(sorted(self._operators[oid])),
+            column_types=tuple(dict.fromkeys(self._column_types[oid])),
+            columns=tuple(self._column_names[oid]),
+            own_columns=tuple(self._own_columns[oid]),
+            types=self._built_in_types.get(oid),
+            extension=self._extension("r" + oid),
+        )
+
+    def type(self, row: list[str]) -> TypeRow:
+        """Put a type together."""
+        oid, schema, name, kind, relation, parts, base, element, category, preferred, inputs, outputs = row
+        functions, sorting = self.codes["t" + oid], self.codes["d" + oid]
+        return TypeRow(
+            oid=int(oid),
+            schema=schema,
+            name=name,
+            kind=kind,
+            parts=tuple(sorted(self._own_types.intersection([*_oids(parts), *self._column_types[relation]]))),
+            expressions=tuple(self._printed["t" + oid]),
+            functions=tuple(sorted(functions | sorting)),
+            sorting=tuple(sorted(sorting)),
+            inputs=tuple(sorted(functions.intersection(_oids(inputs)))),
+            outputs=tuple(sorted(functions.intersection(_oids(outputs)))),
+            base=int(base),
+            element=int(element),
+            category=category,
+            preferred=preferred == "t",
+            extension=self._extension("t" + oid),
+        )
+
+    def operator(self, row: list[str]) -> OperatorRow:
+        """Put an operator together."""
+        oid, schema, name, left, right, function, replaces, result = row
+        return OperatorRow(
+            oid=int(oid),
+            schema=schema,
+            name=name,
+            left=int(left),
+            right=int(right),
+            function=int(function),
+            support=tuple(sorted(self.codes["o" + oid])),
+            replaces=replaces == "t",
+            result=int(result),
+            extension=self._extension("o" + oid),
+        )
+
+    def family(self, row: list[str]) -> FamilyRow:
+        """Put an operator family together."""
+        oid, schema, name = row
+        return FamilyRow(int(oid), schema, name, tuple(sorted(self.codes["c" + oid])), self._extension("c" + oid))
+
+    def cast(self, row: list[str]) -> CastRow:
+        """Put a cast together."""
+        oid, source, target, function, context = row
+        return CastRow(int(oid), int(source), int(target), int(function), context, self._extension("x" + oid))
 
 
 def _known(major: int) -> set[str]:

@@ -54,7 +54,6 @@ OVER = {
     },
     FUNCTION_LINES: {
         "pooling.replies.Replies.feed": 107,
-        "proofs.rows.decode": 140,
         "server.Server._open": 63,
         "session.linked.Linked.__init__": 115,
         "session.session.Session._execute": 65,
@@ -85,7 +84,6 @@ OVER = {
         "proofs.prove._Court._casts": 18,
         "proofs.prove._Court._function": 13,
         "proofs.prove._Court._judge_all": 13,
-        "proofs.rows.decode": 21,
         "proofs.taints.spread": 15,
         "role.findings._hidden": 18,
         "session.carrying.Carrying._missing_own": 17,

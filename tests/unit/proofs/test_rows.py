@@ -39,7 +39,7 @@ def test_empty_database() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, SETS - 1, SETS + 1])
 def test_wrong_number_of_result_sets_is_an_error(number: int) -> None:
-    with pytest.raises(ValueError, match="values to unpack"):
+    with pytest.raises(ValueError, match="another number of results"):
         catalog_rows.decode([[] for _ in range(number)])
 
 
