@@ -20,6 +20,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from proxy.proofs.bodies import Bodies, Spoiled
+from proxy.proofs.labels import LISTED, Labels
 from proxy.proofs.paths import Left, Paths
 from proxy.proofs.taints import NOWHERE, Finding, carried, fetching, spread, using
 from proxy.sql import by_name, settings, tables
@@ -56,9 +57,6 @@ from proxy.sql.resolve import Resolver, built_in
 from proxy.sql.type_roles import Roles
 from proxy.sql.verdict import Effect
 
-_CONSTRUCTORS = frozenset(
-    {"range_constructor2", "range_constructor3"} | {f"multirange_constructor{n}" for n in range(3)}
-)
 _BY_NAME_ONLY = tables.SQL_TEXT_FUNCTIONS.keys() | tables.SESSION_STATE_FUNCTIONS | tables.CODE_FUNCTIONS
 """Functions that the filter allows by looking at the call: reached in any other way, nobody looks."""
 
@@ -138,7 +136,7 @@ class _Court:
         self._shadows = frozenset(self._row_types.values())
         self._odd_rows = self._find_odd_rows()
         self._plain = Functions(self._policy).plain
-        self._reads = Functions(replace(policy, server_version=0)).plain  # of any version: a symbol can be as old
+        self._labels = Labels(rows, policy)
         self._candidates = Candidates(rows)
         self._names = by_name.sort(rows, self._candidates)
         self._bodies = Bodies(rows, self._policy, self._names, self._candidates)
@@ -264,7 +262,7 @@ class _Court:
             if not function.trigger:
                 what = f"{_FUNCTIONS.get(function.kind, 'function')} {self._signature(function)}"
                 # A pattern with a * cannot have meant dblink_exec.
-                self._judge(FUNCTION, function, what, self._function, exact=self._listed(function) == "block")
+                self._judge(FUNCTION, function, what, self._function, exact=self._labels.listed(function) == "block")
         for named in self._rows.built_ins:
             if (FUNCTION, named.oid) in self.objects:
                 continue  # somebody has replaced it
@@ -280,13 +278,7 @@ class _Court:
                 # A row, an array and a domain are cast by casting what they are made of.
                 to = f"the cast to {self._type_name(type_.oid)}"
                 self._judge(CAST_TO, type_, to, lambda row: self._use(CAST_TO, (*row.parts, row.base, row.element)))
-        for operator in self._rows.operators:
-            operands = ", ".join(self._type_name(oid) for oid in (operator.left, operator.right) if oid)
-            what = f"operator {operator.schema}.{operator.name} ({operands})"
-            self._judge(OPERATOR, operator, what, self._operator)
-        for family in self._rows.families:
-            what = f"operator family {family.schema}.{family.name}"
-            self._judge(FAMILY, family, what, lambda row: self._call(row.functions))
+        self._judge_operators()
         self._judge_one(_SEARCH, Finding("text search", ""), self._call, self._rows.text_search)
         for extension in {row.extension for row in self._rows.functions} & _LOOKED_UP.keys():
             found = Finding(f"what the extension {extension} looks up", "")
@@ -295,6 +287,15 @@ class _Court:
             )
         self._casts()
         self._collections()
+
+    def _judge_operators(self) -> None:
+        for operator in self._rows.operators:
+            operands = ", ".join(self._type_name(oid) for oid in (operator.left, operator.right) if oid)
+            what = f"operator {operator.schema}.{operator.name} ({operands})"
+            self._judge(OPERATOR, operator, what, self._operator)
+        for family in self._rows.families:
+            what = f"operator family {family.schema}.{family.name}"
+            self._judge(FAMILY, family, what, lambda row: self._call(row.functions))
 
     def _judge(
         self,
@@ -383,13 +384,16 @@ class _Court:
     def _function(self, row: FunctionRow, resolver: Resolver | None = None) -> None:
         if row.kind == "p":
             raise Spoiled("it is a procedure, which can commit")
-        verdict = self._listed(row)
+        verdict = self._labels.listed(row)
         if verdict == "block":
-            raise Spoiled(f"it is one of those of the extension {row.extension} that do more than read", rule=_LISTED)
+            raise Spoiled(f"it is one of those of the extension {row.extension} that do more than read", rule=LISTED)
         if verdict == "conditional" and row.name not in _BY_NAME_ONLY:
-            raise Spoiled("it can do more than read, depending on its arguments", rule=_LISTED)
+            raise Spoiled("it can do more than read, depending on its arguments", rule=LISTED)
         if not verdict and row.kind != "a":
-            self._body(row, resolver)
+            if row.language in ("sql", "plpgsql"):
+                self._bodies.function(row, resolver)
+            else:
+                self._labels.check(row)
         if row.extension in _LOOKED_UP and row.language == "c":
             self._use(LOOKED_UP, (_LOOKED_UP[row.extension],))
         if row.kind == "a":
@@ -399,17 +403,18 @@ class _Court:
         if row.default_expressions:
             bound = {(FUNCTION, oid) for oid in row.support}
             self._bodies.exact(f"SELECT {row.default_expressions}", "argument's default", bound)
+        self._settings(row)
+        # Arguments and results are coerced to their types: to a domain, by running its CHECKs.
+        self._use(TYPE, row.arguments)
+        self._use(TYPE, row.returns)
+
+    def _settings(self, row: FunctionRow) -> None:
         for setting in row.settings:
             name, _, value = setting.partition("=")
             if settings.refuse_value(settings.fold(name), value) is not None:
                 raise Spoiled(f'it sets {name} to "{value}"')
-            if "." in name:
-                self._bodies.leaves.add(
-                    (Effect.SETTING_INSIDE, settings.fold(name))
-                )  # it reads '' afterwards, and not NULL
-        # Arguments and results are coerced to their types: to a domain, by running its CHECKs.
-        self._use(TYPE, row.arguments)
-        self._use(TYPE, row.returns)
+            if "." in name:  # it reads '' afterwards, and not NULL
+                self._bodies.leaves.add((Effect.SETTING_INSIDE, settings.fold(name)))
 
     def _built_in(self, row: BuiltIn) -> None:
         # An operator, a cast or an aggregate calls it by its OID, with arguments that no text shows: the names that are
@@ -418,52 +423,6 @@ class _Court:
             raise Spoiled("it does more than read, or can do more than read")
         if row.name in LEADS:
             self._recorder.get(LEADS[row.name])
-
-    def _listed(self, row: FunctionRow) -> str:
-        """Give the table's verdict on an extension's function; empty without one. pg_depend says whose it is."""
-        found = tables.EXTENSIONS.get(f"{row.schema}.{row.name}") or tables.EXTENSIONS.get(row.name)
-        if found is None:
-            return ""
-        owners = found.extension.partition(" (")[0].split("/")
-        return found.verdict if row.extension in owners else ""
-
-    def _body(self, row: FunctionRow, resolver: Resolver | None) -> None:
-        if row.language in ("sql", "plpgsql"):
-            self._bodies.function(row, resolver)
-        elif row.language == "internal" and (row.source in _CONSTRUCTORS or self._is_plain(row.source)):
-            return  # CREATE TYPE AS RANGE made it, or it is a built-in of another name; a superuser alone makes such
-        elif row.language not in ("c", "internal") or row.extension not in tables.READING_EXTENSIONS:
-            raise Spoiled(f"it is written in {row.language}, which cannot be read")
-        elif row.name in tables.READING_EXTENSIONS[row.extension]:
-            raise Spoiled(f"it does more than read, and is declared {_LABELS[row.volatility]}", rule=_LISTED)
-        elif row.volatility == "v" and not any(map(self._is_internal, row.arguments)):
-            raise Spoiled(f"it is written in {row.language} and VOLATILE, and no table says that it only reads")
-        elif self._is_given_a_name(row):
-            raise Spoiled(f"it is written in {row.language}, and no table says what it does with the name it is given")
-
-    def _is_plain(self, symbol: str) -> bool:
-        """Tell whether an internal symbol is that of built-in functions which read, whatever they are given."""
-        names = self._rows.symbols.get(symbol, ())
-        return bool(names) and self._reads.issuperset((*names, *tables.bearers(symbol)))
-
-    def _is_given_a_name(self, row: FunctionRow) -> bool:
-        """Tell whether a function takes the name or OID of something, and no table says that it only looks it up.
-
-        The labels that are believed are those of the versions that somebody has read.
-        """
-        types = [self._types[oid].name if oid in self._types else "?" for oid in row.arguments]
-        if types[:1] == ["cstring"] or any(map(self._is_internal, row.arguments)):
-            return False  # the server calls it: an input function is given its type
-        if not any(type_ in ("oid", "name") or type_.startswith("reg") for type_ in types):
-            return False
-        what = tables.ARGUMENTS.get((row.extension, row.name, ",".join(types)), "")
-        return what not in ("data", "describes", "search")
-
-    def _is_internal(self, oid: int) -> bool:
-        """Tell whether a type is `internal`: then no statement can call the function, only the planner, an index or an
-        aggregate, and the label (selectivity functions are VOLATILE) says nothing."""
-        row = self._types.get(oid)
-        return row is not None and row.name == "internal" and is_built_in(row)
 
     # -- everything else -----------------------------------------------------------------------------------------------
 
@@ -530,19 +489,21 @@ class _Court:
                 self._judge_one((CAST, row.oid), found, lambda target: self._use(TYPE, (target,)), row.target)
             if source is None or target is None or self._hidden(row):
                 continue  # the last one spoils everything
-            if is_built_in(source) and is_built_in(target):
-                # The columns of a row are cast with it, and which types they are of is not known here.
-                rows = (type_ for type_ in self._rows.types if type_.kind == "c")
-                users = [(CAST_TO, type_) for type_ in (target, *rows)]
-            elif not row.function or is_built_in(target):
-                users = [(TYPE, source)]  # what is cast is not named
-            elif row.context != "e":  # PL/pgSQL assigns wherever it has a variable, but what it assigns is of a type
-                users = [(TYPE, target if is_built_in(source) else source)]
-            else:
-                users = [(CAST_TO, target)]
-            for user in (self.objects[kind, type_.oid] for kind, type_ in users):
+            for user in (self.objects[kind, type_.oid] for kind, type_ in self._casting(row, source, target)):
                 if not user.allowed:
                     user.uses.setdefault((CAST, row.oid), NOWHERE)
+
+    def _casting(self, row: CastRow, source: TypeRow, target: TypeRow) -> list[tuple[str, TypeRow]]:
+        """Return what a statement has in it that runs a cast: types, or casts to them."""
+        if is_built_in(source) and is_built_in(target):
+            # The columns of a row are cast with it, and which types they are of is not known here.
+            rows = (type_ for type_ in self._rows.types if type_.kind == "c")
+            return [(CAST_TO, type_) for type_ in (target, *rows)]
+        if not row.function or is_built_in(target):
+            return [(TYPE, source)]  # what is cast is not named
+        if row.context != "e":  # PL/pgSQL assigns wherever it has a variable, but what it assigns is of a type
+            return [(TYPE, target if is_built_in(source) else source)]
+        return [(CAST_TO, target)]
 
     def _hidden(self, row: CastRow) -> bool:
         """Tell whether a cast runs where no name shows it: between built-in types, if it need not be written.
@@ -589,7 +550,7 @@ class _Court:
         """Note calls that stand in no text, so that nobody looks at their arguments."""
         for oid in oids:
             row = self._functions.get(oid)
-            if row is not None and row.name in _BY_NAME_ONLY and self._listed(row) == "conditional":
+            if row is not None and row.name in _BY_NAME_ONLY and self._labels.listed(row) == "conditional":
                 raise Spoiled(f"it calls {self.objects[FUNCTION, oid].what}, whose arguments nobody looks at there")
             self._use(FUNCTION, (oid,))
 
@@ -610,8 +571,6 @@ _SEARCH = (TEXT_SEARCH, 0)
 _LOOKED_UP = {extension: place for place, extension in enumerate(tables.RUN_BY_EXTENSIONS, 1)}
 _COLLECTIONS = frozenset("bm")
 """typtype of arrays, which nothing but what they are made of sets apart from base types, and of multiranges."""
-_LISTED = "extension-function"
-_LABELS = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
 _FUNCTIONS = {"a": "aggregate", "p": "procedure"}
 _RELATIONS = {
     "v": "view",

@@ -31,7 +31,6 @@ OVER = {
     MODULE_LINES: {
         "pooling.replies": 648,
         "pooling.statements": 607,
-        "proofs.prove": 632,
         "session.carrying": 795,
         "session.linked": 979,
         "session.session": 1430,
@@ -81,9 +80,6 @@ OVER = {
         "proofs.bodies.Bodies._statement": 13,
         "proofs.paths.Paths._look": 16,
         "proofs.paths.Paths.cleared": 14,
-        "proofs.prove._Court._casts": 18,
-        "proofs.prove._Court._function": 13,
-        "proofs.prove._Court._judge_all": 13,
         "proofs.taints.spread": 15,
         "role.findings._hidden": 18,
         "session.carrying.Carrying._missing_own": 17,
