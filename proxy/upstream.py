@@ -10,22 +10,17 @@ from typing import Final, Protocol, cast
 from proxy import protocol as p
 from proxy.auth.upstream_login import AUTH_SASL_CONTINUE, UpstreamLogin
 from proxy.errors import (
-    CANNOT_CONNECT_NOW,
     CONNECTION_FAILURE,
-    INVALID_CATALOG_NAME,
-    INVALID_PASSWORD,
     QUERY_CANCELED,
-    TOO_MANY_CONNECTIONS,
     CloseReason,
-    PasswordRefusedError,
     QueryFailedError,
     UpstreamError,
-    UpstreamFloodError,
     UpstreamProtocolError,
 )
 from proxy.events import Audit
 from proxy.pooling import owed as r
-from proxy.pooling.guard import LOST, START_UP, UNSUPPORTED
+from proxy.pooling.guard import START_UP
+from proxy.pooling.login import READ_BACK, RETURNED_TO, LoginMessages, demand, login_error
 from proxy.pooling.owed import Owed
 from proxy.pooling.own_answer import OwnAnswer
 from proxy.pooling.pool import Pool
@@ -37,31 +32,11 @@ from proxy.session.ports import FRESH, Owner
 from proxy.stats import Stats
 from proxy.tasks import Tasks
 
-_READ_BACK: Final = (
-    b"SELECT "
-    + b"".join(b"pg_catalog.current_setting('%b')," % name.encode() for name in START_UP)
-    + b"pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('search_path'),'SQL_ASCII'),'hex'),"
-    b"pg_catalog.pg_backend_pid()"
-)
-"""In hexadecimal digits what may hold any bytes."""
-_RETURNED_TO: Final = b"SELECT " + b",".join(
-    b"(SELECT reset_val FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) '%b')" % name.encode()
-    for name in START_UP
-)
-"""What RESET and DISCARD ALL return to: a pooler may have put a SET in the place of the start-up value."""
 CANCEL_AGAIN: Final = 0.5
 """Seconds after which what an abandoned connection still runs is cancelled once more."""
 CHECK_TIMEOUT: Final = 5.0
 """Seconds in which an idle upstream has to answer a Sync. Two idle ones, checked one after the other, and a health
 check every few seconds stay below half a minute."""
-MAX_CAUSE: Final = 300
-"""Characters of the server's own words about a login that it refused."""
-MAX_LOGIN_MESSAGE: Final = 30_000
-"""Bytes of a message that comes during the login, from a server that has proved nothing: as libpq bounds an error."""
-MAX_LOGIN: Final = 256 << 10
-"""Bytes of all that comes until a login is over, headers included. PostgreSQL sends some 600."""
-MAX_LOGIN_MESSAGES: Final = 1000
-"""Messages of it: a login trigger can raise notices."""
 MAX_IDLE: Final = 64 << 10
 """Bytes that may come from an upstream that nobody has leased or asked: a reload reports a few parameters."""
 MAX_DRAIN: Final = 4 << 20
@@ -86,7 +61,6 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_answer",
         "_audit",
-        "_buffer",
         "_canceller",
         "_cancels",
         "_checking",
@@ -97,8 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_dropped",
         "_failure",
         "_groups",
-        "_left",
         "_mail",
+        "_messages",
         "_owner",
         "_stats",
         "_tasks",
@@ -174,9 +148,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._discard = False
         self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._buffer: bytearray | None = bytearray()  # only while logging in, or for `fetch`
+        self._messages: LoginMessages | None = LoginMessages()  # until it has logged in for its pool
         self._answer: OwnAnswer | None = None  # only while fetching
-        self._left = (MAX_LOGIN, MAX_LOGIN_MESSAGES)  # what may still come of the login
         self._mail: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
 
@@ -198,8 +171,8 @@ class UpstreamConnection(asyncio.Protocol):
                 owner.bug()
         elif self._answer is not None:
             self._answered(self._answer, data)
-        elif self._buffer is not None:
-            self._buffer += data
+        elif self._messages is not None:
+            self._messages.feed(data)
             self.pause_reading()  # until `_message` wants more: a proof takes its time
             self._wake()
         else:
@@ -227,7 +200,7 @@ class UpstreamConnection(asyncio.Protocol):
         # This object and its transport hold each other until cycles are looked for, which may be minutes: it holds
         # nothing then that a server can make large.
         self.parameters = {}
-        self._buffer = bytearray()
+        self._messages = LoginMessages()
 
     def pause_writing(self) -> None:
         if self._owner is not None:
@@ -303,7 +276,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
 
     def _count(self, reason: CloseReason) -> None:
-        if self._buffer is None:  # it had logged in for a pool
+        if self._messages is None:  # it had logged in for a pool
             self._stats.upstream_closes[reason.value] += 1
             self._audit.event("upstream closed", database=self.pool.database, reason=reason.value)
 
@@ -315,7 +288,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._discard = discard
         self._dropped = 0
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self.pool.limits.cancel_wait_timeout, self._give_up)
+        self._deadline = loop.call_later(
+            self.pool.limits.cancel_wait_timeout, self._retire, CloseReason.CANCEL_UNFINISHED
+        )
         if self.replies.owed:
             self._insist()
         self._ask(p.SYNC_MESSAGE, r.SYNC)
@@ -337,10 +312,6 @@ class UpstreamConnection(asyncio.Protocol):
         text = f"the upstream has not answered for {CHECK_TIMEOUT:g} s on a connection that was idle"
         self.close(CloseReason.SERVER_CHECK)
         self.pool.silent(self, UpstreamError(text, reason=CloseReason.SERVER_CHECK), asyncio.get_running_loop().time())
-
-    def _give_up(self) -> None:
-        self.close(CloseReason.CANCEL_UNFINISHED)
-        self.pool.lost(self, asyncio.get_running_loop().time())
 
     def _ask(self, message: bytes, owed: Owed) -> None:
         self.replies.owe(owed)
@@ -428,22 +399,11 @@ class UpstreamConnection(asyncio.Protocol):
         idle.
         """
         self.write(p.startup_message({"user": user, "database": self.pool.dbname, **START_UP}))
-        while not login.done:
-            kind, body = await self._message()
-            if kind == p.AUTHENTICATION:
-                # A server chooses how often the password is hashed: other clients are served meanwhile.
-                long = body[:4] == AUTH_SASL_CONTINUE.to_bytes(4, "big")
-                answer = await asyncio.to_thread(login.step, body) if long else login.step(body)
-                if answer is not None:
-                    self.write(p.message(p.PASSWORD, answer))
-            elif kind == p.ERROR_RESPONSE:
-                raise _login_error(p.error_fields(body), self.pool.database)
-            elif kind != p.NOTICE_RESPONSE:
-                raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
+        await self._authenticate(login)
         while True:
             kind, body = await self._message()
             if kind == p.ERROR_RESPONSE:
-                raise _login_error(p.error_fields(body), self.pool.database)
+                raise login_error(p.error_fields(body), self.pool.database)
             if kind == p.PARAMETER_STATUS:
                 p.note_parameter(self.parameters, body)
             elif kind == p.BACKEND_KEY_DATA:
@@ -454,15 +414,29 @@ class UpstreamConnection(asyncio.Protocol):
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
         self.auth = login.name
         await self._read_back()
-        if self._buffer:
+        if self._messages:
             raise UpstreamProtocolError("bytes after the end of the login")
-        self._buffer = None
+        self._messages = None
         self.resume_reading()
+
+    async def _authenticate(self, login: UpstreamLogin) -> None:
+        while not login.done:
+            kind, body = await self._message()
+            if kind == p.AUTHENTICATION:
+                # A server chooses how often the password is hashed: other clients are served meanwhile.
+                long = body[:4] == AUTH_SASL_CONTINUE.to_bytes(4, "big")
+                answer = await asyncio.to_thread(login.step, body) if long else login.step(body)
+                if answer is not None:
+                    self.write(p.message(p.PASSWORD, answer))
+            elif kind == p.ERROR_RESPONSE:
+                raise login_error(p.error_fields(body), self.pool.database)
+            elif kind != p.NOTICE_RESPONSE:
+                raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
 
     async def _read_back(self) -> None:
         """Believe no parameter that was not read back: a pooler in between may have dropped it."""
-        *kept, path, pid = await self._row(_READ_BACK, len(START_UP) + 2)
-        _demand(kept)
+        *kept, path, pid = await self._row(READ_BACK, len(START_UP) + 2)
+        demand(kept)
         try:
             self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
             self.pid = int(pid)
@@ -470,7 +444,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise UpstreamProtocolError("the session's own settings are no answer") from None
         self.pooled = self.pid != self.key[0]
         if self.pooled:
-            _demand(await self._row(_RETURNED_TO, len(START_UP)))
+            demand(await self._row(RETURNED_TO, len(START_UP)))
 
     async def _row(self, query: bytes, columns: int) -> list[str]:
         """Return the one row of a Query of the login. Raises UpstreamError, UpstreamProtocolError."""
@@ -481,7 +455,7 @@ class UpstreamConnection(asyncio.Protocol):
             if kind == p.DATA_ROW:
                 row = p.row_values(body)
             elif kind == p.ERROR_RESPONSE:
-                raise _login_error(p.error_fields(body), self.pool.database)
+                raise login_error(p.error_fields(body), self.pool.database)
             elif kind == p.PARAMETER_STATUS:
                 p.note_parameter(self.parameters, body)
             elif kind == p.READY_FOR_QUERY:
@@ -498,7 +472,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         if self._failure is not None:
             raise self._failure
-        self._buffer = bytearray()
+        self._messages = LoginMessages()
         answer = self._answer = OwnAnswer(limit)
         self._mail = asyncio.get_running_loop().create_future()
         self.write(p.query(query))
@@ -531,23 +505,12 @@ class UpstreamConnection(asyncio.Protocol):
     async def _message(self) -> tuple[int, bytes]:
         """Return the next whole message of the login.
 
-        Nothing is read between two calls beyond the piece that the last one was in. Raises UpstreamFloodError where
-        more comes than a login has.
+        Nothing is read between two calls beyond the piece that the last one was in. Raises UpstreamError.
         """
-        buffer = self._buffer
-        while buffer is not None:
-            if len(buffer) >= 5:
-                kind, length = p.read_header(buffer)
-                if not 4 <= length <= MAX_LOGIN_MESSAGE:
-                    raise UpstreamProtocolError("invalid length of a backend message")
-                if len(buffer) > length:
-                    body = bytes(buffer[5 : length + 1])
-                    del buffer[: length + 1]
-                    size, count = self._left
-                    self._left = size - length - 1, count - 1
-                    if min(self._left) < 0:
-                        raise UpstreamFloodError("the upstream sends more than a login needs")
-                    return kind, body
+        while self._messages is not None:
+            message = self._messages.take()
+            if message is not None:
+                return message
             if self._failure is not None:
                 raise self._failure
             self._mail = asyncio.get_running_loop().create_future()
@@ -558,48 +521,3 @@ class UpstreamConnection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._mail is not None and not self._mail.done():
             self._mail.set_result(None)
-
-
-def _demand(found: list[str]) -> None:
-    """Raise UpstreamError where a setting is not as it was sent, or RESET would make it another one."""
-    sent = START_UP.items()
-    lost = [name for (name, value), kept in zip(sent, found, strict=True) if kept != value]
-    if lost:
-        raise UpstreamError(
-            f"the upstream did not keep {' and '.join(lost)} as sent",
-            reason=CloseReason.UPSTREAM_LOGIN,
-            transient=False,
-            cause=f"a pooler in between drops it, or a RESET would; {LOST}",
-        )
-
-
-def _login_error(fields: dict[str, str], database: str) -> UpstreamError:
-    """Translate the server's refusal. What it says of our own role is for the operator, not for a client to read.
-
-    It may lack any field (CVE-2026-6666 of PgBouncer).
-    """
-    sqlstate = fields.get("C", "")
-    said = "".join(char if char.isprintable() else " " for char in fields.get("M", ""))[:MAX_CAUSE]
-    cause = f"the server says: {said}" if said else ""
-    if sqlstate == INVALID_CATALOG_NAME:
-        return UpstreamError(
-            f'database "{database}" does not exist',
-            sqlstate,
-            reason=CloseReason.UPSTREAM_LOGIN,
-            transient=False,
-            cause=cause,
-        )
-    if sqlstate in (TOO_MANY_CONNECTIONS, CANNOT_CONNECT_NOW):
-        return UpstreamError(said or "the upstream is busy", sqlstate, reason=CloseReason.UPSTREAM_LOGIN)
-    text = f"the upstream refused SideCart's own login (SQLSTATE {sqlstate or 'unknown'})"
-    if "startup parameter" in said:  # PgBouncer's words
-        return UpstreamError(text, reason=CloseReason.UPSTREAM_LOGIN, transient=False, cause=f"{cause}; {UNSUPPORTED}")
-    if sqlstate == INVALID_PASSWORD:
-        cause += "; the password is wrong, or it has expired (VALID UNTIL)"
-        return PasswordRefusedError(text, reason=CloseReason.UPSTREAM_LOGIN, transient=False, cause=cause.lstrip("; "))
-    return UpstreamError(
-        text,
-        reason=CloseReason.UPSTREAM_LOGIN,
-        transient=not sqlstate.startswith(("28", "42")),
-        cause=cause,
-    )

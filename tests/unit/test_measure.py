@@ -34,7 +34,6 @@ OVER = {
         "session.carrying": 795,
         "session.linked": 979,
         "session.session": 1430,
-        "upstream": 612,
     },
     METHODS: {
         "session.answering.Answering": 143,
@@ -49,7 +48,7 @@ OVER = {
         "session.linked.Linked": 83,
         "session.session.Session": 86,
         "sql.catalog.Catalog": 26,
-        "upstream.UpstreamConnection": 45,
+        "upstream.UpstreamConnection": 44,
     },
     FUNCTION_LINES: {
         "pooling.replies.Replies.feed": 107,
@@ -138,7 +137,6 @@ OVER = {
         "sql.unread._is_plain": 18,
         "sql.walk.walk": 20,
         "tls.layer.TlsLayer.data_received": 14,
-        "upstream.UpstreamConnection.log_in": 13,
     },
     OUT: {
         "Bind, Describe, Execute, Sync": 22,

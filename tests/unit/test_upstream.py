@@ -58,7 +58,7 @@ def test_late_cancel_that_hits_the_clean_up_closes_the_upstream_and_is_no_error(
         pool = Pool("shop", PoolLimits(), Opener(), Stats(), lambda: 1.0)
         upstream = UpstreamConnection(pool, Canceller(), Stats(), audit, Tasks())
         upstream.connection_made(line)
-        upstream._buffer = None  # it has logged in
+        upstream._messages = None  # it has logged in
         upstream.replies.status = p.IN_TRANSACTION
         pool.cleaning.add(upstream)
         upstream.recycle(discard=True)
