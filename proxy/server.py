@@ -211,7 +211,11 @@ class Server:
 
         login_timeout = config.client.client_login_timeout
         self._doors = Doors(config.listen, self.house, self.clients, self._tasks, login_timeout, turns)
-        listen, users_file = config.listen, config.auth.users_file
+        self._watch_files()
+
+    def _watch_files(self) -> None:
+        """Have certificates and users read again where their files change."""
+        listen, users_file = self.config.listen, self.config.auth.users_file
         if listen.tls != "off":
             read, use = self._doors.read_certificate, self._doors.use_certificate
             self._watched.append(Watched("TLS certificate", watched(listen), read, use, self.audit, self._tasks.start))
