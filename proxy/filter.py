@@ -98,7 +98,7 @@ class Filter:
         self._entries = self.cache.entries
         self._scope: Scope = self.cache.new_scope()
         self.folds = self.caches = self.dated = False
-        """As in Catalog."""
+        """As in Plans."""
         self.proofs: object | None = None
         """Differs from catalogue to catalogue; None: whatever a name can mean is judged, and plans can be older."""
         self.plain_parses: dict[bytes, Verdict] = {}
@@ -242,7 +242,7 @@ class Filter:
         self._scope = self.cache.new_scope()
         self._types = None
         known = catalog or Catalog()
-        self.folds, self.caches, self.dated = known.folds, known.caches, known.dated
+        self.folds, self.caches, self.dated = known.plans
         self.proofs = None if self._resolver is None else self.functions
         self.plain_parses.clear()
         if self._wide is not None:

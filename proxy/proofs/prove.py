@@ -164,7 +164,7 @@ class _Court:
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next(self._nameless(), None),
             code=next(self._tainted_code(), None),
-            dated=self._has_dates(),
+            plans=self._names.plans._replace(dated=self._has_dates()),
             world=self._world,
             role=self._rows.role,
             begins_with=self._rows.begins_with,

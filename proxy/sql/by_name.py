@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from proxy.sql import tables
 from proxy.sql.candidates import Candidates, is_built_in
-from proxy.sql.catalog import ANY_NUMBER, Callable, Catalog, Operator, Relation, Rows, Type
+from proxy.sql.catalog import ANY_NUMBER, Callable, Catalog, Operator, Plans, Relation, Rows, Type
 
 
 def is_polymorphic(name: str) -> bool:
@@ -30,6 +30,13 @@ def _voids(rows: Rows) -> frozenset[str]:
 
 _READS_SETTINGS = re.compile("current_setting|pg_settings|pg_show_all_settings|\\bshow\\b", re.IGNORECASE)
 COMPILED = ("c", "internal")
+
+
+def _caches(rows: Rows) -> bool:
+    """Tell whether functions keep plans of their own."""
+    return any(
+        row.language not in COMPILED and (row.language != "sql" or rows.version >= 180000) for row in rows.functions
+    )
 
 
 def _folds(rows: Rows) -> bool:
@@ -57,10 +64,9 @@ def _can_take(taken: list[str], low: int, built_in: Collection[str], *, variadic
     return False
 
 
-def sort(rows: Rows, candidates: Candidates) -> Catalog:
-    """Sort the rows by name."""
-    every = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_)}
-    known = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_) and type_.kind != "p"}
+def _functions(
+    rows: Rows, candidates: Candidates, every: dict[int, str], known: dict[int, str]
+) -> dict[str, tuple[Callable, ...]]:
     functions: defaultdict[str, tuple[Callable, ...]] = defaultdict(tuple)
     for row in rows.functions:
         if not row.trigger:
@@ -73,6 +79,25 @@ def sort(rows: Rows, candidates: Candidates) -> Catalog:
             returns = known.get(row.returns[0], "")
             chosen, gives = candidates.function(row), candidates.given(row.returns)
             functions[row.name] += (Callable(row.oid, row.schema, low, high, returns, twin, chosen, gives),)
+    return functions
+
+
+def _operators(rows: Rows, candidates: Candidates, every: dict[int, str]) -> dict[str, tuple[Operator, ...]]:
+    shown = {type_.oid: f"{type_.schema}.{type_.name}" for type_ in rows.types} | every | {0: ""}
+    operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
+    for operator in rows.operators:
+        left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
+        chosen, gives = candidates.operator(operator), candidates.given((operator.result,))
+        twin = tuple(oid for oid in (operator.left, operator.right) if oid) in rows.operands.get(operator.name, ())
+        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives, twin),)
+    return operators
+
+
+def sort(rows: Rows, candidates: Candidates) -> Catalog:
+    """Sort the rows by name."""
+    every = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_)}
+    known = {type_.oid: type_.name for type_ in rows.types if is_built_in(type_) and type_.kind != "p"}
+    functions = _functions(rows, candidates, every, known)
     relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
     for relation in rows.relations:
         own = dict(relation.own_columns) or None
@@ -83,23 +108,14 @@ def sort(rows: Rows, candidates: Candidates) -> Catalog:
     types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
     for type_ in rows.types:
         types[type_.name] += (Type(type_.oid, type_.schema),)
-    shown = {type_.oid: f"{type_.schema}.{type_.name}" for type_ in rows.types} | every | {0: ""}
-    operators: defaultdict[str, tuple[Operator, ...]] = defaultdict(tuple)
-    for operator in rows.operators:
-        left, right = (shown.get(oid, "?") for oid in (operator.left, operator.right))
-        chosen, gives = candidates.operator(operator), candidates.given((operator.result,))
-        twin = tuple(oid for oid in (operator.left, operator.right) if oid) in rows.operands.get(operator.name, ())
-        operators[operator.name] += (Operator(operator.oid, operator.schema, left, right, chosen, gives, twin),)
+    operators = _operators(rows, candidates, every)
     return Catalog(
         dict(functions),
         dict(relations),
         dict(types),
         dict(operators),
         voids=_voids(rows),
-        folds=_folds(rows),
-        caches=any(
-            row.language not in COMPILED and (row.language != "sql" or rows.version >= 180000) for row in rows.functions
-        ),
+        plans=Plans(folds=_folds(rows), caches=_caches(rows)),
         implicit_casts=any(
             cast.context == "i" and cast.source in known and cast.target in known for cast in rows.casts
         ),

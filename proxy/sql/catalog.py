@@ -393,6 +393,17 @@ class Lookup(Protocol):
     def get(self, key: Key, /) -> Taint | None: ...
 
 
+class Plans(NamedTuple):
+    """Say what plans can have in them that another client, or the same one later, must not get."""
+
+    folds: bool = False
+    """Whether a function may return what a setting says and is labelled IMMUTABLE: plans have its value in them."""
+    caches: bool = False
+    """Whether functions keep plans of their own in the session: those in PL/pgSQL, and since 18 in SQL."""
+    dated: bool = False
+    """Whether a plan can have in it what held when it was made: no client is to get another one's then."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalog:
     """Answer for names. Built by `prove.prove`; every mapping is by bare name."""
@@ -419,12 +430,7 @@ class Catalog:
     voids: frozenset[str] = frozenset()
     """Names of functions and operators with a result or an argument of type void: a parameter beside it or in it can be
     of that type."""
-    folds: bool = False
-    """Whether a function may return what a setting says and is labelled IMMUTABLE: plans have its value in them."""
-    caches: bool = False
-    """Whether functions keep plans of their own in the session: those in PL/pgSQL, and since 18 in SQL."""
-    dated: bool = False
-    """Whether a plan can have in it what held when it was made: no client is to get another one's then."""
+    plans: Plans = field(default_factory=Plans)
     exact: bool = False
     """Unqualified names mean built-ins alone: for texts that the server printed under an empty search_path."""
     code: Taint | None = None

@@ -20,7 +20,7 @@ from proxy.errors import CloseReason, QueryFailedError, UpstreamError
 from proxy.filter import Filter
 from proxy.session.ports import Question
 from proxy.sql.catalog import Callable as Function
-from proxy.sql.catalog import Catalog, Chosen, Operator, Relation, Taint, Type
+from proxy.sql.catalog import Catalog, Chosen, Operator, Plans, Relation, Taint, Type
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import built_in, rows
 from proxy.sql.resolve.world import Column, Own, Tables
@@ -67,9 +67,7 @@ FULL = Catalog(
     everything=Taint("cast", "it calls", "x"),
     implicit_casts=True,
     voids=frozenset({"v"}),
-    folds=True,
-    caches=True,
-    dated=True,
+    plans=Plans(folds=True, caches=True, dated=True),
     exact=True,
     code=Taint("function public.key()", "it writes", "public.key"),
     strangers=frozenset({"pg_brand_new"}),

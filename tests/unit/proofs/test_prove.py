@@ -1318,7 +1318,7 @@ def test_plans_that_hold_what_was_true_when_they_were_made(
 ) -> None:
     world.relation("facts")
     world.function("public.f() returns text", body, volatility=volatility)
-    assert world.prove().dated is expected
+    assert world.prove().plans.dated is expected
 
 
 @pytest.mark.parametrize(("volatility", "expected"), [("i", True), ("s", False)])
@@ -1330,9 +1330,9 @@ def test_plans_that_hold_what_another_function_found(body: str, volatility: str,
     world.function("public.f() returns text", f"begin {body}; end", volatility="s")
     world.function("public.g() returns text", "begin return public.f(); end", volatility="s")
     world.function("public.h() returns text", "begin return public.g(); end", volatility=volatility)
-    assert world.prove().dated is expected
+    assert world.prove().plans.dated is expected
 
 
 def test_a_trigger_that_has_the_time_in_it_is_in_no_plan_of_a_reader(world: World) -> None:
     world.function("public.stamp() returns trigger", "begin new.at := 'now'; return new; end", trigger=True)
-    assert not world.prove().dated
+    assert not world.prove().plans.dated
