@@ -53,24 +53,9 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
 
     Raises RejectedError.
     """
-    arguments = list(call.arguments)
     analysis.use_one_of("called", call.location, ())
-    if analysis.outside is not None and any(
-        each.type == ANY_TYPE and each.form is Form.PARAMETER for each in arguments
-    ):
-        raise NotModelledError("an argument that can be of type void")
-    if not call.is_column and not call.is_within:
-        # parameters of type void are taken for OUT parameters of a driver
-        kept = [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]
-        arguments = kept
-    projection = (
-        len(arguments) == 1
-        and call.plain
-        and not call.variadic
-        and not call.names
-        and not call.schema
-        and (arguments[0].type in (oids.RECORD, ANY_TYPE) or analysis.coercion.is_composite(arguments[0].type))
-    )
+    arguments = _arguments(analysis, call)
+    projection = _may_be_column(analysis, call, arguments)
     if projection and call.is_column:
         found = project(analysis, call.name, arguments[0], call.location)
         if found is not None:
@@ -78,29 +63,59 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
     arguments += call.within
     if len(arguments) > MAX_ARGUMENTS:
         raise RejectedError("54023", f"cannot pass more than {MAX_ARGUMENTS} arguments to a function")
-    given = tuple([each.type for each in arguments])
-    choice = analysis.choosing.function(call.schema, call.name, given, call.names, expand_variadic=not call.variadic)
-    if not choice.is_exact and len(given) == 1 and not call.names:
+    choice = _choose(analysis, call, tuple([each.type for each in arguments]))
+    if not choice.is_exact and len(arguments) == 1 and not call.names:
         cast = _as_cast(analysis, call, arguments[0])
         if cast is not None:
             return Called(cast)
-    if call.names and call.variadic and not choice.is_exact:
-        choice = Choice(tuple(each for each in choice.candidates if each.order[len(given) - 1] == len(given) - 1))
     if not choice.candidates or choice.is_ambiguous:
-        if projection and not call.is_column:
-            found = project(analysis, call.name, arguments[0], call.location)
-            if found is not None:
-                return Called(found)
-        if call.is_column:
-            return None
-        if choice.is_ambiguous:
-            raise RejectedError(AMBIGUOUS_FUNCTION, f"function {call.name} is not unique")
-        raise RejectedError(UNDEFINED_FUNCTION, f"function {call.name} does not exist")
+        return _no_function(analysis, call, choice, arguments[0] if projection else None)
     if len(choice.candidates) > 1:
         analysis.use_one_of("function", call.location, [each.function.oid for each in choice.candidates])
         return _one_of(analysis, call, choice.candidates, arguments)
     analysis.use("function", call.location, choice.candidates[0].function.oid)
     return _apply(analysis, call, choice, arguments)
+
+
+def _arguments(analysis: Analysis, call: Call) -> list[Expr]:
+    """Return the arguments that count; parameters of type void are taken for OUT parameters of a driver."""
+    arguments = list(call.arguments)
+    if analysis.outside is not None and any(
+        each.type == ANY_TYPE and each.form is Form.PARAMETER for each in arguments
+    ):
+        raise NotModelledError("an argument that can be of type void")
+    if call.is_column or call.is_within:
+        return arguments
+    return [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]
+
+
+def _may_be_column(analysis: Analysis, call: Call, arguments: Sequence[Expr]) -> bool:
+    """Tell whether a call can be a column of its one argument, or a column a call: ParseFuncOrColumn()."""
+    if len(arguments) != 1 or not call.plain or call.variadic or call.names or call.schema:
+        return False
+    type_ = arguments[0].type
+    return type_ in (oids.RECORD, ANY_TYPE) or analysis.coercion.is_composite(type_)
+
+
+def _choose(analysis: Analysis, call: Call, given: tuple[int, ...]) -> Choice:
+    choice = analysis.choosing.function(call.schema, call.name, given, call.names, expand_variadic=not call.variadic)
+    if call.names and call.variadic and not choice.is_exact:
+        last = len(given) - 1
+        choice = Choice(tuple(each for each in choice.candidates if each.order[last] == last))
+    return choice
+
+
+def _no_function(analysis: Analysis, call: Call, choice: Choice, row: Expr | None) -> Called | None:
+    """Return what is written like a call and is none: a column of a `row`. Raises RejectedError."""
+    if row is not None and not call.is_column:
+        found = project(analysis, call.name, row, call.location)
+        if found is not None:
+            return Called(found)
+    if call.is_column:
+        return None
+    if choice.is_ambiguous:
+        raise RejectedError(AMBIGUOUS_FUNCTION, f"function {call.name} is not unique")
+    raise RejectedError(UNDEFINED_FUNCTION, f"function {call.name} does not exist")
 
 
 def _as_cast(analysis: Analysis, call: Call, argument: Expr) -> Expr | None:
