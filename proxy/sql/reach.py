@@ -22,6 +22,68 @@ _DERIVED = frozenset({"RangeSubselect", "RangeFunction", "RangeTableFunc", "Json
 """What else FROM can name."""
 
 
+class _Touching:
+    """Find which types of the database's own the columns are of that a statement touches, and where it does.
+
+    What FROM names comes first, then what is joined, then all that looks like a column.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[int, int] = {}
+        """The types, each with the first place."""
+        self._tables: defaultdict[str, list[Relation]] = defaultdict(list)  # by the name that they bear
+        self._by_node: dict[int, list[Relation]] = {}
+        self._every: list[Relation] = []
+        self._expanded: set[int] = set()  # stars that stand for the columns of tables
+        self._joins: set[str] = set()  # names of joins
+
+    def name(self, node: Body, mixed: list[Relation], *, whole: bool) -> None:
+        """Take a table of FROM, and what it can mean that has columns of such types; `whole`: all of them are read."""
+        alias = node.get("alias", {})
+        if whole or "colnames" in alias:
+            self._whole(mixed, node.get("location", -1))
+        self._tables[alias.get("aliasname", node["relname"])] += mixed
+        self._by_node[id(node)] = mixed
+        self._every += mixed
+
+    def select(self, node: Body) -> None:
+        """Take what the stars of a SELECT stand for."""
+        stars = [star for star in map(_star, node.get("targetList", ())) if star is not None]
+        if stars:
+            self._expanded.update(map(id, stars))
+            for table in _tables(node.get("fromClause", [])):
+                self._whole(self._by_node.get(id(table), ()), stars[0].get("location", -1))
+
+    def join(self, node: Body) -> None:
+        """Take the columns by which a join joins, and its names."""
+        alias = node.get("alias", {})
+        self._joins.update(each["aliasname"] for each in (alias, node.get("join_using_alias")) if each)
+        if node.get("isNatural") or "colnames" in alias:
+            self._whole(self._every, -1)
+        for using in node.get("usingClause", ()):
+            _touch(using["String"]["sval"], self._every, self.found, -1)
+
+    def column(self, column: Body) -> None:
+        """Take what is written as a column, or a row."""
+        if id(column) in self._expanded:
+            return
+        *qualifiers, last = ("*" if "A_Star" in part else part["String"]["sval"] for part in column["fields"])
+        location = column.get("location", -1)
+        near = self._tables[qualifiers[-1]] if qualifiers else self._every
+        if self._joins.intersection((*qualifiers[-1:], last)) or (last == "*" and not qualifiers):
+            self._whole(self._every, location)
+        elif qualifiers:
+            # x.f is f(x) where x has no column f.
+            self._whole((each for each in near if last not in each.columns | SYSTEM_COLUMNS.keys()), location)
+        _touch(last, near, self.found, location)
+        self._whole(self._tables.get(last, ()), location)  # a whole row
+
+    def _whole(self, relations: Iterable[Relation], location: int) -> None:
+        for each in relations:
+            for type_ in (each.row_type, *(each.own or {}).values()):
+                self.found.setdefault(type_, location)
+
+
 class Reach:
     """Answer for one statement that was walked. `given` are the database's own types that its parameters can be of.
 
@@ -104,54 +166,22 @@ class Reach:
     # -- columns -------------------------------------------------------------------------------------------------------
 
     def _find_touched(self) -> dict[int, int]:
-        tables: defaultdict[str, list[Relation]] = defaultdict(list)
-        by_node: dict[int, list[Relation]] = {}
-        found: dict[int, int] = {}
-
-        def whole(relations: Iterable[Relation], location: int) -> None:
-            for each in relations:
-                for type_ in (each.row_type, *(each.own or {}).values()):
-                    found.setdefault(type_, location)
-
+        touching = _Touching()
         for node, meant in self._named():
-            mixed = [each for each in meant if each.own]
-            alias = node.get("alias", {})
-            if "colnames" in alias or self._scope.root == "CopyStmt":
-                whole(mixed, node.get("location", -1))  # the columns bear other names, or are not named
-            tables[alias.get("aliasname", node["relname"])] += mixed
-            by_node[id(node)] = mixed
-        every = [each for meant in tables.values() for each in meant]
-        expanded: set[int] = set()
-        for node in (node for kind, node in self._scope.walked.visited if kind == "SelectStmt"):
-            stars = [star for star in map(_star, node.get("targetList", ())) if star is not None]
-            if stars:
-                expanded.update(map(id, stars))
-                for table in _tables(node.get("fromClause", [])):
-                    whole(by_node.get(id(table), ()), stars[0].get("location", -1))
-        joins: set[str] = set()
-        for kind, node in self._scope.walked.visited:
+            # The columns bear other names, or are not named.
+            touching.name(node, [each for each in meant if each.own], whole=self._scope.root == "CopyStmt")
+        visited = self._scope.walked.visited
+        for kind, node in visited:
+            if kind == "SelectStmt":
+                touching.select(node)
+        for kind, node in visited:
             if kind == "JoinExpr":
-                alias = node.get("alias", {})
-                joins.update(each["aliasname"] for each in (alias, node.get("join_using_alias")) if each)
-                if node.get("isNatural") or "colnames" in alias:
-                    whole(every, -1)
-                for using in node.get("usingClause", ()):
-                    _touch(using["String"]["sval"], every, found, -1)
-        columns = (self._functions.as_column(kind, node) for kind, node in self._scope.walked.visited)
-        for column in columns:
-            if column is None or id(column) in expanded:
-                continue
-            *qualifiers, last = ("*" if "A_Star" in part else part["String"]["sval"] for part in column["fields"])
-            location = column.get("location", -1)
-            near = tables[qualifiers[-1]] if qualifiers else every
-            if joins.intersection((*qualifiers[-1:], last)) or (last == "*" and not qualifiers):
-                whole(every, location)
-            elif qualifiers:
-                # x.f is f(x) where x has no column f.
-                whole((each for each in near if last not in each.columns | SYSTEM_COLUMNS.keys()), location)
-            _touch(last, near, found, location)
-            whole(tables.get(last, ()), location)  # a whole row
-        return found
+                touching.join(node)
+        for kind, node in visited:
+            column = self._functions.as_column(kind, node)
+            if column is not None:
+                touching.column(column)
+        return touching.found
 
     def _type_of_column(self, node: Body) -> str:
         """Give the built-in type of a column, or STORED, where all it can be in are tables and views; else TYPED."""

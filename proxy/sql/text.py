@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
-from pglast.parser import ParseError, parse_sql_json, scan
+from pglast.parser import ParseError, Token, parse_sql_json, scan
 
 from proxy import errors
 from proxy.sql import tables
@@ -339,22 +340,28 @@ def caret(text: str, start: int, end: int | None, location: int, word: str) -> t
         return max(first, at) + 1, ""
     found = at if at >= 0 else tokens[0].start
     if word:
-        name, *followers = word.split()
-        if name.startswith("="):
-            hits = [token.start for token in tokens if text[token.start : token.end + 1].strip('"').lower() == name[1:]]
-        else:
-            hits = [
-                token.start
-                for token, follower in zip(tokens, [*tokens[1:], tokens[-1]], strict=True)
-                if token.name == name and (not followers or follower.name in followers)
-            ]
-        if at >= 0:
-            hits = [hit for hit in hits if hit <= at][-1:]
-        found = hits[0] if hits else found
+        hits = _places(text, tokens, word)
+        before = [hit for hit in hits if hit <= at]
+        found = next(iter(before[-1:] if at >= 0 else hits), found)
+    return found + 1, _command(text, [token for token in tokens if not word or token.start >= found])
+
+
+def _places(text: str, tokens: Sequence[Token], word: str) -> list[int]:
+    """Return where a word stands, as `caret` has it."""
+    name, *followers = word.split()
+    if name.startswith("="):
+        return [token.start for token in tokens if text[token.start : token.end + 1].strip('"').lower() == name[1:]]
+    return [
+        token.start
+        for token, follower in zip(tokens, [*tokens[1:], tokens[-1]], strict=True)
+        if token.name == name and (not followers or follower.name in followers)
+    ]
+
+
+def _command(text: str, tokens: Iterable[Token]) -> str:
+    """Return the words of the command that these tokens begin with."""
     command: list[str] = []
     for token in tokens:
-        if token.start < (found if word else 0):
-            continue
         spelled = text[token.start : token.end + 1].upper()
         if command and spelled in _MODIFIERS:
             continue
@@ -364,4 +371,4 @@ def caret(text: str, start: int, end: int | None, location: int, word: str) -> t
         if spelled in _ALONE:
             break
     long = (size for size in range(len(command), 2, -1) if tuple(command[:size]) in _LONG_COMMANDS)
-    return found + 1, " ".join(command[: next(long, 2)])
+    return " ".join(command[: next(long, 2)])
