@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, NamedTuple
 
 from proxy.config.schema import Upstream
@@ -232,7 +232,6 @@ def refused_certificate(
             f"The server's certificate was not accepted ({_clean(says)}).",
             "Look at it: openssl s_client -starttls postgres -connect HOST:PORT.",
         )
-    roots = upstream.sslrootcert or "the CAs of this system and of Amazon RDS"
     if certificate.ends < now:
         fix = "Renew it at the server."
         if certificates.region(certificate.issuer):
@@ -247,15 +246,29 @@ def refused_certificate(
         return _wrong_name(certificate, upstream.host)
     region, regions = certificates.region(certificate.issuer), _regions(trusted)
     if region and region not in regions:
-        has = (
-            f"{upstream.sslrootcert} has the CA of {', '.join(sorted(regions))}"
-            if regions and upstream.sslrootcert
-            else (f"{roots} {'has' if upstream.sslrootcert else 'have'} none of that region")
-        )
-        fix = f"Take the bundle of all regions: {BUNDLE}, and name it in DB_SSLROOTCERT."
-        if upstream.sslrootcert:
-            fix = f"Leave DB_SSLROOTCERT empty, for the CAs of RDS come with SideCart, or take {BUNDLE}."
-        return Advice(f"The server's certificate is of the CA of {region}; {has}.", fix)
+        return _other_region(region, regions, upstream.sslrootcert)
+    return _not_trusted(code, certificate, upstream, trusted, now)
+
+
+_OUR_ROOTS = "the CAs of this system and of Amazon RDS"
+
+
+def _other_region(region: str, regions: Set[str], roots: str) -> Advice:
+    has = (
+        f"{roots} has the CA of {', '.join(sorted(regions))}"
+        if regions and roots
+        else f"{roots or _OUR_ROOTS} {'has' if roots else 'have'} none of that region"
+    )
+    fix = f"Take the bundle of all regions: {BUNDLE}, and name it in DB_SSLROOTCERT."
+    if roots:
+        fix = f"Leave DB_SSLROOTCERT empty, for the CAs of RDS come with SideCart, or take {BUNDLE}."
+    return Advice(f"The server's certificate is of the CA of {region}; {has}.", fix)
+
+
+def _not_trusted(
+    code: int, certificate: Certificate, upstream: Upstream, trusted: Sequence[Authority], now: datetime.datetime
+) -> Advice:
+    """Say who has signed a certificate that nobody trusted has."""
     over = [each for each in trusted if each.ends < now and each.name == certificate.issuer]
     if code == EXPIRED:
         when = f" on {_day(over[0].ends)}" if over else ""
@@ -271,6 +284,7 @@ def refused_certificate(
             " one of a CA.",
         )
     same = " (there is another CA of that name)" if any(each.name == certificate.issuer for each in trusted) else ""
+    roots = upstream.sslrootcert or _OUR_ROOTS
     return Advice(
         f"The server's certificate was signed by {certificate.issuer}, which is not in {roots}{same}.",
         "Name the PEM file of that CA in DB_SSLROOTCERT, if it is the one that your server should have.",

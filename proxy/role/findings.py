@@ -414,35 +414,45 @@ def _hidden(probe: Probe, taints: Mapping[Key, Taint]) -> Iterator[Finding]:
     functions = {(FUNCTION, function.oid): function for function in probe.executables}
     to_root: defaultdict[Key, list[Key]] = defaultdict(list)
     for key, taint in taints.items():
-        if taint.root is None:
+        root = taint.root
+        if root is None:
             continue
         is_way = key in ways if key[0] in _UNNAMED else key in functions and _runs_unnamed(taint)
-        root = taint.root
         # EXECUTE is checked whichever way a function is called. Built-in ones are everybody's.
-        runs = root[0] != FUNCTION or root in functions or root[1] < FIRST_NORMAL_OID
-        if is_way and runs:
+        if is_way and (root[0] != FUNCTION or root in functions or root[1] < FIRST_NORMAL_OID):
             to_root[root].append(key)
     for root, keys in to_root.items():
-        taint = taints[root]
         names = sorted(taints[key].what for key in keys if key != root)
-        more = f" and {len(names) - MAX_WAYS} more" if len(names) > MAX_WAYS else ""
-        through = f"{', '.join(names[:MAX_WAYS])}{more}"
-        kind, _, name = taint.what.partition(" ")
-        known = functions.get(root) or ways.get(root)
-        what = f"{kind.upper()} {name}" if known is None else known.what
-        if taint.why.startswith(_FOREIGN):
-            why = f"Reading it sends a query to another server, {taint.why.removeprefix(_FOREIGN).strip()}."
-            why += f" So does reading {through}." if names else ""
-            yield Finding("foreign-table", Severity.INFO, what, why, _shut(probe, keys, ways, functions))
-            continue
-        why = f"It does more than read: {taint.why}."
-        if names:
-            why += f" It runs without being named through {through}."
-        if root in functions:
-            sql = _revoke_execute(probe, [functions[root]])
-        else:
-            sql = _shut(probe, [root] if root in ways else keys, ways, functions)
-        yield Finding("hidden-call", Severity.WARNING, what, why, sql)
+        yield _hidden_root(probe, root, taints[root], keys, names, ways, functions)
+
+
+def _hidden_root(
+    probe: Probe,
+    root: Key,
+    taint: Taint,
+    keys: list[Key],
+    names: list[str],
+    ways: Mapping[Key, Way],
+    functions: Mapping[Key, Executable],
+) -> Finding:
+    """Say of a root what it does, and through what of these names it runs."""
+    more = f" and {len(names) - MAX_WAYS} more" if len(names) > MAX_WAYS else ""
+    through = f"{', '.join(names[:MAX_WAYS])}{more}"
+    kind, _, name = taint.what.partition(" ")
+    known = functions.get(root) or ways.get(root)
+    what = f"{kind.upper()} {name}" if known is None else known.what
+    if taint.why.startswith(_FOREIGN):
+        why = f"Reading it sends a query to another server, {taint.why.removeprefix(_FOREIGN).strip()}."
+        why += f" So does reading {through}." if names else ""
+        return Finding("foreign-table", Severity.INFO, what, why, _shut(probe, keys, ways, functions))
+    why = f"It does more than read: {taint.why}."
+    if names:
+        why += f" It runs without being named through {through}."
+    if root in functions:
+        sql = _revoke_execute(probe, [functions[root]])
+    else:
+        sql = _shut(probe, [root] if root in ways else keys, ways, functions)
+    return Finding("hidden-call", Severity.WARNING, what, why, sql)
 
 
 def _runs_unnamed(taint: Taint) -> bool:

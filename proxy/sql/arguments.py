@@ -7,7 +7,7 @@ judged so makes constants decide: a text of the same shape may get another verdi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 from proxy.sql import literals, operators, refusals, settings
@@ -230,9 +230,8 @@ def _at_bind(judgement: Judgement, arguments: list[Body] | None, walked: Walked)
     """
     if not judgement.terms.bound or judgement.depth or arguments is None or len(arguments) != 3:
         return None
-    numbers = [node.get("number") for kind, node in walked.visited if kind == "ParamRef"]
     given = [literals.parameter(argument) for argument in arguments[:2]]
-    if not any(given) or any(number and numbers.count(number) != 1 for number in given):
+    if not any(given) or not _stand_alone(given, walked):
         return None
     name = given[0] or literals.string(arguments, 0)
     denied = judgement.policy.deny_settings
@@ -242,6 +241,12 @@ def _at_bind(judgement: Judgement, arguments: list[Body] | None, walked: Walked)
         return None  # whatever the value is
     value = given[1] or literals.string(arguments, 1)
     return AtBind(name, value, literals.is_null(arguments[1]), literals.is_true(arguments[2]))
+
+
+def _stand_alone(numbers: Sequence[int | None], walked: Walked) -> bool:
+    """Tell whether each of these parameters stands in one place of a statement only."""
+    every = [node.get("number") for kind, node in walked.visited if kind == "ParamRef"]
+    return all(every.count(number) == 1 for number in numbers if number)
 
 
 @cache

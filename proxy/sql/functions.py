@@ -15,7 +15,7 @@ somebody wrote yesterday. What the file adds then are refusals, and hints.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from proxy import errors
@@ -82,6 +82,21 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
+_LOOKED_AT = (
+    tables.SQL_TEXT_FUNCTIONS.keys()
+    | tables.ADVISORY_LOCKS
+    | tables.SESSION_STATE_FUNCTIONS
+    | {tables.STATEMENTS_FUNCTION}
+    | tables.TRANSACTION_ID_FUNCTIONS
+    | tables.RELATION_TEXT_FUNCTIONS
+    | tables.SCHEMA_TEXT_FUNCTIONS
+    | tables.DATABASE_FUNCTIONS
+    | tables.CODE_FUNCTIONS
+    | tables.INPUT_TYPE_FUNCTIONS
+)
+"""Built-in reads of which it matters what they are given, or that leave something behind."""
+
+
 def _interesting(catalog: Catalog | None, *, operators: bool) -> frozenset[str]:
     """Give the nodes to look into: with a catalogue names of types, too, and operators if any of them is no read.
 
@@ -138,26 +153,8 @@ class Functions:
         self._remember = remember
         self._memo: dict[tuple[str, str, int, tuple[int, ...] | None], Refusal | None] = {}
         known = catalog.functions.keys() | catalog.types.keys() if catalog is not None else set()
-        # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
-        cast_like = tables.TYPES.keys() if catalog is not None and catalog.tainted_types else ()
-        special = tables.SQL_TEXT_FUNCTIONS.keys() | tables.ADVISORY_LOCKS | tables.SESSION_STATE_FUNCTIONS
-        special |= {tables.STATEMENTS_FUNCTION} | tables.TRANSACTION_ID_FUNCTIONS
-        special |= tables.RELATION_TEXT_FUNCTIONS | tables.SCHEMA_TEXT_FUNCTIONS | tables.DATABASE_FUNCTIONS
-        special |= tables.CODE_FUNCTIONS
         leading = LEADS.keys() if catalog is not None else set[str]()
-        special |= leading
-        self.plain = frozenset(
-            name
-            for name, function in tables.FUNCTIONS.items()
-            if function.verdict == "allow"
-            and self._exists(function.since, function.until)
-            and not function.takes_type
-            and name not in special
-            and name not in tables.INPUT_TYPE_FUNCTIONS
-            and name not in known
-            and name not in cast_like
-            and not self._is_denied_built_in(name)
-        )
+        self.plain = self._find_plain(known | leading)
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
         voids = {name for name in tables.VOID_FUNCTIONS if self._built_in(name, tables.FUNCTIONS[name]) is None}
         self.voids = voids.union({tables.VOID}, () if catalog is None else catalog.voids)
@@ -166,6 +163,21 @@ class Functions:
         known |= catalog.strangers | leading if catalog is not None else set()
         self.attributes = self._refused_attributes | tables.SESSION_STATE_FUNCTIONS | tables.ADVISORY_LOCKS | known
         """Names that need a second look as an attribute; where `denies`, all do."""
+
+    def _find_plain(self, known: Set[str]) -> frozenset[str]:
+        """Find the built-in reads that need no second look; `known` are names that something else bears, too."""
+        # date(x) is a cast where no function date takes an x, and then a cast's function can be meant.
+        cast_like = tables.TYPES.keys() if self.catalog is not None and self.catalog.tainted_types else set[str]()
+        special = _LOOKED_AT | known | cast_like
+        return frozenset(
+            name
+            for name, function in tables.FUNCTIONS.items()
+            if name not in special
+            and function.verdict == "allow"
+            and self._exists(function.since, function.until)
+            and not function.takes_type
+            and not self._is_denied_built_in(name)
+        )
 
     def _find_callers(self) -> dict[tuple[str, str], str]:
         """Find the built-in functions in SQL, views and operators that call a function which the operator denies."""

@@ -168,7 +168,12 @@ def _result(body: Body, known: Known, depth: int) -> str:
         return ""
     if len(sides) == 1:
         return sides[0] if name == "-" and sides[0] in _NUMBERS else ""
-    left, right = sides
+    return _result_of(name, *sides)
+
+
+def _result_of(name: str, left: str, right: str) -> str:
+    """Give the type of what a built-in operator makes of operands of these types."""
+    sides = (left, right)
     if name == "||":
         texts = _TEXTS.intersection(sides)
         return "text" if texts and _SAID.issuperset(sides) else ""

@@ -6,6 +6,7 @@ enough. What is left is a short list of nodes, with built-in functions and types
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from proxy import errors
@@ -55,27 +56,57 @@ def _is_plain(kind: str, node: Body, functions: Functions, casts: set[int]) -> b
     """Tell whether a node means the same in every database. `casts` takes the types that constants are written with."""
     if kind in _FIELDS and not node.keys() <= _FIELDS[kind]:
         return False
-    if kind == "FuncCall":
-        schema, name = literals.qualified(node["funcname"])
-        if not functions.comes_first(schema) or name not in functions.plain:
-            return False
-        bare = name in _BARE or (name == "count" and "agg_star" in node)
-        return operators.means_built_in(name, node, operators.UNREAD) if node.get("args") else bare
-    if kind == "ColumnRef":  # x.f can be f(x)
-        return len(node["fields"]) == 1 or "A_Star" in node["fields"][-1]
-    if kind == "RangeVar":  # nobody makes relations there (heap_create(), catalog/heap.c)
-        return node.get("schemaname") == "pg_catalog"
-    if kind == "TypeCast":
-        casts.add(id(node["typeName"]))
-        return bool(node["arg"].get("A_Const", {}).keys() & _LITERALS)
-    if kind == "TypeName":
-        schema, name = functions.meant_type(node["names"])
-        return id(node) in casts and functions.comes_first(schema) and functions.is_built_in_type(name)
-    if kind == "ExecuteStmt":  # what is no literal is cast to the parameter's type
-        return all(argument.get("A_Const", {}).keys() & _LITERALS for argument in node.get("params", ()))
-    if kind == "SelectStmt":
-        return "limitCount" not in node or "ival" in node["limitCount"].get("A_Const", {})
-    return kind == "SubLink"
+    check = _CHECKS.get(kind)
+    return kind == "SubLink" if check is None else check(node, functions, casts)
+
+
+def _plain_call(node: Body, functions: Functions, _: set[int]) -> bool:
+    schema, name = literals.qualified(node["funcname"])
+    if not functions.comes_first(schema) or name not in functions.plain:
+        return False
+    bare = name in _BARE or (name == "count" and "agg_star" in node)
+    return operators.means_built_in(name, node, operators.UNREAD) if node.get("args") else bare
+
+
+def _plain_column(node: Body, _: Functions, __: set[int]) -> bool:
+    return len(node["fields"]) == 1 or "A_Star" in node["fields"][-1]  # x.f can be f(x)
+
+
+def _plain_relation(node: Body, _: Functions, __: set[int]) -> bool:
+    return bool(node.get("schemaname") == "pg_catalog")  # nobody makes relations there (heap_create(), catalog/heap.c)
+
+
+def _plain_cast(node: Body, _: Functions, casts: set[int]) -> bool:
+    casts.add(id(node["typeName"]))
+    return _is_literal(node["arg"])
+
+
+def _plain_type(node: Body, functions: Functions, casts: set[int]) -> bool:
+    schema, name = functions.meant_type(node["names"])
+    return id(node) in casts and functions.comes_first(schema) and functions.is_built_in_type(name)
+
+
+def _plain_execute(node: Body, _: Functions, __: set[int]) -> bool:
+    return all(map(_is_literal, node.get("params", ())))  # what is no literal is cast to the parameter's type
+
+
+def _plain_select(node: Body, _: Functions, __: set[int]) -> bool:
+    return "limitCount" not in node or "ival" in node["limitCount"].get("A_Const", {})
+
+
+def _is_literal(node: Body) -> bool:
+    return bool(node.get("A_Const", {}).keys() & _LITERALS)
+
+
+_CHECKS: dict[str, Callable[[Body, Functions, set[int]], bool]] = {
+    "FuncCall": _plain_call,
+    "ColumnRef": _plain_column,
+    "RangeVar": _plain_relation,
+    "TypeCast": _plain_cast,
+    "TypeName": _plain_type,
+    "ExecuteStmt": _plain_execute,
+    "SelectStmt": _plain_select,
+}
 
 
 def needed(trouble: str) -> Refusal:

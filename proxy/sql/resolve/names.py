@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from proxy.sql import versions
 from proxy.sql.resolve import oids
@@ -86,42 +86,62 @@ def output_name(analysis: Analysis, node: Body) -> str:
 
 def _figure(analysis: Analysis, node: Body) -> tuple[str, int]:
     kind, body = kind_of(node)
-    if kind == "ColumnRef":
-        last = body["fields"][-1].get("String")
-        if last is not None:
-            return last["sval"], 2
-        names = [each["String"]["sval"] for each in body["fields"] if "String" in each]
-        return (names[-1], 2) if names else ("", 0)
-    if kind == "A_Indirection":
-        names = [each["String"]["sval"] for each in body["indirection"] if "String" in each]
-        return (names[-1], 2) if names else _figure(analysis, body["arg"])
-    if kind == "FuncCall":
-        return meant(analysis, body, *qualified(body["funcname"]))[1], 2
-    if kind == "A_Expr":
-        return ("nullif", 2) if body.get("kind") == "AEXPR_NULLIF" else ("", 0)
-    if kind == "TypeCast":
-        name, strength = _figure(analysis, body["arg"])
-        return (name, strength) if strength > 1 else (body["typeName"]["names"][-1]["String"]["sval"], 1)
-    if kind == "CollateClause":
-        return _figure(analysis, body["arg"])
-    if kind == "CaseExpr":
-        name, strength = _figure(analysis, body["defresult"]) if "defresult" in body else ("", 0)
-        return (name, strength) if strength > 1 else ("case", 1)
-    if kind == "SubLink":
-        return _figure_sublink(analysis, body)
     if kind in _NAMED:
         return _NAMED[kind]
-    if kind == "XmlExpr":
-        return (_XML[body["op"]], 2) if body["op"] in _XML else ("", 0)
-    if kind == "MinMaxExpr":
-        return ("least" if body["op"] == "IS_LEAST" else "greatest"), 2
-    if kind == "SQLValueFunction":
-        return _VALUE_NAMES[body["op"]], 2
-    if kind == "JsonFuncExpr":
-        return versions.JSON_FUNCTIONS[body["op"]], 2
-    if kind == "A_Const" and "boolval" in body and analysis.world.major < 15:
-        return "bool", 1  # it was a cast
-    return "", 0
+    figure = _FIGURES.get(kind)
+    return _NONE if figure is None else figure(analysis, body)
+
+
+def _figure_column(_: Analysis, body: Body) -> tuple[str, int]:
+    names = [each["String"]["sval"] for each in body["fields"] if "String" in each]
+    return (names[-1], 2) if names else _NONE
+
+
+def _figure_indirection(analysis: Analysis, body: Body) -> tuple[str, int]:
+    names = [each["String"]["sval"] for each in body["indirection"] if "String" in each]
+    return (names[-1], 2) if names else _figure(analysis, body["arg"])
+
+
+def _figure_call(analysis: Analysis, body: Body) -> tuple[str, int]:
+    return meant(analysis, body, *qualified(body["funcname"]))[1], 2
+
+
+def _figure_expression(_: Analysis, body: Body) -> tuple[str, int]:
+    return ("nullif", 2) if body.get("kind") == "AEXPR_NULLIF" else _NONE
+
+
+def _figure_cast(analysis: Analysis, body: Body) -> tuple[str, int]:
+    name, strength = _figure(analysis, body["arg"])
+    return (name, strength) if strength > 1 else (body["typeName"]["names"][-1]["String"]["sval"], 1)
+
+
+def _figure_collation(analysis: Analysis, body: Body) -> tuple[str, int]:
+    return _figure(analysis, body["arg"])
+
+
+def _figure_case(analysis: Analysis, body: Body) -> tuple[str, int]:
+    name, strength = _figure(analysis, body["defresult"]) if "defresult" in body else _NONE
+    return (name, strength) if strength > 1 else ("case", 1)
+
+
+def _figure_xml(_: Analysis, body: Body) -> tuple[str, int]:
+    return (_XML[body["op"]], 2) if body["op"] in _XML else _NONE
+
+
+def _figure_least(_: Analysis, body: Body) -> tuple[str, int]:
+    return ("least" if body["op"] == "IS_LEAST" else "greatest"), 2
+
+
+def _figure_value(_: Analysis, body: Body) -> tuple[str, int]:
+    return _VALUE_NAMES[body["op"]], 2
+
+
+def _figure_json(_: Analysis, body: Body) -> tuple[str, int]:
+    return versions.JSON_FUNCTIONS[body["op"]], 2
+
+
+def _figure_constant(analysis: Analysis, body: Body) -> tuple[str, int]:
+    return ("bool", 1) if "boolval" in body and analysis.world.major < 15 else _NONE  # it was a cast
 
 
 def _figure_sublink(analysis: Analysis, body: Body) -> tuple[str, int]:
@@ -141,6 +161,22 @@ def _figure_sublink(analysis: Analysis, body: Body) -> tuple[str, int]:
     return target.get("name") or output_name(analysis, target["val"]), 2
 
 
+_NONE = ("", 0)
+_FIGURES: dict[str, Callable[[Analysis, Body], tuple[str, int]]] = {
+    "ColumnRef": _figure_column,
+    "A_Indirection": _figure_indirection,
+    "FuncCall": _figure_call,
+    "A_Expr": _figure_expression,
+    "TypeCast": _figure_cast,
+    "CollateClause": _figure_collation,
+    "CaseExpr": _figure_case,
+    "SubLink": _figure_sublink,
+    "XmlExpr": _figure_xml,
+    "MinMaxExpr": _figure_least,
+    "SQLValueFunction": _figure_value,
+    "JsonFuncExpr": _figure_json,
+    "A_Const": _figure_constant,
+}
 _NAMED = {
     "A_ArrayExpr": ("array", 2),
     "RowExpr": ("row", 2),

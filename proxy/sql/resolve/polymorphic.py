@@ -58,12 +58,13 @@ def resolve(types: Types, actual: Sequence[int], declared: Sequence[int], result
             if why:
                 raise MismatchError(why)
     becomes = given.elements() | given.common()
+    # In the family of anyelement an argument keeps its own type, unless it is a literal, or a default.
     for at, wanted in enumerate(declared):
         is_open = at >= len(actual) or actual[at] == UNKNOWN
-        if wanted in oids.COMPATIBLE_FAMILY or (is_open and wanted in oids.ELEMENT_FAMILY):
+        if wanted in oids.POLYMORPHIC and (is_open or wanted not in oids.ELEMENT_FAMILY):
             takes[at] = becomes.get(wanted, 0)
-        if takes[at] == 0:
-            raise MismatchError("could not determine polymorphic type")
+    if 0 in takes:
+        raise MismatchError("could not determine polymorphic type")
     if result in oids.POLYMORPHIC:
         result = becomes.get(result, 0)
         if not result:
