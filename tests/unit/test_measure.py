@@ -113,7 +113,7 @@ OVER = {
         "sql.resolve.containers.subscript": 13,
         "sql.resolve.expressions._call": 14,
         "sql.resolve.from_clause._merged": 14,
-        "sql.resolve.polymorphic.resolve": 16,
+        "sql.resolve.polymorphic.resolve": 14,
         "sql.resolve.queries._found_target": 15,
         "sql.resolve.scopes._in_from": 15,
         "sql.resolve.scopes.item_named": 16,

@@ -52,23 +52,24 @@ def resolve(types: Types, actual: Sequence[int], declared: Sequence[int], result
         takes = [ANY_TYPE if each in oids.POLYMORPHIC else each for each in takes]
         return takes, ANY_TYPE if result in oids.POLYMORPHIC else result
     given = _Given(types, checks=False)
-    for at, wanted in enumerate(declared):
-        if wanted in oids.POLYMORPHIC:
-            why = given.take(actual[at] if at < len(actual) else UNKNOWN, wanted)
-            if why:
-                raise MismatchError(why)
+    # Defaults, which are omitted, count as literals do.
+    polymorphic = [
+        (at, actual[at] if at < len(actual) else UNKNOWN, wanted)
+        for at, wanted in enumerate(declared)
+        if wanted in oids.POLYMORPHIC
+    ]
+    for _, type_, wanted in polymorphic:
+        why = given.take(type_, wanted)
+        if why:
+            raise MismatchError(why)
     becomes = given.elements() | given.common()
-    # In the family of anyelement an argument keeps its own type, unless it is a literal, or a default.
-    for at, wanted in enumerate(declared):
-        is_open = at >= len(actual) or actual[at] == UNKNOWN
-        if wanted in oids.POLYMORPHIC and (is_open or wanted not in oids.ELEMENT_FAMILY):
+    for at, type_, wanted in polymorphic:
+        if type_ == UNKNOWN or wanted not in oids.ELEMENT_FAMILY:  # else it keeps its own type
             takes[at] = becomes.get(wanted, 0)
-    if 0 in takes:
-        raise MismatchError("could not determine polymorphic type")
     if result in oids.POLYMORPHIC:
         result = becomes.get(result, 0)
-        if not result:
-            raise MismatchError("could not find the result's type")
+    if 0 in takes or not result:
+        raise MismatchError("could not determine polymorphic type")
     return takes, result
 
 
