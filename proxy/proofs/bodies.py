@@ -192,6 +192,10 @@ class Bodies:
             if own is None or occurring == own:
                 break
             own = occurring
+        self._note_rows(parts)
+
+    def _note_rows(self, parts: plpgsql.Parts) -> None:
+        """Note the types of variables that hold rows."""
         for row_type in parts.row_types:
             self.recorder.place = Place(".".join(row_type.names), row_type.line)
             for name in row_type.names:

@@ -120,18 +120,8 @@ def spread(objects: dict[Key, Finding], *, by_role: bool = True) -> tuple[dict[K
     The second answer says for an object that is tainted by another one by which. `by_role`: types are judged by role
     where they have to be, and what uses a role that is not there uses a read; else it uses all of the type.
     """
-    users: defaultdict[Key, list[Key]] = defaultdict(list)
-    for key, found in objects.items():
-        for used in found.uses:
-            if used[0] not in ROLES or used in objects:
-                users[used].append(key)
-            elif not by_role:
-                users[TYPE, used[1]].append(key)
-    spoiled = {key: found for key, found in objects.items() if found.why}
-    for key in users.keys() - objects.keys():
-        kind, oid = key
-        if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
-            spoiled[key] = Finding(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
+    users = _tainting(objects, by_role=by_role)
+    spoiled = _spoiled(objects, users)
     taints = {
         key: Taint(found.what, found.why, found.name, found.rule, key, found.extension)
         for key, found in spoiled.items()
@@ -152,3 +142,25 @@ def spread(objects: dict[Key, Finding], *, by_role: bool = True) -> tuple[dict[K
                 through[user] = key
                 waiting.append((user, root))
     return {key: taint for key, taint in taints.items() if key in objects}, through
+
+
+def _tainting(objects: Mapping[Key, Finding], *, by_role: bool) -> defaultdict[Key, list[Key]]:
+    """Return who is tainted by whom: the edges of use, reversed."""
+    users: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key, found in objects.items():
+        for used in found.uses:
+            if used[0] not in ROLES or used in objects:
+                users[used].append(key)
+            elif not by_role:
+                users[TYPE, used[1]].append(key)
+    return users
+
+
+def _spoiled(objects: Mapping[Key, Finding], users: Mapping[Key, list[Key]]) -> dict[Key, Finding]:
+    """Return what is no read by itself, and what is used and was not read."""
+    spoiled = {key: found for key, found in objects.items() if found.why}
+    for key in users.keys() - objects.keys():
+        kind, oid = key
+        if kind not in (TYPE, CAST_TO) or oid >= FIRST_NORMAL_OID:  # built-in types have nothing of their own
+            spoiled[key] = Finding(f"the {kind} with OID {oid}", "", why="it is not in the catalogue that was read")
+    return spoiled

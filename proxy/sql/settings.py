@@ -5,7 +5,7 @@ Also the two parsers that PostgreSQL applies to such values, and the names of en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, READ_ONLY_SQL_TRANSACTION
 from proxy.sql import tables
@@ -190,30 +190,49 @@ def refuse_value(name: str, value: str | None, elements: Sequence[str] | None = 
         return _wrong_value(name, value, "Only DEFAULT is accepted.")
     if value is None:
         return _wrong_value(name, value, "Give the value as a string constant.")
-    if group == tables.READ_ONLY:
-        if parse_bool(value) is True:
-            return None
-        return _wrong_value(name, value, "It stays on.", READ_ONLY_SQL_TRANSACTION)
-    if group == tables.SWITCHED_ON:
-        return None if parse_bool(value) is True else _wrong_value(name, value, "It stays on.")
-    if group == tables.QUOTING:
-        if fold(value) == "safe_encoding" or parse_bool(value) is False:
-            return None
-        return _wrong_value(name, value, "Accepted are safe_encoding and off.")
-    if group == tables.NOBODY:
-        return None if value == "none" else _wrong_value(name, value, "Only NONE is accepted.")
-    if group == tables.ENCODING:
-        if python_codec(value) is not None:
-            return None
-        return Refusal(
-            "encoding",
-            f'cannot set parameter "client_encoding" to "{value}"',
-            "In this encoding a byte of a character can be a quote or a backslash, or it is unknown (rule: encoding).",
-            "Use UTF8, or any other client encoding but SJIS, SHIFT_JIS_2004, BIG5, GBK, UHC, GB18030 and JOHAB.",
-        )
     if group == tables.PATH_VALUE:
         return _refuse_path(name, value, split_identifiers(value) if elements is None else elements)
-    return _not_allowed(name)
+    check = _CHECKS.get(group)
+    return _not_allowed(name) if check is None else check(name, value)
+
+
+def _refuse_off(name: str, value: str) -> Refusal | None:
+    return None if parse_bool(value) is True else _wrong_value(name, value, "It stays on.")
+
+
+def _refuse_writing(name: str, value: str) -> Refusal | None:
+    return None if parse_bool(value) is True else _wrong_value(name, value, "It stays on.", READ_ONLY_SQL_TRANSACTION)
+
+
+def _refuse_quoting(name: str, value: str) -> Refusal | None:
+    if fold(value) == "safe_encoding" or parse_bool(value) is False:
+        return None
+    return _wrong_value(name, value, "Accepted are safe_encoding and off.")
+
+
+def _refuse_role(name: str, value: str) -> Refusal | None:
+    return None if value == "none" else _wrong_value(name, value, "Only NONE is accepted.")
+
+
+def _refuse_encoding(_: str, value: str) -> Refusal | None:
+    if python_codec(value) is not None:
+        return None
+    return Refusal(
+        "encoding",
+        f'cannot set parameter "client_encoding" to "{value}"',
+        "In this encoding a byte of a character can be a quote or a backslash, or it is unknown (rule: encoding).",
+        "Use UTF8, or any other client encoding but SJIS, SHIFT_JIS_2004, BIG5, GBK, UHC, GB18030 and JOHAB.",
+    )
+
+
+_CHECKS: dict[str, Callable[[str, str], Refusal | None]] = {
+    tables.READ_ONLY: _refuse_writing,
+    tables.SWITCHED_ON: _refuse_off,
+    tables.QUOTING: _refuse_quoting,
+    tables.NOBODY: _refuse_role,
+    tables.ENCODING: _refuse_encoding,
+}
+"""What is asked of the value of a setting, by its group."""
 
 
 def _refuse_path(name: str, value: str, path: Sequence[str] | None) -> Refusal | None:
