@@ -21,7 +21,7 @@ from proxy.stats import Stats
 from proxy.system import environment
 
 REST: Final = 600.0
-"""Seconds without work after which a helper ends: it costs 35 MB, and 0.2 s to start again."""
+"""Seconds without work after which a helper ends: it costs 30 MB, and 0.3 s to start again."""
 _INTERPRETER: Final = ("PYTHON", "VIRTUAL_ENV", "COVERAGE_", "MALLOC_")
 """How the names of variables begin that a helper gets beside the ordinary ones, and what it is run and watched by."""
 
