@@ -215,14 +215,14 @@ class Server:
 
     def _watch_files(self) -> None:
         """Have certificates and users read again where their files change."""
-        listen, users_file = self.config.listen, self.config.auth.users_file
+        listen, auth = self.config.listen, self.config.auth
         if listen.tls != "off":
             read, use = self._doors.read_certificate, self._doors.use_certificate
             self._watched.append(Watched("TLS certificate", watched(listen), read, use, self.audit, self._tasks.start))
-        if users_file:
-            read_users, listed = partial(_read_users, users_file), self._users.listed
+        if auth.users_file:
+            read_users, listed = partial(_read_users, auth.users_file), self._users.listed
             self._watched.append(
-                Watched("auth.users_file", watched(config.auth), read_users, listed, self.audit, self._tasks.start)
+                Watched("auth.users_file", watched(auth), read_users, listed, self.audit, self._tasks.start)
             )
 
     def _reload(self) -> None:

@@ -11,7 +11,8 @@ from dataclasses import MISSING, Field, fields
 from itertools import groupby
 from typing import Any, Final
 
-from proxy.config.schema import SECTIONS, Database, key_of
+from proxy.config.keys import key_of
+from proxy.config.schema import SECTIONS, Database
 
 COMMENTS_AT: Final = 30
 """The column of config.yaml in which comments begin, where there is room."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from proxy.config import values as v
+from proxy.config.keys import Key, key_of
 from proxy.config.schema import (
     ENVIRONMENT_NAMES,
     PASSWORD_SOURCES,
@@ -25,11 +26,9 @@ from proxy.config.schema import (
     AuthRule,
     Config,
     Database,
-    Key,
     Listen,
     PoolLimits,
     Upstream,
-    key_of,
 )
 from proxy.errors import ConfigError
 

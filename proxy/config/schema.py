@@ -8,124 +8,77 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from enum import Enum
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from proxy.config import values
-from proxy.config.values import Form, Network
+from proxy.config.keys import Again, key, key_of
+from proxy.config.values import Network
 from proxy.sql.policy import Policy
 
 _LOOPBACK = re.compile(r"localhost|::1|127(\.\d{1,3}){3}")
-
-
-class Again(Enum):
-    """When SideCart looks again at what a key names. The key itself counts from the next start on."""
-
-    NEVER = ""
-    """It names nothing that could change."""
-    SIGHUP = "Opened again on SIGHUP."
-    CHANGE = "Read again when it changes, and on SIGHUP."
-    CONNECTION = "Asked for each new connection."
-    REFUSED = "Asked once, then again where the server refuses it, and on SIGHUP."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """Hold what is known of one key beside its default."""
-
-    form: Form
-    meaning: str
-    """The line beside it in config.yaml, without the backticks, and the beginning of what the manual says."""
-    more: str
-    """What the manual says beside it, in sentences."""
-    variable: str
-    """The short name of its environment variable; empty: it has the long one only."""
-    secret: bool
-    again: Again
-
-
-def _key(
-    form: Form,
-    default: Any = MISSING,
-    *,
-    meaning: str,
-    more: str = "",
-    variable: str = "",
-    secret: bool = False,
-    again: Again = Again.NEVER,
-) -> Any:
-    """Declare one key; without a default it is required."""
-    key = Key(form=form, meaning=meaning, more=more, variable=variable, secret=secret, again=again)
-    return field(default=default, repr=not secret, metadata={"key": key})
-
-
-def key_of(item: Field[Any]) -> Key:
-    """Return what is known of the key that a field of a section is."""
-    found: Key = item.metadata["key"]
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
     """Where clients connect, and with which certificate."""
 
-    host: str = _key(
+    host: str = key(
         values.HOST,
         "127.0.0.1",
         meaning="address that clients connect to; `0.0.0.0`: every IPv4 address of the machine",
         more="`::` is every IPv6 address. A name stands for all of its addresses.",
     )
-    port: int = _key(values.integer(0, 65535), 6432, meaning="port that clients connect to; 0 takes any free one")
-    tls: str = _key(
+    port: int = key(values.integer(0, 65535), 6432, meaning="port that clients connect to; 0 takes any free one")
+    tls: str = key(
         values.choice("off", "prefer", "require", "verify"),
         "prefer",
         meaning="TLS for clients: `off`, `prefer` (for those who ask), `require`, `verify` (and a certificate)",
         more="The Unix socket has no TLS, and needs none.",
     )
-    tls_cert_file: str = _key(
+    tls_cert_file: str = key(
         values.PATH,
         "",
         meaning="PEM file: certificate and chain; empty: a self-signed one is made at start",
         again=Again.CHANGE,
     )
-    tls_key_file: str = _key(
+    tls_key_file: str = key(
         values.PATH,
         "",
         meaning="PEM file: its private key, for nobody else to read",
         more="It may belong to root, and be readable by a group then.",
         again=Again.CHANGE,
     )
-    tls_ca_file: str = _key(
+    tls_ca_file: str = key(
         values.PATH,
         "",
         meaning="PEM file: the CAs of clients' certificates, for `verify` and the method `cert`",
         again=Again.CHANGE,
     )
-    tls_crl_file: str = _key(
+    tls_crl_file: str = key(
         values.PATH,
         "",
         meaning="PEM file: lists of the revoked ones, of each of these CAs; empty: none is revoked",
         more="A certificate without a valid list of its CA is refused, as in PostgreSQL.",
         again=Again.CHANGE,
     )
-    unix_socket_dir: str = _key(
+    unix_socket_dir: str = key(
         values.PATH, "", meaning="folder of the Unix socket `.s.PGSQL.<port>`; empty: there is none"
     )
-    unix_socket_mode: int = _key(values.MODE, 0o777, meaning="its permissions")
-    unix_socket_owner: str = _key(
+    unix_socket_mode: int = key(values.MODE, 0o777, meaning="its permissions")
+    unix_socket_owner: str = key(
         values.TEXT,
         "",
         meaning="its owner, a name or a number; empty: who runs SideCart",
         more="Only root may give it away.",
     )
-    unix_socket_group: str = _key(
+    unix_socket_group: str = key(
         values.TEXT,
         "",
         meaning="its group, a name or a number; empty: that of the process",
         more="Who is not root can choose among the groups that it belongs to.",
     )
-    backlog: int = _key(
+    backlog: int = key(
         values.integer(1, 65535),
         1024,
         meaning="connections that may wait to be accepted",
@@ -159,7 +112,7 @@ class AuthRule:
 class Auth:
     """Who may come in, and how they prove who they are."""
 
-    rules: tuple[AuthRule, ...] = _key(
+    rules: tuple[AuthRule, ...] = key(
         values.RULES,
         (),
         meaning="in order, the first that fits decides: `[{from: 10.0.0.0/8, method: scram-sha-256}]`",
@@ -168,14 +121,14 @@ class Auth:
         " a list of names. Without rules loopback and the Unix socket are trusted, and all else needs a password. See"
         " [who may come in](access.md).",
     )
-    users: tuple[tuple[str, str], ...] = _key(
+    users: tuple[tuple[str, str], ...] = key(
         values.USERS,
         (),
         meaning="names and their verifiers, made by `sidecart hash-password`",
         more="Without users, here and in the file, the read-only role's own name and password let in.",
         secret=True,
     )
-    users_file: str = _key(
+    users_file: str = key(
         values.PATH,
         "",
         meaning='more of them, a line each: `"name" "SCRAM-SHA-256$..."`; for nobody else to read',
@@ -188,26 +141,26 @@ class Auth:
 class Upstream:
     """The PostgreSQL server, and the read-only role."""
 
-    host: str = _key(
+    host: str = key(
         values.HOST,
         meaning="name of the PostgreSQL server, best that of a read replica",
         more="A path is the folder of the server's Unix socket.",
         variable="DB_HOST",
     )
-    port: int = _key(values.integer(1, 65535), 5432, meaning="its port", variable="DB_PORT")
-    dbname: str = _key(
+    port: int = key(values.integer(1, 65535), 5432, meaning="its port", variable="DB_PORT")
+    dbname: str = key(
         values.TEXT,
         "",
         meaning="the one database to serve; empty: any database that clients ask for",
         more="The databases of the section `databases` are served beside it.",
         variable="DB_NAME",
     )
-    user: str = _key(
+    user: str = key(
         values.TEXT,
         meaning="the read-only role, see sql/readonly_role.sql",
         variable="DB_READONLY_USERNAME",
     )
-    password: str = _key(
+    password: str = key(
         values.TEXT,
         "",
         meaning="its password; better in the environment",
@@ -215,10 +168,10 @@ class Upstream:
         variable="DB_READONLY_PASSWORD",
         secret=True,
     )
-    password_file: str = _key(
+    password_file: str = key(
         values.PATH, "", meaning="file that holds it instead, for nobody else to read", again=Again.CONNECTION
     )
-    password_command: str = _key(
+    password_command: str = key(
         values.TEXT,
         "",
         meaning="program, with its arguments, that prints it",
@@ -226,38 +179,38 @@ class Upstream:
         secret=True,
         again=Again.CONNECTION,
     )
-    password_command_env: tuple[str, ...] = _key(
+    password_command_env: tuple[str, ...] = key(
         values.VARIABLES,
         (),
         meaning="variables that it gets beside the ordinary ones: `VAULT_ADDR, VAULT_TOKEN`",
         more="Ordinary are `PATH`, `HOME`, `LANG` and their like, `AWS_*`, and those of proxies.",
     )
-    aws_secret: str = _key(
+    aws_secret: str = key(
         values.TEXT,
         "",
         meaning="ARN or name of a secret of AWS Secrets Manager that holds it",
         more="The secret is the password, or JSON with `username` and `password`, as RDS makes it.",
         again=Again.REFUSED,
     )
-    aws_iam: bool = _key(
+    aws_iam: bool = key(
         values.BOOLEAN,
         False,
         meaning="log in with a token of Amazon RDS's IAM authentication instead",
         more="It travels as a password: `sslmode` has to be `verify-full` or `verify-ca`.",
         again=Again.CONNECTION,
     )
-    aws_region: str = _key(
+    aws_region: str = key(
         values.TEXT,
         "",
         meaning="region of both; empty: that of the secret's ARN, the host's name, or the environment",
     )
-    sslmode: str = _key(
+    sslmode: str = key(
         values.choice(*values.SSL_MODES),
         "verify-full",
         meaning="as in libpq",
         variable="DB_SSLMODE",
     )
-    sslrootcert: str = _key(
+    sslrootcert: str = key(
         values.PATH,
         "",
         meaning="PEM file of CAs; empty: the system's and the shipped ones of Amazon RDS",
@@ -265,52 +218,50 @@ class Upstream:
         variable="DB_SSLROOTCERT",
         again=Again.SIGHUP,
     )
-    sslcert: str = _key(values.PATH, "", meaning="PEM file: the role's client certificate", again=Again.SIGHUP)
-    sslkey: str = _key(
-        values.PATH, "", meaning="PEM file: its private key, for nobody else to read", again=Again.SIGHUP
-    )
-    sslnegotiation: str = _key(
+    sslcert: str = key(values.PATH, "", meaning="PEM file: the role's client certificate", again=Again.SIGHUP)
+    sslkey: str = key(values.PATH, "", meaning="PEM file: its private key, for nobody else to read", again=Again.SIGHUP)
+    sslnegotiation: str = key(
         values.choice(*values.SSL_NEGOTIATIONS),
         "postgres",
         meaning="`direct`: TLS from the first byte, for PostgreSQL 17 and later",
     )
-    channel_binding: str = _key(values.choice(*values.CHANNEL_BINDINGS), "prefer", meaning="of SCRAM, as in libpq")
-    require_auth: tuple[str, ...] = _key(
+    channel_binding: str = key(values.choice(*values.CHANNEL_BINDINGS), "prefer", meaning="of SCRAM, as in libpq")
+    require_auth: tuple[str, ...] = key(
         values.REQUIRE_AUTH,
         (values.SCRAM, values.NONE),
         meaning="what the server may ask for, as in libpq",
         more="With `aws_iam` it is the password, whatever stands here.",
     )
-    application_name: str = _key(
+    application_name: str = key(
         values.APPLICATION_NAME,
         "",
         meaning='what pg_stat_activity shows: `"{user}@{application}"`; empty: the client\'s own',
     )
-    require_readonly_role: str = _key(
+    require_readonly_role: str = key(
         values.choice("warn", "refuse"),
         "warn",
         meaning="`refuse`: serve nobody as a role that can do more than read; `warn`: say so in the log",
         more="See [the role](role.md).",
     )
-    allow_shared_sessions: bool = _key(
+    allow_shared_sessions: bool = key(
         values.BOOLEAN,
         False,
         meaning="`true`: serve behind a pooler that shares the server's sessions, too",
         more="See [behind PgBouncer](pgbouncer.md).",
     )
-    dns_max_ttl: float = _key(
+    dns_max_ttl: float = key(
         values.duration(zero=False),
         5.0,
         meaning="how long an address of the host is believed",
         more="Upstream connections to an address that the name has no more are closed as soon as they are free.",
     )
-    connect_timeout: float = _key(
+    connect_timeout: float = key(
         values.duration(zero=False),
         10.0,
         meaning="longest time for a connection with its TLS and its login",
         variable="DB_CONNECT_TIMEOUT",
     )
-    tcp_user_timeout: float = _key(
+    tcp_user_timeout: float = key(
         values.duration(zero=True),
         30.0,
         meaning="a connection that acknowledges nothing for this long is lost; 0: as the system has it",
@@ -326,59 +277,59 @@ PASSWORD_SOURCES = ("password", "password_file", "password_command", "aws_secret
 class PoolLimits:
     """Bounds of the pools of upstream connections, one pool for each database."""
 
-    default_pool_size: int = _key(values.integer(1, 10_000), 10, meaning="upstream connections per database, at most")
-    min_pool_size: int = _key(
+    default_pool_size: int = key(values.integer(1, 10_000), 10, meaning="upstream connections per database, at most")
+    min_pool_size: int = key(
         values.integer(1, 10_000),
         2,
         meaning="upstream connections per database that are kept warm",
         more="Where it is not set it is no more than `default_pool_size`.",
     )
-    max_logins: int = _key(values.integer(1, 1000), 4, meaning="upstream logins per database at the same time")
-    server_lifetime: float = _key(
+    max_logins: int = key(values.integer(1, 1000), 4, meaning="upstream logins per database at the same time")
+    server_lifetime: float = key(
         values.duration(zero=False),
         3300.0,
         meaning="an upstream connection older than this is replaced, when it is free",
         more="Each has a tenth more or less, so that they do not all end at once.",
     )
-    server_idle_timeout: float = _key(
+    server_idle_timeout: float = key(
         values.duration(zero=True),
         600.0,
         meaning="an upstream connection beyond min_pool_size is closed when idle for this long; 0: never",
     )
-    server_login_retry: float = _key(
+    server_login_retry: float = key(
         values.duration(zero=False),
         15.0,
         meaning="longest wait after a failed upstream login; a second while clients wait",
         more="The first wait is a second, and each is twice as long as the one before.",
     )
-    server_check_delay: float = _key(
+    server_check_delay: float = key(
         values.duration(zero=True),
         10.0,
         meaning="a server that was silent for this long is asked for a sign of life; 0: never",
         more="It is asked on an idle connection, or on one of its own where all are busy.",
     )
-    query_wait_timeout: float = _key(
+    query_wait_timeout: float = key(
         values.duration(zero=True), 15.0, meaning="longest wait for a free upstream connection; 0: no limit"
     )
-    query_wait_notify: float = _key(
+    query_wait_notify: float = key(
         values.duration(zero=True), 5.0, meaning="a client that waits longer is told so, by a NOTICE; 0: never"
     )
-    cancel_wait_timeout: float = _key(
+    cancel_wait_timeout: float = key(
         values.duration(zero=False),
         10.0,
         meaning="longest time in which a cancelled statement may end",
         more="After that its upstream connection is closed.",
     )
-    max_prepared_statements: int = _key(
+    max_prepared_statements: int = key(
         values.integer(1, 10_000), 200, meaning="prepared statements kept on each upstream connection"
     )
-    retry: bool = _key(
+    retry: bool = key(
         values.BOOLEAN,
         True,
         meaning="run a statement again, once, if its upstream connection ends before the answer begins",
         more="Outside a transaction only, and not for a client that is pinned.",
     )
-    retry_max_age: float = _key(
+    retry_max_age: float = key(
         values.duration(zero=True),
         5.0,
         meaning="a statement that an administrator ended (57P01) is run again if it is younger; 0: never",
@@ -389,56 +340,54 @@ class PoolLimits:
 class ClientLimits:
     """What clients may hold, and for how long."""
 
-    max_client_conn: int = _key(values.integer(1, 1_000_000), 1000, meaning="clients at the same time")
-    max_user_client_connections: int = _key(
-        values.integer(0, 1_000_000), 0, meaning="of them, by one user; 0: no limit"
-    )
-    max_address_client_connections: int = _key(
+    max_client_conn: int = key(values.integer(1, 1_000_000), 1000, meaning="clients at the same time")
+    max_user_client_connections: int = key(values.integer(0, 1_000_000), 0, meaning="of them, by one user; 0: no limit")
+    max_address_client_connections: int = key(
         values.integer(0, 1_000_000), 0, meaning="of them, from one address; 0: no limit"
     )
-    connection_rate: float = _key(
+    connection_rate: float = key(
         values.RATE,
         0.0,
         meaning="logins a second of one user and of one address; 0: no limit",
         more="A second's worth may come at once.",
     )
-    statement_rate: float = _key(
+    statement_rate: float = key(
         values.RATE,
         0.0,
         meaning="statements a second of one user and of one address; 0: no limit",
         more="A second's worth may come at once.",
     )
-    client_login_timeout: float = _key(
+    client_login_timeout: float = key(
         values.duration(zero=False),
         15.0,
         meaning="longest time for a client's start-up, its TLS and its proof included",
     )
-    client_idle_timeout: float = _key(
+    client_idle_timeout: float = key(
         values.duration(zero=True), 0.0, meaning="a client that sends nothing for this long is closed; 0: never"
     )
-    idle_transaction_timeout: float = _key(
+    idle_transaction_timeout: float = key(
         values.duration(zero=True),
         300.0,
         meaning="a client that idles in a transaction for this long is closed; 0: never",
     )
-    query_timeout: float = _key(
+    query_timeout: float = key(
         values.duration(zero=True), 0.0, meaning="a statement that runs longer is cancelled; 0: never"
     )
-    slow_reader_timeout: float = _key(
+    slow_reader_timeout: float = key(
         values.duration(zero=True),
         300.0,
         meaning="a client that reads nothing of an answer for this long is closed; 0: never",
         more="Its statement is cancelled. Where others wait in vain for its upstream connection this comes sooner.",
     )
-    half_close_grace: float = _key(
+    half_close_grace: float = key(
         values.duration(zero=True),
         1.0,
         meaning="time for an answer, and for each next piece of it, to a client that sends no more (FIN)",
         more="It is answered what it has asked. When nothing has come for it for this long it is taken for gone, and"
         " its statement is cancelled.",
     )
-    max_query_length: int = _key(values.size(1024, 1 << 30), 1048576, meaning="longer SQL texts are refused")
-    drain_timeout: float = _key(
+    max_query_length: int = key(values.size(1024, 1 << 30), 1048576, meaning="longer SQL texts are refused")
+    drain_timeout: float = key(
         values.duration(zero=True),
         30.0,
         meaning="at shutdown, how long running statements may take to finish",
@@ -450,13 +399,13 @@ class ClientLimits:
 class FilterConfig:
     """What is taken for a read. Names are `function` or `schema.function`, and may have a `*`."""
 
-    mode: str = _key(
+    mode: str = key(
         values.choice("enforce", "observe"),
         "enforce",
         meaning="`observe`: what would be refused is logged, and let through; for a trial, never for good",
         more="See [observe](observe.md).",
     )
-    catalog_refresh: float = _key(
+    catalog_refresh: float = key(
         values.duration(zero=True),
         60.0,
         meaning="longest time between two looks at functions, views and types; 0: for unknown names only",
@@ -464,35 +413,35 @@ class FilterConfig:
         " With 0 there is one when the first client connects, one for each unknown name, and names are not resolved."
         " The role is looked at as often, but at most every five minutes.",
     )
-    allow_functions: tuple[str, ...] = _key(
+    allow_functions: tuple[str, ...] = key(
         values.FUNCTIONS,
         (),
         meaning="functions that count as reads although nothing proves it: `[public.slugify]`",
         more="Operators (`public.@@`), views, types and foreign tables, too; `postgis.st_*` names several. See"
         " [functions and views of your own](functions.md).",
     )
-    allow_extensions: tuple[str, ...] = _key(
+    allow_extensions: tuple[str, ...] = key(
         values.EXTENSIONS,
         (),
         meaning="extensions that are trusted as a whole, with their types, operators and casts: `[unit]`",
         more="But for the functions of which SideCart knows that they do more than read.",
     )
-    deny_functions: tuple[str, ...] = _key(
+    deny_functions: tuple[str, ...] = key(
         values.FUNCTIONS,
         (),
         meaning="functions that are refused although they are reads, with what calls them: `[pg_sleep]`",
     )
-    cache_bytes: int = _key(values.size(0, 1 << 36), 33554432, meaning="memory for remembered verdicts; 0: none")
+    cache_bytes: int = key(values.size(0, 1 << 36), 33554432, meaning="memory for remembered verdicts; 0: none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Where `/metrics` and the health pages are served, and who may see `/sessions`."""
 
-    enabled: bool = _key(values.BOOLEAN, True, meaning="serve `/metrics` for Prometheus, and the health pages")
-    host: str = _key(values.HOST, "127.0.0.1", meaning="address of these pages")
-    port: int = _key(values.integer(0, 65535), 9632, meaning="their port; 0 takes any free one")
-    sessions_key: str = _key(
+    enabled: bool = key(values.BOOLEAN, True, meaning="serve `/metrics` for Prometheus, and the health pages")
+    host: str = key(values.HOST, "127.0.0.1", meaning="address of these pages")
+    port: int = key(values.integer(0, 65535), 9632, meaning="their port; 0 takes any free one")
+    sessions_key: str = key(
         values.BEARER_KEY,
         "",
         meaning="key of `/sessions`, for `sidecart sessions`; empty: nobody is told who is connected",
@@ -505,8 +454,8 @@ class Metrics:
 class Log:
     """How much is logged, and where."""
 
-    level: str = _key(values.choice("debug", "info", "warning", "error"), "info", meaning="the least that is logged")
-    file: str = _key(values.PATH, "", meaning="file that the log goes to; empty: standard error", again=Again.SIGHUP)
+    level: str = key(values.choice("debug", "info", "warning", "error"), "info", meaning="the least that is logged")
+    file: str = key(values.PATH, "", meaning="file that the log goes to; empty: standard error", again=Again.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -516,7 +465,7 @@ class Database:
     upstream: Upstream
     """Its `dbname` is the name on the server."""
     pool: PoolLimits
-    max_client_conn: int = _key(
+    max_client_conn: int = key(
         values.integer(0, 1_000_000), 0, meaning="clients of this database at the same time; 0: no limit of its own"
     )
 

@@ -123,10 +123,10 @@ class Link:
         """Whether nothing is owed, no group open, and no transaction begun."""
         return not self.replies.owed and self.replies.status == p.IDLE and not self.group_open
 
-    def remember(self, sent: bytes) -> None:
-        """Keep what was sent, to send it again should the upstream be lost before it answers."""
+    def remember(self, sent: bytes, *, whole: bool = True) -> None:
+        """Keep what was sent, to send it again should the upstream be lost before it answers; it has to be `whole`."""
         unit = self.unit + sent if self.unit else sent
-        self.unit = None if len(unit) > MAX_UNIT else unit
+        self.unit = unit if whole and len(unit) <= MAX_UNIT else None
 
     def flushed(self) -> bytes:
         """Return what goes out ahead of all else; it is the caller's now."""

@@ -12,6 +12,7 @@ from proxy.pooling.sent import Awaits, MustWait
 from proxy.session import answers, boundaries, direct, extended, reading, simple, verdicts
 from proxy.session.answers import Refusal
 from proxy.session.inbox import STREAM_BIND_FROM
+from proxy.session.link import Link
 from proxy.session.session import Session
 
 MESSAGE_SLACK: Final = 262_400
@@ -93,21 +94,14 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
             if not 4 <= length <= p.FRONTEND_LIMITS.get(kind, 0):
                 p.check_frontend(kind, length)
             end = pos + 1 + length
-            if end > size:
-                if not _streams(session, kind, length, size - pos):
-                    need = end - pos if kind != p.BIND else min(end - pos, STREAM_BIND_FROM)
-                    break
-                inbox.passes = False  # unless its handler says so: what was no Bind would be taken for messages
+            if end > size and (lacking := _lacking(session, kind, length, size - pos)):
+                need = lacking
+                break
             answer: bytes | None = b""
             if kind == p.TERMINATE:
                 ended = True
             else:
-                try:
-                    answer = _serve(session, kind, data, pos, end)
-                except MustWait as wait:
-                    session.awaits = wait.awaits
-                    session.pace()
-                    break
+                answer = _serve(session, kind, data, pos, end)
             if again:
                 again = session.verdicts.counted = False
                 verdicts.forget_path(session)
@@ -129,20 +123,24 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
                     out.append(answer)
                 start = end
             pos = end
+    except MustWait as wait:  # the message at `pos`, and all behind it
+        session.awaits = wait.awaits
+        session.pace()
     finally:
         # Also ahead of Terminate, and of a message that breaks the protocol: what is owed was sent.
         if session.link is not None:
-            session.link.send(data, start, pos, out)
-    link = session.link
-    if link is not None and first >= 0 and link.unit is not None:
-        if inbox.flow:
-            link.unit = None  # half a message cannot be sent again
-        else:
-            link.remember(data[first:pos] if first or pos < size else data)
+            _send(session, session.link, data, first, start, pos, out)
     if ended:
         leave(session, CloseReason.CLIENT_TERMINATE)
     elif pos < size:
         inbox.keep(data[pos:], need)
+
+
+def _send(session: Session, link: Link, data: bytes, first: int, start: int, pos: int, out: list[bytes]) -> None:
+    """Send the pieces in `out`, and data[start:pos] as it came; what came from `first` on may have to be sent again."""
+    link.send(data, start, pos, out)
+    if first >= 0 and link.unit is not None:
+        link.remember(data[first:pos] if first or pos < len(data) else data, whole=not session.inbox.flow)
 
 
 def _served_group(session: Session, kind: bytes, data: bytes) -> bool:
@@ -196,13 +194,18 @@ def _malformed(session: Session, kind: int, error: MalformedMessageError) -> byt
     return before + (p.SYNC_MESSAGE if sync is None else sync)
 
 
-def _streams(session: Session, kind: int, length: int, have: int) -> bool:
-    """Say whether a message that is not whole yet is handled now, and its rest passed on as it arrives."""
+def _lacking(session: Session, kind: int, length: int, have: int) -> int:
+    """Return how many bytes of a message there have to be before it is handled; 0: there are enough, of whichever it is
+    the rest is passed on, or thrown away, as it arrives."""
     if kind == p.BIND:
-        return have >= STREAM_BIND_FROM
-    if kind == p.COPY_DATA:
-        return True
-    return kind in (p.QUERY, p.PARSE) and length > session.house.max_query_length + MESSAGE_SLACK
+        lacking = min(1 + length, STREAM_BIND_FROM) if have < STREAM_BIND_FROM else 0
+    elif kind == p.COPY_DATA:
+        lacking = 0
+    else:
+        streams = kind in (p.QUERY, p.PARSE) and length > session.house.max_query_length + MESSAGE_SLACK
+        lacking = 0 if streams else 1 + length
+    session.inbox.passes = False  # unless its handler says so: what was no Bind would be taken for messages
+    return lacking
 
 
 def _copy(session: Session, data: bytes, pos: int, end: int) -> bytes:

@@ -209,9 +209,8 @@ def _refusal_of_setting(
     judgement: Judgement, name: str, arguments: list[Body], *, local: bool, location: int
 ) -> Refusal | None:
     """Return why set_config may not set this; None: it may."""
-    denied = judgement.policy.deny_settings
     if literals.is_null(arguments[1]):
-        return settings.refuse_reset(name, denied)
+        return settings.refuse_reset(name)
     value = literals.string(arguments, 1)
     if value is None and local and name == "search_path" and "ParamRef" in arguments[1]:
         # PostgREST sends this in each transaction, and no path is known to put pg_catalog anywhere but first. Names
@@ -220,7 +219,7 @@ def _refusal_of_setting(
         if taint is not None:
             raise Refused(refusals.unproved("setting-value", taint), location)
         value = ""
-    return settings.refuse_value(name, value, None, denied)
+    return settings.refuse_value(name, value)
 
 
 def _at_bind(judgement: Judgement, arguments: list[Body] | None, walked: Walked) -> AtBind | None:
@@ -234,10 +233,7 @@ def _at_bind(judgement: Judgement, arguments: list[Body] | None, walked: Walked)
     if not any(given) or not _stand_alone(given, walked):
         return None
     name = given[0] or literals.string(arguments, 0)
-    denied = judgement.policy.deny_settings
-    if not name:
-        return None
-    if isinstance(name, str) and settings.refuse_value(settings.fold(name), None, None, denied) is None:
+    if not name or (isinstance(name, str) and settings.refuse_value(settings.fold(name), None) is None):
         return None  # whatever the value is
     value = given[1] or literals.string(arguments, 1)
     return AtBind(name, value, literals.is_null(arguments[1]), literals.is_true(arguments[2]))

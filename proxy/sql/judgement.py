@@ -145,7 +145,5 @@ class Judgement:
             self.effects.append((Effect.SESSION_STATE, function))
         elif function in rules.TRANSACTION_ID_FUNCTIONS:
             self.effects.append((Effect.TRANSACTION_ID, function))
-        elif rules.ADVISORY_LOCKS.get(function):
-            self.effects.append((Effect.ADVISORY_LOCK, function))
         elif function == rules.STATEMENTS_FUNCTION:
             self.effects.append((Effect.LIST_STATEMENTS, function))

@@ -140,13 +140,6 @@ def _lock(judgement: Judgement, name: str, body: Body) -> None:
     expressions.judge(judgement, name, body)
 
 
-def _listen(judgement: Judgement, name: str, body: Body) -> None:
-    if not judgement.policy.allow_listen:
-        raise refusals.statement(name, body)
-    expressions.judge(judgement, name, body)
-    judgement.effects.append((Effect.LISTEN, body["conditionname"]))
-
-
 def _execute(judgement: Judgement, name: str, body: Body) -> None:
     expressions.judge(judgement, name, body)
     judgement.effects.append((Effect.EXECUTE, body["name"]))
@@ -234,7 +227,6 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
         _set_multi(judgement, name, body)
         return
     expressions.judge(judgement, name, body)
-    denied = judgement.policy.deny_settings
     if kind == "VAR_RESET_ALL":
         judgement.kind = "reset"
         judgement.effects.append((Effect.RESET, "all"))
@@ -245,7 +237,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
         known = [value for value in values if value is not None]
         complete = len(known) == len(values)
         value = ", ".join(known) if complete else None
-        refusal = settings.refuse_value(setting, value, known if complete else None, denied)
+        refusal = settings.refuse_value(setting, value, known if complete else None)
         if refusal is not None:
             at = literals.argument_location(body) if refusal.rule != "setting" else -1
             raise Refused(refusal._replace(object=setting), at)
@@ -254,7 +246,7 @@ def _set(judgement: Judgement, name: str, body: Body) -> None:
             judgement.codec = settings.python_codec(value) or ""
     elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
         judgement.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
-        refusal = settings.refuse_reset(setting, denied)
+        refusal = settings.refuse_reset(setting)
         if refusal is not None:
             raise Refused(refusal._replace(object=setting))
         judgement.effects += settings.effect_of_reset(setting, local=local)
@@ -274,8 +266,6 @@ def _set_multi(judgement: Judgement, name: str, body: Body) -> None:
         _modes(judgement, "SET SESSION CHARACTERISTICS AS TRANSACTION", options)
         for option in options:
             setting = f"default_{option['DefElem']['defname']}"
-            if settings.matches(judgement.policy.deny_settings, setting):
-                raise Refused(refusals.unknown_part(setting))
             judgement.effects += settings.effect_of_value(setting)
     else:
         raise Refused(refusals.unknown_part(what))
@@ -296,7 +286,6 @@ _HANDLERS: dict[str, Callable[[Judgement, str, Body], None]] = {
     "DeclareCursorStmt": _declare,
     "CopyStmt": _copy,
     "LockStmt": _lock,
-    "ListenStmt": _listen,
     "ExecuteStmt": _execute,
     "DeallocateStmt": _deallocate,
     "ClosePortalStmt": _close,
