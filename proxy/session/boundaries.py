@@ -11,6 +11,8 @@ from proxy.pooling.snapshot import ANY_SETTINGS
 from proxy.session.session import Session
 from proxy.sql.verdict import Action, Verdict
 
+ENDS: Final = frozenset(("commit", "rollback"))
+"""Kinds of texts that end a transaction."""
 _COMMITTED, _ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
 _SPACE: Final = rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*"
 _BEGINNING = re.compile(_SPACE + rb"(begin|start)\b", re.IGNORECASE)
@@ -25,6 +27,13 @@ _BOUNDARY_ENDS: Final = tuple(
 """Bind, Describe, Execute and Sync of a statement without parameters, whatever the format of its results."""
 _PARSED_AND_BOUND = p.message(p.PARSE_COMPLETE) + p.message(p.BIND_COMPLETE)
 _NO_DATA = p.message(p.NO_DATA)
+
+
+def ends_here(session: Session, verdict: Verdict) -> bool:
+    """Whether a text begins or ends a transaction that no server knows of."""
+    if session.link is not None:
+        return False
+    return bool(verdict.boundary) or (session.local.parting is not None and verdict.kind in ENDS)
 
 
 def take(session: Session, verdict: Verdict, text: bytes, before: bytes = b"") -> bool:

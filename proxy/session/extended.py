@@ -15,6 +15,7 @@ from proxy.pooling.snapshot import LEARN
 from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import (
     answers,
+    boundaries,
     effects,
     leasing,
     providing,
@@ -73,8 +74,29 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     resetting.check_discarded(session)
     if effects.moves_used_path(session, verdict):
         raise answers.refused(session, PATH_IN_USE)
-    known = session.prepared.find(key(name)) if name else None
+    taken = bool(name) and (name.startswith(PREFIX) or session.prepared.find(key(name)) is not None)
     told = rows.can_be_told(session, verdict)
+    before = _ahead_of_parse(session, link, verdict, told=told)
+    replaced = transactions.let_through(session, link, verdict)
+    context = reparsing.context_of(session, verdict, text)  # what it runs itself may change that
+    _note_parse(session, link, verdict, name)
+    if verdict.nulls:
+        replaced = resetting.with_startup(session, verdict, text)
+    body = (text if replaced is None else replaced) + b"\0" + types
+    if taken:
+        return before + reparsing.parse_in_vain(session, link, name, body)
+    if name:
+        shown = text + b"\0" + types if verdict.nulls and replaced is not None else None
+        statement = Statement(body, context, verdict, judge, shown, session.codec)
+        statement.apart = _MOVING.search(text) is not None
+        return before + _parse_named(session, link, name, statement, told=told)
+    message = data[pos:end] if replaced is None else p.message(p.PARSE, b"\0" + body)
+    behind = _parse_unnamed(session, link, message, context, verdict, judge, told=told)
+    return before + message + behind if before or behind else None if replaced is None else message
+
+
+def _ahead_of_parse(session: Session, link: Link, verdict: Verdict, *, told: bool) -> bytes:
+    """Return what goes ahead of a Parse. Raises MustWait, Refusal."""
     if told:
         verdicts.check_described(session, verdict)
     before = resetting.after_discard(session, link, verdict)
@@ -82,33 +104,20 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         before += resetting.replan(link)
     if verdict.effects:
         before += providing.provide(session, link, verdict, parse=True)
-    replaced = transactions.let_through(session, link, verdict)
-    context = reparsing.context_of(session, verdict, text)  # what it runs itself may change that
-    _note_parse(session, link, verdict, name)
-    if verdict.nulls:
-        replaced = resetting.with_startup(session, verdict, text)
-    original = text + b"\0" + types
-    body = original if replaced is None else replaced + b"\0" + types
-    if name:
-        if known is not None or name.startswith(PREFIX):
-            return before + reparsing.parse_in_vain(session, link, name, body)
-        if session.prepared.full:
-            return before + answers.answer(session, answers.too_many(session), p.PARSE, unnamed=False)
-        shown = original if verdict.nulls and replaced is not None else None
-        statement = Statement(body, context, verdict, judge, shown, session.codec)
-        statement.apart = _MOVING.search(text) is not None
-        statement.parsed_in = session.groups.sent
-        own = PREPARED_STATEMENT in session.ledger.pins
-        parse_it = reparsing.parse_own if own else reparsing.parse_named
-        return before + parse_it(session, link, name, statement, told=told)
-    message = data[pos:end] if replaced is None else p.parse(name, replaced, types)
-    behind = _parse_unnamed(session, link, message, context, verdict, judge, told=told)
-    return before + message + behind if before or behind else None if replaced is None else message
+    return before
+
+
+def _parse_named(session: Session, link: Link, name: bytes, statement: Statement, *, told: bool) -> bytes:
+    if session.prepared.full:
+        return answers.answer(session, answers.too_many(session), p.PARSE, unnamed=False)
+    statement.parsed_in = session.groups.sent
+    parse_it = reparsing.parse_own if PREPARED_STATEMENT in session.ledger.pins else reparsing.parse_named
+    return parse_it(session, link, name, statement, told=told)
 
 
 def _note_parse(session: Session, link: Link, verdict: Verdict, name: bytes) -> None:
     """Note what a Parse that goes out changes for what comes behind it."""
-    link.course.ending = verdict.kind in transactions.ENDS
+    link.course.ending = verdict.kind in boundaries.ENDS
     link.stirred = link.stirred or link.course.ending
     link.group_open = True
     if verdict.kind in using.ANALYSED:
@@ -244,7 +253,7 @@ def _executed(session: Session, link: Link, verdict: Verdict) -> Effects:
     if verdict.steers:
         course.steer_by(verdict)
     done = effects.of(session, verdict)
-    if verdict.kind in transactions.ENDS or effects.has(verdict, Effect.DISCARD_ALL):
+    if verdict.kind in boundaries.ENDS or effects.has(verdict, Effect.DISCARD_ALL):
         course.another()
     else:
         course.ran_in = session.groups.sent

@@ -117,14 +117,18 @@ class Judging:
             verdict = self.filter.judge(text, codec, extended=extended, types=oids)
         if oids and verdict is not None and verdict.action is not Action.REFUSE:
             verdict = self.filter.judge_types(verdict, oids) or verdict
-        if verdict is not None and verdict.action is Action.REFUSE and verdict.unresolved and not self._refreshed:
+        return self._resolved(verdict) if verdict is not None and verdict.action is Action.REFUSE else verdict
+
+    def _resolved(self, verdict: Verdict) -> Verdict | None:
+        """Return what a refusal comes to once the catalogue was read anew for the name that it lacks; None: awaited."""
+        if verdict.unresolved and not self._refreshed:
             self._question = self._house.catalogues.refresh_for(self._database, self._asker)
             self._refreshed = self._question is not None
             if self._refreshed:
                 return None
-        if verdict is not None and self._refreshed and verdict.rule == "unknown-relation" and verdict.hint:
+        if self._refreshed and verdict.rule == "unknown-relation" and verdict.hint:
             # By a catalogue that has just been read, this is the server's answer, which says no more.
-            verdict = replace(verdict, detail="", hint="")
+            return replace(verdict, detail="", hint="")
         return verdict
 
     def _long(self, text: bytes, codec: str, extended: int, oids: tuple[int, ...]) -> Verdict | None:

@@ -46,10 +46,7 @@ def provide(
     like = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_PARSE
     for name, statement, whole, there in missing:
         if there is not None:
-            own = link.put_own()
-            own.close_sent(name)
-            link.replies.owe(Done(r.SKIP_CLOSE, partial(own.forget, name)))
-            out += p.target(p.CLOSE, b"S", name)
+            out += _close(link, name)
         if whole:
             reparsing.settle_context(session, statement)
             parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
@@ -96,6 +93,13 @@ def _missing(session: Session, link: Link, verdict: Verdict, *, parse: bool = Fa
         or there < whole
         or (lists and not whole)  # under its original text, which is never run
     ], lists
+
+
+def _close(link: Link, name: bytes) -> bytes:
+    own = link.put_own()
+    own.close_sent(name)
+    link.replies.owe(Done(r.SKIP_CLOSE, partial(own.forget, name)))
+    return p.target(p.CLOSE, b"S", name)
 
 
 def _parse_as_it_is(session: Session, link: Link, statement: Statement, name: bytes, like: Owed) -> bytes:

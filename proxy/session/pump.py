@@ -153,30 +153,34 @@ def _served_group(session: Session, kind: bytes, data: bytes) -> bool:
 def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve one message; return None to forward it as it is, or what is sent in its place. Raises MustWait."""
     link = session.link
-    if kind in _IGNORED and (session.swallowing or (link is not None and link.replies.skipping)):
+    if kind in _IGNORED and session.ignored:
         return b""
-    ahead: bytes | None = b""
-    if link is not None and not link.group_open and (link.replies.owed or link.blind) and kind in _BEGINNERS:
-        # A group begins behind something unanswered: it may need the guard ahead.
-        ahead = link.ahead()
-        if ahead is None:
-            raise MustWait
-    before = len(link.replies.owed) if ahead and link is not None else 0
+    if link is None or link.group_open or not (link.replies.owed or link.blind) or kind not in _BEGINNERS:
+        return _answer(session, kind, data, pos, end)
+    # A group begins behind something unanswered: it may need the guard ahead.
+    guard = link.ahead()
+    if guard is None:
+        raise MustWait
+    before = len(link.replies.owed)
+    answer = _answer(session, kind, data, pos, end)
+    if not guard or len(link.replies.owed) == before:
+        return answer
+    link.replies.owed.insert(before, r.GUARDING)
+    return guard + (data[pos : min(end, len(data))] if answer is None else answer)
+
+
+def _answer(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:
+    """Have the handler serve one message; answer it here where that refuses it, or cannot read it."""
     handler = _HANDLERS[kind]
     try:
         if session.ledger.recodes and kind in _WITH_TEXT:
-            answer = reading.recoding(session, handler, data, pos, end)
-        else:
-            answer = handler(session, data, pos, end)
+            return reading.recoding(session, handler, data, pos, end)
+        return handler(session, data, pos, end)
     except Refusal as refusal:
         unnamed = kind == p.PARSE and data[pos + 5 : pos + 6] == b"\0"
-        answer = answers.answer(session, refusal, kind, unnamed=unnamed)
+        return answers.answer(session, refusal, kind, unnamed=unnamed)
     except MalformedMessageError as error:
-        answer = _malformed(session, kind, error)
-    if not ahead or link is None or len(link.replies.owed) == before:
-        return answer
-    link.replies.owed.insert(before, r.GUARDING)
-    return ahead + (data[pos : min(end, len(data))] if answer is None else answer)
+        return _malformed(session, kind, error)
 
 
 def _malformed(session: Session, kind: int, error: MalformedMessageError) -> bytes:

@@ -37,42 +37,35 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if session.meter is not None:
         answers.charge(session)
     text = p.query_text(data, pos + 5, end)
-    link = session.link
-    if link is not None:
-        link.portals.names_may_change()
+    if session.link is not None:
+        session.link.portals.names_may_change()
     if session.ledger.recodes:
         reading.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=False)
     if verdict.plain and session.local.status != p.FAILED:
-        link = link or leasing.lease(session)
+        link = session.link or leasing.lease(session)
         if not link.stirred:
             _forward(session, link, verdict)
             return None
     verdicts.check(session, verdict, text)
-    if link is None:
-        ends = verdict.boundary or (session.local.parting is not None and verdict.kind in transactions.ENDS)
-        if ends and boundaries.take(session, verdict, text):
-            return b""
+    if boundaries.ends_here(session, verdict) and boundaries.take(session, verdict, text):
+        return b""
+    return _query(session, verdict, text, data[pos:end])
+
+
+def _query(session: Session, verdict: Verdict, text: bytes, message: bytes) -> bytes | None:
+    """Send a Query that is allowed, or observed, and may be anything."""
     if verdict.effects:
         if foreign := providing.name_of_ours(session, verdict):
             raise answers.no_statement(session, foreign)
         verdicts.check_executed(session, verdict)
-    if link is None:
-        transactions.check_failed(session, verdict)
-        link = leasing.lease(session)
-    elif link.group_open:
+    transactions.check_failed(session, verdict)
+    link = session.link or leasing.lease(session)
+    if link.group_open:
         transactions.check_order(session, link, verdict)
     opens = _check(session, link, verdict)
     before, between = _ahead(session, link, verdict, verdict.text or text)
-    if link.course.block is Block.OURS:
-        before += link.help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
-    replaced = transactions.let_through(session, link, verdict)
-    if verdict.action is Action.REFUSE:
-        leasing.pin_for(session, session.verdicts.sets_beside(text, session.codec))
-    if session.meter is not None and verdict.statements > 1 and not session.repeated:
-        session.meter.charge_more(verdict.statements - 1)
-    if verdict.nulls:
-        replaced = resetting.with_startup(session, verdict, text)
+    replaced = _account(session, link, verdict, text)
     if opens:
         link.replies.owe(r.SKIP_QUERY)
         before += p.query(observe.BEGIN)
@@ -81,7 +74,17 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         replaced = built
     if replaced is None and not before and not behind:
         return None
-    return before + (data[pos:end] if replaced is None else p.query(replaced)) + behind
+    return before + (message if replaced is None else p.query(replaced)) + behind
+
+
+def _account(session: Session, link: Link, verdict: Verdict, text: bytes) -> bytes | None:
+    """Account for a Query that goes upstream; return the text to send instead, if any."""
+    replaced = transactions.let_through(session, link, verdict)
+    if verdict.action is Action.REFUSE:
+        leasing.pin_for(session, session.verdicts.sets_beside(text, session.codec))
+    if session.meter is not None and verdict.statements > 1 and not session.repeated:
+        session.meter.charge_more(verdict.statements - 1)
+    return resetting.with_startup(session, verdict, text) if verdict.nulls else replaced
 
 
 def _forward(session: Session, link: Link, verdict: Verdict) -> None:
@@ -125,6 +128,8 @@ def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple
         before += providing.provide_in_failed(session, link, verdict, *leaving)
     elif verdict.effects:
         before += providing.provide(session, link, verdict, query=True, ended=replans and not between)
+    if link.course.block is Block.OURS:
+        before += link.help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
     return before, between
 
 
@@ -154,7 +159,7 @@ def _owe(
         behind = transactions.end_ours(link)
     else:
         link.replies.owe(r.QUERY)
-    link.course.ending = verdict.kind in transactions.ENDS
+    link.course.ending = verdict.kind in boundaries.ENDS
     link.stirred = link.stirred or link.course.ending
     link.portals.taken()
     if built is None:

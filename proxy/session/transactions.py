@@ -15,7 +15,6 @@ from proxy.session.session import Session
 from proxy.sql import observe, tables
 from proxy.sql.verdict import Action, Effect, Verdict
 
-ENDS: Final = frozenset(("commit", "rollback"))
 OBSERVED: Final = "observed"
 """The pin of a client that sent what filter.mode observe has let through."""
 _IN_FAILED: Final = frozenset(("empty", "multi", *tables.TRANSACTION_KINDS.values()))

@@ -11,7 +11,7 @@ from proxy.ours import PREFIX
 from proxy.pooling import owed as r
 from proxy.pooling.owed import Described, Done, Learned
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import OF_ANOTHER
+from proxy.pooling.statements import OF_ANOTHER, Statement
 from proxy.session import (
     answers,
     effects,
@@ -58,16 +58,8 @@ def _use_named(
     if statement is None:
         _use_unknown(session, name, portal)
         return None
-    verdicts.check_statement(session, statement)
-    verdict = statement.verdict
-    reparsing.settle_context(session, statement)
-    if not reparsing.at_home(session, statement):
-        if statement.context is None:
-            statement.apart = True  # nobody else has it yet
-        else:
-            statement = session.prepared.part(key(name), statement)
-    if verdict.at_bind and portal is not None:
-        verdict = verdicts.of_values(session, verdict, statement.types, data, rest, end)
+    statement = _made_ready(session, name, statement)
+    verdict = _bound(session, statement.verdict, statement.types, portal, data, rest, end)
     if statement.silent and portal is None:
         return answers.describe(session, statement.types)
     link = session.link
@@ -82,18 +74,13 @@ def _use_named(
         link = leasing.lease(session)
         server_name = reparsing.name_on(session, link, statement, name)
     _check_link(session, link, portal, verdict)
-    describes = portal is None and verdict.kind in OF_ANOTHER
-    if describes:
-        rows.check_described(session, statement.parsed_in, statement.body, verdict)
-    before = resetting.after_discard(session, link, verdict)
+    source = (b"S" + name, statement.parsed_in, statement.body) if portal is None else None
+    before = _ahead(session, link, verdict, source)
     if verdict.effects:
-        before += providing.provide(session, link, verdict)
         server_name = reparsing.name_on(session, link, statement, name)  # those of ours may be closed now
-    if describes:
-        before += rows.look_first(session, link, b"S" + name, verdict)
-        if statement.rows and server_name != statement.noted_as and link.replies.status != p.FAILED:
-            # parsed again it may note something else
-            return before + answers.describe(session, statement.types, statement.rows)
+    if portal is None and statement.rows and server_name != statement.noted_as and link.replies.status != p.FAILED:
+        # parsed again it may note something else
+        return before + answers.describe(session, statement.types, statement.rows)
     if server_name is None:
         if reparsing.unreadable_named(session, statement):
             unreadable = answers.no_statement(session, name)
@@ -107,6 +94,18 @@ def _use_named(
     length = end - pos - 5 - len(name) + len(server_name)
     kind = p.DESCRIBE if portal is None else p.BIND
     return before + p.rewritten(kind, length, start + server_name + b"\0", data[rest : min(end, len(data))])
+
+
+def _made_ready(session: Session, name: bytes, statement: Statement) -> Statement:
+    """Return the statement of this name, judged anew where it has to be, and apart from other clients'."""
+    verdicts.check_statement(session, statement)
+    reparsing.settle_context(session, statement)
+    if reparsing.at_home(session, statement):
+        return statement
+    if statement.context is None:
+        statement.apart = True  # nobody else has it yet
+        return statement
+    return session.prepared.part(key(name), statement)
 
 
 def _use_unknown(session: Session, name: bytes, portal: bytes | None) -> None:
@@ -137,9 +136,7 @@ def _use_unnamed(session: Session, portal: bytes | None, data: bytes, pos: int, 
     message, context, verdict, _, codec = unnamed
     if not there and reparsing.unreadable(session, context, message, codec):
         raise answers.no_statement(session, b"")
-    if verdict.at_bind and portal is not None:
-        types = message[message.index(0, 6) + 1 :]
-        verdict = verdicts.of_values(session, verdict, types, data, rest, end)
+    verdict = _bound(session, verdict, message[message.index(0, 6) + 1 :], portal, data, rest, end)
     if portal is None and (silent := reparsing.silent_unnamed(session, message, verdict)) is not None:
         return answers.describe(session, silent)
     if not there and session.may_have_failed:
@@ -148,30 +145,53 @@ def _use_unnamed(session: Session, portal: bytes | None, data: bytes, pos: int, 
         if answer is not None:
             return answer
     _check_link(session, link, portal, verdict)
-    describes = portal is None and verdict.kind in OF_ANOTHER
-    if describes:
-        rows.check_described(session, session.unnamed.parsed_in, message[6:], verdict)
-    before = resetting.after_discard(session, link, verdict)
-    if verdict.effects:
-        before += providing.provide(session, link, verdict)
-    if describes:
-        before += rows.look_first(session, link, b"S", verdict)
+    source = (b"S", session.unnamed.parsed_in, message[6:]) if portal is None else None
+    before = _ahead(session, link, verdict, source)
     if not there:
         parse = partial(reparsing.repeat_unnamed, session, link, message, verdict)
         shaped = context.context if isinstance(context, Learned) else context
         before += reparsing.in_context(session, link, shaped, parse)
         leasing.count_replay(session, link)
-    if portal is None:
-        link.replies.owe(Described(r.DESCRIBE, partial(reparsing.tell_unnamed, session, message)))
-        link.group_open = True
-        return before + data[pos:end] if before else None
-    _owe(session, link, portal, verdict)
-    if not portal and verdict.kind == "select":
-        link.portals.unnamed_of = (message, session.groups.sent)
+    _owe_unnamed(session, link, portal, message, verdict)
     return before + data[pos : min(end, len(data))] if before else None
 
 
+def _owe_unnamed(session: Session, link: Link, portal: bytes | None, message: bytes, verdict: Verdict) -> None:
+    """Owe the reply to a use of the unnamed statement, which came with this Parse."""
+    if portal is None:
+        link.replies.owe(Described(r.DESCRIBE, partial(reparsing.tell_unnamed, session, message)))
+        link.group_open = True
+        return
+    _owe(session, link, portal, verdict)
+    if not portal and verdict.kind == "select":
+        link.portals.unnamed_of = (message, session.groups.sent)
+
+
 # --- what both have in common -----------------------------------------------------------------------------------------
+
+
+def _bound(
+    session: Session, verdict: Verdict, types: bytes, portal: bytes | None, data: bytes, rest: int, end: int
+) -> Verdict:
+    """Return the verdict on a Bind, whose values can be judged, too; `types` are those of its statement's Parse."""
+    if portal is None or not verdict.at_bind:
+        return verdict
+    return verdicts.of_values(session, verdict, types, data, rest, end)
+
+
+def _ahead(session: Session, link: Link, verdict: Verdict, source: tuple[bytes, int, bytes] | None) -> bytes:
+    """Return what goes ahead of a use. Raises MustWait, Refusal.
+
+    `source` is of a Describe: `S` and the statement's name, the group of its Parse, and the body of that.
+    """
+    what, parsed_in, body = source or (b"", 0, b"")
+    describes = source is not None and verdict.kind in OF_ANOTHER
+    if describes:
+        rows.check_described(session, parsed_in, body, verdict)
+    before = resetting.after_discard(session, link, verdict)
+    if verdict.effects:
+        before += providing.provide(session, link, verdict)
+    return before + rows.look_first(session, link, what, verdict) if describes else before
 
 
 def _check_link(session: Session, link: Link, portal: bytes | None, verdict: Verdict) -> None:
