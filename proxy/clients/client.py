@@ -34,10 +34,10 @@ from proxy.errors import (
 from proxy.pooling.pool import Pool
 from proxy.pooling.snapshot import Settings
 from proxy.session import startup as login
-from proxy.session.arriving import INTERNAL_ERROR_TEXT
+from proxy.session.application_name import APPLICATION_NAME, Naming
 from proxy.session.conversation import Conversation
+from proxy.session.from_upstream import INTERNAL_ERROR_TEXT
 from proxy.session.ledger import Ledger
-from proxy.session.naming import APPLICATION_NAME, Naming
 from proxy.session.peer import Identity
 from proxy.session.ports import End, House, Wire
 from proxy.session.quotas import Excess

@@ -28,14 +28,14 @@ class Awaits(enum.Enum):
     """The client stands in its pool's line."""
     VERDICT = enum.auto()
     """The helper process judges a text, or a newer catalogue is read."""
-    ANSWERS = enum.auto()
+    REPLIES = enum.auto()
     """What the message means depends on messages of an earlier group that the server has not answered yet."""
 
 
 class MustWait(Exception):  # noqa: N818 - no error, but one of the ways to leave a handler
     """Say that a message cannot be served now: it is served again, as a whole, when there is what it `awaits`."""
 
-    def __init__(self, awaits: Awaits = Awaits.ANSWERS) -> None:
+    def __init__(self, awaits: Awaits = Awaits.REPLIES) -> None:
         super().__init__(awaits.name)
         self.awaits = awaits
 

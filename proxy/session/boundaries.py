@@ -92,7 +92,7 @@ def take_group(session: Session, data: bytes) -> bool:
         return True
     verdict = session.filter.judge(text, session.codec, extended=True)
     if not verdict.boundary:
-        session.verdicts.counted = True
+        session.texts.counted = True
         return False
     if session.meter is not None:
         if session.meter.charge():

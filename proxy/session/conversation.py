@@ -16,7 +16,7 @@ from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Awaits
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.unnamed import Unnamed
-from proxy.session import arriving, leasing, pump, telling
+from proxy.session import from_upstream, leasing, parameter_status, pump
 from proxy.session.ledger import Ledger
 from proxy.session.peer import End, Identity, Peer
 from proxy.session.ports import House, Wire
@@ -94,7 +94,7 @@ class Conversation:
         if session.waiting and session.pool.leave(self):
             self.lease_failed(error)
             return "waiting"
-        if session.verdicts.cancel():
+        if session.texts.cancel():
             session.wait_error = error
             pump.go_on(session)
             return "waiting"
@@ -103,18 +103,18 @@ class Conversation:
     def close(self) -> None:
         """Leave whatever it waits for, and hand the upstream back."""
         session = self.session
-        session.verdicts.cancel()
+        session.texts.cancel()
         session.peer.closed = True
         session.inbox.clear()
         if session.waiting:
             session.pool.leave(self)
         session.awaits = Awaits.NOTHING
         if session.link is not None:
-            arriving.hand_back(session, session.link)
+            from_upstream.hand_back(session, session.link)
 
     def bug(self) -> None:
         """End after an unexpected exception: this session and its upstream never resume."""
-        arriving.fail(self.session)
+        from_upstream.fail(self.session)
 
     # --- its pool -------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Conversation:
 
     def judged(self, verdict: Verdict | None) -> None:
         """Go on with what waited for a verdict; None: judge it again, by the catalogue as it is now."""
-        self.session.verdicts.answered(verdict)
+        self.session.texts.answered(verdict)
         pump.go_on(self.session)
 
     # --- its upstream ---------------------------------------------------------------------------------------------
@@ -174,13 +174,13 @@ class Conversation:
     def upstream_data(self, chunk: bytes) -> None:
         """Take bytes from the linked upstream."""
         if self.session.link is not None:
-            arriving.take(self.session, self.session.link, chunk)
+            from_upstream.take(self.session, self.session.link, chunk)
 
     def upstream_lost(self) -> None:
         """Learn that the linked upstream's socket has ended."""
         if self.session.link is not None:
-            lost = (CloseReason.UPSTREAM_LOST, CONNECTION_FAILURE, arriving.GONE)
-            arriving.lose(self.session, self.session.link, *lost)
+            lost = (CloseReason.UPSTREAM_LOST, CONNECTION_FAILURE, from_upstream.GONE)
+            from_upstream.lose(self.session, self.session.link, *lost)
 
     def upstream_writable(self, writable: bool) -> None:
         """Learn that the upstream's write buffer has filled, or has room again."""
@@ -192,13 +192,13 @@ class Conversation:
             self.session.link.portals.bind_failed()
 
     def parameter_reported(self, body: bytes) -> bytes | None:
-        return telling.reported(self.session, body)
+        return parameter_status.reported(self.session, body)
 
     def in_its_words(self, body: bytes) -> bytes:
-        return arriving.in_its_words(self.session, body)
+        return from_upstream.in_its_words(self.session, body)
 
     def skipped_row(self, body: bytes) -> None:
-        arriving.take_row(self.session, body)
+        from_upstream.take_row(self.session, body)
 
     def skipped_error(self, body: bytes) -> bool:
         return self.session.ledger.reading

@@ -21,7 +21,10 @@ _BEHIND_BIND: Final = {
 
 
 def held_back(session: Session) -> bool:
-    """Whether something in the session keeps a group from being forwarded without a closer look."""
+    """Whether something in the session keeps a group from being forwarded without a closer look.
+
+    That is all that a lease can refuse for, too: nothing here raises Refusal.
+    """
     link, ledger, local = session.link, session.ledger, session.local
     if session.swallowing or ledger.recodes or ledger.unsure or session.meter or session.wait_error or local.parting:
         return True
@@ -31,7 +34,7 @@ def held_back(session: Session) -> bool:
 def parse_group(session: Session, data: bytes) -> bool:
     """Forward Parse, Bind, maybe Describe, Execute and Sync of the unnamed statement and portal, if it is that.
 
-    In one chunk, the Parse seen and allowed before. Return whether it was. Raises MustWait, Refusal.
+    In one chunk, the Parse seen and allowed before. Return whether it was. Raises MustWait.
     """
     end = 1 + int.from_bytes(data[1:5], "big")
     bind_end = end + 1 + int.from_bytes(data[end + 1 : end + 5], "big")
@@ -50,7 +53,7 @@ def parse_group(session: Session, data: bytes) -> bool:
     if ahead is None:
         return False
     if verdict.steers:
-        link.course.steer_by(verdict)
+        link.transaction.steer_by(verdict)
     statement = (parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec)
     link.replies.owed.append(session.unnamed.parse_sent(statement))
     judge.counts.hits += 1
@@ -62,7 +65,7 @@ def parse_group(session: Session, data: bytes) -> bool:
 def bind_group(session: Session, data: bytes) -> bool:
     """Forward Bind, maybe Describe, Execute and Sync of a named statement, if it is that; return whether it was.
 
-    In one chunk, to the unnamed portal, the statement known, and on the link. Raises MustWait, Refusal.
+    In one chunk, to the unnamed portal, the statement known, and on the link. Raises MustWait.
     """
     end = 1 + int.from_bytes(data[1:5], "big")
     owed = _BEHIND_BIND.get(data[end:])

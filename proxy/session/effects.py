@@ -40,7 +40,7 @@ def keep_prepared(session: Session, verdict: Verdict) -> None:
     """Note what the server is about to prepare by SQL."""
     first = PREPARED_STATEMENT not in session.ledger.pins
     for name, text in verdict.prepares:
-        session.verdicts.keep(session.encode(name), text, session.codec, first=first)
+        session.texts.keep(session.encode(name), text, session.codec, first=first)
         first = False
 
 
@@ -65,10 +65,10 @@ def _expand(
     `drops` holds the names that have been looked at, and what each of them drops. Of what is explained (not `runs`)
     only a query counts (ExplainOneUtility(), commands/explain.c).
     """
-    verdicts = session.verdicts
+    texts = session.texts
     if any(effect is Effect.PREPARE for effect, _ in effects):
         what = {each for each in effects if each[0] not in NAMING}
-        verdicts.sql_effects = tuple(what.union(verdicts.sql_effects))
+        texts.sql_effects = tuple(what.union(texts.sql_effects))
     explained = False
     for effect, text in effects:
         into.append((effect, text))
@@ -83,7 +83,7 @@ def _expand(
         start = len(into)
         statement = session.prepared.find(name)
         if statement is None:
-            into += verdicts.sql_effects
+            into += texts.sql_effects
         elif now or statement.verdict.kind in _EXPLAINED:
             keep_prepared(session, statement.verdict)
             _expand(session, statement.verdict.effects, into, drops, runs=now)

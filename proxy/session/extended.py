@@ -15,24 +15,24 @@ from proxy.pooling.snapshot import LEARN
 from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import (
     answers,
+    binding,
     boundaries,
     effects,
+    encoding,
     leasing,
-    providing,
-    reading,
     reparsing,
     resetting,
-    rows,
+    row_sources,
+    sql_names,
     transactions,
-    using,
     verdicts,
 )
-from proxy.session.course import Block
 from proxy.session.judging import PATH_IN_USE
 from proxy.session.ledger import PREPARED_STATEMENT
 from proxy.session.link import Link
 from proxy.session.portals import key
 from proxy.session.session import Effects, Session
+from proxy.session.transaction_ahead import Block
 from proxy.sql.functions import Functions
 from proxy.sql.verdict import Effect, Verdict
 
@@ -58,14 +58,14 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if end > len(data):
         raise answers.too_long(session)
     name, text = p.parse_parts(data, pos + 5, end)
-    reading.check_names(session, name)
+    encoding.check_names(session, name)
     types = data[pos + 5 + len(name) + 1 + len(text) + 1 : end]
     if session.ledger.recodes:
-        reading.check_letters(session, text)
+        encoding.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=True, types=types)
     judge = session.filter.functions
     verdicts.check(session, verdict, text)
-    if verdict.effects and (foreign := providing.name_of_ours(session, verdict)):
+    if verdict.effects and (foreign := sql_names.name_of_ours(session, verdict)):
         raise answers.no_statement(session, foreign)
     transactions.check_failed(session, verdict)
     link = session.link or leasing.lease(session)
@@ -75,7 +75,7 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if effects.moves_used_path(session, verdict):
         raise answers.refused(session, PATH_IN_USE)
     taken = bool(name) and (name.startswith(PREFIX) or session.prepared.find(key(name)) is not None)
-    told = rows.can_be_told(session, verdict)
+    told = row_sources.can_be_told(session, verdict)
     before = _ahead_of_parse(session, link, verdict, told=told)
     replaced = transactions.let_through(session, link, verdict)
     context = reparsing.context_of(session, verdict, text)  # what it runs itself may change that
@@ -103,7 +103,7 @@ def _ahead_of_parse(session: Session, link: Link, verdict: Verdict, *, told: boo
     if resetting.has_to_replan(session, link, verdict):
         before += resetting.replan(link)
     if verdict.effects:
-        before += providing.provide(session, link, verdict, parse=True)
+        before += sql_names.provide(session, link, verdict, parse=True)
     return before
 
 
@@ -117,18 +117,18 @@ def _parse_named(session: Session, link: Link, name: bytes, statement: Statement
 
 def _note_parse(session: Session, link: Link, verdict: Verdict, name: bytes) -> None:
     """Note what a Parse that goes out changes for what comes behind it."""
-    link.course.ending = verdict.kind in boundaries.ENDS
-    link.stirred = link.stirred or link.course.ending
+    link.transaction.ending = verdict.kind in boundaries.ENDS
+    link.stirred = link.stirred or link.transaction.ending
     link.group_open = True
-    if verdict.kind in using.ANALYSED:
-        link.course.read_in = session.groups.sent
+    if verdict.kind in binding.ANALYSED:
+        link.transaction.read_in = session.groups.sent
         link.portals.names_may_change()  # a constant of a domain is checked at its Parse, by whatever function
     if verdict.kind in OF_ANOTHER:
         link.portals.fresh = (b"S" + name, session.groups.sent)
         if not name:
             session.unnamed.parsed_in = session.groups.sent
     if verdict.effects:
-        using.note_inside(session, link, verdict)
+        binding.note_inside(session, link, verdict)
 
 
 def _parse_unnamed(
@@ -151,18 +151,18 @@ def _parse_unnamed(
 def bind(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a Bind."""
     portal, statement, rest = p.bind_names(data, pos + 5, min(end, len(data)))
-    reading.check_names(session, portal, statement)
-    return using.use(session, statement, portal, data, pos, end, rest)
+    encoding.check_names(session, portal, statement)
+    return binding.use(session, statement, portal, data, pos, end, rest)
 
 
 def describe(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a Describe."""
     if session.ledger.recodes:
-        reading.note_codec(session)
+        encoding.note_codec(session)
     target, name = p.target_parts(data, pos + 5, end, "Describe")
-    reading.check_names(session, name)
+    encoding.check_names(session, name)
     if target == 0x53:  # 'S', a statement
-        return using.use(session, name, None, data, pos, end, end)
+        return binding.use(session, name, None, data, pos, end, end)
     return _describe_portal(session, name, data, pos, end)
 
 
@@ -181,9 +181,9 @@ def _describe_portal(session: Session, portal: bytes, data: bytes, pos: int, end
     if verdict is None or verdict.kind not in OF_ANOTHER:
         forward(session, r.DESCRIBE)
         return None
-    rows.check_source(session, verdict)
+    row_sources.check_source(session, verdict)
     verdicts.check_described(session, verdict)
-    before = rows.look_first(session, link, b"P" + portal, verdict)
+    before = row_sources.look_first(session, link, b"P" + portal, verdict)
     link.replies.owe(r.DESCRIBE)
     link.group_open = True
     return before + data[pos:end] if before else None
@@ -195,10 +195,10 @@ def _describe_portal(session: Session, portal: bytes, data: bytes, pos: int, end
 def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve an Execute."""
     if session.ledger.recodes:
-        reading.note_codec(session)
+        encoding.note_codec(session)
     p.check_execute(data, pos + 5, end)
     portal = key(data[pos + 5 : end - 5])
-    reading.check_names(session, portal)
+    encoding.check_names(session, portal)
     link = session.link
     if link is not None:
         link.portals.names_may_change(portal)
@@ -210,8 +210,8 @@ def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         forward(session, r.EXECUTE)
         link = session.link
         if link is not None:
-            link.course.ran_in = session.groups.sent
-            reading.executed(session, link, None)
+            link.transaction.ran_in = session.groups.sent
+            encoding.executed(session, link, None)
         return None
     before = _ahead_of_execute(session, link, verdict, portal, data[end : end + 1] == b"S")
     done = _executed(session, link, verdict)
@@ -235,10 +235,10 @@ def _ahead_of_execute(session: Session, link: Link, verdict: Verdict, portal: by
     if effects.moves_used_path(session, verdict):
         raise answers.refused(session, PATH_IN_USE)
     if verdict.kind in OF_ANOTHER:
-        rows.check_fetched(session, verdict)
+        row_sources.check_fetched(session, verdict)
         if not link.portals.runs(portal, verdict):
             raise answers.refused(session, answers.LATE_PORTAL)
-    before = providing.provide(session, link, verdict)
+    before = sql_names.provide(session, link, verdict)
     if verdict.kind == "commit" and not last:
         before += transactions.before_end(session, link)
     return before + transactions.open_block(session, link, verdict)
@@ -246,20 +246,20 @@ def _ahead_of_execute(session: Session, link: Link, verdict: Verdict, portal: by
 
 def _executed(session: Session, link: Link, verdict: Verdict) -> Effects:
     """Owe the reply to an Execute, and note what it does; return its effects, with those of what it executes."""
-    course = link.course
+    transaction = link.transaction
     if verdict.kind in _BLOCKS:
-        course.block = Block.CLIENTS if verdict.kind == "begin" else Block.NONE
+        transaction.block = Block.CLIENTS if verdict.kind == "begin" else Block.NONE
         link.stirred = True
     if verdict.steers:
-        course.steer_by(verdict)
+        transaction.steer_by(verdict)
     done = effects.of(session, verdict)
     if verdict.kind in boundaries.ENDS or effects.has(verdict, Effect.DISCARD_ALL):
-        course.another()
+        transaction.another()
     else:
-        course.ran_in = session.groups.sent
+        transaction.ran_in = session.groups.sent
     effects.keep_prepared(session, verdict)
     owed = effects.follow(session, link, done, r.EXECUTE)
-    reading.executed(session, link, verdict)
+    encoding.executed(session, link, verdict)
     link.replies.owe(owed)
     link.group_open = True
     leasing.pin_for(session, done)
@@ -272,9 +272,9 @@ def _executed(session: Session, link: Link, verdict: Verdict) -> Effects:
 def close(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a Close."""
     if session.ledger.recodes:
-        reading.note_codec(session)
+        encoding.note_codec(session)
     target, name = p.target_parts(data, pos + 5, end, "Close")
-    reading.check_names(session, name)
+    encoding.check_names(session, name)
     link, prepared = session.link, session.prepared
     statement = target == 0x53  # 'S'
     if link is None:
@@ -320,9 +320,9 @@ def sync(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         return b""
     link.group_open = False
     link.replies.owe(r.SYNC)
-    if link.course.block is Block.OURS:
+    if link.transaction.block is Block.OURS:
         return p.SYNC_MESSAGE + transactions.end_ours(link)
-    link.course.block = Block.NONE
+    link.transaction.block = Block.NONE
     return None
 
 

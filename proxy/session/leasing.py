@@ -14,9 +14,9 @@ from proxy.pooling.sent import Awaits, MustWait
 from proxy.pooling.snapshot import DISCARD_PLANS, read_back, replay, restore
 from proxy.session import answers
 from proxy.session.link import Link
+from proxy.session.parameter_status import tell
 from proxy.session.ports import FRESH, Upstream
 from proxy.session.session import Effects, Session
-from proxy.session.telling import tell
 
 
 def lease(session: Session) -> Link:
@@ -98,7 +98,7 @@ def _make_real(session: Session, link: Link) -> None:
     """Begin the transaction on the server that the client is in already, and let it fail if it has failed."""
     failed = session.local.status == p.FAILED
     link.prefix += session.local.made_real()
-    link.course.steer(p.IN_TRANSACTION)
+    link.transaction.steer(p.IN_TRANSACTION)
     link.replies.owe(r.SKIP_QUERY)
     session.unnamed.other_sent()
     if failed:

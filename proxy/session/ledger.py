@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from proxy.pooling.snapshot import PARSING, Restore, Settings
-from proxy.session.naming import APPLICATION_NAME, Naming
+from proxy.session.application_name import APPLICATION_NAME, Naming
 from proxy.sql import tables
 from proxy.sql.verdict import Effect
 

@@ -10,10 +10,10 @@ from proxy.pooling.owed import Dropped, Owed
 from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Own
-from proxy.session.course import Course
-from proxy.session.letters import Letters
+from proxy.session.encoding_ahead import EncodingAhead
 from proxy.session.portals import Portals
 from proxy.session.ports import Upstream
+from proxy.session.transaction_ahead import TransactionAhead
 
 MAX_UNIT = 65_536
 """Bytes of a client's messages that are kept until the first reply to them is there, to be sent again."""
@@ -23,8 +23,8 @@ class Link:
     """Hold what one lease has under way. To forget a link is to drop it."""
 
     __slots__ = (
-        "_course",
-        "_letters",
+        "_encoding",
+        "_transaction",
         "asking",
         "before",
         "blind",
@@ -88,22 +88,22 @@ class Link:
         """What runs was cancelled, until the server says that it is done: by this limit of ours, or "", by a user."""
         self.own: Own | None = None
         """What stands on the upstream under the client's own names; None: nothing ever did."""
-        self._course: Course | None = None
-        self._letters: Letters | None = None
+        self._transaction: TransactionAhead | None = None
+        self._encoding: EncodingAhead | None = None
 
     @property
-    def course(self) -> Course:
+    def transaction(self) -> TransactionAhead:
         """What becomes of the transaction; a lease of one plain query does not look at it."""
-        if self._course is None:
-            self._course = Course(self.groups, self.replies)
-        return self._course
+        if self._transaction is None:
+            self._transaction = TransactionAhead(self.groups, self.replies)
+        return self._transaction
 
     @property
-    def letters(self) -> Letters:
+    def encoding(self) -> EncodingAhead:
         """client_encoding behind what is under way; hardly a lease looks at it."""
-        if self._letters is None:
-            self._letters = Letters(self.groups)
-        return self._letters
+        if self._encoding is None:
+            self._encoding = EncodingAhead(self.groups)
+        return self._encoding
 
     def own_name(self, name: bytes) -> bool | None:
         """Return what of a name stands there: see `Own.find`."""
@@ -158,14 +158,14 @@ class Link:
         self.put_back = False
         if not (self.blind or self.replies.awaited):
             return b""
-        status = self.course.status
+        status = self.transaction.status
         if status == UNKNOWN:
             return None
         return GUARD if status == p.IDLE else b""
 
     def help(self, sql: bytes, owed: Owed = r.SKIP) -> bytes:
         """Return what runs a statement of ours inside a group of the client's; its replies are owed."""
-        self.course.asked_in = self.groups.sent
+        self.transaction.asked_in = self.groups.sent
         # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
         name = self.held.new_name()
         owe = self.replies.owe
@@ -180,7 +180,7 @@ class Link:
     def end_within(self) -> None:
         """Note that a group ends now with something else than a Sync."""
         if self.group_open:
-            self.course.cut()
+            self.transaction.cut()
         self.group_open = False
 
     def close_all(self, names: list[bytes]) -> None:

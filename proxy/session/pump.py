@@ -9,7 +9,7 @@ from proxy import protocol as p
 from proxy.errors import PROTOCOL_VIOLATION, ClientProtocolError, CloseReason, MalformedMessageError
 from proxy.pooling import owed as r
 from proxy.pooling.sent import Awaits, MustWait
-from proxy.session import answers, boundaries, direct, extended, reading, simple, verdicts
+from proxy.session import answers, boundaries, direct, encoding, extended, simple, verdicts
 from proxy.session.answers import Refusal
 from proxy.session.inbox import STREAM_BIND_FROM
 from proxy.session.link import Link
@@ -39,12 +39,12 @@ def serve(session: Session, data: bytes, *, again: bool = False) -> None:
 def go_on(session: Session) -> None:
     """Serve what waits in the inbox: what it has waited for is there, or will not come."""
     session.awaits = Awaits.NOTHING
-    session.verdicts.counted = True
+    session.texts.counted = True
     serve(session, session.inbox.take(), again=True)
-    session.verdicts.counted = False
+    session.texts.counted = False
     session.wait_error = None
     if not session.waiting and not session.judging:
-        session.verdicts.served()
+        session.texts.served()
         if not session.held_up:
             verdicts.forget_path(session)
     leave_if_finished(session)
@@ -103,7 +103,7 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
             else:
                 answer = _serve(session, kind, data, pos, end)
             if again:
-                again = session.verdicts.counted = False
+                again = session.texts.counted = False
                 verdicts.forget_path(session)
             if session.meter is not None:
                 session.meter.paid = False  # the next one is another statement
@@ -174,7 +174,7 @@ def _answer(session: Session, kind: int, data: bytes, pos: int, end: int) -> byt
     handler = _HANDLERS[kind]
     try:
         if session.ledger.recodes and kind in _WITH_TEXT:
-            return reading.recoding(session, handler, data, pos, end)
+            return encoding.recoding(session, handler, data, pos, end)
         return handler(session, data, pos, end)
     except Refusal as refusal:
         unnamed = kind == p.PARSE and data[pos + 5 : pos + 6] == b"\0"

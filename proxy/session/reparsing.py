@@ -36,7 +36,7 @@ def in_context(
 ) -> bytes:
     """Send a Parse again under the settings that shaped it, whatever they are now. `ended`: no matter how it is
     known to stand with the transaction."""
-    failed = link.course.status == p.FAILED and not ended
+    failed = link.transaction.status == p.FAILED and not ended
     if failed or context in (None, ANY_SETTINGS, NEXT_SETTINGS, session.ledger.context):
         return parse()
     return link.help(wear(context)) + parse() + link.help(TAKE_OFF)
@@ -46,7 +46,7 @@ def settle_context(session: Session, statement: Statement) -> None:
     """Note under which settings a statement is analysed by the use that comes now, if it is that."""
     if statement.context is not NEXT_SETTINGS:
         return
-    if session.link is None or session.link.course.status != p.FAILED:  # nothing is analysed there
+    if session.link is None or session.link.transaction.status != p.FAILED:  # nothing is analysed there
         statement.context = session.ledger.context
 
 
@@ -158,7 +158,7 @@ def _parsed(session: Session, link: Link, statement: Statement, client: bytes, *
 
 def parse_again(session: Session, link: Link, statement: Statement, name: bytes) -> tuple[bytes, bytes]:
     """Put the client's statement of this name on a link that lacks it; return its name there, and what to send."""
-    link.course.asked_in = session.groups.sent
+    link.transaction.asked_in = session.groups.sent
     out = drop(session, link, link.held.surplus(1))
     parsed = _parsed(session, link, statement, key(name), new=False)
     count_replay(session, link)
@@ -215,7 +215,7 @@ def silent_unnamed(session: Session, message: bytes, verdict: Verdict) -> bytes 
 
 def repeat_unnamed(session: Session, link: Link, message: bytes, verdict: Verdict) -> bytes:
     """Send the client's unnamed statement again, which the link lacks."""
-    link.course.asked_in = session.groups.sent
+    link.transaction.asked_in = session.groups.sent
     link.replies.owe(r.REPEAT_UNNAMED)
     session.unnamed.repeat_sent()
     told = session.unnamed.told

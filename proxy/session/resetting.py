@@ -76,7 +76,7 @@ def again(session: Session, link: Link, verdict: Verdict, done: Effects, *, grou
         return b""
     built: list[bytes] = []
     # In a group, and in a transaction block, this runs if the RESET has. Others are there again.
-    if verdict.kind in _SETTING and (group or link.course.status == p.IN_TRANSACTION):
+    if verdict.kind in _SETTING and (group or link.transaction.status == p.IN_TRANSACTION):
         just = {name for effect, of in done for name in session.ledger.lost_by(effect, of)}
         built = [set_again(name, restored) for name, restored in lost.items() if name in just]
     built = built or [restore(lost)]
@@ -131,7 +131,7 @@ def replans_between(session: Session, link: Link, verdict: Verdict, text: bytes)
 
     Nothing may have read in its transaction then, and DISCARD PLANS takes a snapshot.
     """
-    if verdict.kind != "multi" or link.course.status != p.IN_TRANSACTION:
+    if verdict.kind != "multi" or link.transaction.status != p.IN_TRANSACTION:
         return False
     if effects.names(verdict):
         return False  # what they are parsed for comes first, and reads

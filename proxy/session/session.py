@@ -18,7 +18,7 @@ from proxy.session.inbox import Inbox
 from proxy.session.judging import Judging
 from proxy.session.ledger import Ledger
 from proxy.session.link import Link
-from proxy.session.local import Local
+from proxy.session.local_transaction import LocalTransaction
 from proxy.session.peer import Peer
 from proxy.session.ports import House, Port
 from proxy.session.quotas import Meter
@@ -55,10 +55,10 @@ class Session:
         "prepared",
         "repeated",
         "swallowing",
+        "texts",
         "token",
         "told_path",
         "unnamed",
-        "verdicts",
         "wait_error",
     )
 
@@ -75,7 +75,7 @@ class Session:
         """The filter of its database."""
         self.filter = judge.under(ledger.settings.path)
         """What judges under the search_path that the session has, as far as that is known."""
-        self.verdicts = Judging(house, judge, pool.database, port)
+        self.texts = Judging(house, judge, pool.database, port)
         self.told_path: str | None = None
         """The search_path that the server says the message at the head of the inbox finds; "": it does not say."""
         self.token = object()
@@ -85,7 +85,7 @@ class Session:
         self.unnamed: Unnamed[Unparsed] = Unnamed(self.groups)
         self.prepared = Prepared(self.groups)
         self.link: Link | None = None
-        self.local = Local()
+        self.local = LocalTransaction()
         self.inbox = Inbox()
         self.awaits = Awaits.NOTHING
         """What the message at the head of the inbox waits for, beside more bytes."""
@@ -171,7 +171,7 @@ class Session:
     @property
     def may_have_failed(self) -> bool:
         """Whether there is, or may be, a transaction, which a message that is sent now can find failed."""
-        return self.local.status != p.IDLE if self.link is None else self.link.course.may_have_failed
+        return self.local.status != p.IDLE if self.link is None else self.link.transaction.may_have_failed
 
     @property
     def has_the_servers_letters(self) -> bool:

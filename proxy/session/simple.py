@@ -14,18 +14,18 @@ from proxy.session import (
     answers,
     boundaries,
     effects,
+    encoding,
     leasing,
-    providing,
-    reading,
     resetting,
-    rows,
+    row_sources,
+    sql_names,
     transactions,
     verdicts,
 )
-from proxy.session.course import Block
 from proxy.session.judging import PATH_IN_USE
 from proxy.session.link import Link
 from proxy.session.session import Effects, Session
+from proxy.session.transaction_ahead import Block
 from proxy.sql import observe
 from proxy.sql.verdict import Action, Verdict
 
@@ -40,7 +40,7 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if session.link is not None:
         session.link.portals.names_may_change()
     if session.ledger.recodes:
-        reading.check_letters(session, text)
+        encoding.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=False)
     if verdict.plain and session.local.status != p.FAILED:
         link = session.link or leasing.lease(session)
@@ -56,7 +56,7 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
 def _query(session: Session, verdict: Verdict, text: bytes, message: bytes) -> bytes | None:
     """Send a Query that is allowed, or observed, and may be anything."""
     if verdict.effects:
-        if foreign := providing.name_of_ours(session, verdict):
+        if foreign := sql_names.name_of_ours(session, verdict):
             raise answers.no_statement(session, foreign)
         verdicts.check_executed(session, verdict)
     transactions.check_failed(session, verdict)
@@ -81,7 +81,7 @@ def _account(session: Session, link: Link, verdict: Verdict, text: bytes) -> byt
     """Account for a Query that goes upstream; return the text to send instead, if any."""
     replaced = transactions.let_through(session, link, verdict)
     if verdict.action is Action.REFUSE:
-        leasing.pin_for(session, session.verdicts.sets_beside(text, session.codec))
+        leasing.pin_for(session, session.texts.sets_beside(text, session.codec))
     if session.meter is not None and verdict.statements > 1 and not session.repeated:
         session.meter.charge_more(verdict.statements - 1)
     return resetting.with_startup(session, verdict, text) if verdict.nulls else replaced
@@ -102,7 +102,7 @@ def _check(session: Session, link: Link, verdict: Verdict) -> bool:
     """Raise Refusal, or MustWait, for what the link has open; return whether an observed text opens a block of ours."""
     resetting.check_discarded(session)
     if verdict.effects:
-        rows.check_fetched(session, verdict)
+        row_sources.check_fetched(session, verdict)
     if effects.moves_used_path(session, verdict):
         raise answers.refused(session, PATH_IN_USE)
     opens = transactions.observes(session, verdict) and transactions.opens(session, link)
@@ -120,15 +120,15 @@ def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple
         link.held.drop_apart()
     elif replans:  # ahead of statements that keep what they were parsed as
         before += resetting.replan(link, query=True)
-    leaving = providing.leaves_failed(session, link, verdict, text)
+    leaving = sql_names.leaves_failed(session, link, verdict, text)
     if leaving is not None:
         if link.group_open and link.replies.owed:
             leasing.end_group(session, link)  # in a transaction block its Sync changes nothing
             raise MustWait
-        before += providing.provide_in_failed(session, link, verdict, *leaving)
+        before += sql_names.provide_in_failed(session, link, verdict, *leaving)
     elif verdict.effects:
-        before += providing.provide(session, link, verdict, query=True, ended=replans and not between)
-    if link.course.block is Block.OURS:
+        before += sql_names.provide(session, link, verdict, query=True, ended=replans and not between)
+    if link.transaction.block is Block.OURS:
         before += link.help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
     return before, between
 
@@ -138,7 +138,7 @@ def _owe(
 ) -> tuple[bytes | None, bytes]:
     """Owe the reply to a Query; return its text with ours in between, if it has to be, and what goes behind it."""
     if verdict.steers:
-        link.course.steer_by(verdict)
+        link.transaction.steer_by(verdict)
     link.end_within()
     session.unnamed.end_sent()
     built: bytes | None = None
@@ -159,8 +159,8 @@ def _owe(
         behind = transactions.end_ours(link)
     else:
         link.replies.owe(r.QUERY)
-    link.course.ending = verdict.kind in boundaries.ENDS
-    link.stirred = link.stirred or link.course.ending
+    link.transaction.ending = verdict.kind in boundaries.ENDS
+    link.stirred = link.stirred or link.transaction.ending
     link.portals.taken()
     if built is None:
         behind = behind or resetting.again(session, link, verdict, done, group=False)
@@ -177,7 +177,7 @@ def function_call(session: Session, data: bytes, pos: int, end: int) -> bytes | 
     if verdict.action is not Action.ALLOW:
         raise answers.refused(session, verdict)
     link = session.link or leasing.lease(session)
-    ended = link.help(observe.END) if link.course.block is Block.OURS else b""
+    ended = link.help(observe.END) if link.transaction.block is Block.OURS else b""
     link.end_within()
     link.replies.owe(r.FUNCTION)
     session.house.stats.statements[verdict.label] += 1

@@ -9,9 +9,9 @@ from proxy.pooling import owed as r
 from proxy.pooling.guard import PUT_BACK, UNKNOWN
 from proxy.pooling.sent import MustWait
 from proxy.session import answers, effects, leasing
-from proxy.session.course import Block
 from proxy.session.link import Link
 from proxy.session.session import Session
+from proxy.session.transaction_ahead import Block
 from proxy.sql import observe, tables
 from proxy.sql.verdict import Action, Effect, Verdict
 
@@ -40,16 +40,21 @@ def check_order(session: Session, link: Link, verdict: Verdict) -> None:
 
 
 def _comes_too_late(session: Session, link: Link, verdict: Verdict) -> bool:
-    course, group = link.course, session.groups.sent
+    transaction, group = link.transaction, session.groups.sent
     if verdict.kind in ("rollback", "multi") and link.discards == group:
         return True  # it would undo what is set again behind the DISCARD ALL of its group
-    if course.asked_in != group or course.ran_in == group or course.block is not Block.NONE or link.blind:
+    if (
+        transaction.asked_in != group
+        or transaction.ran_in == group
+        or transaction.block is not Block.NONE
+        or link.blind
+    ):
         return False
-    if course.status == p.FAILED:
+    if transaction.status == p.FAILED:
         return False  # it fails in any case
     if effects.has(verdict, Effect.DISCARD_ALL):
         return True
-    return verdict.kind in ("begin", "multi") and course.read_in != group
+    return verdict.kind in ("begin", "multi") and transaction.read_in != group
 
 
 def before_end(session: Session, link: Link) -> bytes:
@@ -60,7 +65,7 @@ def before_end(session: Session, link: Link) -> bytes:
     """
     if session.groups.unanswered:
         raise MustWait
-    if link.course.status == p.FAILED:
+    if link.transaction.status == p.FAILED:
         return b""  # this COMMIT is a ROLLBACK
     return link.help(PUT_BACK)
 
@@ -73,11 +78,11 @@ def opens(session: Session, link: Link) -> bool:
 
     It runs alone. Raises MustWait while anything that was sent before is unanswered.
     """
-    if link.course.block is not Block.NONE:
+    if link.transaction.block is not Block.NONE:
         return False
     if session.groups.unanswered:
         raise MustWait
-    return link.course.status == p.IDLE
+    return link.transaction.status == p.IDLE
 
 
 def observes(session: Session, verdict: Verdict) -> bool:
@@ -90,18 +95,18 @@ def open_block(session: Session, link: Link, verdict: Verdict) -> bytes:
         return b""
     if opens(session, link):
         begin = link.help(observe.BEGIN)
-        link.course.block = Block.OURS
+        link.transaction.block = Block.OURS
         link.stirred = True
         return begin
-    if link.course.block is Block.NONE and link.course.status == UNKNOWN:
+    if link.transaction.block is Block.NONE and link.transaction.status == UNKNOWN:
         raise answers.refused(session, verdict)
     return b""
 
 
 def end_ours(link: Link) -> bytes:
     """End a transaction of ours behind the group that it was begun in: the client learns how that has ended."""
-    link.course.block = Block.NONE
-    link.course.steer(UNKNOWN)
+    link.transaction.block = Block.NONE
+    link.transaction.steer(UNKNOWN)
     link.replies.owe(r.SKIP_TRY)
     return p.query(observe.END)
 

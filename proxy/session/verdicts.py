@@ -11,7 +11,7 @@ from proxy.pooling.owed import Learned, Shown
 from proxy.pooling.sent import Awaits, MustWait
 from proxy.pooling.snapshot import ANY_SETTINGS, NEXT_SETTINGS
 from proxy.pooling.statements import OF_ANOTHER, Context, Statement
-from proxy.session import answers, effects, reading
+from proxy.session import answers, effects, encoding
 from proxy.session.inbox import STREAM_BIND_FROM
 from proxy.session.link import Link
 from proxy.session.session import Session, Unparsed
@@ -31,7 +31,7 @@ def of(
     if session.wait_error is not None:
         answers.check_wait(session)
     judge_by_path(session, moves=moves)
-    verdict = session.verdicts.verdict(text, codec or session.codec, extended=extended, types=types)
+    verdict = session.texts.verdict(text, codec or session.codec, extended=extended, types=types)
     if verdict is None:
         raise MustWait(Awaits.VERDICT)
     if verdict.action is Action.REFUSE:
@@ -41,7 +41,7 @@ def of(
 
 def check(session: Session, verdict: Verdict, text: bytes, codec: str = "") -> None:
     """Raise the Refusal of a text that does not go upstream, or MustWait."""
-    if verdict.action is not Action.REFUSE or session.verdicts.passes(verdict, text, codec or session.codec):
+    if verdict.action is not Action.REFUSE or session.texts.passes(verdict, text, codec or session.codec):
         return
     if verdict.rule == "unknown-relation" and not verdict.hint and verdict.kind != "multi":
         _check_transaction(session)  # the server's words, which looks at the transaction first
@@ -53,7 +53,7 @@ def _check_transaction(session: Session) -> None:
     link = session.link
     if session.groups.unanswered:
         raise MustWait
-    if (session.local.status if link is None else link.course.status) == p.FAILED:
+    if (session.local.status if link is None else link.transaction.status) == p.FAILED:
         raise answers.failed_already(session)
 
 
@@ -72,7 +72,7 @@ def judge_by_path(session: Session, *, moves: bool = False) -> None:
         found = judge  # the path that the session began with: nothing has to be looked for
     else:
         found = judge.under(path)
-    session.filter = session.verdicts.filter = found
+    session.filter = session.texts.filter = found
 
 
 def forget_path(session: Session) -> None:
@@ -160,9 +160,9 @@ def _check_as_parsed(session: Session, context: Context | Learned, text: bytes, 
     now, parsed = session.filter, session.judge.under(context.path)
     if parsed is now or now is session.judge.wide:
         return
-    session.verdicts.filter = parsed
-    verdict = session.verdicts.verdict(text, codec, extended=True, types=types)
-    session.verdicts.filter = now
+    session.texts.filter = parsed
+    verdict = session.texts.verdict(text, codec, extended=True, types=types)
+    session.texts.filter = now
     if verdict is None:
         raise MustWait(Awaits.VERDICT)
     check(session, verdict, text, codec)
@@ -172,7 +172,7 @@ def check_own(session: Session, name: bytes, *, moves: bool = False) -> None:
     """Do the same for a statement that the server has under the client's own name."""
     judge_by_path(session, moves=moves)
     answers.check_wait(session)
-    verdict = session.verdicts.again(name)
+    verdict = session.texts.again(name)
     if verdict is None:
         raise MustWait(Awaits.VERDICT)
     _check_path(session, verdict, moves=moves)
@@ -227,7 +227,7 @@ def of_values(session: Session, verdict: Verdict, types: bytes, data: bytes, res
         raise answers.error(session, PROGRAM_LIMIT_EXCEEDED, text, hint="Set it in a statement of its own.")
     values = p.bind_values(data, rest, end)
     if session.ledger.recodes:
-        reading.check_letters(session, b"".join(value for value in values if value is not None))
+        encoding.check_letters(session, b"".join(value for value in values if value is not None))
     given = session.filter.judge_bind(verdict, p.parameter_types(types), values, session.codec)
     if given.action is Action.REFUSE:
         raise answers.refused(session, given)

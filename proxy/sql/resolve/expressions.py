@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from proxy.sql.resolve import calls, columns, documents, names, oids, operations, sorting, sql_json
-from proxy.sql.resolve.analysis import (
-    MAX_STEPS,
-    MISMATCH,
-    UNDEFINED_COLUMN,
-    Analysis,
-)
+from proxy.sql.resolve.analysis import MAX_STEPS, MISMATCH, UNDEFINED_COLUMN, Analysis
 from proxy.sql.resolve.calls import Call
 from proxy.sql.resolve.coercion import Context
 from proxy.sql.resolve.containers import array, array_of, subscript

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
+from proxy.session.application_name import MAX_NAME, Naming
 from proxy.session.ledger import Ledger
-from proxy.session.naming import MAX_NAME, Naming
 from proxy.sql.verdict import Effect
 
 PATTERN = "{user}@{application}"

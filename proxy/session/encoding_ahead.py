@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.pooling.sent import NEVER, Groups
 
 
-class Letters:
+class EncodingAhead:
     """Follow client_encoding behind what one lease has under way: the server reads each message in what it has by then.
 
     Only a session that changes it (`Ledger.recodes`) looks here.

@@ -16,10 +16,10 @@ from proxy.session import (
     answers,
     effects,
     leasing,
-    providing,
     reparsing,
     resetting,
-    rows,
+    row_sources,
+    sql_names,
     transactions,
     verdicts,
 )
@@ -114,7 +114,7 @@ def _use_unknown(session: Session, name: bytes, portal: bytes | None) -> None:
         raise answers.no_statement(session, name)
     verdicts.check_own(session, key(name))
     # The server may have it, by SQL; else its own error is the right one.
-    _owe(session, session.link, portal, Verdict(Action.ALLOW, "execute", effects=session.verdicts.sql_effects))
+    _owe(session, session.link, portal, Verdict(Action.ALLOW, "execute", effects=session.texts.sql_effects))
 
 
 # --- the unnamed one --------------------------------------------------------------------------------------------------
@@ -187,11 +187,11 @@ def _ahead(session: Session, link: Link, verdict: Verdict, source: tuple[bytes, 
     what, parsed_in, body = source or (b"", 0, b"")
     describes = source is not None and verdict.kind in OF_ANOTHER
     if describes:
-        rows.check_described(session, parsed_in, body, verdict)
+        row_sources.check_described(session, parsed_in, body, verdict)
     before = resetting.after_discard(session, link, verdict)
     if verdict.effects:
-        before += providing.provide(session, link, verdict)
-    return before + rows.look_first(session, link, what, verdict) if describes else before
+        before += sql_names.provide(session, link, verdict)
+    return before + row_sources.look_first(session, link, what, verdict) if describes else before
 
 
 def _check_link(session: Session, link: Link, portal: bytes | None, verdict: Verdict) -> None:
@@ -206,7 +206,7 @@ def _owe(session: Session, link: Link, portal: bytes | None, verdict: Verdict) -
     if portal is None:
         link.replies.owe(r.DESCRIBE)
     else:
-        link.course.read_in = session.groups.sent
+        link.transaction.read_in = session.groups.sent
         _owe_bind(session, link, portal, verdict)
     link.group_open = True
     session.inbox.passes = True
@@ -233,7 +233,7 @@ def note_inside(session: Session, link: Link, verdict: Verdict) -> None:
     inside = tuple(each for each in verdict.effects if each[0] is Effect.SETTING_INSIDE)
     if inside:
         leasing.pin_for(session, inside)
-        link.letters.obscure()
+        link.encoding.obscure()
 
 
 def _use_when_failed(
@@ -247,7 +247,7 @@ def _use_when_failed(
     Raises MustWait where it is not known yet whether the transaction has failed.
     """
     unanswered, link = session.groups.unanswered, session.link
-    if link is not None and link.course.is_steered and not unanswered:
+    if link is not None and link.transaction.is_steered and not unanswered:
         return None  # what stands before it in its own group may end it
     if session.status != p.FAILED and not unanswered:
         return None

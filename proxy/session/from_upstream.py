@@ -59,7 +59,7 @@ def take(session: Session, link: Link, chunk: bytes) -> None:
         peer.notices.clear()
     if replies.ready:
         _ready(session, link)
-    elif session.awaits is Awaits.ANSWERS and not session.groups.unanswered:
+    elif session.awaits is Awaits.REPLIES and not session.groups.unanswered:
         # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
         pump.go_on(session)
     elif peer.leaving and not replies.owed:
@@ -85,7 +85,7 @@ def _ready(session: Session, link: Link) -> None:
     if ledger.reading and asked:  # an error: a cancel, or a timeout that the client set
         ledger.not_read_back()
         leasing.pin(session, SETTING, "what could not be read back")
-    if session.awaits is Awaits.ANSWERS and not session.groups.unanswered:
+    if session.awaits is Awaits.REPLIES and not session.groups.unanswered:
         pump.go_on(session)
     if session.link is link and leasing.let_go(session, link):
         session.house.stats.transactions += 1
@@ -95,10 +95,10 @@ def _quiet(session: Session, link: Link) -> None:
     """Note that nothing is owed, on a link that goes on."""
     if link.cancelled is not None:
         link.cancelled = None
-    course, portals, ledger = link.course, link.portals, session.ledger
-    course.ending = False
+    transaction, portals, ledger = link.transaction, link.portals, session.ledger
+    transaction.ending = False
     if not link.group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
-        course.quiet()
+        transaction.quiet()
         if link.replies.status == p.IDLE:
             portals.close_all()
             if ledger.unsure or ledger.recodes:
@@ -160,7 +160,7 @@ def lose(session: Session, link: Link, reason: CloseReason, sqlstate: str, text:
         whole = drop_link(session, reason)
         peer.end(reason, ADMIN_SHUTDOWN if sqlstate == CONNECTION_FAILURE else sqlstate, text if whole else "")
         return
-    status = p.IDLE if local.seen == p.IDLE or link.course.ending else p.FAILED
+    status = p.IDLE if local.seen == p.IDLE or link.transaction.ending else p.FAILED
     error = p.error_response("ERROR", sqlstate, text, codec=session.codec)
     answer = link.replies.abandon(error, status, group_open=link.group_open)
     drop_link(session, reason)
@@ -175,7 +175,7 @@ def lose(session: Session, link: Link, reason: CloseReason, sqlstate: str, text:
         local.parting = UpstreamError(text, sqlstate, reason=reason)
     if peer.leaving:
         peer.end(*peer.leaving)
-    elif session.awaits is Awaits.ANSWERS:
+    elif session.awaits is Awaits.REPLIES:
         pump.go_on(session)
 
 

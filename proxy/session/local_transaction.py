@@ -10,7 +10,7 @@ from proxy.errors import UpstreamError
 BEGIN: Final = p.query(b"BEGIN")
 
 
-class Local:
+class LocalTransaction:
     """Hold the transaction status of a client that has no upstream, and what makes it real on one.
 
     | status | event | then |

@@ -24,7 +24,7 @@ class Block(enum.Enum):
     CLIENTS = enum.auto()
 
 
-class Course:
+class TransactionAhead:
     """Follow one lease's transactions. Groups are told by their number: see `Groups`."""
 
     __slots__ = (

@@ -36,7 +36,7 @@ def provide(
     this client's alone. `query`: in front of a Query; `ended`: behind a Query of ours alone. Raises MustWait.
     """
     unanswered = session.groups.unanswered
-    if link.course.status == p.FAILED and not (ended or unanswered):
+    if link.transaction.status == p.FAILED and not (ended or unanswered):
         return b""  # whatever it is, the server says no more than that the transaction has failed
     missing, lists = _missing(session, link, verdict, parse=parse)
     if (parse or query) and (missing or lists) and unanswered and not ended:
@@ -104,7 +104,7 @@ def _close(link: Link, name: bytes) -> bytes:
 
 def _parse_as_it_is(session: Session, link: Link, statement: Statement, name: bytes, like: Owed) -> bytes:
     """Parse a statement under the client's own name."""
-    link.course.asked_in = session.groups.sent
+    link.transaction.asked_in = session.groups.sent
     _owe(link, name, True, like)
     parse = p.message(p.PARSE, name + b"\0" + statement.body)
     if statement.verdict.kind != "select":
@@ -133,7 +133,7 @@ def leaves_failed(session: Session, link: Link, verdict: Verdict, text: bytes) -
 
     In a failed transaction nothing can be parsed until it is left. Raises MustWait.
     """
-    if verdict.kind != "multi" or link.course.status != p.FAILED or session.groups.unanswered:
+    if verdict.kind != "multi" or link.transaction.status != p.FAILED or session.groups.unanswered:
         return None
     if not effects.names(verdict):
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from proxy import protocol as p
 from proxy.pooling.guard import LOCKED
 from proxy.pooling.replies import TripwireError
+from proxy.session.application_name import APPLICATION_NAME
 from proxy.session.ledger import ENCODING
 from proxy.session.link import Link
-from proxy.session.naming import APPLICATION_NAME
 from proxy.session.session import Session
 from proxy.session.startup import OF_THE_SERVER
 

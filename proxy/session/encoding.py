@@ -11,8 +11,8 @@ from proxy.pooling.sent import MustWait
 from proxy.session import answers
 from proxy.session.ledger import ENCODING
 from proxy.session.link import Link
+from proxy.session.parameter_status import codec_of
 from proxy.session.session import Session
-from proxy.session.telling import codec_of
 from proxy.sql.verdict import Effect, Verdict
 
 _READS: Final = frozenset({"select", "set", "show", "empty"})
@@ -24,7 +24,7 @@ Handler = Callable[[Session, bytes, int, int], bytes | None]
 def recoding(session: Session, serve: Handler, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a message in the encoding in which the server reads it, if that is known before all is answered."""
     note_codec(session)
-    codec = session.link.letters.known if session.link is not None else ""
+    codec = session.link.encoding.known if session.link is not None else ""
     if not codec:
         return serve(session, data, pos, end)
     answered, session.codec = session.codec, codec
@@ -38,7 +38,7 @@ def note_codec(session: Session) -> None:
     """Keep in mind in which encoding the server reads a group that begins now, if nothing else is under way."""
     link = session.link
     if link is not None and not (link.replies.owed or link.group_open):
-        link.letters.became(_codec_ahead(session, link))
+        link.encoding.became(_codec_ahead(session, link))
 
 
 def _codec_ahead(session: Session, link: Link) -> str:
@@ -56,11 +56,11 @@ def check_letters(session: Session, text: bytes) -> None:
     The server reads each message in the encoding that it has by then: judged in another one it means other names.
     """
     link = session.link
-    if text.isascii() or link is None or link.letters.known or not (link.replies.owed or link.group_open):
+    if text.isascii() or link is None or link.encoding.known or not (link.replies.owed or link.group_open):
         return
     if session.groups.unanswered:
         raise MustWait
-    if not link.letters.obscured:
+    if not link.encoding.obscured:
         return  # what has changed it was in a group before this one, and is answered
     # The server tells a change in the middle of a group when that ends, before 14 at once: so it is asked.
     if not link.asking:
@@ -75,7 +75,7 @@ def _ask_codec(session: Session, link: Link) -> None:
     def told(value: str) -> None:
         link.asking = False
         if value:
-            link.letters.became(codec_of(session, value), group)
+            link.encoding.became(codec_of(session, value), group)
 
     link.asking = True
     link.suffix += link.help(b"SHOW client_encoding", Shown(told)) + p.message(p.FLUSH)
@@ -110,4 +110,4 @@ def executed(session: Session, link: Link, verdict: Verdict | None) -> None:
         return
     if verdict is None and not session.ledger.recodes:
         return  # nothing that changes it was sent yet
-    link.letters.obscure(verdict.codec if verdict is not None else "")
+    link.encoding.obscure(verdict.codec if verdict is not None else "")
