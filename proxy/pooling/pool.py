@@ -114,7 +114,7 @@ class Pool:
 
     `jitter` returns a factor around 1 for life times and back-off, so that connections do not all end at once.
     `database` is the name that clients ask for, `dbname` its name on the server (None: the same). `application_name` is
-    the pattern of what the server is shown (see `session/application_name`); `hint` what a client is told where the database does not
+    the pattern of what the server is shown (see `Naming`); `hint` what a client is told where the database does not
     exist.
     """
 
