@@ -109,6 +109,20 @@ class _Wait:
     notified: bool = False
 
 
+@dataclass(slots=True)
+class _Life:
+    """Signs of life of the server, in the pool's time."""
+
+    heard: float = -math.inf
+    """When it has last answered anything."""
+    asked_at: float = -math.inf
+    """When it was last asked for a sign of life, …"""
+    silent_at: float = -math.inf
+    """… when it has not given one, …"""
+    silence: UpstreamError | None = None
+    """… and what is said of that."""
+
+
 class Pool:
     """Share at most `default_pool_size` upstreams among the clients of one database, first come, first served.
 
@@ -155,10 +169,7 @@ class Pool:
         self._defaults = NO_SETTINGS  # what the server has reported last to a client without settings of its own
         self.last_error: UpstreamError | None = None
         """Why the last login failed; None if it succeeded, or none has ended yet."""
-        self._heard = -math.inf  # when the server has last answered anything
-        self._silence: UpstreamError | None = None  # what a check that the server did not answer says
-        self._silent_at = -math.inf
-        self._asked_at = -math.inf  # when it was last asked for a sign of life
+        self._life = _Life()
         self._failures = 0
         self._retry_at = 0.0
         self._dispatching = False
@@ -183,9 +194,9 @@ class Pool:
         """
         if self.last_error is not None:
             return self.last_error.for_operator
-        if self._silence is not None and self._silent_at > self._heard:
-            return str(self._silence)
-        return "" if self._heard > -math.inf else NOT_REACHED
+        if self._life.silence is not None and self._life.silent_at > self._life.heard:
+            return str(self._life.silence)
+        return "" if self._life.heard > -math.inf else NOT_REACHED
 
     # --- clients -------------------------------------------------------------------------------------------------
 
@@ -213,7 +224,7 @@ class Pool:
     def release(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that is idle and clean. One with a cancel under way is cleaned first."""
         del self.leased[upstream]
-        self._heard = now
+        self._life.heard = now
         if upstream.cancelling:
             self.cleaning.add(upstream)
             upstream.recycle(discard=False)
@@ -235,7 +246,7 @@ class Pool:
         self.opening -= 1
         self._failures = 0
         self.last_error = None
-        self._heard = now
+        self._life.heard = now
         upstream.born = now
         upstream.expires = now + self.limits.server_lifetime * self._jitter()
         self._rest(upstream, now)
@@ -255,29 +266,29 @@ class Pool:
     def cleaned(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that has proved to be clean."""
         self.cleaning.discard(upstream)
-        self._heard = now
+        self._life.heard = now
         self._rest(upstream, now)
 
     def answered(self, upstream: Upstream, now: float) -> None:
         """Take back an upstream that was checked. It has rested all the while."""
         self.cleaning.discard(upstream)
-        self._heard = now
+        self._life.heard = now
         self._rest(upstream, now, since=upstream.idle_since)
 
     def silent(self, upstream: Upstream, error: UpstreamError, now: float) -> None:
         """Forget an upstream that did not answer its check, and doubt all that are idle."""
-        self._silence, self._silent_at = error, now
+        self._life.silence, self._life.silent_at = error, now
         self.lost(upstream, now)
         for other in list(self.idle):
             self._check(other)
 
     def alive(self, now: float) -> None:
         """Learn that the server has answered on another connection than those of the pool."""
-        self._heard = now
+        self._life.heard = now
 
     def hung(self, error: UpstreamError, now: float) -> None:
         """Learn that it has not. Whoever waits for a statement waits on: the server may come back."""
-        self._silence, self._silent_at = error, now
+        self._life.silence, self._life.silent_at = error, now
 
     def lost(self, upstream: Upstream, now: float) -> None:
         """Forget an upstream that has ended, in whatever set it was."""
@@ -372,7 +383,7 @@ class Pool:
                 spare -= 1
                 upstream.close(upstream.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
         check_delay = self.limits.server_check_delay
-        if check_delay and now - max(self._heard, self._asked_at) >= check_delay:
+        if check_delay and now - max(self._life.heard, self._life.asked_at) >= check_delay:
             self._ask(now)
         self._grow(now, warm=True)
 
@@ -380,7 +391,7 @@ class Pool:
         """Ask the server for a sign of life: on an idle upstream, else, where all are busy, beside them."""
         if not self.idle and not self.leased and not self.cleaning:
             return  # a login will tell
-        self._asked_at = now
+        self._life.asked_at = now
         if self.idle:
             # In turn: so each is heard of before a firewall forgets it.
             self._check(min(self.idle, key=lambda upstream: upstream.heard))
@@ -489,8 +500,8 @@ class Pool:
     def _waited_in_vain(self, now: float) -> UpstreamError:
         """Build the error of a client that got no upstream: it says who holds them, and why."""
         seconds = f"{self.limits.query_wait_timeout:g}"
-        if self._silence is not None and self._silent_at > self._heard:
-            return UpstreamError(str(self._silence), CANNOT_CONNECT_NOW, reason=CloseReason.QUERY_WAIT_TIMEOUT)
+        if self._life.silence is not None and self._life.silent_at > self._life.heard:
+            return UpstreamError(str(self._life.silence), CANNOT_CONNECT_NOW, reason=CloseReason.QUERY_WAIT_TIMEOUT)
         if self.last_error is not None and not self.leased:
             return UpstreamError(
                 f"server login has been failing, cached error: {self.last_error}",

@@ -29,7 +29,6 @@ from tools.measure import (
 
 OVER = {
     ATTRIBUTES: {
-        "pooling.pool.Pool": 27,
         "upstream.UpstreamConnection": 44,
     },
     FUNCTION_LINES: {
