@@ -208,7 +208,12 @@ class Pool:
         """
         # Nothing that is idle suits anybody in line, except for a moment while the line is being served.
         if self.idle and not (self.waiting and self._dispatching):
-            upstream = self._pick(who, now if fresh else -math.inf)
+            last = self.idle[-1]
+            upstream: Upstream | None
+            if last.settings is who.settings and not (fresh or last.customs):
+                upstream = self.idle.pop()  # what `_pick` would take, which costs a call more
+            else:
+                upstream = self._pick(who, now if fresh else -math.inf)
             if upstream is not None:
                 self.leased[upstream] = who
                 return upstream
@@ -445,7 +450,7 @@ class Pool:
         else:
             bisect.insort(self.idle, upstream, key=lambda each: each.idle_since)
         # A client that is served may end, and release, before `leased` returns: one loop, no recursion.
-        if self._dispatching:
+        if self._dispatching or not self.waiting:
             return
         self._dispatching = True
         try:

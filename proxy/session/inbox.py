@@ -11,7 +11,7 @@ STREAM_BIND_FROM: Final = 65_536
 class Inbox:
     """Keep bytes until there are enough of them; count what is streamed, or thrown away, as it arrives."""
 
-    __slots__ = ("_parts", "dropping", "flow", "have", "need", "passes")
+    __slots__ = ("_parts", "dropping", "flow", "flushes", "have", "need", "passes")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -23,6 +23,8 @@ class Inbox:
         """How many bytes are still to come of a message whose handler has run."""
         self.dropping = False
         """Whether these are thrown away."""
+        self.flushes = False
+        """Whether the last message that was served asks the server for its answers, in the middle of a group."""
         self.passes = False
         """Whether the message whose handler runs is forwarded, as far as it has come."""
 

@@ -30,7 +30,6 @@ class Link:
         "blind",
         "cancelled",
         "discards",
-        "flushes",
         "former",
         "group_open",
         "groups",
@@ -70,8 +69,6 @@ class Link:
         """What goes out ahead of all else, and behind what is sent next."""
         self.group_open = False
         """Extended messages went upstream since the last Sync."""
-        self.flushes = False
-        """The last message of the open group that was served asks the server for its answers."""
         self.stirred = False
         """Something is set, or to be set, that each message has to be looked at for: see where it is set."""
         self.discards: int | None = None

@@ -81,12 +81,11 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
     pos = start = 0
     first = 0 if session.link is not None else -1  # where the messages begin that went to the link
     out: list[bytes] = []
-    need = 5
+    need, ended = 5, False
     if inbox.flow:
         pos = min(size, inbox.flow)
         inbox.flow -= pos
         start = pos if inbox.dropping else 0
-    ended = False
     try:
         while size - pos >= 5 and not ended:
             kind = data[pos]
@@ -107,11 +106,9 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
                 verdicts.forget_path(session)
             if session.meter is not None:
                 session.meter.paid = False  # the next one is another statement
-            link = session.link
-            if link is not None:
-                link.flushes = kind == p.FLUSH
-                if first < 0:
-                    first = pos
+            inbox.flushes = kind == p.FLUSH
+            if first < 0 and session.link is not None:
+                first = pos
             if end > size:
                 inbox.flow = end - size
                 inbox.dropping = not inbox.passes

@@ -156,7 +156,7 @@ class Session:
     def unfinished(self) -> bool:
         """Whether an upstream waits for the rest of a message, or of a group whose answers nothing has asked for."""
         link = self.link
-        return link is not None and (bool(self.inbox.flow) or (link.group_open and not link.flushes))
+        return link is not None and (bool(self.inbox.flow) or (link.group_open and not self.inbox.flushes))
 
     @property
     def unread(self) -> bool:

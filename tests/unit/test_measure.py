@@ -31,9 +31,6 @@ OVER = {
     ATTRIBUTES: {
         "upstream.UpstreamConnection": 44,
     },
-    FUNCTION_LINES: {
-        "session.pump._pump": 63,
-    },
     FUNCTION_BRANCHES: {
         "clients.client.Client.sweep": 20,
         "config.load._databases": 18,
@@ -97,10 +94,10 @@ OVER = {
         "tls.layer.TlsLayer.data_received": 14,
     },
     OUT: {
-        "Bind, Describe, Execute, Sync": 22,
-        "Bind, Execute, Sync": 22,
-        "Parse, Bind, Describe, Execute, Sync": 19,
-        "simple query": 29,
+        "Bind, Describe, Execute, Sync": 21,
+        "Bind, Execute, Sync": 21,
+        "Parse, Bind, Describe, Execute, Sync": 18,
+        "simple query": 28,
     },
     BACK: {
         "Bind, Describe, Execute, Sync": 14,
