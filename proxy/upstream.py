@@ -141,7 +141,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._owner: Owner | None = None
         self._closed = False
-        self._cancels = 0
+        self._cancels = 0  # requests under way, or due behind that: one of each at most
         self._then: list[Callable[[], None]] = []  # who waits for the end of the cancel that is under way
         self._checking = False
         self._cleaning = False
@@ -240,28 +240,33 @@ class UpstreamConnection(asyncio.Protocol):
     def cancel(self, then: Callable[[], None] | None = None) -> None:
         """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended.
 
-        One request at a time: a client that repeats itself opens no more connections to the server.
+        One request at a time: a client that repeats itself opens no more connections to the server. But the signal of
+        the one under way may be out already, and have hit the statement before: another one goes behind it.
         """
         if then is not None:
             self._then.append(then)
-        if self._cancels:
-            return
-        self._cancels += 1
-        self._tasks.start(self._cancel(), "cancel")
+        if not self._cancels:
+            self._tasks.start(self._cancel(), "cancel")
+        self._cancels = min(2, self._cancels + 1)
 
     async def _cancel(self) -> None:
-        outcome = "failed"
-        try:
-            outcome = await self._canceller.cancel(*self.key, self.address, with_tls=bool(self.tls_version))
-        finally:
-            self._cancels -= 1
-            self._stats.cancels[outcome] += 1
+        while self._cancels:
+            outcome = "failed"
             told, self._then = self._then, []
-            for then in told:
-                then()
-            if self._cleaning and not self._closed:
-                # The signal is out; one more round trip, and it has hit nothing that comes later.
-                self._ask(p.SYNC_MESSAGE, r.SYNC)
+            try:
+                outcome = await self._canceller.cancel(*self.key, self.address, with_tls=bool(self.tls_version))
+            finally:
+                # Another one has something to hit only as long as an owner waits for an answer.
+                self._cancels = self._cancels - 1 if self._owner is not None and self.replies.awaited else 0
+                self._stats.cancels[outcome] += 1
+                if not self._cancels:
+                    told += self._then
+                    self._then = []
+                for then in told:
+                    then()
+                if self._cleaning and not self._closed:
+                    # The signal is out; one more round trip, and it has hit nothing that comes later.
+                    self._ask(p.SYNC_MESSAGE, r.SYNC)
 
     def close(self, reason: CloseReason) -> None:
         if self._closed:

@@ -1,4 +1,4 @@
-"""One upstream connection, without a socket: what its clean-up makes of a cancel that comes late."""
+"""One upstream connection, without a socket: cancels that come late, or one behind the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from proxy import protocol as p
 from proxy.config.schema import PoolLimits
 from proxy.errors import QUERY_CANCELED
+from proxy.pooling import owed as r
 from proxy.pooling.pool import Pool
 from proxy.stats import Stats
 from proxy.tasks import Tasks
@@ -71,3 +72,53 @@ def test_late_cancel_that_hits_the_clean_up_closes_the_upstream_and_is_no_error(
     assert line.closed and not pool.cleaning and not pool.idle
     assert {level for level, _ in audit.events} == levels
     assert ("info", "upstream closed") in audit.events
+
+
+class SlowCanceller:
+    """Ends a request when the test says so."""
+
+    def __init__(self) -> None:
+        self.ends: list[asyncio.Event] = []
+
+    async def cancel(self, pid: int, secret: bytes, address: str, *, with_tls: bool) -> str:
+        self.ends.append(asyncio.Event())
+        await self.ends[-1].wait()
+        return "sent"
+
+
+class Owner:
+    def upstream_data(self, chunk: bytes) -> None: ...
+    def upstream_lost(self) -> None: ...
+    def upstream_writable(self, writable: bool) -> None: ...
+    def bug(self) -> None: ...
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_cancel_of_a_statement_is_not_lost_behind_that_of_the_one_before(running: bool) -> None:
+    """The first request's signal was out, and had hit, when the second came: its statement went on for its 30 s."""
+    canceller, told = SlowCanceller(), []
+
+    async def work() -> None:
+        pool = Pool("shop", PoolLimits(), Opener(), Stats(), lambda: 1.0)
+        upstream = UpstreamConnection(pool, canceller, Stats(), Quiet(), Tasks())
+        upstream.connection_made(Line())
+        upstream._messages = None  # it has logged in
+        upstream.attach(Owner())
+        upstream.replies.owe(r.QUERY)
+        upstream.cancel(lambda: told.append(1))
+        await asyncio.sleep(0)
+        for number in (2, 3):
+            upstream.cancel(lambda number=number: told.append(number))  # type: ignore[misc]
+        if not running:
+            upstream.replies.forget()
+        canceller.ends[0].set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert upstream.cancelling is running
+        assert len(canceller.ends) == 1 + running, "one for all that came meanwhile, if there is anything to hit"
+        canceller.ends[-1].set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert told == [1, 2, 3] and not upstream.cancelling
+
+    asyncio.run(work())
