@@ -140,7 +140,7 @@ def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
         "fetch-of-fetch",
         "late-portal",
         "other-letters",
-    }  # in test_session.py: what the names of a session decide
+    }  # in test_verdicts.py: what the names of a session decide
     # In test_judgement.py: what only a catalogue knows.
     elsewhere |= {"unknown-built-in", "other-clients"}
     elsewhere |= {f"unproved-{kind}" for kind in ("function", "relation", "type", "operator", "cast")}
