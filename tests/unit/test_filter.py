@@ -135,12 +135,8 @@ def test_every_rule_has_a_sentence_and_is_reached_by_a_test() -> None:
     elsewhere |= {"unknown-statement", "unknown-node", "unknown-field", "inner-statement", "read-write"}
     elsewhere |= {"denied-function", "keyword-function", "fastpath", "startup-parameter"}
     elsewhere |= {"secret-catalogue"}
-    elsewhere |= {
-        "execute-of-execute",
-        "fetch-of-fetch",
-        "late-portal",
-        "other-letters",
-    }  # in test_verdicts.py: what the names of a session decide
+    # In test_row_sources.py and test_encoding.py: what the names of a session decide.
+    elsewhere |= {"execute-of-execute", "fetch-of-fetch", "late-portal", "other-letters"}
     # In test_judgement.py: what only a catalogue knows.
     elsewhere |= {"unknown-built-in", "other-clients"}
     elsewhere |= {f"unproved-{kind}" for kind in ("function", "relation", "type", "operator", "cast")}

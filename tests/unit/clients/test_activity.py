@@ -7,15 +7,16 @@ from proxy.clients import activity
 from proxy.clients.activity import Row
 from tests.unit.session.town import (
     BEGUN,
+    BOUND,
+    PARSED,
     READY_E,
     READY_I,
     READY_T,
     SELECTED,
     STAND_IN_FAILED,
-    SYNC,
     Guest,
     Town,
-    bind,
+    group,
 )
 
 
@@ -78,13 +79,10 @@ def test_statement_is_told_by_its_kind_with_its_age_and_the_servers_process() ->
 def test_statement_of_the_extended_protocol_is_told_too() -> None:
     town = Town()
     session, _ = town.client()
-    group = bind() + p.message(p.DESCRIBE, b"P\0") + p.execute(b"") + SYNC
     for _ in range(2):  # the second time it takes the short way
-        session.client_data(p.parse(b"", b"show timezone") + group)
+        session.client_data(group(b"show timezone"))
         assert row(town, session)["statement"] == "show"
-        town.link(session).says(
-            p.message(p.PARSE_COMPLETE), p.message(p.BIND_COMPLETE), p.message(p.NO_DATA), SELECTED, READY_I
-        )
+        town.link(session).says(PARSED, BOUND, p.message(p.NO_DATA), SELECTED, READY_I)
 
 
 def test_transaction_is_idle_in_between_and_aborted_behind_an_error() -> None:

@@ -6,7 +6,7 @@ import datetime
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -17,14 +17,11 @@ from proxy.errors import ConfigError
 from proxy.session.ports import House
 from proxy.system.turns import Turns
 from proxy.tasks import Tasks
+from tests.unit.session.town import Quiet
 
 
-class Log:
-    def __init__(self) -> None:
-        self.said: list[tuple[str, str, Any]] = []
-
-    def event(self, event: str, /, *, level: str = "info", **fields: str | float | bool | None) -> None:
-        self.said.append((event, level, fields["days_left"]))
+def said(log: Quiet) -> list[tuple[str, str, int]]:
+    return [(event, fields["level"], fields["days_left"]) for event, fields in log.events]
 
 
 def write(folder: Path, days: int, age: int = 0) -> Listen:
@@ -35,8 +32,8 @@ def write(folder: Path, days: int, age: int = 0) -> Listen:
     return Listen(tls_cert_file=str(folder / "cert.pem"), tls_key_file=str(folder / "key.pem"))
 
 
-def made(listen: Listen) -> tuple[Doors, Log]:
-    log = Log()
+def made(listen: Listen) -> tuple[Doors, Quiet]:
+    log = Quiet()
     return Doors(listen, cast(House, SimpleNamespace(audit=log)), set(), Tasks(), 15.0, cast(Turns, None)), log
 
 
@@ -46,7 +43,7 @@ def test_certificate_that_ends_is_spoken_of_once_a_day(tmp_path: Path) -> None:
     assert doors.certificate_ends == pytest.approx(now + 30 * DAY, abs=600)
     for days in (0, 10, 17.1, 17.2, 18.2, 29.9, 30.1, 30.2, 31.2):
         doors.look_at_certificate(now + days * DAY)
-    assert log.said == [
+    assert said(log) == [
         ("TLS certificate ends soon", "warning", 12),
         ("TLS certificate ends soon", "warning", 11),
         ("TLS certificate ends soon", "warning", 0),
@@ -58,11 +55,11 @@ def test_certificate_that_ends_is_spoken_of_once_a_day(tmp_path: Path) -> None:
 def test_certificate_that_had_ended_before_the_start_is_named_and_a_new_one_ends_that(tmp_path: Path) -> None:
     doors, log = made(write(tmp_path, 5, age=9))
     doors.look_at_certificate(time.time())
-    assert log.said == [("TLS certificate has ended", "error", -5)]
+    assert said(log) == [("TLS certificate has ended", "error", -5)]
     write(tmp_path, 100)
     doors.use_certificate(doors.read_certificate())
     doors.look_at_certificate(time.time())
-    assert len(log.said) == 1
+    assert len(log.events) == 1
     before = doors.certificate_ends
     (tmp_path / "key.pem").chmod(0o644)
     with pytest.raises(ConfigError, match="must belong"):
@@ -73,4 +70,4 @@ def test_certificate_that_had_ended_before_the_start_is_named_and_a_new_one_ends
 def test_no_certificate_has_no_end() -> None:
     doors, log = made(Listen(tls="off"))
     doors.look_at_certificate(time.time())
-    assert (doors.certificate_ends, log.said) == (0.0, [])
+    assert (doors.certificate_ends, log.events) == (0.0, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from proxy.config.schema import Config, Database, PoolLimits, Upstream
 from proxy.databases.databases import Backends
@@ -12,20 +11,16 @@ from proxy.sql.cache import VerdictCache
 from proxy.sql.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
+from tests.unit.session.town import Quiet
 
 SERVER = Upstream(host="db.example", user="reader", sslmode="disable")
-
-
-class Silent:
-    def event(self, *_: Any, **__: Any) -> None:
-        pass
 
 
 def troubles(config: Config) -> dict[str, str]:
     """Return what is told before any pool was made."""
 
     async def make() -> dict[str, str]:
-        backends = Backends(config, Stats(), Silent(), Tasks(), VerdictCache(0), Policy(), lambda: 1.0)  # type: ignore[arg-type]
+        backends = Backends(config, Stats(), Quiet(), Tasks(), VerdictCache(0), Policy(), lambda: 1.0)  # type: ignore[arg-type]
         return dict(backends.troubles())
 
     return asyncio.run(make())

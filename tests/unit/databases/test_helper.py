@@ -28,14 +28,7 @@ from proxy.sql.resolve.world import Relation as Row
 from proxy.sql.verdict import Action, Effect, Verdict
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def event(self, event: str, /, *, level: str = "info", **fields: str | float | bool | None) -> None:
-        self.events.append(event)
+from tests.unit.session.town import Quiet
 
 
 class Asking:
@@ -688,7 +681,7 @@ def test_failed_load_keeps_the_old_catalogue_is_said_once_and_tried_again(failur
             await library.ends(error)
         assert library.filter.catalog is before
         assert library.catalogues.ages() == {"shop": 61 + 3 * RETRY}
-        assert library.audit.events.count("catalogue not loaded") == 1
+        assert library.audit.names.count("catalogue not loaded") == 1
         library.unprovable = False
         library.now += RETRY
         library.catalogues.tick(library.now)
@@ -708,7 +701,7 @@ def test_changed_reason_is_said_again() -> None:
         library.catalogues.tick(library.now)
         await library.ends(UpstreamError("full", reason=CloseReason.UPSTREAM_LOGIN))
 
-    assert in_library(work).audit.events.count("catalogue not loaded") == 2
+    assert in_library(work).audit.names.count("catalogue not loaded") == 2
 
 
 def test_database_that_is_not_served_any_longer_is_not_loaded() -> None:

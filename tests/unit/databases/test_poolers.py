@@ -14,6 +14,7 @@ from proxy.databases.helpers.messages import Results
 from proxy.databases.poolers import AGAIN, INTERVAL, TRIES, Poolers, Pooling, look
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.tasks import Tasks
+from tests.unit.session.town import Quiet
 
 DOWN = UpstreamError("no more connections allowed", reason=CloseReason.UPSTREAM_LOGIN)
 
@@ -182,14 +183,6 @@ def test_connections_are_closed_when_one_fails() -> None:
 # --- who is served ----------------------------------------------------------------------------------------------------
 
 
-class Log:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def event(self, event: str, /, *, level: str = "info", **fields: Any) -> None:
-        self.events.append((event, {"level": level, **fields}))
-
-
 class Live:
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -200,7 +193,7 @@ class Place:
 
     def __init__(self, allows: bool) -> None:
         self.now = 1000.0
-        self.log = Log()
+        self.log = Quiet()
         self.tasks = Tasks()
         self.refused: list[tuple[str, UpstreamError]] = []
         self.pooler = Pooler(own)

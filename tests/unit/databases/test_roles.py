@@ -18,14 +18,7 @@ from proxy.sql.catalog import Catalog
 from proxy.sql.policy import Policy
 from proxy.stats import Stats
 from proxy.tasks import Tasks
-
-
-class Log:
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def event(self, event: str, /, *, level: str = "info", **fields: Any) -> None:
-        self.events.append((event, {"level": level, **fields}))
+from tests.unit.session.town import Quiet
 
 
 def rows(*grants: str, standby: bool = True) -> Results:
@@ -45,7 +38,7 @@ class Ward:
 
     def __init__(self, refuse: bool, refresh: float) -> None:
         self.now = 1000.0
-        self.log = Log()
+        self.log = Quiet()
         self.stats = Stats()
         self.tasks = Tasks()
         self.refused: list[UpstreamError] = []

@@ -10,8 +10,10 @@ from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, GUARDED, PUT_BACK, READ_ONLY
 from tests.unit.pooling.test_replies import feed_in, make
 from tests.unit.session.town import (
+    BEGIN,
     BEGUN,
     BOUND,
+    COMMITTED,
     EXECUTE,
     PARSED,
     READY_I,
@@ -22,23 +24,13 @@ from tests.unit.session.town import (
     Guest,
     Town,
     bind,
+    group,
 )
 
-COMMITTED = p.message(p.COMMAND_COMPLETE, b"COMMIT\0")
 FAILED = p.error_response("ERROR", "57014", "canceling statement due to user request")
 DESCRIBE = p.message(p.DESCRIBE, b"P\0")
 NO_DATA = p.message(p.NO_DATA)
-BEGIN = p.query(b"begin isolation level serializable")
 ONE, TWO = p.query(b"select 1"), p.query(b"select 2")
-
-
-def group(text: bytes) -> bytes:
-    return p.parse(b"", text) + bind() + DESCRIBE + EXECUTE + SYNC
-
-
-@pytest.fixture
-def town() -> Town:
-    return Town()
 
 
 def begun(town: Town) -> tuple[Guest, FakeUpstream]:

@@ -1,8 +1,9 @@
-"""A house without sockets: clients, wires and upstreams that do what a test says."""
+"""What stands for the world around a session, without a socket: wires, upstreams, the helper; and what they say."""
 
 from __future__ import annotations
 
-import collections.abc
+from collections.abc import Callable
+from typing import Any
 
 from proxy import protocol as p
 from proxy.auth.access import LOOPBACK, Origin
@@ -11,7 +12,7 @@ from proxy.config.schema import PoolLimits
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.pooling import owed as r
-from proxy.pooling.guard import GUARD, GUARDED
+from proxy.pooling.guard import GUARD, GUARDED, READ_ONLY
 from proxy.pooling.pool import Pool
 from proxy.pooling.replies import Replies
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
@@ -31,7 +32,15 @@ BEGUN = p.message(p.COMMAND_COMPLETE, b"BEGIN\0")
 COMMITTED, ROLLED_BACK = (p.message(p.COMMAND_COMPLETE, tag + b"\0") for tag in (b"COMMIT", b"ROLLBACK"))
 CLOSED = p.message(p.CLOSE_COMPLETE)
 STAND_IN_FAILED = p.error_response("ERROR", "34000", 'portal "sidecart: refused" does not exist')
+ROWS = p.message(p.ROW_DESCRIPTION, b"\0\0")
+DEALLOCATED = p.message(p.COMMAND_COMPLETE, b"DEALLOCATE\0")
+PREPARED = p.message(p.COMMAND_COMPLETE, b"PREPARE\0")
+RESET = p.message(p.COMMAND_COMPLETE, b"RESET\0")
+DESCRIBED = p.message(p.PARAMETER_DESCRIPTION, b"\0\0") + p.message(
+    p.ROW_DESCRIPTION, b"\0\1x\0" + bytes(6) + b"\0\0\0\x17\0\4\xff\xff\xff\xff\0\0"
+)
 SYNC = p.SYNC_MESSAGE
+EXECUTE = p.execute(b"")
 BEGIN = p.query(b"begin isolation level serializable")
 """It goes to the server at once."""
 PARAMETERS = {
@@ -44,17 +53,23 @@ PARAMETERS = {
 }
 
 
-Callback = collections.abc.Callable[[], None]
-
-
 def bind(statement: bytes = b"", portal: bytes = b"", tail: bytes = b"\0\0\0\0\0\0") -> bytes:
     return p.message(p.BIND, portal + b"\0" + statement + b"\0" + tail)
 
 
-EXECUTE = p.execute(b"")
+def ran(text: bytes) -> bytes:
+    return p.parse(b"", text) + bind() + EXECUTE
+
+
+def group(text: bytes, *, portal: bytes = b"") -> bytes:
+    """Build what most drivers send for a query with parameters."""
+    describe = p.message(p.DESCRIBE, b"P" + portal + b"\0")
+    return p.parse(b"", text) + bind(portal=portal) + describe + p.execute(portal) + SYNC
 
 
 class FakeWire:
+    """A client's socket: what it was sent, and whether it is read."""
+
     def __init__(self) -> None:
         self.sent = bytearray()
         self.reading = True
@@ -106,6 +121,8 @@ class FakeWire:
 
 
 class FakeUpstream:
+    """A connection to PostgreSQL: what it was sent; a test says what it answers."""
+
     def __init__(self) -> None:
         self.replies = Replies(self)
         self.parameters = dict(PARAMETERS)
@@ -155,7 +172,7 @@ class FakeUpstream:
     def resume_reading(self) -> None:
         self.reading = True
 
-    def cancel(self, then: Callback | None = None) -> None:
+    def cancel(self, then: Callable[[], None] | None = None) -> None:
         self.cancels += 1
         self.then = then
 
@@ -200,11 +217,17 @@ class FakeUpstream:
 
 
 class Quiet:
+    """The log: events with their fields, of which `level` is one."""
+
     def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, object]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
 
     def event(self, event: str, /, *, level: str = "info", **fields: str | float | bool | None) -> None:
-        self.events.append((event, dict(fields)))
+        self.events.append((event, {"level": level, **fields}))
+
+    @property
+    def names(self) -> list[str]:
+        return [event for event, _ in self.events]
 
 
 class FakeJudge:
@@ -275,7 +298,7 @@ class Town:
             raise UpstreamError("no", INVALID_CATALOG_NAME, reason=CloseReason.CLIENT_LOGIN_REFUSED)
         return self.pool
 
-    def _cancel(self, pid: int, secret: bytes, then: Callback) -> None:
+    def _cancel(self, pid: int, secret: bytes, then: Callable[[], None]) -> None:
         self.cancelled.append((pid, secret))
         self.then = then
 
@@ -284,8 +307,10 @@ class Town:
 
     def probe(self, pool: Pool) -> None: ...
 
-    def opened(self) -> FakeUpstream:
+    def opened(self, *, blind: bool = False) -> FakeUpstream:
         upstream = FakeUpstream()
+        if blind:  # before PostgreSQL 14 nobody reports it
+            del upstream.parameters[READ_ONLY]
         self.asked -= 1
         self.pool.opened(upstream, self.now)
         return upstream
