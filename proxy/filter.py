@@ -376,11 +376,12 @@ class Filter:
         self._keep(sql, encoding, came, verdict, self._commented(sql, encoding)[0], None)
 
     def remember_parse(self, message: bytes, verdict: Verdict) -> None:
-        """Keep the verdict of a whole Parse message, as long as it is short, allowed and without effects.
+        """Keep the verdict of a whole Parse message that is short, allowed, without effects, and steers nothing.
 
         Drivers send the same bytes again and again: one look-up then stands for decoding and judging them.
         """
-        if verdict.action is Action.ALLOW and not verdict.effects and len(message) <= MAX_PLAIN_PARSE:
+        leaves_nothing = verdict.action is Action.ALLOW and not (verdict.effects or verdict.steers)
+        if leaves_nothing and len(message) <= MAX_PLAIN_PARSE:
             if (b"--" in message or b"/*" in message) and not self._again(message):
                 return
             if self.counts.plain_parses >= MAX_PLAIN_PARSES:

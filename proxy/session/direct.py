@@ -28,7 +28,9 @@ def held_back(session: Session) -> bool:
     link, ledger, local = session.link, session.ledger, session.local
     if session.swallowing or ledger.recodes or ledger.unsure or session.meter or session.wait_error or local.parting:
         return True
-    return link is not None and (link.stirred or link.portals.held_back or link.replies.skipping)
+    if link is None:
+        return local.status == p.FAILED  # hardly anything of such a transaction needs a server
+    return link.stirred or link.portals.held_back or link.replies.skipping
 
 
 def parse_group(session: Session, data: bytes) -> bool:
@@ -46,17 +48,15 @@ def parse_group(session: Session, data: bytes) -> bool:
     verdict = judge.plain_parses.get(parse)
     if owed is None or verdict is None or session.codec != "utf-8" or held_back(session):
         return False
-    held = link = session.link
-    if link is None:
-        link = leasing.lease(session)
-    ahead = b"" if held is None or held.group_open else _guard(held)
+    link = session.link
+    ahead = b"" if link is None or link.group_open else _guard(link)
     if ahead is None:
         return False
-    if verdict.steers:
-        link.transaction.steer_by(verdict)
+    judge.counts.hits += not session.texts.counted
+    if link is None:
+        link = leasing.lease(session)
     statement = (parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec)
     link.replies.owed.append(session.unnamed.parse_sent(statement))
-    judge.counts.hits += 1
     session.house.stats.statements[verdict.label] += 1
     _send(session, link, verdict, owed, data, ahead + data if ahead else data)
     return True
