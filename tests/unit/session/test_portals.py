@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from proxy import protocol as p
 from proxy.pooling.guard import GUARDED
+from proxy.pooling.sent import Groups, MustWait
+from proxy.session.portals import Portals
+from proxy.sql.verdict import Action, Verdict
 from tests.unit.session.town import BOUND, EXECUTE, PARSED, READY_I, READY_T, SELECTED, SET, SYNC, Town, bind
 
 
@@ -19,3 +24,104 @@ def test_unnamed_portal_of_a_set_is_followed_behind_a_chunk_that_holds_its_bind_
     session.client_data(EXECUTE + SYNC)
     upstream.says(SET, READY_T)
     assert session.ledger.touched == {"search_path"}
+
+
+# --- by themselves ----------------------------------------------------------------------------------------------------
+
+SET_VERDICT, FETCH, SELECT = (Verdict(Action.ALLOW, kind) for kind in ("set", "fetch", "select"))
+
+
+def made() -> tuple[Portals, Groups]:
+    groups = Groups()
+    return Portals(groups), groups
+
+
+def test_portal_is_found_in_its_own_group_and_behind_its_answer_and_not_in_between() -> None:
+    portals, groups = made()
+    assert portals.find(b"p") is None and portals.settled and not portals.any
+    portals.note(b"p", SET_VERDICT)
+    assert portals.find(b"p") is SET_VERDICT and portals.any
+    groups.sent += 1
+    with pytest.raises(MustWait):
+        portals.find(b"p")
+    portals.keep(b"p", SET_VERDICT)
+    groups.answered += 1
+    assert portals.find(b"p") is SET_VERDICT and portals.settled and portals.held_back
+    assert portals.kinds() == {"set"}
+
+
+def test_portal_of_a_bind_that_failed_is_what_it_was() -> None:
+    portals, groups = made()
+    portals.keep(b"p", SET_VERDICT)
+    portals.note(b"p", None)
+    groups.sent += 1
+    groups.answered += 1
+    assert portals.find(b"p") is SET_VERDICT
+
+
+def test_name_of_a_portal_is_cut_as_the_server_cuts_it() -> None:
+    portals, _ = made()
+    portals.keep(b"p" * 70, SET_VERDICT)
+    assert portals.find(b"p" * 63) is SET_VERDICT
+    portals.keep(b"p" * 64, None)
+    assert portals.find(b"p" * 63) is None
+
+
+def test_unnamed_portal_is_the_clients_until_a_query_takes_it() -> None:
+    portals, groups = made()
+    portals.bind_sent(b"", SELECT, noted=False)
+    assert portals.bound and portals.bound_in == groups.sent
+    portals.taken()
+    assert not portals.bound and not portals.bound_before
+    portals.bind_sent(b"p", SELECT, noted=False)
+    assert not portals.bound
+
+
+def test_bind_that_fails_leaves_the_unnamed_portal_as_it_was_in_a_quiet_moment() -> None:
+    portals, _ = made()
+    portals.bind_sent(b"", SELECT, noted=False)
+    portals.bind_failed()
+    assert not portals.bound
+    portals.bound_before = True
+    portals.bind_sent(b"", SELECT, noted=False)
+    portals.bind_failed()
+    assert portals.bound
+
+
+def test_portal_of_rows_of_another_one_runs_while_nothing_can_have_changed_them() -> None:
+    portals, groups = made()
+    found = portals.bind_sent(b"p", FETCH, noted=False)
+    assert found is not None and found is not FETCH
+    assert portals.fresh == (b"Pp", groups.sent)
+    portals.names_may_change(b"p")  # it is the one that runs
+    assert portals.fresh is None
+    assert portals.runs(b"p", found)
+    portals.names_may_change()
+    assert portals.runs(b"p", found), "it holds its rows"
+
+
+def test_portal_of_rows_of_another_one_does_not_run_behind_something_else() -> None:
+    portals, _ = made()
+    found = portals.bind_sent(b"p", FETCH, noted=False)
+    assert found is not None
+    portals.bind_sent(b"", SELECT, noted=False)  # it is planned: a function may run
+    assert not portals.runs(b"p", found)
+
+
+def test_portal_that_was_bound_again_is_told_from_the_one_before() -> None:
+    portals, _ = made()
+    first = portals.bind_sent(b"p", FETCH, noted=False)
+    second = portals.bind_sent(b"p", FETCH, noted=False)
+    assert first is not None and second is not None
+    assert not portals.runs(b"p", first)
+    assert portals.runs(b"p", second)
+
+
+def test_end_of_the_transaction_closes_all() -> None:
+    portals, _ = made()
+    found = portals.bind_sent(b"p", Verdict(Action.ALLOW, "fetch", under_path=True), noted=True)
+    assert found is not None and portals.path_in_use
+    portals.keep(b"p", found)
+    portals.close_all()
+    assert portals.find(b"p") is None and not portals.path_in_use and not portals.held_back
+    assert not portals.runs(b"p", found)
