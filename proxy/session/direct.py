@@ -72,8 +72,8 @@ def bind_group(session: Session, data: bytes) -> bool:
     if owed is None or data[5] or held_back(session):
         return False
     held = link = session.link
-    if held is not None and held.group_open:
-        return False
+    if session.local.status != p.IDLE if held is None else held.group_open or held.own is not None:
+        return False  # where names of the client's own stand, it may be there under its own, and is used so
     stop = data.find(0, 6, end)
     name = data[6:stop]
     statement = session.prepared.known(name)
@@ -84,7 +84,7 @@ def bind_group(session: Session, data: bytes) -> bool:
     ):
         return False
     verdict = statement.verdict
-    if verdict.effects or verdict.steers or (held is None and session.local.status != p.IDLE):
+    if verdict.effects or verdict.steers:
         return False
     if link is None:
         link = leasing.lease(session)

@@ -16,7 +16,7 @@ from proxy.pooling.guard import GUARD
 from proxy.pooling.owed import GUARDING
 from proxy.pooling.sent import MustWait
 from proxy.pooling.statements import Statement
-from proxy.session import direct
+from proxy.session import direct, reparsing
 from proxy.sql.verdict import Verdict
 from proxy.stats import Stats
 from tests.unit.session.scenes import busy, newborn, ours, prepare
@@ -329,8 +329,14 @@ def asked(question: Callable[[], object]) -> object:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let statements be shared within one stage only."""
-    with mock.patch.object(Statement, "_shared", WeakValueDictionary()):
+    """Let statements be shared within one stage only; and what a Describe of a portal says be noted in none.
+
+    The general path notes it, to look again where the unnamed statement is repeated on another upstream.
+    """
+    with (
+        mock.patch.object(Statement, "_shared", WeakValueDictionary()),
+        mock.patch.object(reparsing, "tell_rows", lambda session, message, described: True),
+    ):
         yield
 
 
