@@ -205,6 +205,9 @@ def _repeat(session: Session, link: Link, unit: bytes, reason: CloseReason) -> N
     link.replies.forget()
     drop_link(session, reason)
     _forget(session)
+    # Another message is at the head of the inbox now: the answer would be taken for that one's.
+    session.texts.cancel()
+    session.texts.served()
     session.prepared.undo()
     session.local.status, session.local.begin = link.before
     session.repeated = True

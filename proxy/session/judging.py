@@ -122,6 +122,7 @@ class Judging:
     def _resolved(self, verdict: Verdict) -> Verdict | None:
         """Return what a refusal comes to once the catalogue was read anew for the name that it lacks; None: awaited."""
         if verdict.unresolved and not self._refreshed:
+            self.cancel()
             self._question = self._house.catalogues.refresh_for(self._database, self._asker)
             self._refreshed = self._question is not None
             if self._refreshed:
@@ -137,6 +138,7 @@ class Judging:
         asked = (text, codec, extended, oids, self.filter.functions)
         verdict = self._answers.get(asked) or self.filter.recall(text, codec, extended, oids)
         if verdict is None:
+            self.cancel()
             self._asked = asked
             self._question = self._house.judge.ask(self._asker, self.filter, text, codec, extended, oids)
         return verdict

@@ -1,0 +1,49 @@
+"""Sessions against clients and servers that do what nobody does by accident."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy import protocol as p
+from proxy.filter import Filter
+from proxy.pooling.guard import GUARD, READ_ONLY
+from proxy.session.judging import MAX_INLINE
+from tests.unit.session.town import (
+    BEGIN,
+    BEGUN,
+    BOUND,
+    CLOSED,
+    COMMITTED,
+    EXECUTE,
+    PARSED,
+    READY_E,
+    READY_I,
+    READY_T,
+    SELECTED,
+    SET,
+    SYNC,
+    Town,
+    bind,
+)
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town()
+
+
+def test_verdict_on_a_text_is_not_taken_for_that_on_another_behind_an_upstream_that_was_lost(town: Town) -> None:
+    upstream = town.opened()
+    session, client = town.client()
+    session.client_data(p.query(b"select 0") + p.query(b"select 1 -- " + b"a" * MAX_INLINE))
+    session.conversation.upstream_lost()
+    upstream = town.opened()
+    assert upstream.take() == p.query(b"select 0")
+    session.client_data(p.query(b"delete from t -- " + b"b" * MAX_INLINE))
+    upstream.says(SELECTED, READY_I)
+    while town.judge.asked:
+        town.judge.answer(town.filter)
+        if upstream.replies.owed:
+            upstream.says(SELECTED, READY_I)
+    assert client.kinds() == "CZCZEZ"
+    assert b"delete" not in upstream.whole
