@@ -9,7 +9,7 @@ from proxy import protocol as p
 from proxy.errors import PROTOCOL_VIOLATION, ClientProtocolError, CloseReason, MalformedMessageError
 from proxy.pooling import owed as r
 from proxy.pooling.sent import Awaits, MustWait
-from proxy.session import answers, boundaries, direct, encoding, extended, simple, verdicts
+from proxy.session import answers, boundaries, direct, encoding, extended, resetting, simple, verdicts
 from proxy.session.answers import Refusal
 from proxy.session.inbox import STREAM_BIND_FROM
 from proxy.session.link import Link
@@ -154,7 +154,8 @@ def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> byte
         return b""
     if link is None or link.group_open or not (link.replies.owed or link.blind) or kind not in _BEGINNERS:
         return _answer(session, kind, data, pos, end)
-    # A group begins behind something unanswered: it may need the guard ahead.
+    # A group begins behind something unanswered: it may need the guard ahead, and start-up settings ahead of that.
+    resetting.check_discarded(session)
     guard = link.ahead()
     if guard is None:
         raise MustWait

@@ -47,3 +47,18 @@ def test_verdict_on_a_text_is_not_taken_for_that_on_another_behind_an_upstream_t
             upstream.says(SELECTED, READY_I)
     assert client.kinds() == "CZCZEZ"
     assert b"delete" not in upstream.whole
+
+
+def test_start_up_settings_go_ahead_of_the_guard_to_a_server_that_reports_nothing(town: Town) -> None:
+    upstream = town.opened()
+    del upstream.parameters[READ_ONLY]
+    session, client = town.client(search_path="a")
+    session.client_data(p.parse(b"", b"discard all") + bind() + EXECUTE + SYNC)
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC)
+    upstream.whole.clear()
+    upstream.says(PARSED, BOUND, p.message(p.COMMAND_COMPLETE, b"DISCARD ALL\0"), READY_I)
+    assert upstream.whole.index(b"search_path") < upstream.whole.index(GUARD) < upstream.whole.index(b"select 1")
+    assert [reply.name for reply in list(upstream.replies.owed)[:2]] == ["SKIP_QUERY", "GUARDING"]
+    client.take()
+    upstream.says(SELECTED, READY_I, PARSED)
+    assert client.kinds() == "1"
