@@ -177,6 +177,8 @@ def lose(session: Session, link: Link, reason: CloseReason, sqlstate: str, text:
         peer.end(*peer.leaving)
     elif session.awaits is Awaits.REPLIES:
         pump.go_on(session)
+    else:
+        session.pace()
 
 
 def _halted(session: Session, link: Link, body: bytes, out: bytes) -> None:
@@ -244,6 +246,7 @@ def drop_link(session: Session, reason: CloseReason) -> bool:
     if link is None:
         return True
     link.upstream.detach()
+    session.peer.full = False  # nobody tells when there is room again
     link.upstream.close(reason)
     session.pool.lost(link.upstream, session.house.now())
     return link.replies.whole

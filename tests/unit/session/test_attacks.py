@@ -62,3 +62,19 @@ def test_start_up_settings_go_ahead_of_the_guard_to_a_server_that_reports_nothin
     client.take()
     upstream.says(SELECTED, READY_I, PARSED)
     assert client.kinds() == "1"
+
+
+def test_client_whose_upstream_took_nothing_more_when_it_was_lost_is_read_again(town: Town) -> None:
+    town.opened()
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    session.conversation.upstream_writable(False)
+    assert not client.reading
+    session.conversation.upstream_lost()
+    town.opened().says(SELECTED, READY_I)
+    assert client.kinds() == "CZ" and client.reading
+    session.client_data(p.query(b"select 1"))
+    town.link(session).says(p.message(p.ROW_DESCRIPTION, b"\0\0"))
+    session.conversation.upstream_writable(False)
+    session.conversation.upstream_lost()
+    assert client.kinds() == "TEZ" and client.reading
