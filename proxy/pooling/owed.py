@@ -210,6 +210,16 @@ class _Asks(Owed):
         holder.skipped_row(body)
 
 
+class _Tries(_Asks):
+    """A Query of ours behind a message of the client's: it destroys what the upstream holds as unnamed statement."""
+
+    __slots__ = ()
+
+    def settle(self, outcome: Outcome, holder: Holder) -> None:
+        if outcome is DONE:
+            holder.unnamed.repeated(FAILED)
+
+
 _EXECUTED: Final = (COMMAND_COMPLETE, EMPTY_QUERY_RESPONSE)
 _COPIES: Final = (COPY_OUT_RESPONSE, COPY_DONE)
 _DESCRIBED: Final = (PARAMETER_DESCRIPTION, ROW_DESCRIPTION, NO_DATA)
@@ -263,7 +273,7 @@ SKIP_SYNC: Final = Owed("SKIP_SYNC", ends_with_ready=True, syncs=True, ours=True
 CUT_SYNC: Final = Owed("CUT_SYNC", ends_with_ready=True, syncs=True, ours=True)
 """The same behind messages of the client's: an error ahead of it is the client's to know."""
 SKIP_QUERY: Final = _Asks("SKIP_QUERY", *_QUERIED, ends_with_ready=True, ours=True)
-SKIP_TRY: Final = _Asks("SKIP_TRY", *_QUERIED, ends_with_ready=True, ours=True, shows_ready=True)
+SKIP_TRY: Final = _Tries("SKIP_TRY", *_QUERIED, ends_with_ready=True, ours=True, shows_ready=True)
 """A Query that belongs to the Query or Sync before it: its error does not matter, and its ReadyForQuery is theirs."""
 
 

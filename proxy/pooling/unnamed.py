@@ -123,6 +123,11 @@ class Unnamed(Generic[T]):
         """Note a Query of ours, ahead of all else: it destroys what the upstream holds, but not what the client has."""
         self._held = False
 
+    def other_behind(self) -> None:
+        """Note a Query of ours behind what was sent: it destroys the same, once the server gets there."""
+        self._there = False
+        self._there_in = self._groups.sent
+
     # --- answered -------------------------------------------------------------------------------------------------
 
     def parsed(self, parse: T | None, outcome: Outcome) -> None:

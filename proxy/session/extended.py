@@ -321,7 +321,7 @@ def sync(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     link.group_open = False
     link.replies.owe(r.SYNC)
     if link.transaction.block is Block.OURS:
-        return p.SYNC_MESSAGE + transactions.end_ours(link)
+        return p.SYNC_MESSAGE + transactions.end_ours(session, link)
     link.transaction.block = Block.NONE
     return None
 

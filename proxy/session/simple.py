@@ -156,7 +156,7 @@ def _owe(
         leasing.pin_for(session, done)
     elif opens:
         link.replies.owe(Run(r.QUERY))
-        behind = transactions.end_ours(link)
+        behind = transactions.end_ours(session, link)
     else:
         link.replies.owe(r.QUERY)
     link.transaction.ending = verdict.kind in boundaries.ENDS

@@ -103,10 +103,11 @@ def open_block(session: Session, link: Link, verdict: Verdict) -> bytes:
     return b""
 
 
-def end_ours(link: Link) -> bytes:
+def end_ours(session: Session, link: Link) -> bytes:
     """End a transaction of ours behind the group that it was begun in: the client learns how that has ended."""
     link.transaction.block = Block.NONE
     link.transaction.steer(UNKNOWN)
+    session.unnamed.other_behind()
     link.replies.owe(r.SKIP_TRY)
     return p.query(observe.END)
 

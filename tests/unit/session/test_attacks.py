@@ -78,3 +78,19 @@ def test_client_whose_upstream_took_nothing_more_when_it_was_lost_is_read_again(
     session.conversation.upstream_writable(False)
     session.conversation.upstream_lost()
     assert client.kinds() == "TEZ" and client.reading
+
+
+def test_unnamed_statement_outlives_the_transaction_in_which_it_was_observed(town: Town) -> None:
+    town.house.observe = True
+    town.opened()
+    session, _ = town.client()
+    parse = p.parse(b"", b"delete from t")
+    session.client_data(parse + bind() + EXECUTE + SYNC)
+    upstream = town.link(session)
+    upstream.take()
+    upstream.says(PARSED, BOUND, PARSED, BOUND, BEGUN, CLOSED, CLOSED)
+    upstream.says(p.message(p.COMMAND_COMPLETE, b"DELETE 1\0"), READY_T)
+    session.client_data(bind() + EXECUTE + SYNC)
+    assert upstream.take() == b"", "the COMMIT behind the group is a Query, which destroys it"
+    upstream.says(COMMITTED, READY_I)
+    assert upstream.take().startswith(parse + bind())
