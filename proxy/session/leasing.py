@@ -237,6 +237,7 @@ def end_group(session: Session, link: Link) -> None:
 
     link.replies.owe(Undone(ignore_rest))
     link.replies.owe(r.CUT_SYNC)
+    link.parted = session.groups.sent
     link.suffix += link.cut_group()
 
 

@@ -7,7 +7,7 @@ from proxy.ours import NO_NAME
 from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
 from proxy.pooling.owed import Dropped, Owed
-from proxy.pooling.sent import Groups
+from proxy.pooling.sent import NEVER, Groups
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Own
 from proxy.session.encoding_ahead import EncodingAhead
@@ -35,6 +35,7 @@ class Link:
         "groups",
         "held",
         "own",
+        "parted",
         "portals",
         "prefix",
         "put_back",
@@ -71,6 +72,8 @@ class Link:
         """Extended messages went upstream since the last Sync."""
         self.stirred = False
         """Something is set, or to be set, that each message has to be looked at for: see where it is set."""
+        self.parted = NEVER
+        """The group that a Sync of ours has begun, in the middle of one of the client's."""
         self.discards: int | None = None
         """The last group with a DISCARD ALL, behind which start-up settings are set again."""
         self.put_off = False

@@ -94,3 +94,21 @@ def test_unnamed_statement_outlives_the_transaction_in_which_it_was_observed(tow
     assert upstream.take() == b"", "the COMMIT behind the group is a Query, which destroys it"
     upstream.says(COMMITTED, READY_I)
     assert upstream.take().startswith(parse + bind())
+
+
+def test_names_that_a_rollback_gives_back_are_looked_for_behind_an_open_group(town: Town) -> None:
+    town.opened()
+    session, _ = town.client()
+    for name in (b"x", b"y"):
+        session.client_data(p.parse(name, b"show " + name) + SYNC)
+        town.link(session).says(PARSED, READY_I)
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.query(b"select nonsense"))
+    upstream.says(p.error_response("ERROR", "42703", "no"), READY_E)
+    session.client_data(p.target(p.CLOSE, b"S", b"x") + p.message(p.FLUSH))
+    upstream.says(CLOSED)
+    session.client_data(p.query(b"rollback; execute y; execute x"))
+    upstream.says(CLOSED, READY_E)
+    assert b"rollback; execute y" in upstream.take(), "nothing is owed that was never sent"
