@@ -229,6 +229,7 @@ def _forget(session: Session) -> None:
     session.repeated = False
     session.told_path = None
     ledger = session.ledger
+    session.filter = session.judge.under(ledger.settings.path)  # that of no search_path which went with the link
     ledger.touched.clear()
     ledger.lost.clear()
     ledger.ended()

@@ -112,3 +112,25 @@ def test_names_that_a_rollback_gives_back_are_looked_for_behind_an_open_group(to
     session.client_data(p.query(b"rollback; execute y; execute x"))
     upstream.says(CLOSED, READY_E)
     assert b"rollback; execute y" in upstream.take(), "nothing is owed that was never sent"
+
+
+def test_text_is_not_judged_by_the_search_path_of_an_upstream_that_was_lost(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Filter, "_find_under", lambda self, path: self._follower(self.cache.new_scope(), None))
+    town.judge.refreshable = False
+    town.opened()
+    session, client = town.client(search_path="a")
+    session.client_data(BEGIN)
+    upstream = town.link(session)
+    upstream.says(BEGUN, READY_T)
+    session.client_data(p.query(b"set search_path to b"))
+    upstream.says(SET, READY_T)
+    session.client_data(p.query(b"select f() -- " + b"a" * MAX_INLINE))
+    town.judge.answer(town.filter.wide)
+    row = p.message(p.DATA_ROW, b"\0\1\0\0\0\1b")
+    upstream.says(PARSED, BOUND, row, SELECTED, CLOSED, CLOSED, READY_T)
+    assert session.filter is town.filter.under("b") and town.judge.asked
+    client.take()
+    session.conversation.upstream_lost()
+    assert session.filter is town.filter.under("a")
