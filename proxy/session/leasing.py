@@ -158,7 +158,7 @@ def releases(session: Session, link: Link) -> bool:
         return False
     if ledger.pins or ledger.touched or ledger.unsure or ledger.recodes or ledger.loosened or ledger.reading:
         return False
-    if link.own or session.peer.leaving:
+    if link.own or link.mixed or session.peer.leaving:
         return False
     _release(session, link)
     return True
@@ -174,6 +174,11 @@ def let_go(session: Session, link: Link) -> bool:
         return False
     if upstream.cancelling and (link.own or ledger.touched or ledger.loosened):
         upstream.cancel(partial(_cancel_ended, session, link))  # which could hit what is asked now
+        return False
+    if link.mixed:
+        if not (link.own or ledger.touched or ledger.loosened):
+            _clean_up(session, link)
+        link.steady()
         return False
     if link.own:
         names = link.own.all()  # what SQL was to see under the client's own names

@@ -34,6 +34,7 @@ class Link:
         "group_open",
         "groups",
         "held",
+        "mixed",
         "own",
         "parted",
         "portals",
@@ -70,6 +71,8 @@ class Link:
         """What goes out ahead of all else, and behind what is sent next."""
         self.group_open = False
         """Extended messages went upstream since the last Sync."""
+        self.mixed = False
+        """A group was ended by a Query or a FunctionCall, and nothing of ours has run since: see `steady`."""
         self.stirred = False
         """Something is set, or to be set, that each message has to be looked at for: see where it is set."""
         self.parted = NEVER
@@ -181,7 +184,23 @@ class Link:
         """Note that a group ends now with something else than a Sync."""
         if self.group_open:
             self.transaction.cut()
+            self.mixed = True
         self.group_open = False
+
+    def steady(self) -> None:
+        """Have something run, in a group of ours, that may fail.
+
+        PostgreSQL 18 takes a Query behind an Execute of the same group for a part of an implicit block, and the Sync
+        behind that ends the block, but not the transaction: whatever comes next fails with XX000
+        (start_xact_command(), tcop/postgres.c). That is to be no other client's statement.
+        """
+        self.mixed = False
+        name = self.held.new_name()
+        self.replies.owe(r.SKIP_ANYHOW)
+        self.replies.owe(Dropped(self.held, name))
+        self.replies.owe(r.SKIP_SYNC)
+        close = p.target(p.CLOSE, b"S", name)
+        self.upstream.write(self.flushed() + p.parse(name, b"") + close + p.SYNC_MESSAGE)
 
     def close_all(self, names: list[bytes]) -> None:
         """Close prepared statements that nobody needs there any more, in a group of ours."""

@@ -6,6 +6,7 @@ import pytest
 
 from proxy import protocol as p
 from proxy.filter import Filter
+from proxy.ours import PREFIX
 from proxy.pooling.guard import GUARD, READ_ONLY
 from proxy.session.judging import MAX_INLINE
 from tests.unit.session.town import (
@@ -134,3 +135,34 @@ def test_text_is_not_judged_by_the_search_path_of_an_upstream_that_was_lost(
     client.take()
     session.conversation.upstream_lost()
     assert session.filter is town.filter.under("a")
+
+
+def test_transaction_that_a_query_inside_a_group_leaves_half_ended_fails_no_other_client(town: Town) -> None:
+    town.opened()
+    session, client = town.client()
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + p.query(b"select 2"))
+    upstream = town.link(session)
+    upstream.says(PARSED, BOUND, SELECTED, SELECTED, READY_T)
+    upstream.take()
+    session.client_data(SYNC)
+    upstream.says(READY_I)
+    assert client.kinds() == "12CCZZ"
+    assert town.link(session) is upstream
+    name = PREFIX + upstream.held._token + b":1"
+    assert upstream.take() == SYNC + p.parse(name, b"") + p.target(p.CLOSE, b"S", name) + SYNC
+    upstream.says(p.error_response("ERROR", "XX000", "StartTransactionCommand: unexpected state STARTED"), READY_I)
+    assert client.take() == b""
+    upstream.says(CLOSED, READY_I)  # of the name, which may stand there
+    assert session.link is None and town.pool.idle == [upstream]
+
+
+def test_transaction_that_a_query_inside_a_group_leaves_half_ended_is_cleaned_behind_a_client_that_went(
+    town: Town,
+) -> None:
+    town.opened()
+    session, _ = town.client()
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + p.query(b"select 2"))
+    upstream = town.link(session)
+    upstream.says(PARSED, BOUND, SELECTED, SELECTED, READY_T)
+    session.client_lost()
+    assert upstream.recycled is True, "DISCARD ALL tells whether anything runs there"
