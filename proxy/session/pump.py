@@ -8,7 +8,7 @@ from typing import Final
 from proxy import protocol as p
 from proxy.errors import PROTOCOL_VIOLATION, ClientProtocolError, CloseReason, MalformedMessageError
 from proxy.pooling import owed as r
-from proxy.pooling.sent import Awaits, MustWait
+from proxy.pooling.sent import NEVER, Awaits, MustWait
 from proxy.session import answers, boundaries, direct, encoding, extended, resetting, simple, verdicts
 from proxy.session.answers import Refusal
 from proxy.session.inbox import STREAM_BIND_FROM
@@ -152,7 +152,7 @@ def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> byte
     link = session.link
     if kind in _IGNORED and session.ignored:
         return b""
-    if link is None or link.group_open or not (link.replies.owed or link.blind) or kind not in _BEGINNERS:
+    if link is None or not (link.replies.owed or link.blind) or kind not in _BEGINNERS or not _begins(session, link):
         return _answer(session, kind, data, pos, end)
     # A group begins behind something unanswered: it may need the guard ahead, and start-up settings ahead of that.
     resetting.check_discarded(session)
@@ -161,6 +161,7 @@ def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> byte
         raise MustWait
     before = len(link.replies.owed)
     answer = _answer(session, kind, data, pos, end)
+    link.parted = NEVER  # what comes next is in the middle of its group
     if not guard or len(link.replies.owed) == before:
         return answer
     link.replies.owed.insert(before, r.GUARDING)
@@ -179,6 +180,11 @@ def _answer(session: Session, kind: int, data: bytes, pos: int, end: int) -> byt
         return answers.answer(session, refusal, kind, unnamed=unnamed)
     except MalformedMessageError as error:
         return _malformed(session, kind, error)
+
+
+def _begins(session: Session, link: Link) -> bool:
+    """Whether a group begins now: with the client's message, or because a Sync of ours stands ahead of it."""
+    return not link.group_open or (link.blind and link.parted == session.groups.sent)
 
 
 def _malformed(session: Session, kind: int, error: MalformedMessageError) -> bytes:

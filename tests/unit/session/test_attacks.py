@@ -8,6 +8,7 @@ from proxy import protocol as p
 from proxy.filter import Filter
 from proxy.ours import PREFIX
 from proxy.pooling.guard import GUARD, READ_ONLY
+from proxy.pooling.sent import Awaits
 from proxy.session.judging import MAX_INLINE
 from tests.unit.session.town import (
     BEGIN,
@@ -20,6 +21,7 @@ from tests.unit.session.town import (
     READY_E,
     READY_I,
     READY_T,
+    ROLLED_BACK,
     SELECTED,
     SET,
     SYNC,
@@ -166,3 +168,33 @@ def test_transaction_that_a_query_inside_a_group_leaves_half_ended_is_cleaned_be
     upstream.says(PARSED, BOUND, SELECTED, SELECTED, READY_T)
     session.client_lost()
     assert upstream.recycled is True, "DISCARD ALL tells whether anything runs there"
+
+
+def test_group_that_a_sync_of_ours_begins_has_the_guard_ahead_where_the_server_reports_nothing(town: Town) -> None:
+    upstream = town.opened()
+    del upstream.parameters[READ_ONLY]
+    session, client = town.client(search_path="a")
+    group = p.parse(b"", b"discard all") + bind() + EXECUTE
+    session.client_data(group + p.query(b"rollback; select 1") + SYNC)
+    assert upstream.whole.endswith(SYNC) and b"rollback" not in upstream.whole
+    upstream.whole.clear()
+    upstream.says(PARSED, BOUND, p.message(p.COMMAND_COMPLETE, b"DISCARD ALL\0"), CLOSED, READY_I)
+    assert upstream.whole.index(b"search_path") < upstream.whole.index(GUARD) < upstream.whole.index(b"rollback")
+    assert upstream.whole.count(GUARD) == 1
+    upstream.says(SELECTED, READY_I, ROLLED_BACK, SELECTED, READY_I, READY_I)
+    assert client.kinds() == "12CCCZZ"
+
+
+def test_group_that_a_sync_of_ours_begins_in_a_transaction_does_not_wait_for_itself(town: Town) -> None:
+    upstream = town.opened()
+    del upstream.parameters[READ_ONLY]
+    session, _ = town.client(search_path="a")
+    for text in (b"discard all", b"begin"):
+        session.client_data(p.parse(b"", text) + bind() + EXECUTE)
+    session.client_data(p.parse(b"", b"rollback") + bind() + EXECUTE)
+    session.client_data(p.parse(b"", b"select 1") + bind() + EXECUTE + SYNC)
+    done = [p.message(p.COMMAND_COMPLETE, tag) for tag in (b"DISCARD ALL\0", b"SET\0")]
+    own = (PARSED, BOUND, done[1], CLOSED, CLOSED)
+    upstream.says(PARSED, BOUND, done[0], *own, PARSED, BOUND, BEGUN, PARSED, CLOSED, READY_T)
+    assert session.awaits is Awaits.NOTHING
+    assert upstream.whole.endswith(SYNC) and b"select 1" in upstream.whole
