@@ -275,7 +275,7 @@ def hand_back(session: Session, link: Link) -> None:
         session.pool.lost(upstream, session.house.now())
         return
     # What is under way is cancelled. Where that can hit a message of ours only DISCARD ALL knows what is left.
-    discard = bool(ledger.pins or link.own or replies.ours) or link.blind or link.mixed
+    discard = bool(ledger.pins or link.untidy or replies.ours) or link.blind
     if not link.quiet or discard:
         session.pool.recycle(upstream, discard=discard)
     else:

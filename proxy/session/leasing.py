@@ -158,7 +158,7 @@ def releases(session: Session, link: Link) -> bool:
         return False
     if ledger.pins or ledger.touched or ledger.unsure or ledger.recodes or ledger.loosened or ledger.reading:
         return False
-    if link.own or link.mixed or session.peer.leaving:
+    if link.unclean or session.peer.leaving:
         return False
     _release(session, link)
     return True
@@ -172,19 +172,13 @@ def let_go(session: Session, link: Link) -> bool:
     ledger, upstream, replies = session.ledger, link.upstream, link.replies
     if replies.owed or replies.status != p.IDLE or link.group_open or (ledger.pins and not ledger.loosened):
         return False
-    if upstream.cancelling and (link.own or ledger.touched or ledger.loosened):
+    if upstream.cancelling and (link.untidy or ledger.touched or ledger.loosened):
         upstream.cancel(partial(_cancel_ended, session, link))  # which could hit what is asked now
         return False
-    if link.mixed:
-        if not (link.own or ledger.touched or ledger.loosened):
-            _clean_up(session, link)
-        link.steady()
-        return False
-    if link.own:
-        names = link.own.all()  # what SQL was to see under the client's own names
+    if link.untidy:
         if not (ledger.touched or ledger.loosened):
             _clean_up(session, link)
-        link.close_all(names)
+        link.tidy()
         return False
     if ledger.touched or ledger.loosened:
         _read_back(session, link)
@@ -242,7 +236,7 @@ def end_group(session: Session, link: Link) -> None:
 
     link.replies.owe(Undone(ignore_rest))
     link.replies.owe(r.CUT_SYNC)
-    link.parted = session.groups.sent
+    link.transaction.parted = session.groups.sent
     link.suffix += link.cut_group()
 
 

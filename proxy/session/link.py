@@ -7,7 +7,7 @@ from proxy.ours import NO_NAME
 from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
 from proxy.pooling.owed import Dropped, Owed
-from proxy.pooling.sent import NEVER, Groups
+from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Own
 from proxy.session.encoding_ahead import EncodingAhead
@@ -34,9 +34,7 @@ class Link:
         "group_open",
         "groups",
         "held",
-        "mixed",
         "own",
-        "parted",
         "portals",
         "prefix",
         "put_back",
@@ -47,6 +45,7 @@ class Link:
         "since",
         "stirred",
         "suffix",
+        "unclean",
         "unit",
         "upstream",
     )
@@ -71,12 +70,8 @@ class Link:
         """What goes out ahead of all else, and behind what is sent next."""
         self.group_open = False
         """Extended messages went upstream since the last Sync."""
-        self.mixed = False
-        """A group was ended by a Query or a FunctionCall, and nothing of ours has run since: see `steady`."""
         self.stirred = False
         """Something is set, or to be set, that each message has to be looked at for: see where it is set."""
-        self.parted = NEVER
-        """The group that a Sync of ours has begun, in the middle of one of the client's."""
         self.discards: int | None = None
         """The last group with a DISCARD ALL, behind which start-up settings are set again."""
         self.put_off = False
@@ -89,6 +84,8 @@ class Link:
         """The server is being asked which client_encoding, or search_path, there is."""
         self.cancelled: str | None = None
         """What runs was cancelled, until the server says that it is done: by this limit of ours, or "", by a user."""
+        self.unclean = False
+        """`tidy` may have something to do: a group was cut, or something stands there under the client's own names."""
         self.own: Own | None = None
         """What stands on the upstream under the client's own names; None: nothing ever did."""
         self._transaction: TransactionAhead | None = None
@@ -116,6 +113,7 @@ class Link:
         """Return what stands under the client's own names, where something is put there."""
         if self.own is None:
             self.own = Own(self.groups)
+            self.unclean = True
         return self.own
 
     def __repr__(self) -> str:
@@ -184,23 +182,31 @@ class Link:
         """Note that a group ends now with something else than a Sync."""
         if self.group_open:
             self.transaction.cut()
-            self.mixed = True
+            self.unclean = True
         self.group_open = False
 
-    def steady(self) -> None:
-        """Have something run, in a group of ours, that may fail.
+    @property
+    def untidy(self) -> bool:
+        """Whether something stands or runs there that `tidy` has to end before another client gets the upstream."""
+        return bool(self.own) or (self._transaction is not None and self._transaction.mixed)
+
+    def tidy(self) -> None:
+        """Close what SQL was to see under the client's own names, and end a transaction that has ended by half.
 
         PostgreSQL 18 takes a Query behind an Execute of the same group for a part of an implicit block, and the Sync
         behind that ends the block, but not the transaction: whatever comes next fails with XX000
-        (start_xact_command(), tcop/postgres.c). That is to be no other client's statement.
+        (start_xact_command(), tcop/postgres.c). That is to be a Parse of ours, which may.
         """
-        self.mixed = False
-        name = self.held.new_name()
-        self.replies.owe(r.SKIP_ANYHOW)
-        self.replies.owe(Dropped(self.held, name))
-        self.replies.owe(r.SKIP_SYNC)
-        close = p.target(p.CLOSE, b"S", name)
-        self.upstream.write(self.flushed() + p.parse(name, b"") + close + p.SYNC_MESSAGE)
+        if self.transaction.mixed:
+            self.transaction.mixed = False
+            name = self.held.new_name()
+            self.replies.owe(r.SKIP_ANYHOW)
+            self.replies.owe(Dropped(self.held, name))
+            self.replies.owe(r.SKIP_SYNC)
+            close = p.target(p.CLOSE, b"S", name)
+            self.upstream.write(self.flushed() + p.parse(name, b"") + close + p.SYNC_MESSAGE)
+        if self.own:
+            self.close_all(self.own.all())
 
     def close_all(self, names: list[bytes]) -> None:
         """Close prepared statements that nobody needs there any more, in a group of ours."""

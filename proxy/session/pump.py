@@ -161,7 +161,8 @@ def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> byte
         raise MustWait
     before = len(link.replies.owed)
     answer = _answer(session, kind, data, pos, end)
-    link.parted = NEVER  # what comes next is in the middle of its group
+    if link.blind:
+        link.transaction.parted = NEVER  # what comes next is in the middle of its group
     if not guard or len(link.replies.owed) == before:
         return answer
     link.replies.owed.insert(before, r.GUARDING)
@@ -184,7 +185,7 @@ def _answer(session: Session, kind: int, data: bytes, pos: int, end: int) -> byt
 
 def _begins(session: Session, link: Link) -> bool:
     """Whether a group begins now: with the client's message, or because a Sync of ours stands ahead of it."""
-    return not link.group_open or (link.blind and link.parted == session.groups.sent)
+    return not link.group_open or (link.blind and link.transaction.parted == session.groups.sent)
 
 
 def _malformed(session: Session, kind: int, error: MalformedMessageError) -> bytes:

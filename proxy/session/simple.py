@@ -122,7 +122,7 @@ def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple
         before += resetting.replan(link, query=True)
     leaving = sql_names.leaves_failed(session, link, verdict, text)
     if leaving is not None:
-        if link.group_open and link.parted != session.groups.sent:
+        if link.group_open and link.transaction.parted != session.groups.sent:
             # In a transaction block its Sync changes nothing, and what stands before it is known: the names, too.
             leasing.end_group(session, link)
             raise MustWait

@@ -35,6 +35,8 @@ class TransactionAhead:
         "asked_in",
         "block",
         "ending",
+        "mixed",
+        "parted",
         "ran_in",
         "read_in",
     )
@@ -45,6 +47,10 @@ class TransactionAhead:
         self.block = Block.NONE
         self.ending = False
         """COMMIT or ROLLBACK was sent: the transaction ends, however that goes."""
+        self.mixed = False
+        """A group was ended by something else than a Sync, and nothing of ours has run since: see `Link.tidy`."""
+        self.parted = NEVER
+        """The group that a Sync of ours has begun, in the middle of one of the client's."""
         self.asked_in = self.read_in = self.ran_in = NEVER
         """In which group something of ours has run, or was parsed; the client has read; it has run anything."""
         self._steered = 0
@@ -82,6 +88,7 @@ class TransactionAhead:
 
     def cut(self) -> None:
         """Note that a group ends with something else than a Sync: ignored, if what stands before it has failed."""
+        self.mixed = True
         self._steered = UNKNOWN
         self._steered_until = _A_QUIET_MOMENT
         if self.block is Block.CLIENTS:
