@@ -244,6 +244,7 @@ def needs(text: str) -> tuple[list[str], list[str]]:
 
 OF_A_TRANSACTION_ID = {"transaction id", "next transaction id", "WAL"}
 ANNOUNCED = {"prepared statements": Effect.PREPARE, "cursors": Effect.HOLD_CURSOR}
+"""What a verdict may announce that a session holds; nothing that is allowed listens to a channel."""
 
 
 _FOLLOW = {"transaction_isolation", "transaction_read_only", "transaction_deferrable"}
@@ -264,7 +265,7 @@ def left(what: str, start: Any, end: Any, verdict: Verdict | None) -> object:
         known = {name: value for name, value in end.items() if name in start and name not in named}
         changed = {name: value for name, value in known.items() if (start[name] or "") != (value or "")}
         return {name: value for name, value in changed.items() if (name, value) != _SAFE}
-    named = {name for effect, name in effects if effect is ANNOUNCED[what]}
+    named = {name for effect, name in effects if effect is ANNOUNCED.get(what)}
     return [name for (name,) in end if (name,) not in start and name not in named]
 
 
