@@ -37,8 +37,10 @@ class Watch:
         return rows(self._connection, text)
 
     def sleeps(self, text: str) -> bool:
-        asked = text.replace("'", "''")
-        return bool(self.rows(f"SELECT 1 FROM pg_stat_activity WHERE query = '{asked}' AND wait_event = 'PgSleep'"))
+        """Return whether the last statement of a text is asleep; SideCart may have put one of its own ahead of it."""
+        last = text.rpartition(";")[2].strip().replace("'", "''")
+        asked = f"right(query, length('{last}')) = '{last}'"
+        return bool(self.rows(f"SELECT 1 FROM pg_stat_activity WHERE {asked} AND wait_event = 'PgSleep'"))
 
     def close(self) -> None:
         self._connection.leave(End.TERMINATE)
