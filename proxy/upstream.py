@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
 from proxy import protocol as p
@@ -23,8 +23,9 @@ from proxy.pooling.guard import START_UP
 from proxy.pooling.login import READ_BACK, RETURNED_TO, LoginMessages, demand, login_error
 from proxy.pooling.owed import Owed
 from proxy.pooling.own_answer import OwnAnswer
-from proxy.pooling.pool import Pool
+from proxy.pooling.pool import Backend, Pool, Term
 from proxy.pooling.replies import Replies, TripwireError
+from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
 from proxy.pooling.statements import Held
 from proxy.pooling.unnamed import Unnamed
@@ -52,332 +53,264 @@ class Canceller(Protocol):
         """Return the outcome once the server at this address has dealt with it: `sent` or `failed`."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One upstream. It is logging in, idle, leased (what arrives goes to its owner), cleaning, or closed.
+class _Cancels:
+    """CancelRequests for one upstream, one at a time: a client that repeats itself opens no more connections.
 
-    While nobody owns it, it is the listener of its own replies: an idle upstream may say little.
+    But the signal of the one under way may be out already, and have hit the statement before: where one is asked for
+    meanwhile, another goes behind it, if it has something to hit then. `ended` is called behind each.
     """
 
-    __slots__ = (
-        "_answer",
-        "_audit",
-        "_canceller",
-        "_cancels",
-        "_checking",
-        "_cleaning",
-        "_closed",
-        "_deadline",
-        "_discard",
-        "_dropped",
-        "_failure",
-        "_groups",
-        "_mail",
-        "_messages",
-        "_owner",
-        "_stats",
-        "_tasks",
-        "_then",
-        "_transport",
-        "address",
-        "auth",
-        "born",
-        "customs",
-        "defaults",
-        "expires",
-        "heard",
-        "held",
-        "idle_since",
-        "key",
-        "outlived",
-        "parameters",
-        "path",
-        "pid",
-        "plans",
-        "pool",
-        "pooled",
-        "proofs",
-        "replies",
-        "restless",
-        "settings",
-        "tls_version",
-        "unnamed",
-        "unnamed_of",
-        "write",
-    )
+    __slots__ = ("_again", "_ended", "_hits", "_send", "_stats", "_tasks", "_then", "under_way")
 
-    def __init__(self, pool: Pool, canceller: Canceller, stats: Stats, audit: Audit, tasks: Tasks) -> None:
-        self.pool = pool
-        self.replies = Replies(self)
-        self._groups = self.replies.groups
-        self.parameters: dict[str, str] = {}
-        self.settings: Settings | None = NO_SETTINGS
-        self.plans: object = NO_SETTINGS
-        self.proofs: object = FRESH
-        self.defaults = NO_SETTINGS
-        self.restless = False
-        self.customs: set[str] = set()
-        self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
-        self.unnamed: Unnamed[object] = Unnamed(self._groups)
-        self.unnamed_of: object | None = None
-        self.born = 0.0
-        self.expires = 0.0
-        self.outlived = CloseReason.SERVER_LIFETIME
-        self.address = ""
-        self.path = ""
-        """The search_path that RESET returns to: the role's, the database's or the configuration's."""
-        self.auth = ""
-        self.idle_since = 0.0
-        self.heard = 0.0
-        self.pid = 0
-        self.key = (0, b"")
-        """What a CancelRequest names: process and secret, the pooler's where there is one."""
-        self.pooled = False
-        """Whether a pooler stands in between: the server's process is not the one that BackendKeyData names."""
-        self.tls_version = ""
-        self._canceller = canceller
+    def __init__(
+        self,
+        send: Callable[[], Awaitable[str]],
+        hits: Callable[[], bool],
+        ended: Callable[[], None],
+        stats: Stats,
+        tasks: Tasks,
+    ) -> None:
+        self._send = send
+        self._hits = hits
+        self._ended = ended
         self._stats = stats
-        self._audit = audit
         self._tasks = tasks
-        self._transport: asyncio.Transport | None = None
-        self._owner: Owner | None = None
-        self._closed = False
-        self._cancels = 0  # requests under way, or due behind that: one of each at most
-        self._then: list[Callable[[], None]] = []  # who waits for the end of the cancel that is under way
+        self._then: list[Callable[[], None]] = []  # who waits for the end of what is under way, or due
+        self._again = False
+        self.under_way = False
+
+    def ask(self, then: Callable[[], None] | None) -> None:
+        """Send a request; call `then` when it can hit nothing any more."""
+        if then is not None:
+            self._then.append(then)
+        self._again = self.under_way
+        if not self.under_way:
+            self.under_way = True
+            self._tasks.start(self._run(), "cancel")
+
+    async def _run(self) -> None:
+        again = True
+        while again:
+            told, self._then, self._again = self._then, [], False
+            outcome = "failed"
+            again = False
+            try:
+                outcome = await self._send()
+                again = self._again and self._hits()
+            finally:
+                self.under_way = again
+                self._stats.cancels[outcome] += 1
+                if not again:
+                    told += self._then
+                    self._then = []
+                for then in told:
+                    then()
+                self._ended()
+
+
+class _Talk:
+    """SideCart's own talk on an upstream: its login, or one Query whose answer is fetched. It waits for answers."""
+
+    __slots__ = ("_answer", "_failure", "_mail", "_messages", "_pause", "_resume")
+
+    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        self._pause = pause
+        self._resume = resume
+        self._messages = LoginMessages()
+        self._answer: OwnAnswer | None = None  # only while fetching
+        self._mail: asyncio.Future[None] | None = None
+        self._failure: UpstreamError | None = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes are left that nobody has taken."""
+        return bool(self._messages)
+
+    def feed(self, data: bytes) -> None:
+        """Take what has arrived."""
+        if self._answer is not None:
+            self._feed_answer(self._answer, data)
+        else:
+            self._messages.feed(data)
+            self._pause()  # until `message` wants more: a proof takes its time
+            if self._mail is not None and not self._mail.done():
+                self._mail.set_result(None)
+
+    def _feed_answer(self, answer: OwnAnswer, data: bytes) -> None:
+        if self._mail is None or self._mail.done():
+            return
+        try:
+            if answer.feed(data):
+                self._mail.set_result(None)
+        except UpstreamProtocolError as error:
+            self._pause()
+            self._mail.set_exception(error)
+
+    def fail(self, failure: UpstreamError) -> None:
+        """Have whoever waits learn that nothing comes any more; forget what has come."""
+        self._failure = failure
+        # The upstream and its transport hold each other until cycles are looked for, which may be minutes: nothing is
+        # held then that a server can make large.
+        self._messages = LoginMessages()
+        if self._mail is not None and not self._mail.done():
+            if self._answer is not None:
+                self._mail.set_exception(failure)
+            else:
+                self._mail.set_result(None)
+
+    async def message(self) -> tuple[int, bytes]:
+        """Return the next whole message of the login.
+
+        Nothing is read between two calls beyond the piece that the last one was in. Raises UpstreamError.
+        """
+        while (message := self._messages.take()) is None:
+            if self._failure is not None:
+                raise self._failure
+            self._mail = asyncio.get_running_loop().create_future()
+            self._resume()
+            await self._mail
+        return message
+
+    async def answer(self, limit: int) -> list[list[list[bytes | None]]]:
+        """Return the rows of each result of a Query that is sent now: see `UpstreamConnection.fetch`."""
+        answer = self._answer = OwnAnswer(limit)
+        self._mail = asyncio.get_running_loop().create_future()
+        try:
+            await self._mail
+        except BaseException:
+            answer.forget()
+            raise
+        finally:
+            self._answer = None
+        if answer.error is not None:
+            fields = p.error_fields(answer.error)
+            raise QueryFailedError(fields.get("C", CONNECTION_FAILURE), fields.get("M", ""))
+        for _ in answer.unpack():
+            await asyncio.sleep(0)
+        return answer.results
+
+
+class _Keeper:
+    """Looks after an upstream while nobody owns it: it is idle, asked for a sign of life, or cleaned.
+
+    It is the listener of its replies then: an idle upstream may say little.
+    """
+
+    __slots__ = ("_checking", "_cleaning", "_deadline", "_discard", "_dropped", "_upstream", "groups", "unnamed")
+
+    def __init__(self, upstream: UpstreamConnection) -> None:
+        self._upstream = upstream
+        self.groups = Groups()
+        self.unnamed: Unnamed[object] = Unnamed(self.groups)
         self._checking = False
         self._cleaning = False
         self._discard = False
         self._dropped = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._messages: LoginMessages | None = LoginMessages()  # until it has logged in for its pool
-        self._answer: OwnAnswer | None = None  # only while fetching
-        self._mail: asyncio.Future[None] | None = None
-        self._failure: Exception | None = None
 
-    # --- transport ------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
-        self.write = transport.write  # the port's method is the transport's own: no call in between
-        tls = transport.get_extra_info("ssl_object")
-        self.tls_version = tls.version() if tls is not None else ""
-
-    def data_received(self, data: bytes) -> None:
-        owner = self._owner
-        if owner is not None:
-            try:
-                owner.upstream_data(data)
-            except Exception as error:
-                self._audit.event("bug", level="error", what=type(error).__name__, where="upstream data")
-                owner.bug()
-        elif self._answer is not None:
-            self._answered(self._answer, data)
-        elif self._messages is not None:
-            self._messages.feed(data)
-            self.pause_reading()  # until `_message` wants more: a proof takes its time
-            self._wake()
-        else:
-            self._unowned(data)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._failure = self._failure or UpstreamError(
-            "the upstream closed the connection during login", reason=CloseReason.UPSTREAM_LOGIN
-        )
-        if self._answer is not None and self._mail is not None and not self._mail.done():
-            self._mail.set_exception(self._failure)
-        self._wake()
-        owner, self._owner = self._owner, None
-        if not self._closed:
-            self._closed = True
-            self._count(CloseReason.UPSTREAM_LOST)
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if owner is not None:
-            owner.upstream_lost()
-        self.pool.lost(self, asyncio.get_running_loop().time())
-        # This object and its transport hold each other until cycles are looked for, which may be minutes: it holds
-        # nothing then that a server can make large.
-        self.parameters = {}
-        self._messages = LoginMessages()
-
-    def pause_writing(self) -> None:
-        if self._owner is not None:
-            self._owner.upstream_writable(False)
-
-    def resume_writing(self) -> None:
-        if self._owner is not None:
-            self._owner.upstream_writable(True)
-
-    # --- what sessions and the pool ask ---------------------------------------------------------------------------
-
-    def attach(self, owner: Owner) -> None:
-        self._owner = owner
+    def hand_over(self) -> None:
+        """Note that it gets an owner."""
         self._dropped = 0
-
-    def detach(self) -> None:
-        self._owner = None
-        self.replies.listener = self
-        self.replies.groups = self._groups
-
-    def pause_reading(self) -> None:
-        if self._transport is not None and not self._closed:
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and not self._closed:
-            self._transport.resume_reading()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def cancelling(self) -> bool:
-        return self._cancels > 0
-
-    def cancel(self, then: Callable[[], None] | None = None) -> None:
-        """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended.
-
-        One request at a time: a client that repeats itself opens no more connections to the server. But the signal of
-        the one under way may be out already, and have hit the statement before: another one goes behind it.
-        """
-        if then is not None:
-            self._then.append(then)
-        if not self._cancels:
-            self._tasks.start(self._cancel(), "cancel")
-        self._cancels = min(2, self._cancels + 1)
-
-    async def _cancel(self) -> None:
-        while self._cancels:
-            outcome = "failed"
-            told, self._then = self._then, []
-            try:
-                outcome = await self._canceller.cancel(*self.key, self.address, with_tls=bool(self.tls_version))
-            finally:
-                # Another one has something to hit only as long as an owner waits for an answer.
-                self._cancels = self._cancels - 1 if self._owner is not None and self.replies.awaited else 0
-                self._stats.cancels[outcome] += 1
-                if not self._cancels:
-                    told += self._then
-                    self._then = []
-                for then in told:
-                    then()
-                if self._cleaning and not self._closed:
-                    # The signal is out; one more round trip, and it has hit nothing that comes later.
-                    self._ask(p.SYNC_MESSAGE, r.SYNC)
-
-    def close(self, reason: CloseReason) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._count(reason)
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._transport is not None:
-            if self.auth:  # else it has not logged in, and the server expects something else now
-                self._transport.write(p.TERMINATE_MESSAGE)
-            self._transport.close()
-
-    def _count(self, reason: CloseReason) -> None:
-        if self._messages is None:  # it had logged in for a pool
-            self._stats.upstream_closes[reason.value] += 1
-            self._audit.event("upstream closed", database=self.pool.database, reason=reason.value)
-
-    # --- unowned --------------------------------------------------------------------------------------------------
 
     def recycle(self, *, discard: bool) -> None:
         """End what runs, roll back, clear the session on request, and tell the pool."""
+        upstream = self._upstream
         self._cleaning = True
         self._discard = discard
         self._dropped = 0
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(
-            self.pool.limits.cancel_wait_timeout, self._retire, CloseReason.CANCEL_UNFINISHED
+        self._deadline = asyncio.get_running_loop().call_later(
+            upstream.pool.limits.cancel_wait_timeout, upstream.retire, CloseReason.CANCEL_UNFINISHED
         )
-        if self.replies.owed:
+        if upstream.replies.owed:
             self._insist()
-        self._ask(p.SYNC_MESSAGE, r.SYNC)
+        upstream.ask(p.SYNC_MESSAGE, r.SYNC)
 
     def _insist(self) -> None:
         """Cancel until nothing runs any more: one may overtake its statement, and there may be others behind it."""
-        if self._cleaning and not self._closed and len(self.replies.owed):
-            self.cancel()
+        if self._cleaning and not self._upstream.closed and len(self._upstream.replies.owed):
+            self._upstream.cancel()
             asyncio.get_running_loop().call_later(CANCEL_AGAIN, self._insist)
+
+    def cancel_ended(self) -> None:
+        """Note that the signal of a CancelRequest is out."""
+        if self._cleaning and not self._upstream.closed:
+            # One more round trip, and it has hit nothing that comes later.
+            self._upstream.ask(p.SYNC_MESSAGE, r.SYNC)
 
     def check(self) -> None:
         """Ask for a sign of life; tell the pool `answered`, or `silent`."""
         self._checking = True
         self._dropped = 0
         self._deadline = asyncio.get_running_loop().call_later(CHECK_TIMEOUT, self._no_sign)
-        self._ask(p.SYNC_MESSAGE, r.SYNC)
+        self._upstream.ask(p.SYNC_MESSAGE, r.SYNC)
 
     def _no_sign(self) -> None:
+        upstream = self._upstream
         text = f"the upstream has not answered for {CHECK_TIMEOUT:g} s on a connection that was idle"
-        self.close(CloseReason.SERVER_CHECK)
-        self.pool.silent(self, UpstreamError(text, reason=CloseReason.SERVER_CHECK), asyncio.get_running_loop().time())
+        upstream.close(CloseReason.SERVER_CHECK)
+        error = UpstreamError(text, reason=CloseReason.SERVER_CHECK)
+        upstream.pool.silent(upstream, error, asyncio.get_running_loop().time())
 
-    def _ask(self, message: bytes, owed: Owed) -> None:
-        self.replies.owe(owed)
-        self.write(message)
-
-    def _unowned(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
+        """Take what has arrived."""
+        upstream, replies = self._upstream, self._upstream.replies
         try:
-            self.replies.feed(data)
+            replies.feed(data)
         except UpstreamProtocolError as error:
-            self._audit.event("upstream protocol", level="error", what=str(error))
-            self._retire(error.reason)
+            upstream.report(str(error))
+            upstream.retire(error.reason)
             return
         self._dropped += len(data)
-        if self.replies.halted is not None:
-            self._retire(CloseReason.UPSTREAM_LOST if self.replies.fatal else CloseReason.DIRTY)
+        if replies.halted is not None:
+            upstream.retire(CloseReason.UPSTREAM_LOST if replies.fatal else CloseReason.DIRTY)
         elif self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
-            self._retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
-        elif self._checking and not self.replies.owed:
+            upstream.retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
+        elif self._checking and not replies.owed:
             self._checking = False
             self._stand_down()
-            self.pool.answered(self, asyncio.get_running_loop().time())
-        elif self._cleaning and not self.replies.owed and not self.cancelling:
+            upstream.pool.answered(upstream, asyncio.get_running_loop().time())
+        elif self._cleaning and not replies.owed and not upstream.cancelling:
             self._clean()
+
+    def _clean(self) -> None:
+        """Take the next step towards clean; nothing is owed."""
+        upstream = self._upstream
+        if upstream.replies.status != p.IDLE:
+            upstream.ask(_ROLLBACK, r.SKIP_QUERY)
+        elif self._discard:
+            self._discard = False
+            # DISCARD ALL includes RESET ALL, DEALLOCATE ALL, DISCARD PLANS
+            upstream.settings = upstream.plans = NO_SETTINGS
+            upstream.held.clear()
+            upstream.ask(_DISCARD_ALL, r.SKIP_QUERY)
+        else:
+            self._cleaning = False
+            self._stand_down()
+            upstream.pool.cleaned(upstream, asyncio.get_running_loop().time())
 
     def _stand_down(self) -> None:
         """End the watch over what was asked: it has been answered."""
-        self.replies.forget_ready()
+        self._upstream.replies.forget_ready()
+        self.stop()
+
+    def stop(self) -> None:
+        """Wait for nothing any more."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _clean(self) -> None:
-        """Take the next step towards clean; nothing is owed."""
-        if self.replies.status != p.IDLE:
-            self._ask(_ROLLBACK, r.SKIP_QUERY)
-        elif self._discard:
-            self._discard = False
-            self.settings = self.plans = NO_SETTINGS  # DISCARD ALL includes RESET ALL, DEALLOCATE ALL, DISCARD PLANS
-            self.held.clear()
-            self._ask(_DISCARD_ALL, r.SKIP_QUERY)
-        else:
-            self._cleaning = False
-            self._stand_down()
-            self.pool.cleaned(self, asyncio.get_running_loop().time())
-
-    def _retire(self, reason: CloseReason) -> None:
-        self.close(reason)
-        self.pool.lost(self, asyncio.get_running_loop().time())
-
-    # Listener of the replies owed, while nobody owns this upstream
+    # Listener of the replies owed
 
     def bind_failed(self) -> None:
         pass
 
     def parameter_reported(self, body: bytes) -> bytes | None:
-        name, value = p.note_parameter(self.parameters, body)
+        name, value = p.note_parameter(self._upstream.parameters, body)
         # What an abandoned client has run may still change its encoding; the others it cannot, while it is cleaned too.
         if START_UP.get(name, value) != value and not (self._cleaning and name == "client_encoding"):
             raise TripwireError(f"an upstream that nobody holds reports {name} = {value}")
         if not self._cleaning:
-            self.pool.unsettle(self)
+            self._upstream.pool.unsettle(self._upstream)
         return b""
 
     def skipped_row(self, body: bytes) -> None:
@@ -395,6 +328,182 @@ class UpstreamConnection(asyncio.Protocol):
     def notification_arrived(self, body: bytes) -> bool:
         return False
 
+
+class UpstreamConnection(asyncio.Protocol):
+    """One upstream. It is logging in, idle, leased (what arrives goes to its owner), cleaning, or closed."""
+
+    __slots__ = (
+        "_audit",
+        "_cancels",
+        "_closed",
+        "_keeper",
+        "_owner",
+        "_stats",
+        "_talk",
+        "_transport",
+        "backend",
+        "customs",
+        "defaults",
+        "held",
+        "parameters",
+        "plans",
+        "pool",
+        "proofs",
+        "replies",
+        "restless",
+        "settings",
+        "term",
+        "unnamed_of",
+        "write",
+    )
+
+    def __init__(self, pool: Pool, canceller: Canceller, stats: Stats, audit: Audit, tasks: Tasks) -> None:
+        self.pool = pool
+        self._keeper = _Keeper(self)
+        self.replies = Replies(self._keeper)
+        self.replies.groups = self._keeper.groups
+        self.parameters: dict[str, str] = {}
+        self.settings: Settings | None = NO_SETTINGS
+        self.plans: object = NO_SETTINGS
+        self.proofs: object = FRESH
+        self.defaults = NO_SETTINGS
+        self.restless = False
+        self.customs: set[str] = set()
+        self.held = Held(secrets.token_hex(4), pool.limits.max_prepared_statements)
+        self.unnamed_of: object | None = None
+        self.term = Term()
+        self.backend = backend = Backend()
+        self._stats = stats
+        self._audit = audit
+        self._transport: asyncio.Transport | None = None
+        self._owner: Owner | None = None
+        self._closed = False
+        self._talk: _Talk | None = _Talk(self.pause_reading, self.resume_reading)  # until it has logged in for its pool
+        self._cancels = _Cancels(
+            lambda: canceller.cancel(*backend.key, backend.address, with_tls=bool(backend.tls_version)),
+            lambda: self._owner is not None and self.replies.awaited,
+            self._keeper.cancel_ended,
+            stats,
+            tasks,
+        )
+
+    # --- transport ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        self.write = transport.write  # the port's method is the transport's own: no call in between
+        tls = transport.get_extra_info("ssl_object")
+        self.backend.tls_version = tls.version() if tls is not None else ""
+
+    def data_received(self, data: bytes) -> None:
+        owner = self._owner
+        if owner is not None:
+            try:
+                owner.upstream_data(data)
+            except Exception as error:
+                self._audit.event("bug", level="error", what=type(error).__name__, where="upstream data")
+                owner.bug()
+        elif self._talk is not None:
+            self._talk.feed(data)
+        else:
+            self._keeper.take(data)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        talk, owner, self._owner = self._talk, self._owner, None
+        if talk is not None:
+            text = "the upstream closed the connection during login"
+            talk.fail(UpstreamError(text, reason=CloseReason.UPSTREAM_LOGIN))
+        if not self._closed:
+            self._closed = True
+            self._count(CloseReason.UPSTREAM_LOST)
+        self._keeper.stop()
+        if owner is not None:
+            owner.upstream_lost()
+        self.pool.lost(self, asyncio.get_running_loop().time())
+        self.parameters = {}  # as `_Talk.fail` says
+
+    def pause_writing(self) -> None:
+        if self._owner is not None:
+            self._owner.upstream_writable(False)
+
+    def resume_writing(self) -> None:
+        if self._owner is not None:
+            self._owner.upstream_writable(True)
+
+    # --- what sessions and the pool ask ---------------------------------------------------------------------------
+
+    def attach(self, owner: Owner) -> None:
+        self._owner = owner
+        self._keeper.hand_over()
+
+    def detach(self) -> None:
+        self._owner = None
+        self.replies.listener = self._keeper
+        self.replies.groups = self._keeper.groups
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._closed:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._closed:
+            self._transport.resume_reading()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def cancelling(self) -> bool:
+        return self._cancels.under_way
+
+    def cancel(self, then: Callable[[], None] | None = None) -> None:
+        """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended."""
+        self._cancels.ask(then)
+
+    def recycle(self, *, discard: bool) -> None:
+        """End what runs, roll back, clear the session on request, and tell the pool."""
+        self._keeper.recycle(discard=discard)
+
+    def check(self) -> None:
+        """Ask for a sign of life; tell the pool `answered`, or `silent`."""
+        self._keeper.check()
+
+    def close(self, reason: CloseReason) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._count(reason)
+        self._keeper.stop()
+        if self._transport is not None:
+            if self.backend.auth:  # else it has not logged in, and the server expects something else now
+                self._transport.write(p.TERMINATE_MESSAGE)
+            self._transport.close()
+
+    def _count(self, reason: CloseReason) -> None:
+        if self._talk is None:  # it had logged in for a pool
+            self._stats.upstream_closes[reason.value] += 1
+            self._audit.event("upstream closed", database=self.pool.database, reason=reason.value)
+
+    # --- what its keeper does with it -----------------------------------------------------------------------------
+
+    def ask(self, message: bytes, owed: Owed) -> None:
+        """Send a message of ours; `owed` is the reply to it."""
+        self.replies.owe(owed)
+        self.write(message)
+
+    def report(self, what: str) -> None:
+        """Log how the server breaks the protocol."""
+        self._audit.event("upstream protocol", level="error", what=what)
+
+    def retire(self, reason: CloseReason) -> None:
+        """Close it, and tell the pool."""
+        self.close(reason)
+        self.pool.lost(self, asyncio.get_running_loop().time())
+
     # --- login ----------------------------------------------------------------------------------------------------
 
     async def log_in(self, user: str, login: UpstreamLogin) -> None:
@@ -403,30 +512,33 @@ class UpstreamConnection(asyncio.Protocol):
         Raises UpstreamError or UpstreamProtocolError, also where more comes than MAX_LOGIN. Afterwards the upstream is
         idle.
         """
+        talk, backend = self._talk, self.backend
+        if talk is None:
+            raise UpstreamProtocolError("login is over")
         self.write(p.startup_message({"user": user, "database": self.pool.dbname, **START_UP}))
-        await self._authenticate(login)
+        await self._authenticate(talk, login)
         while True:
-            kind, body = await self._message()
+            kind, body = await talk.message()
             if kind == p.ERROR_RESPONSE:
                 raise login_error(p.error_fields(body), self.pool.database)
             if kind == p.PARAMETER_STATUS:
                 p.note_parameter(self.parameters, body)
             elif kind == p.BACKEND_KEY_DATA:
-                self.key = int.from_bytes(body[:4], "big"), body[4:]
+                backend.key = int.from_bytes(body[:4], "big"), body[4:]
             elif kind == p.READY_FOR_QUERY:
                 break
             elif kind != p.NOTICE_RESPONSE:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
-        self.auth = login.name
-        await self._read_back()
-        if self._messages:
+        backend.auth = login.name
+        await self._read_back(talk)
+        if talk.unread:
             raise UpstreamProtocolError("bytes after the end of the login")
-        self._messages = None
+        self._talk = None
         self.resume_reading()
 
-    async def _authenticate(self, login: UpstreamLogin) -> None:
+    async def _authenticate(self, talk: _Talk, login: UpstreamLogin) -> None:
         while not login.done:
-            kind, body = await self._message()
+            kind, body = await talk.message()
             if kind == p.AUTHENTICATION:
                 # A server chooses how often the password is hashed: other clients are served meanwhile.
                 long = body[:4] == AUTH_SASL_CONTINUE.to_bytes(4, "big")
@@ -438,25 +550,26 @@ class UpstreamConnection(asyncio.Protocol):
             elif kind != p.NOTICE_RESPONSE:
                 raise UpstreamProtocolError(f"backend message {chr(kind)!r} out of place during login")
 
-    async def _read_back(self) -> None:
+    async def _read_back(self, talk: _Talk) -> None:
         """Believe no parameter that was not read back: a pooler in between may have dropped it."""
-        *kept, path, pid = await self._row(READ_BACK, len(START_UP) + 2)
+        backend = self.backend
+        *kept, path, pid = await self._row(talk, READ_BACK, len(START_UP) + 2)
         demand(kept)
         try:
-            self.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
-            self.pid = int(pid)
+            backend.path = bytes.fromhex(path).decode("iso8859-1")  # what is compared with it is ASCII
+            backend.pid = int(pid)
         except ValueError:
             raise UpstreamProtocolError("the session's own settings are no answer") from None
-        self.pooled = self.pid != self.key[0]
-        if self.pooled:
-            demand(await self._row(RETURNED_TO, len(START_UP)))
+        backend.pooled = backend.pid != backend.key[0]
+        if backend.pooled:
+            demand(await self._row(talk, RETURNED_TO, len(START_UP)))
 
-    async def _row(self, query: bytes, columns: int) -> list[str]:
+    async def _row(self, talk: _Talk, query: bytes, columns: int) -> list[str]:
         """Return the one row of a Query of the login. Raises UpstreamError, UpstreamProtocolError."""
         self.write(p.query(query))
         row: list[bytes | None] = []
         while True:
-            kind, body = await self._message()
+            kind, body = await talk.message()
             if kind == p.DATA_ROW:
                 row = p.row_values(body)
             elif kind == p.ERROR_RESPONSE:
@@ -475,54 +588,9 @@ class UpstreamConnection(asyncio.Protocol):
         Statements without a result count for nothing. Raises QueryFailedError where the server answers with an error,
         UpstreamProtocolError where there is more than `limit` bytes of memory can hold, or what does not belong there.
         """
-        if self._failure is not None:
-            raise self._failure
-        self._messages = LoginMessages()
-        answer = self._answer = OwnAnswer(limit)
-        self._mail = asyncio.get_running_loop().create_future()
+        if self._closed:
+            text = "the upstream closed the connection during login"
+            raise UpstreamError(text, reason=CloseReason.UPSTREAM_LOGIN)
+        self._talk = talk = _Talk(self.pause_reading, self.resume_reading)
         self.write(p.query(query))
-        try:
-            await self._mail
-        except BaseException:
-            answer.forget()
-            raise
-        finally:
-            self._answer = None
-        if answer.error is not None:
-            fields = p.error_fields(answer.error)
-            raise QueryFailedError(fields.get("C", CONNECTION_FAILURE), fields.get("M", ""))
-        for _ in answer.unpack():
-            await asyncio.sleep(0)
-        return answer.results
-
-    def _answered(self, answer: OwnAnswer, data: bytes) -> None:
-        """Take a piece of the answer that `fetch` waits for."""
-        mail = self._mail
-        if mail is None or mail.done():
-            return
-        try:
-            if answer.feed(data):
-                mail.set_result(None)
-        except UpstreamProtocolError as error:
-            self.pause_reading()
-            mail.set_exception(error)
-
-    async def _message(self) -> tuple[int, bytes]:
-        """Return the next whole message of the login.
-
-        Nothing is read between two calls beyond the piece that the last one was in. Raises UpstreamError.
-        """
-        while self._messages is not None:
-            message = self._messages.take()
-            if message is not None:
-                return message
-            if self._failure is not None:
-                raise self._failure
-            self._mail = asyncio.get_running_loop().create_future()
-            self.resume_reading()
-            await self._mail
-        raise UpstreamProtocolError("login is over")
-
-    def _wake(self) -> None:
-        if self._mail is not None and not self._mail.done():
-            self._mail.set_result(None)
+        return await talk.answer(limit)

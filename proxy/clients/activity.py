@@ -38,7 +38,7 @@ def _row(client: Client, now: float) -> Row:
         doing = session.doing
         row["database"] = session.pool.database
         row["statement"] = doing.kind if doing is not None else ""
-        row["upstream_pid"] = link.upstream.pid if link is not None else None
+        row["upstream_pid"] = link.upstream.backend.pid if link is not None else None
         row["pins"] = "+".join(list(session.ledger.pins))
     return row
 

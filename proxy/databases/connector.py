@@ -174,9 +174,9 @@ class Connector:
             self._audit.event(
                 "upstream opened",
                 database=pool.database,
-                tls=upstream.tls_version or "off",
-                auth=upstream.auth,
-                address=upstream.address,
+                tls=upstream.backend.tls_version or "off",
+                auth=upstream.backend.auth,
+                address=upstream.backend.address,
             )
             pool.opened(upstream, now())
             return
@@ -211,7 +211,7 @@ class Connector:
             results: list[list[list[bytes | None]]] = []
             for query in queries:
                 results += await reader.ask(query)
-            return Visit(results, reader.upstream.tls_version, reader.upstream.parameters)
+            return Visit(results, reader.upstream.backend.tls_version, reader.upstream.parameters)
         finally:
             reader.close()
 
@@ -277,7 +277,7 @@ class Connector:
             upstream = UpstreamConnection(pool, self, self._stats, self._audit, self._tasks)
             login: UpstreamLogin | None = None
             try:
-                channel, upstream.address = await self._start(upstream, with_tls=with_tls)
+                channel, upstream.backend.address = await self._start(upstream, with_tls=with_tls)
                 login = UpstreamLogin(
                     secret.user,
                     secret.password,

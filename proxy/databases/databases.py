@@ -282,9 +282,11 @@ class Backends:
                 )
         own = upstream.pool
         others = (*own.idle, *own.leased, *own.cleaning)
-        await self.poolers.admit(name, upstream.pid, others, pooled=upstream.pooled)
+        await self.poolers.admit(name, upstream.backend.pid, others, pooled=upstream.backend.pooled)
         pools = [pool for other, pool in self.pools.items() if self.filters[other] is judge]
-        paths = {each.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {upstream.path}
+        paths = {each.backend.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {
+            upstream.backend.path
+        }
         judge.learn_paths(paths, shadowed=any(map(shadows, paths)))
         self._catalogues.serve(name, judge)
         await self._catalogues.first(name)

@@ -147,7 +147,9 @@ class Poolers:
         `pid` is the server's process that has answered, `others` are the upstreams that the pool has already. Raises
         UpstreamError if the database is not served that way, or if nothing could be found out.
         """
-        doubt = any(other.pid == pid for other in others)  # one process for two: its sessions are shared, or have been
+        doubt = any(
+            other.backend.pid == pid for other in others
+        )  # one process for two: its sessions are shared, or have been
         if not (pooled or doubt):
             self.forget(database)
             return

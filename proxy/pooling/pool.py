@@ -25,28 +25,49 @@ PATIENCE: Final = 1.0
 """Seconds that back-off may keep a waiting client from the next login."""
 
 
+@dataclass(slots=True)
+class Backend:
+    """The server's process behind one connection, and the way to it."""
+
+    address: str = ""
+    """Where its server is; empty: on a Unix socket."""
+    tls_version: str = ""
+    auth: str = ""
+    """How we have proved who we are; empty until it has let us in."""
+    key: tuple[int, bytes] = (0, b"")
+    """What a CancelRequest names: process and secret, the pooler's where there is one."""
+    pid: int = 0
+    """The server's process, as pg_stat_activity names it."""
+    pooled: bool = False
+    """Whether a pooler stands in between: the server's process is not the one that BackendKeyData names."""
+    path: str = ""
+    """The search_path that RESET returns to: the role's, the database's or the configuration's."""
+
+
+@dataclass(slots=True)
+class Term:
+    """How long an upstream lives, and what it has done of that, in the pool's time."""
+
+    born: float = 0.0
+    """When it had logged in."""
+    expires: float = 0.0
+    """When it has lived long enough."""
+    outlived: CloseReason = CloseReason.SERVER_LIFETIME
+    """Why it closes when it has."""
+    idle_since: float = 0.0
+    heard: float = 0.0
+    """When it has last shown that it lives, while nobody leased it."""
+
+
 class Upstream(Protocol):
     """One logged-in connection to the server, as the pool sees it."""
 
-    pid: int
-    """The server's process, as pg_stat_activity names it."""
+    backend: Backend
+    term: Term
     settings: Settings | None
     """The clients' settings that hold on it now; None: unknown."""
     customs: set[str]
     """Dotted settings that were ever set on it: they read '' instead of NULL until it closes."""
-    born: float
-    """When it had logged in, in the pool's time."""
-    expires: float
-    """When it has lived long enough, in the pool's time."""
-    outlived: CloseReason
-    """Why it closes when it has."""
-    path: str
-    """The search_path that its sessions begin with."""
-    address: str
-    """Where its server is; empty: on a Unix socket."""
-    idle_since: float
-    heard: float
-    """When it has last shown that it lives, while nobody leased it, in the pool's time."""
     parameters: dict[str, str]
     """What its server has reported by ParameterStatus."""
     defaults: Settings
@@ -252,8 +273,8 @@ class Pool:
         self._failures = 0
         self.last_error = None
         self._life.heard = now
-        upstream.born = now
-        upstream.expires = now + self.limits.server_lifetime * self._jitter()
+        upstream.term.born = now
+        upstream.term.expires = now + self.limits.server_lifetime * self._jitter()
         self._rest(upstream, now)
 
     def failed(self, error: UpstreamError, now: float) -> None:
@@ -278,7 +299,7 @@ class Pool:
         """Take back an upstream that was checked. It has rested all the while."""
         self.cleaning.discard(upstream)
         self._life.heard = now
-        self._rest(upstream, now, since=upstream.idle_since)
+        self._rest(upstream, now, since=upstream.term.idle_since)
 
     def silent(self, upstream: Upstream, error: UpstreamError, now: float) -> None:
         """Forget an upstream that did not answer its check, and doubt all that are idle."""
@@ -358,12 +379,12 @@ class Pool:
     def depart(self, stays: Callable[[str], bool], now: float) -> None:
         """Leave the addresses that do not stay: close what is idle there, and the rest as soon as it is free."""
         for upstream in (*self.idle, *self.leased, *self.cleaning):
-            if not stays(upstream.address):
-                upstream.expires = -math.inf
-                upstream.outlived = CloseReason.ADDRESS_CHANGED
-        for upstream in [each for each in self.idle if each.outlived is CloseReason.ADDRESS_CHANGED]:
+            if not stays(upstream.backend.address):
+                upstream.term.expires = -math.inf
+                upstream.term.outlived = CloseReason.ADDRESS_CHANGED
+        for upstream in [each for each in self.idle if each.term.outlived is CloseReason.ADDRESS_CHANGED]:
             self.idle.remove(upstream)
-            upstream.close(upstream.outlived)
+            upstream.close(upstream.term.outlived)
         self._grow(now, warm=True)
 
     def tick(self, now: float) -> None:
@@ -380,13 +401,13 @@ class Pool:
                 who.still_waiting(waited)
         spare = self.size - self.limits.min_pool_size
         for upstream in list(self.idle):  # the front of the list has rested longest
-            old = now >= upstream.expires
-            rested = now - upstream.idle_since
+            old = now >= upstream.term.expires
+            rested = now - upstream.term.idle_since
             unused = spare > 0 and 0 < self.limits.server_idle_timeout <= rested
             if old or unused:
                 self.idle.remove(upstream)
                 spare -= 1
-                upstream.close(upstream.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
+                upstream.close(upstream.term.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
         check_delay = self.limits.server_check_delay
         if check_delay and now - max(self._life.heard, self._life.asked_at) >= check_delay:
             self._ask(now)
@@ -399,7 +420,7 @@ class Pool:
         self._life.asked_at = now
         if self.idle:
             # In turn: so each is heard of before a firewall forgets it.
-            self._check(min(self.idle, key=lambda upstream: upstream.heard))
+            self._check(min(self.idle, key=lambda upstream: upstream.term.heard))
         else:
             self.opener.probe(self)
 
@@ -429,7 +450,7 @@ class Pool:
         best = -1
         for index in range(len(idle) - 1, -1, -1):
             upstream = idle[index]
-            if upstream.born < after or (upstream.customs and not upstream.customs <= who.customs):
+            if upstream.term.born < after or (upstream.customs and not upstream.customs <= who.customs):
                 continue
             if upstream.settings is settings:
                 return idle.pop(index)
@@ -439,16 +460,16 @@ class Pool:
 
     def _rest(self, upstream: Upstream, now: float, since: float | None = None) -> None:
         """Make an upstream idle, `since` then if it was before, or close it if it is old; then serve whoever waits."""
-        if self.draining or now >= upstream.expires:
-            upstream.close(CloseReason.DRAIN if self.draining else upstream.outlived)
+        if self.draining or now >= upstream.term.expires:
+            upstream.close(CloseReason.DRAIN if self.draining else upstream.term.outlived)
             self._grow(now)
             return
-        upstream.heard = now
+        upstream.term.heard = now
         if since is None:
-            upstream.idle_since = now
+            upstream.term.idle_since = now
             self.idle.append(upstream)
         else:
-            bisect.insort(self.idle, upstream, key=lambda each: each.idle_since)
+            bisect.insort(self.idle, upstream, key=lambda each: each.term.idle_since)
         # A client that is served may end, and release, before `leased` returns: one loop, no recursion.
         if self._dispatching or not self.waiting:
             return

@@ -221,7 +221,7 @@ class Inspection:
             async with catalogue.visiting(upstream) as connector:
                 first = await connector.reader(upstream.dbname)
                 first.close()
-                if not first.upstream.pooled:
+                if not first.upstream.backend.pooled:
                     return Fine("none: the server itself answers")
                 found = await poolers.look(lambda: connector.reader(upstream.dbname))
         except UpstreamError as error:

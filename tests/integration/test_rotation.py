@@ -333,18 +333,18 @@ def test_pool_moves_when_the_address_does(server: EmbeddedServer, rotated: Upstr
         stage = Stage(replace(rotated, password="one", dns_max_ttl=0.05), resolve)
         pool, closes = stage.pool, stage.stats.upstream_closes
         await stage.until(lambda: len(pool.idle) == 2)
-        assert {upstream.address for upstream in pool.idle} == {"127.0.0.1"}
+        assert {upstream.backend.address for upstream in pool.idle} == {"127.0.0.1"}
         waiter = Waiter()
         held = pool.lease(waiter, stage.loop.time())
         assert held is not None
         where[:] = ["127.0.0.2"]
-        await stage.until(lambda: [upstream.address for upstream in pool.idle] == ["127.0.0.2"])
+        await stage.until(lambda: [upstream.backend.address for upstream in pool.idle] == ["127.0.0.2"])
         assert closes["address_changed"] == 1
         # The one that works goes on until it is free, and a cancel goes where it is.
         assert held in pool.leased
         assert not held.closed  # type: ignore[attr-defined]
         pool.release(held, stage.loop.time())
-        await stage.until(lambda: [upstream.address for upstream in pool.idle] == ["127.0.0.2"] * 2)
+        await stage.until(lambda: [upstream.backend.address for upstream in pool.idle] == ["127.0.0.2"] * 2)
         assert closes["address_changed"] == 2
         await stage.end()
 
@@ -363,7 +363,7 @@ def test_cancel_goes_to_the_server_of_its_statement(server: EmbeddedServer, rota
         upstream: Any = stage.pool.idle[0]
         where[:] = ["192.0.2.1"]  # nobody's: a connection there would end in a timeout
         cancel = stage.connector.cancel
-        assert await cancel(*upstream.key, upstream.address, with_tls=True) == "sent"
+        assert await cancel(*upstream.backend.key, upstream.backend.address, with_tls=True) == "sent"
         await stage.end()
 
     asyncio.run(work())

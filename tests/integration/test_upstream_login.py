@@ -131,7 +131,7 @@ class Matrix:
                 return error.for_operator
             finally:
                 await tasks.stop()
-            method = reached.auth
+            method = reached.backend.auth
             reached.close(CloseReason.DRAIN)
             await asyncio.sleep(0.01)
             return method

@@ -28,9 +28,6 @@ from tools.measure import (
 )
 
 OVER = {
-    ATTRIBUTES: {
-        "upstream.UpstreamConnection": 44,
-    },
     FUNCTION_BRANCHES: {
         "clients.client.Client.sweep": 20,
         "config.load._databases": 18,
@@ -51,7 +48,7 @@ OVER = {
         "session.binding._use_named": 19,
         "session.binding._use_unnamed": 18,
         "session.boundaries.take_group": 14,
-        "session.direct.bind_group": 18,
+        "session.direct.bind_group": 17,
         "session.extended.parse": 21,
         "session.from_upstream.hand_back": 15,
         "session.from_upstream.lose": 19,

@@ -50,7 +50,7 @@ def test_late_cancel_that_hits_the_clean_up_closes_the_upstream_and_is_no_error(
         pool = Pool("shop", PoolLimits(), Opener(), Stats(), lambda: 1.0)
         upstream = UpstreamConnection(pool, Canceller(), Stats(), audit, Tasks())
         upstream.connection_made(line)
-        upstream._messages = None  # it has logged in
+        upstream._talk = None  # it has logged in
         upstream.replies.status = p.IN_TRANSACTION
         pool.cleaning.add(upstream)
         upstream.recycle(discard=True)
@@ -93,7 +93,7 @@ def test_cancel_of_a_statement_is_not_lost_behind_that_of_the_one_before(running
         pool = Pool("shop", PoolLimits(), Opener(), Stats(), lambda: 1.0)
         upstream = UpstreamConnection(pool, canceller, Stats(), Quiet(), Tasks())
         upstream.connection_made(Line())
-        upstream._messages = None  # it has logged in
+        upstream._talk = None  # it has logged in
         upstream.attach(Owner())
         upstream.replies.owe(r.QUERY)
         upstream.cancel(lambda: told.append(1))

@@ -13,6 +13,7 @@ import pytest
 from proxy.databases.helpers.messages import Results
 from proxy.databases.poolers import AGAIN, INTERVAL, TRIES, Poolers, Pooling, look
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
+from proxy.pooling.pool import Backend
 from proxy.tasks import Tasks
 from tests.unit.session.town import Quiet
 
@@ -185,7 +186,7 @@ def test_connections_are_closed_when_one_fails() -> None:
 
 class Live:
     def __init__(self, pid: int) -> None:
-        self.pid = pid
+        self.backend = Backend(pid=pid)
 
 
 class Place:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.config.schema import PoolLimits
 from proxy.errors import CANNOT_CONNECT_NOW, CONNECTION_FAILURE, TOO_MANY_CONNECTIONS, CloseReason, UpstreamError
-from proxy.pooling.pool import Pool
+from proxy.pooling.pool import Backend, Pool, Term
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
 from proxy.stats import Stats
 
@@ -27,16 +27,12 @@ class FakeUpstream:
 
     settings: Settings | None = NO_SETTINGS
     customs: set[str] = field(default_factory=set)
-    born: float = 0.0
-    expires: float = 0.0
-    idle_since: float = 0.0
-    heard: float = 0.0
+    backend: Backend = field(default_factory=lambda: Backend(address="10.0.0.1"))
+    term: Term = field(default_factory=Term)
     parameters: dict[str, str] = field(default_factory=dict)
     defaults: Settings = NO_SETTINGS
     restless: bool = False
     checks: int = 0
-    outlived: CloseReason = CloseReason.SERVER_LIFETIME
-    address: str = "10.0.0.1"
     cancelling: bool = False
     closed: CloseReason | None = None
     recycled: list[bool] = field(default_factory=list)
@@ -152,7 +148,7 @@ def test_release_makes_it_idle_from_now_on() -> None:
     (upstream,) = open_idle(pool)
     pool.lease(FakeWaiter(), 1.0)
     pool.release(upstream, 7.0)
-    assert (pool.idle, pool.leased, upstream.idle_since, upstream.recycled) == ([upstream], {}, 7.0, [])
+    assert (pool.idle, pool.leased, upstream.term.idle_since, upstream.recycled) == ([upstream], {}, 7.0, [])
 
 
 def test_lease_without_idle_opens_one_and_waits() -> None:
@@ -713,7 +709,7 @@ def test_jitter_spreads_the_ends() -> None:
     factors = iter([0.9, 1.1])
     pool = Pool("shop", PoolLimits(server_lifetime=100.0), Opener(), Stats(), lambda: next(factors))
     first, second = open_idle(pool, 2)
-    assert (first.expires, second.expires) == (pytest.approx(90.0), pytest.approx(110.0))
+    assert (first.term.expires, second.term.expires) == (pytest.approx(90.0), pytest.approx(110.0))
 
 
 # --- signs of life ----------------------------------------------------------------------------------------------------
@@ -738,7 +734,7 @@ def test_upstream_that_answers_has_rested_all_the_while_and_the_next_check_takes
     (first,), (second,) = open_idle(pool), open_idle(pool, now=1.0)
     pool.tick(11.0)
     pool.answered(first, 11.5)
-    assert (pool.idle, first.idle_since, first.heard, pool.trouble) == ([first, second], 0.0, 11.5, "")
+    assert (pool.idle, first.term.idle_since, first.term.heard, pool.trouble) == ([first, second], 0.0, 11.5, "")
     pool.tick(21.25)
     assert second.checks == 0
     pool.tick(21.5)
@@ -1006,7 +1002,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.served: list[FakeWaiter] = []
 
     def _suits(self, upstream: FakeUpstream, who: FakeWaiter) -> bool:
-        return upstream.customs <= who.customs and upstream.born >= self.after.get(who, 0.0)
+        return upstream.customs <= who.customs and upstream.term.born >= self.after.get(who, 0.0)
 
     def _waiter(self, hasty: bool, customs: str) -> FakeWaiter:
         who = FakeWaiter(settings=PARIS if len(self.line) % 2 else NO_SETTINGS, customs=frozenset(customs))
@@ -1150,7 +1146,9 @@ TestPoolInAnyOrder = PoolMachine.TestCase
 
 def test_idle_upstreams_of_an_old_address_close_at_once_and_leased_ones_when_they_are_free() -> None:
     pool, opener = make(min_pool_size=2)
-    old, busy, new = (FakeUpstream(address=address) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2"))
+    old, busy, new = (
+        FakeUpstream(backend=Backend(address=address)) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2")
+    )
     for upstream in (busy, old, new):
         pool.opening += 1
         pool.opened(upstream, 0.0)

@@ -13,7 +13,7 @@ from proxy.errors import INVALID_CATALOG_NAME, CloseReason, UpstreamError
 from proxy.filter import Filter, Policy
 from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, GUARDED, READ_ONLY
-from proxy.pooling.pool import Pool
+from proxy.pooling.pool import Backend, Pool, Term
 from proxy.pooling.replies import Replies
 from proxy.pooling.snapshot import NO_SETTINGS, Settings
 from proxy.pooling.statements import Held
@@ -126,7 +126,7 @@ class FakeUpstream:
     def __init__(self) -> None:
         self.replies = Replies(self)
         self.parameters = dict(PARAMETERS)
-        self.pid = 4711
+        self.backend = Backend(pid=4711)
         self.settings: Settings | None = NO_SETTINGS
         self.plans: Settings | None = NO_SETTINGS
         self.proofs: object = FRESH
@@ -137,9 +137,7 @@ class FakeUpstream:
         self.groups = self.replies.groups
         self.held = Held("test", 200)
         self.unnamed_of: object | None = None
-        self.born = 0.0
-        self.expires = 1e9
-        self.idle_since = 0.0
+        self.term = Term(expires=1e9)
         self.cancelling = False
         self.owner: Owner | None = None
         self.sent = bytearray()
