@@ -75,11 +75,11 @@ def _ready(session: Session, link: Link) -> None:
     if told:
         session.local.seen = replies.status
     if not replies.owed:
-        if session.awaits is Awaits.NOTHING and leasing.releases(session, link):
-            session.house.stats.transactions += 1
-            return
         if session.peer.leaving:
             session.peer.end(*session.peer.leaving)
+            return
+        if session.awaits is Awaits.NOTHING and leasing.releases(session, link):
+            session.house.stats.transactions += 1
             return
         _quiet(session, link)
     if ledger.reading and asked:  # an error: a cancel, or a timeout that the client set

@@ -158,7 +158,7 @@ def releases(session: Session, link: Link) -> bool:
         return False
     if ledger.pins or ledger.touched or ledger.unsure or ledger.recodes or ledger.loosened or ledger.reading:
         return False
-    if link.unclean or session.peer.leaving:
+    if link.unclean:
         return False
     _release(session, link)
     return True

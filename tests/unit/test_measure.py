@@ -54,7 +54,6 @@ OVER = {
         "session.from_upstream.lose": 19,
         "session.leasing.attach": 13,
         "session.leasing.let_go": 18,
-        "session.leasing.releases": 13,
         "session.pump._pump": 21,
         "session.simple._owe": 13,
         "session.simple._query": 13,
