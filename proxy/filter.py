@@ -18,8 +18,9 @@ from proxy.sql.cache import Came, Counts, Key, Scope, VerdictCache
 from proxy.sql.catalog import FIRST_NORMAL_OID, TYPE, Catalog
 from proxy.sql.functions import Functions
 from proxy.sql.judgement import Judgement, Terms
-from proxy.sql.normal_form import emptied, is_shareable, normal_form
+from proxy.sql.normal_form import digits_are_constants, emptied, is_shareable, normal_form
 from proxy.sql.picked import ByNames, Meaning
+from proxy.sql.plain import MAX_MESSAGE, PlainMessages, Room
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import Coercion, Resolver, effective
 from proxy.sql.tables import Refusal, Refused
@@ -39,9 +40,6 @@ MAX_COMMENTED = 64 << 10
 """Bytes of a text beyond which its comments are not looked for: that would hold the event loop for 0.2 ms."""
 MAX_SEEN = 4_096
 """Texts with comments of which it is known that they came lately."""
-MAX_PLAIN_PARSES = 2_000
-MAX_PLAIN_PARSE = 2_048
-"""Bytes of a Parse message that is remembered whole: 4 MB in all at most, whatever the search_paths."""
 MAX_PATHS = 32
 """Spellings of search_paths that are kept with what was found for them: clients can set more than anybody wants."""
 MAX_PATH = 2_048
@@ -66,6 +64,7 @@ class Filter:
         "_followed",
         "_paths",
         "_resolver",
+        "_room",
         "_scope",
         "_seen",
         "_types",
@@ -76,7 +75,8 @@ class Filter:
         "dated",
         "folds",
         "functions",
-        "plain_parses",
+        "plain",
+        "plans_by_more",
         "policy",
         "proofs",
     )
@@ -99,10 +99,13 @@ class Filter:
         self._scope: Scope = self.cache.new_scope()
         self.folds = self.caches = self.dated = False
         """As in Plans."""
+        self.plans_by_more = False
+        """Whether plans may depend on more than the settings that shape a Parse."""
         self.proofs: object | None = None
         """Differs from catalogue to catalogue; None: whatever a name can mean is judged, and plans can be older."""
-        self.plain_parses: dict[bytes, Verdict] = {}
-        """Whole Parse messages, in UTF-8, that are allowed and leave nothing behind: see `remember_parse`."""
+        self._room: Room = Room() if followed is None else followed._room
+        self.plain = PlainMessages(self._room)
+        """Whole messages, in UTF-8, that are allowed and leave nothing behind."""
         self._seen: set[int] = set() if followed is None else followed._seen  # hashes: see _again
         self._types: frozenset[int] | None = None  # the OIDs of the catalogue's types, once one was asked for
         self.counts: Counts = Counts() if followed is None else followed.counts
@@ -191,10 +194,11 @@ class Filter:
         self.policy = followed.policy
         self.functions = copy(followed.functions)
         self.folds, self.caches, self.dated = followed.folds, followed.caches, followed.dated
+        self.plans_by_more = followed.plans_by_more
         self._scope = scope
         self._resolver = resolver
         self.proofs = None if resolver is None else followed.functions
-        self.plain_parses.clear()
+        self.plain.clear()
 
     @property
     def catalog(self) -> Catalog | None:
@@ -243,8 +247,9 @@ class Filter:
         self._types = None
         known = catalog or Catalog()
         self.folds, self.caches, self.dated = known.plans
+        self.plans_by_more = self.folds or self.dated
         self.proofs = None if self._resolver is None else self.functions
-        self.plain_parses.clear()
+        self.plain.clear()
         if self._wide is not None:
             self._wide._follow(self.cache.new_scope(), None)
         # What a path comes to may be something else by now: who has one of these asks again.
@@ -381,19 +386,24 @@ class Filter:
         Drivers send the same bytes again and again: one look-up then stands for decoding and judging them.
         """
         leaves_nothing = verdict.action is Action.ALLOW and not (verdict.effects or verdict.steers)
-        if leaves_nothing and len(message) <= MAX_PLAIN_PARSE:
-            if (b"--" in message or b"/*" in message) and not self._again(message):
-                return
-            if self.counts.plain_parses >= MAX_PLAIN_PARSES:
-                self._followed._forget_parses()
-            self.counts.plain_parses += 1
-            self.plain_parses[message] = verdict
+        if leaves_nothing and self._stays(message):
+            self.plain.keep_parse(message, verdict)
 
-    def _forget_parses(self) -> None:
-        for each in (self, self._wide, *self._by_path.values()):
-            if each is not None:
-                each.plain_parses.clear()
-        self.counts.plain_parses = 0
+    def remember_query(self, message: bytes, verdict: Verdict) -> None:
+        """Keep the verdict of a whole Query message, in UTF-8, that is `plain`.
+
+        It is that of all that differ in nothing but digits where each of these stands in a constant whose value had no
+        part in it.
+        """
+        if len(message) > MAX_MESSAGE or self.plain.knows(message) or not self._stays(message):
+            return
+        form = normal_form(message[5:-1])
+        alike = form is not None and digits_are_constants(form) and (form, "utf-8", 0, self._scope) in self._entries
+        self.plain.keep_query(message, verdict, alike=alike)
+
+    def _stays(self, message: bytes) -> bool:
+        """Whether a message has no comments, or came with the same ones lately."""
+        return not (b"--" in message or b"/*" in message) or self._again(message)
 
     def _judge(
         self, sql: bytes, encoding: str, extended: int, types: Sequence[int] = (), bare: bytes | None = None

@@ -122,6 +122,10 @@ read_header = struct.Struct("!BI").unpack_from
 one is merely too long."""
 
 
+write_header = struct.Struct("!BI").pack
+"""Build a header from (type, length)."""
+
+
 def check_frontend(kind: int, length: int) -> None:
     """Refuse a header that no legal frontend message has, before anything of its body is buffered.
 

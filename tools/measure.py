@@ -340,9 +340,10 @@ def crossings() -> list[Crossing]:
     describe, no_data = p.message(p.DESCRIBE, b"P\0"), p.message(p.NO_DATA)
     described = p.message(p.PARAMETER_DESCRIPTION, b"\0\1\0\0\0\x17"), no_data  # a named Parse goes with a Describe
     prepare = Exchange(p.parse(b"one", text) + t.SYNC, (t.PARSED, *described, t.READY_I))
-    answer = (t.BOUND, no_data, t.SELECTED, t.READY_I)
+    rows = t.ROWS, p.message(p.DATA_ROW, b"\0\0")
+    answer = (t.BOUND, *rows, t.SELECTED, t.READY_I)
     return [
-        _cross("simple query", None, Exchange(p.query(b"SELECT 1"), (t.SELECTED, t.READY_I))),
+        _cross("simple query", None, Exchange(p.query(b"SELECT 1"), (*rows, t.SELECTED, t.READY_I))),
         _cross(
             "Parse, Bind, Describe, Execute, Sync",
             None,
@@ -354,7 +355,7 @@ def crossings() -> list[Crossing]:
         _cross(
             "Bind, Execute, Sync",
             prepare,
-            Exchange(t.bind(b"one") + t.EXECUTE + t.SYNC, (t.BOUND, t.SELECTED, t.READY_I)),
+            Exchange(t.bind(b"one") + t.EXECUTE + t.SYNC, (t.BOUND, *rows[1:], t.SELECTED, t.READY_I)),
         ),
     ]
 
@@ -369,7 +370,7 @@ def _cross(name: str, first: Exchange | None, query: Exchange) -> Crossing:
             guest.client.client_data(each.sent)
             town.link(guest).says(*each.answer)
     wire.take()
-    out = trail(lambda: guest.client.client_data(query.sent))
+    out = trail(lambda: wire.receive(query.sent))
     upstream = town.link(guest)
     back = trail(lambda: upstream.says(*query.answer))
     told = wire.take()

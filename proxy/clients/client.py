@@ -341,6 +341,7 @@ class Client:
         ledger = Ledger(settings, naming)
         self.conversation = Conversation(house, self._wire, pool, judge, ledger, who, parameters, codec, self.end)
         self.phase = Phase.READY
+        self._wire.receive = self.conversation.client_data  # no call in between
         pid, secret = house.register(self, 32 if self._version >= p.PROTOCOL_3_2 else 4)
         self._wire.write(
             p.AUTHENTICATION_OK

@@ -39,7 +39,7 @@ class Greeter:
 
     def start(self) -> None:
         """Lease an upstream, or stand in line for one."""
-        upstream = self._pool.lease(self, self._house.now())
+        upstream = self._pool.lease(self, self.settings, self._house.now())
         if upstream is not None:
             self.leased(upstream)
 
@@ -54,10 +54,6 @@ class Greeter:
             self._pool.recycle(link, discard=False)
 
     # Waiter
-
-    @property
-    def customs(self) -> frozenset[str]:
-        return self.settings.customs
 
     def leased(self, upstream: PooledUpstream) -> None:
         link = self._link = cast(Upstream, upstream)

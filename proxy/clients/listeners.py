@@ -377,8 +377,9 @@ class Door(asyncio.Protocol):
 class ClientConnection(asyncio.Protocol):
     """The transport of one client. `direct`: its TLS began with the first byte, so ALPN has to say for what."""
 
-    __slots__ = ("_client", "_direct", "_doors", "_ident", "_transport", "binding", "guest", "write")
+    __slots__ = ("_client", "_direct", "_doors", "_ident", "_transport", "binding", "guest", "receive", "write")
 
+    receive: Callable[[bytes], None]
     write: Callable[[bytes], None]
 
     def __init__(self, doors: Doors, guest: Guest, ident: int, *, direct: bool) -> None:
@@ -405,7 +406,8 @@ class ClientConnection(asyncio.Protocol):
             origin = Origin(origin.address, shaken.version() or "TLS", self.binding, name)
         house = self._doors.house
         self.guest.turn_out = self._turn_out
-        self._client = Client(house, self, origin, self._ident, self.guest.since)
+        self._client = client = Client(house, self, origin, self._ident, self.guest.since)
+        self.receive = client.client_data
         self._doors.enter(self._client)
 
     def tls_failed(self, why: str) -> None:
@@ -419,7 +421,7 @@ class ClientConnection(asyncio.Protocol):
         if client is None:
             return
         try:
-            client.client_data(data)
+            self.receive(data)
         except Exception as error:
             self._doors.house.audit.event("bug", level="error", what=type(error).__name__, where="client data")
             client.bug()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Context, Held, Statement
@@ -19,8 +19,10 @@ from proxy.protocol import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
     COMMAND_COMPLETE,
+    COPY_DATA,
     COPY_DONE,
     COPY_OUT_RESPONSE,
+    DATA_ROW,
     EMPTY_QUERY_RESPONSE,
     FUNCTION_CALL_RESPONSE,
     NO_DATA,
@@ -52,7 +54,10 @@ IGNORED: Final = Outcome.IGNORED
 class Unnamed(Protocol):
     """The unnamed statement, to those replies that say what has become of it."""
 
-    def ended(self) -> None: ...
+    message: Any
+    mark: object | None
+    held: bool
+
     def repeated(self, outcome: Outcome) -> None: ...
 
 
@@ -70,6 +75,12 @@ class Holder(Protocol):
         """Note a DataRow of a Query of ours."""
 
 
+PASSES: Final = -1
+"""A message of the answer goes by; more of it is to come."""
+_ANY_LENGTH: Final = 1 << 32
+_PASS_ROWS: Final = {DATA_ROW: PASSES, COPY_DATA: PASSES}
+
+
 class Owed:
     """The reply to one message.
 
@@ -78,6 +89,9 @@ class Owed:
     server skips what is behind an error. `ours`: we ask for ourselves, and nothing of it reaches the client but the
     error that ends its group. `hidden`: nothing of it does at the moment, whosever it is. `firm`: an error ends the
     upstream. `when_done` and `when_failed` stand in the place of what completes it, or of its error; None: that passes.
+
+    `quick` is what is known of messages of which nothing is to be noted: PASSES, or how long one may be that completes
+    it. All others are looked at.
     """
 
     __slots__ = (
@@ -88,6 +102,7 @@ class Owed:
         "like",
         "name",
         "ours",
+        "quick",
         "shows_ready",
         "syncs",
         "when_done",
@@ -102,6 +117,7 @@ class Owed:
     """The shared one that it is answered like; itself, if it is shared."""
     name: str
     ours: bool
+    quick: Mapping[int, int]
     syncs: bool
     shows_ready: bool
     when_done: bytes | None
@@ -113,6 +129,8 @@ class Owed:
     """Whether what is reported meanwhile may be settings that are set again right behind it."""
     changed: bool = False
     """Whether the answer says that a statement is no longer what its clients were told."""
+    remembers: bool = False
+    """Whether `settle` wants to know of what `quick` has completed."""
 
     def __init__(
         self,
@@ -125,12 +143,14 @@ class Owed:
         firm: bool = False,
         when_done: bytes | None = None,
         when_failed: bytes | None = None,
+        quick: Mapping[int, int] = _PASS_ROWS,
     ) -> None:
         self.name = name
         self.answered_by = frozenset(answered_by)
         self.ends_with_ready = ends_with_ready
         self.syncs = syncs
         self.ours = self.hidden = ours
+        self.quick = {} if ours else quick
         self.shows_ready = shows_ready
         self.firm = firm
         self.when_done = b"" if ours else when_done
@@ -144,6 +164,7 @@ class Owed:
         self.syncs = like.syncs
         self.ours = like.ours
         self.hidden = like.hidden
+        self.quick = {} if like.hidden else _PASS_ROWS
         self.shows_ready = like.shows_ready
         self.firm = like.firm
         self.when_done = like.when_done
@@ -180,8 +201,10 @@ class _EndsUnnamed(Owed):
     __slots__ = ()
 
     def settle(self, outcome: Outcome, holder: Holder) -> None:
-        if outcome is DONE:
-            holder.unnamed.ended()
+        if outcome is DONE:  # `Unnamed.ended`, of which there is one with nearly every query
+            unnamed = holder.unnamed
+            unnamed.message = unnamed.mark = None
+            unnamed.held = True
 
 
 class _RepeatsUnnamed(Owed):
@@ -225,9 +248,15 @@ _COPIES: Final = (COPY_OUT_RESPONSE, COPY_DONE)
 _DESCRIBED: Final = (PARAMETER_DESCRIPTION, ROW_DESCRIPTION, NO_DATA)
 _QUERIED: Final = (ROW_DESCRIPTION, *_EXECUTED)
 
-NOTHING: Final = Owed("NOTHING")
+NOTHING: Final = Owed("NOTHING", quick={})
 """Stands for the reply that is due where none is."""
-QUERY: Final = _EndsUnnamed("QUERY", *_QUERIED, *_COPIES, ends_with_ready=True, shows_ready=True)
+QUERY: Final = _EndsUnnamed(
+    "QUERY",
+    *(*_QUERIED, *_COPIES),
+    ends_with_ready=True,
+    shows_ready=True,
+    quick={**_PASS_ROWS, ROW_DESCRIPTION: PASSES},
+)
 """Everything up to ReadyForQuery."""
 SYNC: Final = Owed("SYNC", ends_with_ready=True, syncs=True, shows_ready=True)
 FUNCTION: Final = Owed("FUNCTION", FUNCTION_CALL_RESPONSE, ends_with_ready=True, shows_ready=True)
@@ -241,13 +270,13 @@ PARSE: Final = Owed("PARSE", PARSE_COMPLETE)
 REPEAT: Final = Owed("REPEAT", PARSE_COMPLETE, when_done=b"")
 """A Parse that we repeat: an error answers the Bind behind it."""
 REPEAT_UNNAMED: Final = _RepeatsUnnamed("REPEAT_UNNAMED", PARSE_COMPLETE, when_done=b"")
-BIND: Final = _BindsUnnamed("BIND", BIND_COMPLETE)
+BIND: Final = _BindsUnnamed("BIND", BIND_COMPLETE, quick={**_PASS_ROWS, BIND_COMPLETE: 4})
 """A Bind to the unnamed portal."""
-BIND_NAMED: Final = Owed("BIND_NAMED", BIND_COMPLETE)
+BIND_NAMED: Final = Owed("BIND_NAMED", BIND_COMPLETE, quick={**_PASS_ROWS, BIND_COMPLETE: 4})
 """A Bind to another one."""
-DESCRIBE: Final = Owed("DESCRIBE", *_DESCRIBED)
+DESCRIBE: Final = Owed("DESCRIBE", *_DESCRIBED, quick={**_PASS_ROWS, NO_DATA: 4, ROW_DESCRIPTION: _ANY_LENGTH})
 EXECUTE: Final = Owed("EXECUTE", *_EXECUTED, *_COPIES, PORTAL_SUSPENDED)
-CLOSE: Final = Owed("CLOSE", CLOSE_COMPLETE)
+CLOSE: Final = Owed("CLOSE", CLOSE_COMPLETE, quick={**_PASS_ROWS, CLOSE_COMPLETE: 4})
 CLOSE_UNNAMED: Final = _EndsUnnamed("CLOSE_UNNAMED", CLOSE_COMPLETE)
 """A Close of the unnamed statement."""
 # From here on what *we* ask.
@@ -498,7 +527,7 @@ class Run(Owed):
     def completed(self, tag: bytes) -> bool:
         ours = self.hidden
         self._done += 1
-        self.hidden = self._done in self._numbers
+        self._hide(self._done in self._numbers)
         if tag == b"DEALLOCATE":
             if self._closes:
                 self._dropped(self._closes.popleft())
@@ -508,12 +537,17 @@ class Run(Owed):
             self._replanned()
         return tag == b"DISCARD ALL"
 
+    def _hide(self, hidden: bool) -> None:
+        self.hidden = hidden
+        self.quick = {} if hidden else _PASS_ROWS
+
     def failed(self, body: bytes) -> bytes:
         """Put its POSITION into the text that the client has sent.
 
         What is reported behind it comes from the end of the transaction.
         """
-        self.resets = self.hidden = False
+        self.resets = False
+        self._hide(False)
         self._numbers = frozenset()
         found = _POSITION.search(body)
         if found is None:

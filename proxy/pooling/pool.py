@@ -92,14 +92,6 @@ class Upstream(Protocol):
 class Waiter(Protocol):
     """A client that leases upstreams."""
 
-    @property
-    def settings(self) -> Settings:
-        """The settings that it wants to find."""
-
-    @property
-    def customs(self) -> frozenset[str]:
-        """Dotted settings that it has ever set itself: an upstream on which others were set would show it."""
-
     def leased(self, upstream: Upstream) -> None:
         """Take the upstream that it waited for."""
 
@@ -126,6 +118,7 @@ class Opener(Protocol):
 @dataclass(slots=True)
 class _Wait:
     since: float
+    settings: Settings
     fresh: bool = False
     notified: bool = False
 
@@ -221,9 +214,10 @@ class Pool:
 
     # --- clients -------------------------------------------------------------------------------------------------
 
-    def lease(self, who: Waiter, now: float, *, fresh: bool = False) -> Upstream | None:
+    def lease(self, who: Waiter, settings: Settings, now: float, *, fresh: bool = False) -> Upstream | None:
         """Give an idle upstream at once, or put the client in line and return None.
 
+        `settings` are those that it wants to find, which do not change while it waits.
         `fresh`: only one that logs in from now on will do. Where one upstream was lost the others often are too, and
         nobody has heard of it yet.
         """
@@ -231,14 +225,14 @@ class Pool:
         if self.idle and not (self.waiting and self._dispatching):
             last = self.idle[-1]
             upstream: Upstream | None
-            if last.settings is who.settings and not (fresh or last.customs):
+            if last.settings is settings and not (fresh or last.customs):
                 upstream = self.idle.pop()  # what `_pick` would take, which costs a call more
             else:
-                upstream = self._pick(who, now if fresh else -math.inf)
+                upstream = self._pick(settings, now if fresh else -math.inf)
             if upstream is not None:
                 self.leased[upstream] = who
                 return upstream
-        self.waiting[who] = _Wait(now, fresh)
+        self.waiting[who] = _Wait(now, settings, fresh)
         self._retry_at = min(self._retry_at, now + PATIENCE)
         self._grow(now)
         return None
@@ -251,7 +245,10 @@ class Pool:
         """Take back an upstream that is idle and clean. One with a cancel under way is cleaned first."""
         del self.leased[upstream]
         self._life.heard = now
-        if upstream.cancelling:
+        if not (self.waiting or upstream.cancelling or self.draining or now >= upstream.term.expires):
+            upstream.term.heard = upstream.term.idle_since = now  # what `_rest` would do
+            self.idle.append(upstream)
+        elif upstream.cancelling:
             self.cleaning.add(upstream)
             upstream.recycle(discard=False)
         else:
@@ -440,17 +437,17 @@ class Pool:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _pick(self, who: Waiter, after: float = -math.inf) -> Upstream | None:
+    def _pick(self, settings: Settings, after: float = -math.inf) -> Upstream | None:
         """Take the idle upstream that needs no replay, else the one used last: its caches are warm.
 
         None if none suits: if each had logged in before `after`, or has had a dotted setting that the client never set
         itself. Of the others those with the most such settings go first: the rest stay good for everybody.
         """
-        idle, settings = self.idle, who.settings
+        idle, customs = self.idle, settings.customs
         best = -1
         for index in range(len(idle) - 1, -1, -1):
             upstream = idle[index]
-            if upstream.term.born < after or (upstream.customs and not upstream.customs <= who.customs):
+            if upstream.term.born < after or (upstream.customs and not upstream.customs <= customs):
                 continue
             if upstream.settings is settings:
                 return idle.pop(index)
@@ -487,7 +484,7 @@ class Pool:
         nobody is passed by but for the time of a login, or because none is possible now.
         """
         for passed, (who, wait) in enumerate(self.waiting.items(), 1):
-            upstream = self._pick(who, wait.since if wait.fresh else -math.inf)
+            upstream = self._pick(wait.settings, wait.since if wait.fresh else -math.inf)
             if upstream is not None:
                 del self.waiting[who]
                 self.leased[upstream] = who

@@ -77,13 +77,14 @@ class Groups:
 class Sent(Generic[K, V]):
     """Hold what is under way of things of one kind, such as the statements that names mean."""
 
-    __slots__ = ("_changes", "_every", "_groups", "_newest", "_room")
+    __slots__ = ("_changes", "_every", "_groups", "_room", "newest")
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._changes: dict[K, tuple[int, V]] = {}
         self._every: tuple[int, V] | None = None  # what all others were changed to
-        self._newest = NEVER
+        self.newest = NEVER
+        """The group with the last change."""
         self._room = ROOM
 
     def __repr__(self) -> str:
@@ -92,7 +93,7 @@ class Sent(Generic[K, V]):
     @property
     def settled(self) -> bool:
         """Whether everything has been answered, in all groups."""
-        return self._newest < self._groups.answered
+        return self.newest < self._groups.answered
 
     @property
     def things(self) -> tuple[K, ...]:
@@ -103,13 +104,13 @@ class Sent(Generic[K, V]):
         """Note that what is sent now makes this of a thing."""
         self._forget_answered()
         self._changes[thing] = (self._groups.sent, value)
-        self._newest = self._groups.sent
+        self.newest = self._groups.sent
 
     def put_every(self, value: V) -> None:
         """Note that what is sent now makes this of all things, whatever they are."""
         self._changes.clear()
         self._every = (self._groups.sent, value)
-        self._newest = self._groups.sent
+        self.newest = self._groups.sent
 
     def find(self, thing: K, known: V) -> V:
         """Return what a message finds that is sent now; `known` is what the answers have made of it.

@@ -127,7 +127,7 @@ class Statement:
 class Held:
     """What one upstream holds under names of ours: at most `limit` statements, the least used ones go first."""
 
-    __slots__ = ("_by_name", "_count", "_texts", "_token", "limit", "names", "stale")
+    __slots__ = ("_by_name", "_count", "_texts", "_token", "full", "limit", "names", "stale")
 
     def __init__(self, token: str, limit: int) -> None:
         self._token = token.encode()
@@ -139,6 +139,8 @@ class Held:
         """As far as the server has answered; the one that was used last stands last."""
         self.stale: dict[bytes, None] = {}
         """Names that nothing leads to any more: to be closed."""
+        self.full = False
+        """Whether there may be anything to close."""
 
     def new_name(self) -> bytes:
         self._count += 1
@@ -158,13 +160,9 @@ class Held:
         twin = self._texts.get((statement.body, statement.context))
         return [] if twin is None or twin not in self.names else [self._forget(twin)]
 
-    @property
-    def full(self) -> bool:
-        """Whether there is anything to close."""
-        return bool(self.stale) or len(self.names) > self.limit
-
     def surplus(self, room: int = 0) -> list[bytes]:
         """Forget what is too much, with `room` for more; return the names to close."""
+        self.full = False
         names = list(self.stale)
         self.stale.clear()
         while self.names and len(self.names) + room > self.limit:
@@ -175,8 +173,9 @@ class Held:
         """Note that the server holds a statement under this name; it may have held it under another."""
         older = self._forget(statement) if statement in self.names else name
         if older != name:
-            self.stale[older] = None
+            self._set_aside(older)
         self.names[statement] = name
+        self.full = self.full or len(self.names) > self.limit
         self._by_name[name] = statement
         if statement.context is not None and not statement.apart:
             self._texts[statement.body, statement.context] = statement
@@ -195,7 +194,7 @@ class Held:
     def drop_apart(self) -> None:
         """Forget what is used under other settings than those that shaped it: it is analysed anew under those now."""
         for statement in [each for each in self.names if each.apart]:
-            self.stale[self._forget(statement)] = None
+            self._set_aside(self._forget(statement))
 
     def closed(self, name: bytes) -> None:
         """Note that the server has dropped a statement."""
@@ -207,10 +206,15 @@ class Held:
     def left(self, name: bytes) -> None:
         """Note that the server may have a statement of this name, whatever it is."""
         if name not in self._by_name:
-            self.stale[name] = None
+            self._set_aside(name)
+
+    def _set_aside(self, name: bytes) -> None:
+        self.stale[name] = None
+        self.full = True
 
     def clear(self) -> None:
         """Note that the server has dropped all prepared statements."""
+        self.full = False
         self.names.clear()
         self._texts.clear()
         self._by_name.clear()
@@ -227,7 +231,7 @@ class Held:
 class Prepared:
     """The named statements of one client."""
 
-    __slots__ = ("_before", "_closed", "_names", "_repeated", "_sent", "shown", "size")
+    __slots__ = ("_closed", "_groups", "_names", "_repeated", "_sent", "before", "shown", "size")
 
     def __init__(self, groups: Groups) -> None:
         self.size = 0
@@ -237,7 +241,9 @@ class Prepared:
         self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
         self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
         self._closed: Sent[bytes, bool] = Sent(groups)  # names of ours on the link that a Close goes to
-        self._before: dict[bytes, Statement | None] = {}  # what names were at the `mark` that have changed since
+        self._groups = groups
+        self.before: dict[bytes, Statement | None] = {}
+        """What names were at the `mark` that have changed since."""
 
     def __repr__(self) -> str:
         return f"<Prepared {len(self._names)} statements, {self._sent!r}>"
@@ -248,9 +254,17 @@ class Prepared:
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
-    def known(self, name: bytes) -> Statement | None:
-        """Return the client's statement of this name, if nothing that was sent can have changed that."""
-        return self._names.get(name) if self._sent.settled else None
+    def as_parsed(self, name: bytes, judge: object, context: Settings) -> Statement | None:
+        """Return the client's statement of this name, if nothing that was sent can have changed that.
+
+        And if it was judged by this, leaves nothing behind, and means under these settings what it meant at its Parse.
+        """
+        statement = self._names.get(name)
+        if statement is None or self._sent.newest >= self._groups.answered:  # not `Sent.settled`
+            return None
+        if statement.judge is not judge or statement.verdict.effects or statement.verdict.steers:
+            return None
+        return statement if statement.context in (context, ANY_SETTINGS) or statement.apart else None
 
     def find(self, name: bytes) -> Statement | None:
         """Return the client's statement of this name, as a message finds it that is sent now."""
@@ -325,7 +339,7 @@ class Prepared:
     def forget(self, name: bytes) -> None:
         """Note that it is gone."""
         old = self._names.pop(name, None)
-        self._before.setdefault(name, old)
+        self.before.setdefault(name, old)
         if old is not None:
             self.size -= len(old.body) + _OVERHEAD
 
@@ -335,20 +349,18 @@ class Prepared:
 
     def mark(self) -> None:
         """Note that nothing is owed: `undo` returns to this."""
-        if self._before:
-            self._before.clear()
-        if self.shown:
-            self.shown.clear()
+        self.before.clear()
+        self.shown.clear()
 
     def undo(self) -> None:
         """Undo what was answered since the mark: the client has not seen it, and everything is sent again."""
-        before, self._before = self._before, {}
+        before, self.before = self.before, {}
         for name, statement in before.items():
             if statement is None:
                 self.forget(name)
             else:
                 self.keep(name, statement)
-        self._before.clear()
+        self.before.clear()
 
 
 class Own:

@@ -6,12 +6,14 @@ method says either that something was *sent*, or what became of it.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from proxy.pooling.owed import DONE, IGNORED, PARSE, REFUSED, Holder, Outcome, Owed
 from proxy.pooling.sent import NEVER, Groups
+from proxy.protocol import PARSE_COMPLETE
 
 T = TypeVar("T")
+_QUICK: Final = {**PARSE.quick, PARSE_COMPLETE: 4}
 
 
 class Unnamed(Generic[T]):
@@ -23,13 +25,12 @@ class Unnamed(Generic[T]):
 
     __slots__ = (
         "_groups",
-        "_held",
-        "_mark",
-        "_marked",
         "_there",
         "_there_in",
         "_which",
         "_which_in",
+        "held",
+        "mark",
         "message",
         "parsed_in",
         "told",
@@ -42,18 +43,18 @@ class Unnamed(Generic[T]):
         """In which group the client has parsed the last one that gives the rows of another one."""
         self.told: tuple[bytes, bytes, bool] | None = None
         """Its Parse, and what the server has said that it gives: all of its identity, or its rows."""
-        self._held = False  # as `there`, for what has been answered
+        self.held = False
+        """As `there`, for what has been answered."""
         # What was sent last that changes them, and in which group: two registers, by hand as each Parse sets both.
         self._which: T | None = None
         self._which_in = NEVER
         self._there = False
         self._there_in = NEVER
-        # What stands on upstreams for the statement that they held when they were released; which one that was.
-        self._mark: object | None = None
-        self._marked: T | None = None
+        self.mark: object | None = None
+        """Stands for `message` on upstreams that held it when they were released; None, where there is none."""
 
     def __repr__(self) -> str:
-        return f"<Unnamed {self.message is not None} held={self._held}>"
+        return f"<Unnamed {self.message is not None} held={self.held}>"
 
     # --- asked ----------------------------------------------------------------------------------------------------
 
@@ -66,33 +67,20 @@ class Unnamed(Generic[T]):
 
         Otherwise `which` has to be repeated first. Raises MustWait.
         """
-        return self._groups.settle(self._there_in, self._there, self._held)
+        return self._groups.settle(self._there_in, self._there, self.held)
 
     # --- here -----------------------------------------------------------------------------------------------------
 
-    def attach(self, mark: object | None) -> None:
-        """Note a new link, and what `leave` has said of its upstream, if nobody else had it since."""
-        if self._marked is not self.message:
-            self._mark = self._marked = None  # other upstreams may hold the one before
-        self._held = mark is not None and mark is self._mark
-
-    def leave(self) -> object | None:
-        """Return what marks the upstream that is released now as one that holds the statement there is, if it does."""
-        if not self._held or self.message is None:
-            return None
-        if self._marked is not self.message:
-            self._mark, self._marked = object(), self.message
-        return self._mark
-
     def drop(self) -> None:
         """Note that it was destroyed here, without the server."""
-        self.message = None
-        self._held = False
+        self.message = self.mark = None
+        self.held = False
 
     def keep(self, statement: T) -> None:
         """Note that it was parsed here, without the server."""
         self.message = statement
-        self._held = False
+        self.mark = object()
+        self.held = False
 
     # --- sent -----------------------------------------------------------------------------------------------------
 
@@ -121,7 +109,7 @@ class Unnamed(Generic[T]):
 
     def other_sent(self) -> None:
         """Note a Query of ours, ahead of all else: it destroys what the upstream holds, but not what the client has."""
-        self._held = False
+        self.held = False
 
     def other_behind(self) -> None:
         """Note a Query of ours behind what was sent: it destroys the same, once the server gets there."""
@@ -130,21 +118,15 @@ class Unnamed(Generic[T]):
 
     # --- answered -------------------------------------------------------------------------------------------------
 
-    def parsed(self, parse: T | None, outcome: Outcome) -> None:
-        """Note what became of a Parse. One that failed has destroyed the old one, too."""
-        if outcome is not IGNORED:
-            self.message = parse if outcome is DONE else None
-            self._held = True
-
     def repeated(self, outcome: Outcome) -> None:
         """Note what became of a repeated Parse, likewise. A failed one has destroyed what the upstream held."""
         if outcome is not IGNORED:
-            self._held = outcome is DONE
+            self.held = outcome is DONE
 
     def ended(self) -> None:
-        """Note the end of a simple Query or a Close of it."""
-        self.message = None
-        self._held = True
+        """Note the end of a simple Query or a Close of it, or that its Parse has failed: the old one is gone, too."""
+        self.message = self.mark = None
+        self.held = True
 
 
 class UnnamedParse(Owed):
@@ -153,7 +135,9 @@ class UnnamedParse(Owed):
     __slots__ = ("_parse", "_unnamed")
 
     # Not set for each: there is one with nearly every query.
+    remembers = True
     answered_by = PARSE.answered_by
+    quick = _QUICK
     ends_with_ready = syncs = ours = hidden = shows_ready = firm = False
     when_done = when_failed = None
     like = PARSE
@@ -163,7 +147,13 @@ class UnnamedParse(Owed):
         self._parse = parse
 
     def settle(self, outcome: Outcome, holder: Holder) -> None:
-        self._unnamed.parsed(self._parse, outcome)
+        if outcome is DONE:
+            unnamed = self._unnamed
+            unnamed.message = self._parse
+            unnamed.mark = object()
+            unnamed.held = True
+        elif outcome is not IGNORED:
+            self._unnamed.ended()
 
 
 class RefusedParse(Owed):
@@ -177,4 +167,5 @@ class RefusedParse(Owed):
         self._unnamed = unnamed
 
     def settle(self, outcome: Outcome, holder: Holder) -> None:
-        self._unnamed.parsed(None, outcome)
+        if outcome is not IGNORED:
+            self._unnamed.ended()

@@ -105,7 +105,7 @@ def answer(session: Session, refusal: Refusal, kind: int, *, unnamed: bool) -> b
         # Like for like: behind an earlier error the server skips these as it would skip what was refused.
         link.end_within()
         if destroys:
-            link.portals.taken()
+            link.bound = link.bound_before = False
             session.unnamed.end_sent()
             link.replies.owe(StandIn(r.REFUSED_QUERY, error))
             return p.REFUSED_QUERY

@@ -217,6 +217,7 @@ def _owe_bind(session: Session, link: Link, portal: bytes, verdict: Verdict) -> 
     portals = link.portals
     matters = bool(verdict.effects or verdict.steers or session.ledger.recodes)
     noted = portals.bind_sent(portal, verdict, noted=matters)
+    link.bound = link.bound or not portal
     if noted is None and not portals.any:
         link.replies.owe(r.BIND_NAMED if portal else r.BIND)
         return

@@ -7,6 +7,7 @@ owed keeps its bytes, pauses its client, and goes on in `leased`, `judged` or at
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from proxy import protocol as p
 from proxy.errors import CONNECTION_FAILURE, QUERY_CANCELED, CloseReason, UpstreamError
@@ -14,7 +15,6 @@ from proxy.filter import Filter
 from proxy.pooling.pool import Pool
 from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Awaits
-from proxy.pooling.snapshot import Settings
 from proxy.pooling.unnamed import Unnamed
 from proxy.session import from_upstream, leasing, parameter_status, pump
 from proxy.session.ledger import Ledger
@@ -27,7 +27,7 @@ from proxy.sql.verdict import Verdict
 class Conversation:
     """Hand what arrives to the session. `end` is called once, when that cannot go on: see `Peer`."""
 
-    __slots__ = ("session", "unnamed")
+    __slots__ = ("client_data", "session", "unnamed", "upstream_data")
 
     def __init__(
         self,
@@ -44,23 +44,12 @@ class Conversation:
         self.session = Session(house, pool, judge, ledger, Peer(wire, who, reported, end), codec, self)
         self.unnamed: Unnamed[Unparsed] = self.session.unnamed
         """Is told what becomes of the unnamed statement."""
+        self.client_data: Callable[[bytes], None] = partial(pump.take, self.session)
+        """Takes bytes from the client."""
+        self.upstream_data: Callable[[bytes], None] = partial(from_upstream.take, self.session)
+        """Takes bytes from the linked upstream."""
 
     # --- the client -----------------------------------------------------------------------------------------------
-
-    def client_data(self, data: bytes) -> None:
-        """Take bytes from the client."""
-        session = self.session
-        session.activity += 1
-        session.house.stats.client_bytes_received += len(data)
-        if session.peer.leaving:
-            return
-        inbox = session.inbox
-        if inbox.have or session.awaits is not Awaits.NOTHING:
-            inbox.add(data)
-            if session.held_up or inbox.have < inbox.need:
-                return
-            data = inbox.take()
-        pump.serve(session, data)
 
     def client_finished(self) -> None:
         """Learn that the client sends nothing more. What it has sent is answered; half a message is none."""
@@ -118,14 +107,6 @@ class Conversation:
 
     # --- its pool -------------------------------------------------------------------------------------------------
 
-    @property
-    def settings(self) -> Settings:
-        return self.session.ledger.settings
-
-    @property
-    def customs(self) -> frozenset[str]:
-        return self.session.ledger.settings.customs
-
     def leased(self, upstream: PooledUpstream) -> None:
         """Go on with what waited for an upstream."""
         session = self.session
@@ -171,11 +152,6 @@ class Conversation:
 
     # --- its upstream ---------------------------------------------------------------------------------------------
 
-    def upstream_data(self, chunk: bytes) -> None:
-        """Take bytes from the linked upstream."""
-        if self.session.link is not None:
-            from_upstream.take(self.session, self.session.link, chunk)
-
     def upstream_lost(self) -> None:
         """Learn that the linked upstream's socket has ended."""
         if self.session.link is not None:
@@ -188,8 +164,9 @@ class Conversation:
         self.session.pace()
 
     def bind_failed(self) -> None:
-        if self.session.link is not None:
-            self.session.link.portals.bind_failed()
+        link = self.session.link
+        if link is not None:
+            link.bound = link.bound_before
 
     def parameter_reported(self, body: bytes) -> bytes | None:
         return parameter_status.reported(self.session, body)

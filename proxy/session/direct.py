@@ -1,15 +1,20 @@
-"""Whole groups that most drivers send, in one step: what the general path does of them, with nothing in its middle."""
+"""What most drivers send, in one step: what the general path does of it, with nothing in its middle.
+
+A Query that comes alone, or a whole group, whose like was seen before, on a link with nothing to be looked at.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from proxy import protocol as p
+from proxy.filter import Filter
 from proxy.pooling import owed as r
 from proxy.pooling.owed import Owed
-from proxy.session import leasing, reparsing
-from proxy.session.link import Link
+from proxy.session import leasing
+from proxy.session.link import MAX_UNIT, Link
 from proxy.session.session import Session
+from proxy.sql.plain import DIGITS
 from proxy.sql.verdict import Verdict
 
 _EXECUTE_AND_SYNC = p.execute(b"") + p.SYNC_MESSAGE
@@ -18,19 +23,50 @@ _BEHIND_BIND: Final = {
     _EXECUTE_AND_SYNC: (r.BIND, r.EXECUTE, r.SYNC),
 }
 """What such a group has behind its Bind, and the replies that are owed from there on."""
+_ONE_QUERY: Final = (r.QUERY,)
 
 
 def held_back(session: Session) -> bool:
     """Whether something in the session keeps a group from being forwarded without a closer look.
 
-    That is all that a lease can refuse for, too: nothing here raises Refusal.
+    That is all that a lease can refuse for, too: nothing here raises Refusal. A group behind something that is
+    unanswered may need the guard ahead.
     """
     link, ledger, local = session.link, session.ledger, session.local
     if session.swallowing or ledger.recodes or ledger.unsure or session.meter or session.wait_error or local.parting:
         return True
     if link is None:
         return local.status == p.FAILED  # hardly anything of such a transaction needs a server
-    return link.stirred or link.portals.held_back or link.replies.skipping
+    if link.stirred or link.unclean or link.group_open or link.replies.owed:
+        return True
+    return link.noted is not None and link.noted.held_back
+
+
+def query(session: Session, data: bytes) -> bool:
+    """Forward a Query that was seen and allowed before, maybe with other numbers; return whether it was.
+
+    It comes alone in its chunk. Raises MustWait.
+    """
+    judge = session.filter
+    same = judge.plain.queries.get(data)
+    verdict = same or _alike(judge, data)
+    if verdict is None or session.codec != "utf-8" or held_back(session):
+        return False
+    link = session.link or leasing.take(session)
+    if same is None:
+        judge.counts.shape_hits += not session.texts.counted
+    else:
+        judge.counts.hits += not session.texts.counted
+    session.unnamed.end_sent()
+    session.house.stats.statements[verdict.label] += 1
+    link.bound = link.bound_before = False
+    _send(session, link, verdict, _ONE_QUERY, data, data)
+    return True
+
+
+def _alike(judge: Filter, data: bytes) -> Verdict | None:
+    """Return the verdict on Queries that differ from this one in nothing but digits, if it is one whole message."""
+    return judge.plain.alike.get(data.translate(DIGITS)) if int.from_bytes(data[1:5], "big") == len(data) - 1 else None
 
 
 def parse_group(session: Session, data: bytes) -> bool:
@@ -45,20 +81,16 @@ def parse_group(session: Session, data: bytes) -> bool:
     owed = _BEHIND_BIND.get(data[bind_end:])
     judge = session.filter
     parse = data[:end]
-    verdict = judge.plain_parses.get(parse)
+    verdict = judge.plain.parses.get(parse)
     if owed is None or verdict is None or session.codec != "utf-8" or held_back(session):
         return False
-    link = session.link
-    ahead = b"" if link is None or link.group_open else _guard(link)
-    if ahead is None:
-        return False
+    link = session.link or leasing.take(session)
     judge.counts.hits += not session.texts.counted
-    if link is None:
-        link = leasing.lease(session)
     statement = (parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec)
     link.replies.owed.append(session.unnamed.parse_sent(statement))
     session.house.stats.statements[verdict.label] += 1
-    _send(session, link, verdict, owed, data, ahead + data if ahead else data)
+    link.bound = True
+    _send(session, link, verdict, owed, data, data)
     return True
 
 
@@ -71,51 +103,33 @@ def bind_group(session: Session, data: bytes) -> bool:
     owed = _BEHIND_BIND.get(data[end:])
     if owed is None or data[5] or held_back(session):
         return False
-    held = link = session.link
-    if session.local.status != p.IDLE if held is None else held.group_open or held.own is not None:
-        return False  # where names of the client's own stand, it may be there under its own, and is used so
     stop = data.find(0, 6, end)
     name = data[6:stop]
-    statement = session.prepared.known(name)
-    if (
-        statement is None
-        or statement.judge is not session.filter.functions
-        or not reparsing.at_home(session, statement)
-    ):
-        return False
-    verdict = statement.verdict
-    if verdict.effects or verdict.steers:
+    judge, ledger, link = session.filter, session.ledger, session.link
+    statement = session.prepared.as_parsed(name, judge.functions, ledger.settings.parsing)
+    if statement is None or (judge.folds and ledger.special):
         return False
     if link is None:
-        link = leasing.lease(session)
+        if session.local.status != p.IDLE:
+            return False
+        link = leasing.take(session)
     server_name = link.held.use(statement)
     if server_name is None or session.prepared.shown.setdefault(server_name, name) != name:
         return False
-    ahead = b"" if held is None else _guard(held)
-    if ahead is None:
-        return False
-    out = p.rewritten(p.BIND, end + 1 - stop + len(server_name), b"\0" + server_name, data[stop:])
-    _send(session, link, verdict, owed, data, ahead + out if ahead else out)
+    head = p.write_header(p.BIND, end + 5 - stop + len(server_name))
+    link.bound = True
+    out = b"".join((head, b"\0", server_name, data[stop:]))
+    _send(session, link, statement.verdict, owed, data, out)
     return True
-
-
-def _guard(link: Link) -> bytes | None:
-    """Return the guard of layer 2, if it goes ahead of a group that begins now, and owe its reply; None: it waits."""
-    if not (link.replies.owed or link.blind):
-        return b""
-    guard = link.ahead()
-    if guard:
-        link.replies.owed.append(r.GUARDING)
-    return guard
 
 
 def _send(session: Session, link: Link, verdict: Verdict, owed: tuple[Owed, ...], data: bytes, out: bytes) -> None:
     """Send a group that came as `data`, as `out`; the replies from its Bind on are `owed`."""
     session.doing = verdict
-    if link.unit is not None:
+    if link.unit:
         link.remember(data)
+    elif link.unit is not None:
+        link.unit = data if len(data) <= MAX_UNIT else None
     link.replies.owed.extend(owed)
-    link.group_open = False
-    link.portals.bound = True
     session.groups.sent += 1
     link.upstream.write(link.flushed() + out if link.prefix else out)

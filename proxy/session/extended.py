@@ -122,7 +122,7 @@ def _note_parse(session: Session, link: Link, verdict: Verdict, name: bytes) -> 
     link.group_open = True
     if verdict.kind in binding.ANALYSED:
         link.transaction.read_in = session.groups.sent
-        link.portals.names_may_change()  # a constant of a domain is checked at its Parse, by whatever function
+        link.names_may_change()  # a constant of a domain is checked at its Parse, by whatever function
     if verdict.kind in OF_ANOTHER:
         link.portals.fresh = (b"S" + name, session.groups.sent)
         if not name:
@@ -201,11 +201,11 @@ def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     encoding.check_names(session, portal)
     link = session.link
     if link is not None:
-        link.portals.names_may_change(portal)
+        link.names_may_change(portal)
     if not portal:
         _check_unnamed_portal(session, link)
     answers.charge(session)
-    verdict = link.portals.find(portal) if link is not None and link.portals.any else None
+    verdict = link.noted.find(portal) if link is not None and link.noted is not None and link.noted.any else None
     if verdict is None or link is None:
         forward(session, r.EXECUTE)
         link = session.link
@@ -221,11 +221,11 @@ def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _check_unnamed_portal(session: Session, link: Link | None) -> None:
     """Raise the Refusal of an Execute of the unnamed portal where it may be no Bind's."""
-    if link is not None and link.portals.bound_in == session.groups.sent:
+    if link is not None and link.noted is not None and link.noted.bound_in == session.groups.sent:
         return
     if session.groups.unanswered:
         raise MustWait
-    if link is None or (not link.portals.bound and link.replies.status == p.FAILED):
+    if link is None or (not link.bound and link.replies.status == p.FAILED):
         raise answers.no_portal(session)
 
 
@@ -285,7 +285,7 @@ def close(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
             session.unnamed.drop()
         session.peer.wire.write(_CLOSE_COMPLETE)
         return b""
-    link.portals.names_may_change()
+    link.names_may_change()
     if not statement:
         forward(session, r.CLOSE)
         return None

@@ -29,20 +29,17 @@ GONE: Final = "terminating connection because the connection to the server was l
 _MESSAGE: Final = re.compile(rb"\0M[^\0]*")
 
 
-def take(session: Session, link: Link, chunk: bytes) -> None:
+def take(session: Session, chunk: bytes) -> None:
     """Take bytes from the linked upstream. Raises nothing: an upstream that breaks the protocol is closed."""
+    link, peer = session.link, session.peer
+    if link is None:
+        return
     session.activity += 1
-    replies, house, peer = link.replies, session.house, session.peer
+    replies = link.replies
     try:
         out = replies.feed(chunk)
-    except TripwireError as error:
-        house.stats.bugs += 1
-        house.audit.event("tripwire", level="error", session=peer.who.ident, what=str(error))
-        _end_link(session, CloseReason.TRIPWIRE)
-        return
     except UpstreamProtocolError as error:
-        house.audit.event("upstream protocol", level="error", session=peer.who.ident, what=str(error))
-        _end_link(session, error.reason)
+        _broken(session, error)
         return
     if replies.halted is not None:
         _halted(session, link, replies.halted, out)
@@ -52,18 +49,47 @@ def take(session: Session, link: Link, chunk: bytes) -> None:
     if out:
         link.unit = None
         peer.delivered += 1
-        house.stats.client_bytes_sent += len(out)
+        session.house.stats.client_bytes_sent += len(out)
         peer.wire.write(out)
-    if peer.notices and replies.whole:
+    if peer.notices:
+        _tell_notices(session, link)
+    if not replies.ready:
+        _go_on_without_ready(session, link)
+        return
+    session.answered += 1
+    if not replies.owed and leasing.releases(session, link):
+        session.house.stats.transactions += 1
+    else:
+        _ready(session, link)
+
+
+def _tell_notices(session: Session, link: Link) -> None:
+    """Tell what had to wait for the end of a message."""
+    peer = session.peer
+    if link.replies.whole:
         peer.wire.write(b"".join(peer.notices))
         peer.notices.clear()
-    if replies.ready:
-        _ready(session, link)
-    elif session.awaits is Awaits.REPLIES and not session.groups.unanswered:
-        # An error: the server ignores the Query whose answer was waited for, as it does all up to the next Sync.
+
+
+def _go_on_without_ready(session: Session, link: Link) -> None:
+    """Act on what follows from an error alone: behind that no more may be answered."""
+    if session.awaits is Awaits.REPLIES and not session.groups.unanswered:
+        # The server ignores the Query whose answer was waited for, as it does all up to the next Sync.
         pump.go_on(session)
-    elif peer.leaving and not replies.owed:
-        peer.end(*peer.leaving)  # behind an error no more is answered
+    elif session.peer.leaving and not link.replies.owed:
+        session.peer.end(*session.peer.leaving)
+
+
+def _broken(session: Session, error: UpstreamProtocolError) -> None:
+    """Close an upstream that breaks the protocol, or does what no read can cause, and the client with it."""
+    house, ident = session.house, session.peer.who.ident
+    if isinstance(error, TripwireError):
+        house.stats.bugs += 1
+        house.audit.event("tripwire", level="error", session=ident, what=str(error))
+        _end_link(session, CloseReason.TRIPWIRE)
+    else:
+        house.audit.event("upstream protocol", level="error", session=ident, what=str(error))
+        _end_link(session, error.reason)
 
 
 def _ready(session: Session, link: Link) -> None:
@@ -71,15 +97,11 @@ def _ready(session: Session, link: Link) -> None:
     replies, ledger = link.replies, session.ledger
     told, asked = replies.told, replies.asked
     replies.forget_ready()
-    session.answered += 1
     if told:
         session.local.seen = replies.status
     if not replies.owed:
         if session.peer.leaving:
             session.peer.end(*session.peer.leaving)
-            return
-        if session.awaits is Awaits.NOTHING and leasing.releases(session, link):
-            session.house.stats.transactions += 1
             return
         _quiet(session, link)
     if ledger.reading and asked:  # an error: a cancel, or a timeout that the client set
@@ -95,15 +117,16 @@ def _quiet(session: Session, link: Link) -> None:
     """Note that nothing is owed, on a link that goes on."""
     if link.cancelled is not None:
         link.cancelled = None
-    transaction, portals, ledger = link.transaction, link.portals, session.ledger
+    transaction, ledger = link.transaction, session.ledger
     transaction.ending = False
     if not link.group_open:  # else the same chunk had more, of which ReadyForQuery says nothing yet
         transaction.quiet()
         if link.replies.status == p.IDLE:
-            portals.close_all()
+            if link.noted is not None:
+                link.noted.close_all()
             if ledger.unsure or ledger.recodes:
                 ledger.ended()
-    portals.bound_before = portals.bound
+    link.bound_before = link.bound
 
 
 def take_row(session: Session, body: bytes) -> None:
@@ -211,7 +234,7 @@ def _repeat(session: Session, link: Link, unit: bytes, reason: CloseReason) -> N
     session.texts.cancel()
     session.texts.served()
     session.prepared.undo()
-    session.local.status, session.local.begin = link.before
+    session.local.status, session.local.begin, _ = link.before
     session.repeated = True
     session.swallowing = False
     session.peer.leaving = None

@@ -27,8 +27,13 @@ def lease(session: Session) -> Link:
         answers.check_wait(session)
     if session.meter is not None and (excess := session.meter.look()):
         raise answers.in_vain(session, answers.too_fast(session, excess))
+    return take(session)
+
+
+def take(session: Session) -> Link:
+    """Take an upstream for a session that nothing speaks against. Raises MustWait where the client stands in line."""
     now = session.house.now()
-    upstream = session.pool.lease(session.port, now, fresh=session.repeated)
+    upstream = session.pool.lease(session.port, session.ledger.settings, now, fresh=session.repeated)
     if upstream is None:
         raise MustWait(Awaits.UPSTREAM)
     return attach(session, upstream, now)
@@ -37,16 +42,34 @@ def lease(session: Session) -> Link:
 def attach(session: Session, pooled: PooledUpstream, now: float) -> Link:
     """Make an upstream the session's own: settings, plans and the transaction that it is in go out first."""
     upstream = cast(Upstream, pooled)  # the pool holds what the server opened for it
-    local, ledger, judge = session.local, session.ledger, session.filter
-    link = session.link = Link(upstream, session.groups, now, (local.status, local.begin))
-    session.unnamed.attach(upstream.unnamed_of)
-    upstream.unnamed_of = None
+    local, ledger, judge, unnamed = session.local, session.ledger, session.filter, session.unnamed
+    link = session.link = Link(upstream, now, local.status, local.begin)
+    mark, upstream.unnamed_of = upstream.unnamed_of, None
+    unnamed.held = mark is not None and mark is unnamed.mark
     upstream.replies.listener = session.port
     upstream.replies.groups = session.groups
     upstream.attach(session.port)
+    session.prepared.shown.clear()
+    session.prepared.before.clear()
+    is_as_needed = (
+        upstream.settings is ledger.settings
+        and upstream.plans is ledger.settings.parsing
+        and upstream.proofs is judge.proofs
+        and session.peer.defaults is upstream.defaults
+        and not (upstream.restless or judge.plans_by_more)
+    )
+    if not is_as_needed:
+        _adapt(session, link)
     if not session.peer.writable:
         upstream.pause_reading()
-    session.prepared.mark()
+    if local.status != p.IDLE:
+        _make_real(session, link)
+    return link
+
+
+def _adapt(session: Session, link: Link) -> None:
+    """Have the upstream set, and plan, as this session needs it, where the last one left it otherwise."""
+    upstream, ledger, judge = link.upstream, session.ledger, session.filter
     if upstream.restless:
         session.pool.settle(upstream)
     if session.peer.defaults is not upstream.defaults:
@@ -66,9 +89,6 @@ def attach(session: Session, pooled: PooledUpstream, now: float) -> Link:
             ask_first(session, link, DISCARD_PLANS)
             link.held.drop_apart()
             upstream.plans = shaping
-    if local.status != p.IDLE:
-        _make_real(session, link)
-    return link
 
 
 def _tell_defaults(session: Session, link: Link) -> None:
@@ -153,14 +173,20 @@ def releases(session: Session, link: Link) -> bool:
 
     It is what `let_go` comes to, for the commonest lease. Nothing is owed.
     """
-    ledger = session.ledger
-    if link.replies.status != p.IDLE or link.group_open or link.blind or link.upstream.cancelling or link.held.full:
+    upstream, replies = link.upstream, link.replies
+    if link.unclean or link.group_open or link.held.full or not session.ledger.at_rest:
         return False
-    if ledger.pins or ledger.touched or ledger.unsure or ledger.recodes or ledger.loosened or ledger.reading:
+    if upstream.cancelling or upstream.restless or not replies.told or replies.status != p.IDLE:
         return False
-    if link.unclean:
+    if session.awaits is not Awaits.NOTHING or session.peer.leaving or not session.peer.writable:
         return False
-    _release(session, link)
+    replies.ready = replies.told = replies.asked = False
+    session.local.seen = p.IDLE
+    session.link = None
+    session.repeated = False
+    upstream.unnamed_of = session.unnamed.mark if session.unnamed.held else None
+    upstream.detach()
+    session.pool.release(upstream, session.house.now())
     return True
 
 
@@ -202,7 +228,7 @@ def _clean_up(session: Session, link: Link) -> None:
     """Note that what is sent now is ours alone: should the upstream end, the client goes on elsewhere."""
     session.repeated = False
     link.unit = b""
-    link.before = (session.local.status, session.local.begin)
+    link.before = session.local.status, session.local.begin, link.before[2]
     link.since = session.house.now()
     session.prepared.mark()
 
@@ -250,7 +276,8 @@ def _release(session: Session, link: Link) -> None:
         ledger.lost.clear()
     if upstream.restless:
         session.pool.settle(upstream)
-    upstream.unnamed_of = session.unnamed.leave()
+    upstream.unnamed_of = session.unnamed.mark if session.unnamed.held else None
+    ledger.rest()
     session.repeated = False
     upstream.detach()
     session.pool.release(upstream, session.house.now())

@@ -62,6 +62,7 @@ class Ledger:
         "as_asked",
         "asked",
         "asked_state",
+        "at_rest",
         "loosened",
         "lost",
         "naming",
@@ -85,6 +86,8 @@ class Ledger:
         """What the client sent in its StartupMessage: what RESET and DISCARD ALL return to."""
         self.settings = startup
         """What the session's settings are, as of the last time they were read back."""
+        self.at_rest = True
+        """Nothing was noted since `rest` has found that nothing is kept: a release need not look."""
         self.unsure: set[str] = set()
         """Settings that shape a Parse and may be others now."""
         self.recodes = False
@@ -134,6 +137,7 @@ class Ledger:
 
     def pin(self, reason: str, name: str) -> bool:
         """Note a reason to keep the upstream; return whether it is a new one."""
+        self.at_rest = False
         self.renewed.add(reason)
         if reason in self.pins:
             return False
@@ -144,6 +148,7 @@ class Ledger:
         """Note what a statement that runs now leaves behind; return the new reasons to pin."""
         reasons = []
         for effect, name in effects:
+            self.at_rest = False
             if effect in _LOOSEN:
                 self.loosened = bool(self.pins)
             if effect in _SETS:
@@ -180,6 +185,11 @@ class Ledger:
             self.touched.add(name)
         if name in PARSING:
             self.unsure.add(name)
+
+    def rest(self) -> None:
+        """See whether anything is kept that a release has to look at."""
+        kept = self.pins or self.touched or self.unsure or self.lost
+        self.at_rest = not (kept or self.recodes or self.loosened or self.reading)
 
     def ended(self) -> None:
         """Note the end of a transaction: what was set for it alone is gone."""

@@ -7,8 +7,6 @@ from proxy.ours import NO_NAME
 from proxy.pooling import owed as r
 from proxy.pooling.guard import GUARD, READ_ONLY, UNKNOWN
 from proxy.pooling.owed import Dropped, Owed
-from proxy.pooling.sent import Groups
-from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Own
 from proxy.session.encoding_ahead import EncodingAhead
 from proxy.session.portals import Portals
@@ -28,14 +26,14 @@ class Link:
         "asking",
         "before",
         "blind",
+        "bound",
+        "bound_before",
         "cancelled",
         "discards",
-        "former",
         "group_open",
-        "groups",
         "held",
+        "noted",
         "own",
-        "portals",
         "prefix",
         "put_back",
         "put_off",
@@ -50,20 +48,22 @@ class Link:
         "upstream",
     )
 
-    def __init__(self, upstream: Upstream, groups: Groups, now: float, before: tuple[int, bytes]) -> None:
+    def __init__(self, upstream: Upstream, now: float, status: int, begin: bytes) -> None:
         # Plain slots, set in few lines: a lease is made for each transaction.
         self.upstream = upstream
         self.replies = upstream.replies
         self.held = upstream.held
-        self.groups = groups
         self.since = now
-        self.before = before
-        """Transaction status and BEGIN of the client, as they were before the lease: for a unit that runs again."""
-        self.former: Settings | None = upstream.settings
-        """What held on the upstream when it was leased."""
+        self.before = status, begin, upstream.settings
+        """Transaction status and BEGIN of the client before the lease, for a unit that runs again; and what held on the
+        upstream then."""
         self.blind = READ_ONLY not in upstream.parameters
         """The server does not report the setting that the guard puts back (before 14)."""
-        self.portals = Portals(groups)
+        self.bound = self.bound_before = False
+        """The unnamed portal is the client's: a Query has not taken it since then. And it was so when nothing was
+        owed: it still is then, if the Bind has failed."""
+        self.noted: Portals | None = None
+        """What there is to know of its portals; None: nothing."""
         self.unit: bytes | None = b""
         """What was sent since the lease, as long as nothing was answered."""
         self.prefix = self.suffix = b""
@@ -84,26 +84,39 @@ class Link:
         """The server is being asked which client_encoding, or search_path, there is."""
         self.cancelled: str | None = None
         """What runs was cancelled, until the server says that it is done: by this limit of ours, or "", by a user."""
-        self.unclean = False
-        """`tidy` may have something to do: a group was cut, or something stands there under the client's own names."""
+        self.unclean = self.blind
+        """A release has something to do: a group was cut, something stands there under the client's own names, or the
+        setting of layer 2 has to be put back."""
         self.own: Own | None = None
         """What stands on the upstream under the client's own names; None: nothing ever did."""
         self._transaction: TransactionAhead | None = None
         self._encoding: EncodingAhead | None = None
 
     @property
+    def portals(self) -> Portals:
+        """What there is to know of its portals, made when it is looked at."""
+        if self.noted is None:
+            self.noted = Portals(self.replies.groups)
+        return self.noted
+
+    @property
     def transaction(self) -> TransactionAhead:
         """What becomes of the transaction; a lease of one plain query does not look at it."""
         if self._transaction is None:
-            self._transaction = TransactionAhead(self.groups, self.replies)
+            self._transaction = TransactionAhead(self.replies.groups, self.replies)
         return self._transaction
 
     @property
     def encoding(self) -> EncodingAhead:
         """client_encoding behind what is under way; hardly a lease looks at it."""
         if self._encoding is None:
-            self._encoding = EncodingAhead(self.groups)
+            self._encoding = EncodingAhead(self.replies.groups)
         return self._encoding
+
+    def names_may_change(self, running: bytes | None = None) -> None:
+        """As `Portals` has it, if there is anything to know of them."""
+        if self.noted is not None:
+            self.noted.names_may_change(running)
 
     def own_name(self, name: bytes) -> bool | None:
         """Return what of a name stands there: see `Own.find`."""
@@ -112,7 +125,7 @@ class Link:
     def put_own(self) -> Own:
         """Return what stands under the client's own names, where something is put there."""
         if self.own is None:
-            self.own = Own(self.groups)
+            self.own = Own(self.replies.groups)
             self.unclean = True
         return self.own
 
@@ -166,7 +179,7 @@ class Link:
 
     def help(self, sql: bytes, owed: Owed = r.SKIP) -> bytes:
         """Return what runs a statement of ours inside a group of the client's; its replies are owed."""
-        self.transaction.asked_in = self.groups.sent
+        self.transaction.asked_in = self.replies.groups.sent
         # Each has a name of its own: where an error or a cancel leaves one behind, it is in nobody's way.
         name = self.held.new_name()
         owe = self.replies.owe

@@ -57,7 +57,7 @@ def codec_of(session: Session, encoding: str) -> str:
 
 def _sets(session: Session, link: Link, name: str) -> bool:
     """Whether a parameter may have its value from this client, or from what puts its settings on."""
-    ledger, former, key = session.ledger, link.former, name.lower()
+    ledger, former, key = session.ledger, link.before[2], name.lower()
     if former is None or ledger.unsure or link.replies.helping or link.replies.resetting:
         return True
     if key in ledger.touched or key in ledger.asked:

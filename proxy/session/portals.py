@@ -29,8 +29,6 @@ class Portals:
         "_groups",
         "_sent",
         "_unrun",
-        "bound",
-        "bound_before",
         "bound_in",
         "fresh",
         "path_in_use",
@@ -39,11 +37,8 @@ class Portals:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self.bound = self.bound_before = False
-        """The unnamed portal is the client's: a Query has not taken it since then. And it was so when nothing was
-        owed: it still is then, if the Bind has failed."""
         self.bound_in = NEVER
-        """In which group it was bound."""
+        """In which group the unnamed one was bound."""
         self.path_in_use = False
         """One that may be open was judged by the search_path that the session began with."""
         self.unnamed_of: tuple[bytes, int] | None = None
@@ -88,7 +83,6 @@ class Portals:
         self.path_in_use |= verdict.under_path
         if not name:
             self.unnamed_of = None
-            self.bound = True
             self.bound_in = self._groups.sent
         found = verdict if noted else None
         if verdict.kind in OF_ANOTHER:
@@ -121,10 +115,6 @@ class Portals:
         self._filled = {**(self._filled or {}), key(name): verdict}
         return True
 
-    def taken(self) -> None:
-        """Note that a Query has taken the unnamed portal."""
-        self.bound = self.bound_before = False
-
     # --- answered -------------------------------------------------------------------------------------------------
 
     def keep(self, name: bytes, verdict: Verdict | None) -> None:
@@ -135,9 +125,6 @@ class Portals:
             self._found.pop(key(name), None)
         else:
             self._found[key(name)] = verdict
-
-    def bind_failed(self) -> None:
-        self.bound = self.bound_before
 
     def close_all(self) -> None:
         """Note that the transaction has ended."""

@@ -60,6 +60,9 @@ class Wire(Protocol):
     def ended(self) -> End:
         """How the client has ended, as far as that can be seen."""
 
+    receive: Callable[[bytes], None]
+    """Takes what the client sends."""
+
     def let_in(self) -> None:
         """Learn that the client has proved who it is."""
 

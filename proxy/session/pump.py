@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from proxy import protocol as p
@@ -19,12 +19,28 @@ MESSAGE_SLACK: Final = 262_400
 """What a Parse may carry beside its text: a name, and 65,535 parameter types of 4 bytes."""
 
 
+def take(session: Session, data: bytes) -> None:
+    """Take bytes from the client: serve them, or keep them behind what waits."""
+    session.activity += 1
+    session.house.stats.client_bytes_received += len(data)
+    if session.peer.leaving:
+        return
+    inbox = session.inbox
+    if inbox.have or session.awaits is not Awaits.NOTHING:
+        inbox.add(data)
+        if session.held_up or inbox.have < inbox.need:
+            return
+        data = inbox.take()
+    serve(session, data)
+
+
 def serve(session: Session, data: bytes, *, again: bool = False) -> None:
     """Serve these bytes; what breaks the protocol ends the connection, in its turn. `again`: as for `_pump`."""
-    kind = data[:1]
     try:
-        if (kind == b"P" or kind == b"B") and not session.inbox.flow and _served_group(session, kind, data):
-            return
+        if not session.inbox.flow:
+            for serves in _WHOLE.get(data[:1], ()):
+                if serves(session, data):
+                    return
         _pump(session, data, again=again)
     except MustWait as wait:  # of a whole group
         session.awaits = wait.awaits
@@ -140,13 +156,6 @@ def _send(session: Session, link: Link, data: bytes, first: int, start: int, pos
         link.remember(data[first:pos] if first or pos < len(data) else data, whole=not session.inbox.flow)
 
 
-def _served_group(session: Session, kind: bytes, data: bytes) -> bool:
-    """Serve a whole group at once, if it is one of those that most drivers send; return whether that was so."""
-    if kind == b"B":
-        return direct.bind_group(session, data)
-    return direct.parse_group(session, data) or boundaries.take_group(session, data)
-
-
 def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve one message; return None to forward it as it is, or what is sent in its place. Raises MustWait."""
     link = session.link
@@ -221,6 +230,13 @@ def _copy(session: Session, data: bytes, pos: int, end: int) -> bytes:
     return b""  # no COPY FROM ever begins; the server ignores these outside of one
 
 
+_WHOLE: Final[Mapping[bytes, Sequence[Callable[[Session, bytes], bool]]]] = {
+    b"Q": (direct.query,),
+    b"P": (direct.parse_group, boundaries.take_group),
+    b"B": (direct.bind_group,),
+}
+"""What serves a whole group at once, by the type of its first message, if the group is one of those that most drivers
+send; each returns whether it was."""
 _BEGINNERS: Final = frozenset((p.QUERY, p.PARSE, p.BIND, p.DESCRIBE, p.EXECUTE, p.CLOSE, p.FUNCTION_CALL))
 """Messages with which a group begins that can make the server do something."""
 _IGNORED: Final = _BEGINNERS | {p.FLUSH}

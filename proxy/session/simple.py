@@ -38,7 +38,7 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         answers.charge(session)
     text = p.query_text(data, pos + 5, end)
     if session.link is not None:
-        session.link.portals.names_may_change()
+        session.link.names_may_change()
     if session.ledger.recodes:
         encoding.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=False)
@@ -46,6 +46,8 @@ def query(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         link = session.link or leasing.lease(session)
         if not link.stirred:
             _forward(session, link, verdict)
+            if session.codec == "utf-8":
+                session.filter.remember_query(data[pos:end], verdict)
             return None
     verdicts.check(session, verdict, text)
     if boundaries.ends_here(session, verdict) and boundaries.take(session, verdict, text):
@@ -95,7 +97,7 @@ def _forward(session: Session, link: Link, verdict: Verdict) -> None:
         link.end_within()
     session.unnamed.end_sent()
     link.replies.owe(r.QUERY)
-    link.portals.taken()
+    link.bound = link.bound_before = False
 
 
 def _check(session: Session, link: Link, verdict: Verdict) -> bool:
@@ -162,7 +164,7 @@ def _owe(
         link.replies.owe(r.QUERY)
     link.transaction.ending = verdict.kind in boundaries.ENDS
     link.stirred = link.stirred or link.transaction.ending
-    link.portals.taken()
+    link.bound = link.bound_before = False
     if built is None:
         behind = behind or resetting.again(session, link, verdict, done, group=False)
     return built, behind
@@ -173,7 +175,7 @@ def function_call(session: Session, data: bytes, pos: int, end: int) -> bytes | 
     oid, formats, arguments = p.function_call_parts(data, pos + 5, end)
     answers.charge(session)
     if session.link is not None:
-        session.link.portals.names_may_change()
+        session.link.names_may_change()
     verdict = session.filter.judge_function_call(oid, formats, arguments)
     if verdict.action is not Action.ALLOW:
         raise answers.refused(session, verdict)

@@ -28,8 +28,6 @@ class Counts:
     shape_hits: int = 0
     """Of normal forms, and of texts whose comments differ."""
     misses: int = 0
-    plain_parses: int = 0
-    """How many Parse messages were kept whole since they were last forgotten."""
 
 
 class VerdictCache:

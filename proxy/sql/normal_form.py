@@ -25,6 +25,7 @@ import re
 # searched for in C, twice as fast.
 _NUMBER = re.compile(r"[0-9](?<![\w$.][0-9])[0-9]{0,8}(?![\w.])", re.ASCII)
 _DECIMAL = re.compile(r"[0-9](?<![\w$.][0-9])[0-9]{0,8}\.[0-9]{1,9}(?![\w.])", re.ASCII)
+_DIGIT = re.compile("[0-9]")
 _DOLLAR = re.compile(r"\$(?![0-9])|[0-9]\$")
 _PLAIN_IDENTIFIER = re.compile(r'"(?:[^"0-9]+|[A-Za-z_]\w*)"', re.ASCII)
 # What the lexer reads as no comment, whatever the settings and the version: a string ends at the same quote if a
@@ -102,6 +103,14 @@ def normal_form(sql: bytes, *, comments: bool = False) -> str | None:
         return None  # digits in it would be taken for a number
     text = _NUMBER.sub("0", text)
     return _DECIMAL.sub("0.0", text) if "." in text else text
+
+
+def digits_are_constants(form: str) -> bool:
+    """Tell whether each digit of a text of this form stands in a string, or in a number that the form has as 0.
+
+    Then the form of a text that differs from it in nothing but digits is the same.
+    """
+    return not _DIGIT.search(_DECIMAL.sub("", _NUMBER.sub("", form)))
 
 
 def is_shareable(form: str) -> bool:

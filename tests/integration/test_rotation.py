@@ -224,9 +224,6 @@ class Quiet:
 class Waiter:
     """A client that takes an upstream and gives it back."""
 
-    settings = NO_SETTINGS
-    customs: frozenset[str] = frozenset()
-
     def __init__(self) -> None:
         self.got: list[Any] = []
         self.errors: list[UpstreamError] = []
@@ -307,7 +304,7 @@ def test_secret_that_stays_wrong_is_not_fetched_all_the_time(server: EmbeddedSer
         stage = Stage(replace(rotated, aws_secret="shop", aws_region="eu-central-1"), server_login_retry=0.02)
         vault = stage.connector.credentials._aws = Vault("wrong")
         waiter = Waiter()
-        stage.pool.lease(waiter, stage.loop.time())
+        stage.pool.lease(waiter, NO_SETTINGS, stage.loop.time())
         await stage.until(lambda: stage.stats.upstream_connect_failures >= 10)
         assert vault.calls == 2
         # It has never been right: whoever waits is told at once, and not why.
@@ -335,7 +332,7 @@ def test_pool_moves_when_the_address_does(server: EmbeddedServer, rotated: Upstr
         await stage.until(lambda: len(pool.idle) == 2)
         assert {upstream.backend.address for upstream in pool.idle} == {"127.0.0.1"}
         waiter = Waiter()
-        held = pool.lease(waiter, stage.loop.time())
+        held = pool.lease(waiter, NO_SETTINGS, stage.loop.time())
         assert held is not None
         where[:] = ["127.0.0.2"]
         await stage.until(lambda: [upstream.backend.address for upstream in pool.idle] == ["127.0.0.2"])

@@ -785,7 +785,7 @@ def test_a_new_catalogue_forgets_every_verdict() -> None:
     cached.learn_catalog(Catalog(relations={"orders": (view,)}, taints={(RELATION, 16384): taint}))
     assert cached.judge(b"select count(*) from orders where id = 1").rule == "unproved-relation"
     assert cached.judge(b"select count(*) from orders where id = 2").rule == "unproved-relation"
-    assert not cached.plain_parses
+    assert not cached.plain.parses
 
 
 def test_statements_that_differ_in_constants_are_parsed_once() -> None:
@@ -848,10 +848,10 @@ def test_refusals_and_whole_messages_are_not_kept_under_comments_that_change() -
     assert not cached.cache.entries
     for each in changing(f"select 1 {TRACED}", 50):
         cached.remember_parse(b"P" + each, cached.judge(each, extended=1))
-    assert not cached.plain_parses
+    assert not cached.plain.parses
     for _ in range(2):
         cached.remember_parse(b"P/* the application */ select 1", cached.judge(b"/**/ select 1", extended=1))
-    assert len(cached.plain_parses) == 1
+    assert len(cached.plain.parses) == 1
 
 
 def test_a_refusal_points_to_its_place_behind_any_comment() -> None:

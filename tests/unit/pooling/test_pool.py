@@ -54,12 +54,15 @@ class FakeWaiter:
 
     name: str = "x@127.0.0.1"
     settings: Settings = NO_SETTINGS
-    customs: frozenset[str] = frozenset()
     why: str = "running"
     got: list[Any] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
     told: list[float] = field(default_factory=list)
     then: Callable[[Any], None] = lambda upstream: None
+
+    @property
+    def customs(self) -> frozenset[str]:
+        return self.settings.customs
 
     def leased(self, upstream: Any) -> None:
         self.got.append(upstream)
@@ -101,6 +104,10 @@ def make(**limits: Any) -> tuple[Pool, Opener]:
     return Pool("shop", PoolLimits(**values), opener, Stats(), lambda: 1.0), opener
 
 
+def lease(pool: Pool, who: FakeWaiter, now: float, *, fresh: bool = False) -> Any:
+    return pool.lease(who, who.settings, now, fresh=fresh)
+
+
 def login_failed(*, transient: bool = True) -> UpstreamError:
     return UpstreamError("no way", reason=CloseReason.UPSTREAM_LOGIN, transient=transient)
 
@@ -138,7 +145,7 @@ def test_lease_takes_an_idle_upstream_at_once() -> None:
     pool, opener = make()
     (upstream,) = open_idle(pool)
     who = FakeWaiter()
-    assert pool.lease(who, 1.0) is upstream
+    assert lease(pool, who, 1.0) is upstream
     assert pool.leased == {upstream: who}
     assert (pool.idle, pool.size, opener.calls, who.got) == ([], 1, 0, [])
 
@@ -146,7 +153,7 @@ def test_lease_takes_an_idle_upstream_at_once() -> None:
 def test_release_makes_it_idle_from_now_on() -> None:
     pool, _ = make()
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 1.0)
+    lease(pool, FakeWaiter(), 1.0)
     pool.release(upstream, 7.0)
     assert (pool.idle, pool.leased, upstream.term.idle_since, upstream.recycled) == ([upstream], {}, 7.0, [])
 
@@ -154,7 +161,7 @@ def test_release_makes_it_idle_from_now_on() -> None:
 def test_lease_without_idle_opens_one_and_waits() -> None:
     pool, opener = make()
     who = FakeWaiter()
-    assert pool.lease(who, 1.0) is None
+    assert lease(pool, who, 1.0) is None
     assert (opener.calls, pool.opening, list(pool.waiting)) == (1, 1, [who])
     upstream = FakeUpstream()
     pool.opened(upstream, 3.0)
@@ -170,10 +177,10 @@ def test_newcomer_does_not_overtake_the_line() -> None:
     (upstream,) = open_idle(pool)
     third = FakeWaiter("third")
     # While `first` is being served, `third` asks: an upstream is idle for a moment, yet `second` came before.
-    first.then = lambda _: (pool.release(upstream, 2.0), third.got.append(pool.lease(third, 2.0)))
-    pool.lease(FakeWaiter(), 0.0)
-    pool.lease(first, 1.0)
-    pool.lease(second, 1.0)
+    first.then = lambda _: (pool.release(upstream, 2.0), third.got.append(lease(pool, third, 2.0)))
+    lease(pool, FakeWaiter(), 0.0)
+    lease(pool, first, 1.0)
+    lease(pool, second, 1.0)
     pool.release(upstream, 2.0)
     assert second.got == [upstream]
     assert third.got == [None]
@@ -183,12 +190,12 @@ def test_newcomer_does_not_overtake_the_line() -> None:
 def test_line_is_served_first_come_first_served() -> None:
     pool, _ = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     order: list[str] = []
     line = [FakeWaiter(str(number)) for number in range(5)]
     for who in line:
         who.then = lambda _, who=who: order.append(who.name)
-        assert pool.lease(who, 1.0) is None
+        assert lease(pool, who, 1.0) is None
     for _ in line:
         pool.release(upstream, 2.0)
     assert order == ["0", "1", "2", "3", "4"]
@@ -197,10 +204,10 @@ def test_line_is_served_first_come_first_served() -> None:
 def test_waiter_that_leaves_is_not_served() -> None:
     pool, _ = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     gone, stays = FakeWaiter(), FakeWaiter()
-    pool.lease(gone, 1.0)
-    pool.lease(stays, 1.0)
+    lease(pool, gone, 1.0)
+    lease(pool, stays, 1.0)
     assert pool.leave(gone) is True
     assert pool.leave(gone) is False
     pool.release(upstream, 2.0)
@@ -210,7 +217,7 @@ def test_waiter_that_leaves_is_not_served() -> None:
 def test_upstream_opened_for_a_waiter_that_left_becomes_idle() -> None:
     pool, _ = make()
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.leave(who)
     upstream = FakeUpstream()
     pool.opened(upstream, 1.0)
@@ -221,16 +228,16 @@ def test_idle_upstream_with_equal_settings_is_preferred_then_the_last_used() -> 
     pool, _ = make(default_pool_size=3)
     first, second, third = open_idle(pool, 3)
     first.settings, second.settings, third.settings = PARIS, None, OSLO
-    assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is first
-    assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is third
-    assert pool.lease(FakeWaiter(settings=PARIS), 1.0) is second
+    assert lease(pool, FakeWaiter(settings=PARIS), 1.0) is first
+    assert lease(pool, FakeWaiter(settings=PARIS), 1.0) is third
+    assert lease(pool, FakeWaiter(settings=PARIS), 1.0) is second
 
 
 # --- dotted settings --------------------------------------------------------------------------------------------------
 
 
 def tenant(name: str = "tenant") -> FakeWaiter:
-    return FakeWaiter(name, settings=TENANT, customs=TENANT.customs)
+    return FakeWaiter(name, settings=TENANT)
 
 
 def mark(*upstreams: FakeUpstream) -> None:
@@ -243,8 +250,8 @@ def test_upstream_on_which_a_dotted_setting_was_set_is_not_lent_to_a_client_that
     pool, opener = make(default_pool_size=3)
     clean, marked = open_idle(pool, 2)
     mark(marked)
-    assert pool.lease(FakeWaiter(), 1.0) is clean
-    assert pool.lease(FakeWaiter(), 1.0) is None
+    assert lease(pool, FakeWaiter(), 1.0) is clean
+    assert lease(pool, FakeWaiter(), 1.0) is None
     assert (pool.idle, marked.closed, opener.calls) == ([marked], None, 1)  # there is room for a new one
 
 
@@ -253,21 +260,21 @@ def test_equal_settings_do_not_hide_that_a_dotted_setting_was_set() -> None:
     (marked,) = open_idle(pool)
     mark(marked)
     assert marked.settings is NO_SETTINGS  # RESET app.tenant: it reads '' from now on
-    assert pool.lease(FakeWaiter(), 1.0) is None
+    assert lease(pool, FakeWaiter(), 1.0) is None
 
 
 def test_client_of_a_dotted_setting_takes_an_upstream_that_has_it_and_leaves_the_others_clean() -> None:
     pool, _ = make(default_pool_size=3)
     first, marked, last = open_idle(pool, 3)
     mark(marked)
-    assert [pool.lease(tenant(), 1.0) for _ in range(3)] == [marked, last, first]
+    assert [lease(pool, tenant(), 1.0) for _ in range(3)] == [marked, last, first]
 
 
 def test_client_of_other_dotted_settings_does_not_suit_either() -> None:
     pool, _ = make()
     (marked,) = open_idle(pool)
     mark(marked)
-    assert pool.lease(FakeWaiter(customs=frozenset({"app.user"})), 1.0) is None
+    assert lease(pool, FakeWaiter(settings=Settings.of([("app.user", "x")])), 1.0) is None
 
 
 def test_in_a_full_pool_the_one_that_has_rested_longest_gives_way() -> None:
@@ -275,7 +282,7 @@ def test_in_a_full_pool_the_one_that_has_rested_longest_gives_way() -> None:
     first, second = open_idle(pool, 2)
     mark(first, second)
     who = FakeWaiter()
-    assert pool.lease(who, 1.0) is None
+    assert lease(pool, who, 1.0) is None
     assert (first.closed, second.closed, opener.calls, pool.size) == (CloseReason.REPLACED, None, 1, 2)
     fresh = FakeUpstream()
     pool.opened(fresh, 2.0)
@@ -287,12 +294,12 @@ def test_slow_login_of_the_first_in_line_does_not_delay_those_whom_an_idle_upstr
     marked, other = open_idle(pool, 2)
     mark(marked, other)
     first = FakeWaiter("first")
-    pool.lease(first, 1.0)
+    lease(pool, first, 1.0)
     assert opener.calls == 1
     newcomer = tenant()
-    assert pool.lease(newcomer, 2.0) is other
+    assert lease(pool, newcomer, 2.0) is other
     behind = tenant("behind")
-    pool.lease(behind, 3.0)
+    lease(pool, behind, 3.0)
     pool.release(other, 4.0)
     assert behind.got == [other]
     assert (first.got, list(pool.waiting), opener.calls) == ([], [first], 1)
@@ -304,11 +311,11 @@ def test_slow_login_of_the_first_in_line_does_not_delay_those_whom_an_idle_upstr
 def test_upstream_that_does_not_suit_the_first_in_line_is_closed_for_it_however_many_it_would_suit_behind() -> None:
     pool, opener = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(tenant(), 0.0)
+    lease(pool, tenant(), 0.0)
     mark(upstream)
     first, behind = FakeWaiter("first"), tenant("behind")
-    pool.lease(first, 1.0)
-    pool.lease(behind, 1.0)
+    lease(pool, first, 1.0)
+    lease(pool, behind, 1.0)
     pool.release(upstream, 2.0)
     assert (upstream.closed, opener.calls, behind.got) == (CloseReason.REPLACED, 1, [])
     fresh = FakeUpstream()
@@ -321,12 +328,12 @@ def test_upstream_that_does_not_suit_the_first_in_line_is_closed_for_it_however_
 def test_upstream_that_came_back_goes_to_the_first_whom_it_suits_once_those_before_have_logins_under_way() -> None:
     pool, opener = make(default_pool_size=2, max_logins=2)
     kept, given = open_idle(pool, 2)
-    pool.lease(tenant(), 0.0)
-    pool.lease(tenant(), 0.0)
+    lease(pool, tenant(), 0.0)
+    lease(pool, tenant(), 0.0)
     mark(kept, given)
     first, second, third = FakeWaiter("first"), tenant("second"), FakeWaiter("third")
     for who in (first, second, third):
-        pool.lease(who, 1.0)
+        lease(pool, who, 1.0)
     pool.release(kept, 2.0)
     assert (kept.closed, opener.calls) == (CloseReason.REPLACED, 1)
     pool.release(given, 3.0)
@@ -338,8 +345,8 @@ def test_no_more_gives_way_than_logins_may_be_under_way() -> None:
     upstreams = open_idle(pool, 3)
     mark(*upstreams)
     first, second = FakeWaiter("first"), FakeWaiter("second")
-    pool.lease(first, 1.0)
-    pool.lease(second, 1.0)
+    lease(pool, first, 1.0)
+    lease(pool, second, 1.0)
     assert ([upstream.closed is None for upstream in upstreams], opener.calls) == ([False, True, True], 1)
     pool.opened(FakeUpstream(), 2.0)
     assert (len(first.got), second.got) == (1, [])
@@ -352,9 +359,9 @@ def test_server_that_takes_no_logins_costs_one_upstream_and_the_others_go_on() -
     mark(*upstreams)
     first = FakeWaiter("first")
     for now in (1.0, 3.0, 5.0):
-        pool.lease(first, now)
+        lease(pool, first, now)
         pool.failed(login_failed(), now)
-        assert pool.lease(tenant(), now) is upstreams[1]
+        assert lease(pool, tenant(), now) is upstreams[1]
         pool.release(upstreams[1], now)
         pool.tick(now + 1.0)
     assert (upstreams[0].closed, upstreams[1].closed, opener.calls) == (CloseReason.REPLACED, None, 4)
@@ -367,23 +374,23 @@ def test_client_that_wants_a_fresh_upstream_gets_none_that_had_logged_in_before(
     pool, opener = make(default_pool_size=3)
     old, leased = open_idle(pool, 2)
     other, who = FakeWaiter("other"), FakeWaiter("who")
-    assert pool.lease(other, 1.0) is leased
-    assert pool.lease(who, 2.0, fresh=True) is None
+    assert lease(pool, other, 1.0) is leased
+    assert lease(pool, who, 2.0, fresh=True) is None
     pool.release(leased, 3.0)
     assert (who.got, opener.calls, pool.idle) == ([], 1, [old, leased])
     fresh = FakeUpstream()
     pool.opened(fresh, 4.0)
     assert who.got == [fresh]
     pool.release(fresh, 5.0)
-    pool.lease(FakeWaiter("again"), 4.5, fresh=True)
-    assert pool.lease(FakeWaiter("anybody"), 6.0) is fresh
+    lease(pool, FakeWaiter("again"), 4.5, fresh=True)
+    assert lease(pool, FakeWaiter("anybody"), 6.0) is fresh
 
 
 def test_in_a_full_pool_an_idle_upstream_gives_way_to_the_fresh_one() -> None:
     pool, opener = make(default_pool_size=1)
     (old,) = open_idle(pool)
     who = FakeWaiter()
-    assert pool.lease(who, 1.0, fresh=True) is None
+    assert lease(pool, who, 1.0, fresh=True) is None
     assert (old.closed, opener.calls, pool.size) == (CloseReason.REPLACED, 1, 1)
     pool.opened(FakeUpstream(), 2.0)
     assert len(who.got) == 1
@@ -392,8 +399,8 @@ def test_in_a_full_pool_an_idle_upstream_gives_way_to_the_fresh_one() -> None:
 def test_upstream_that_logged_in_after_the_loss_and_served_others_is_fresh_enough() -> None:
     pool, _ = make(default_pool_size=1, max_logins=1)
     first, who = FakeWaiter("first"), FakeWaiter("who")
-    pool.lease(first, 1.0)
-    pool.lease(who, 1.0, fresh=True)
+    lease(pool, first, 1.0)
+    lease(pool, who, 1.0, fresh=True)
     fresh = FakeUpstream()
     pool.opened(fresh, 2.0)
     pool.release(fresh, 3.0)
@@ -407,11 +414,11 @@ def test_upstream_that_logged_in_after_the_loss_and_served_others_is_fresh_enoug
 def test_recycled_upstream_is_idle_only_when_it_has_proved_to_be_clean(discard: bool) -> None:
     pool, _ = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     pool.recycle(upstream, discard=discard)
     assert (pool.cleaning, pool.leased, pool.idle, upstream.recycled) == ({upstream}, {}, [], [discard])
     next_ = FakeWaiter()
-    assert pool.lease(next_, 1.0) is None
+    assert lease(pool, next_, 1.0) is None
     pool.cleaned(upstream, 2.0)
     assert next_.got == [upstream]
     assert pool.cleaning == set()
@@ -420,9 +427,9 @@ def test_recycled_upstream_is_idle_only_when_it_has_proved_to_be_clean(discard: 
 def test_upstream_with_a_cancel_under_way_is_cleaned_before_anybody_else_gets_it() -> None:
     pool, _ = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     next_ = FakeWaiter()
-    pool.lease(next_, 0.0)
+    lease(pool, next_, 0.0)
     upstream.cancelling = True
     pool.release(upstream, 1.0)
     assert (upstream.recycled, pool.cleaning, next_.got) == ([False], {upstream}, [])
@@ -436,7 +443,7 @@ def test_lost_upstream_leaves_whatever_set_it_was_in(state: str) -> None:
     pool, _ = make()
     (upstream,) = open_idle(pool)
     if state != "idle":
-        pool.lease(FakeWaiter(), 0.0)
+        lease(pool, FakeWaiter(), 0.0)
     if state == "cleaning":
         pool.recycle(upstream, discard=True)
     pool.lost(upstream, 1.0)
@@ -448,8 +455,8 @@ def test_lost_upstream_leaves_whatever_set_it_was_in(state: str) -> None:
 def test_loss_makes_room_for_those_who_wait() -> None:
     pool, opener = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     assert opener.calls == 0
     pool.lost(upstream, 1.0)
     assert opener.calls == 1
@@ -462,14 +469,14 @@ def test_open_and_opening_never_exceed_the_size() -> None:
     pool, opener = make(default_pool_size=3, max_logins=10)
     open_idle(pool)
     for _ in range(10):
-        pool.lease(FakeWaiter(), 0.0)
+        lease(pool, FakeWaiter(), 0.0)
     assert (opener.calls, pool.opening, pool.size) == (2, 2, 3)
 
 
 def test_logins_at_the_same_time_are_limited() -> None:
     pool, opener = make(default_pool_size=10, max_logins=2)
     for _ in range(10):
-        pool.lease(FakeWaiter(), 0.0)
+        lease(pool, FakeWaiter(), 0.0)
     assert opener.calls == 2
     pool.opened(FakeUpstream(), 1.0)
     pool.tick(1.0)
@@ -478,7 +485,7 @@ def test_logins_at_the_same_time_are_limited() -> None:
 
 def test_no_more_is_opened_than_waits() -> None:
     pool, opener = make(default_pool_size=10, max_logins=10)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     pool.tick(0.1)
     pool.tick(0.2)
     assert opener.calls == 1
@@ -520,7 +527,7 @@ def test_back_off_doubles_up_to_server_login_retry() -> None:
 
 def test_back_off_is_a_second_at_most_while_clients_wait() -> None:
     pool, opener = make(max_logins=1)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     for now in range(1, 8):
         pool.failed(login_failed(), now - 0.5)
         pool.tick(now)
@@ -534,7 +541,7 @@ def test_client_that_comes_in_a_long_back_off_waits_a_second_at_most_for_the_nex
     for now in range(6):
         pool.opening += 1
         pool.failed(login_failed(), float(now))
-    pool.lease(FakeWaiter(), 6.0)
+    lease(pool, FakeWaiter(), 6.0)
     pool.tick(7.1)
     assert opener.calls == 1
 
@@ -567,7 +574,7 @@ def test_success_ends_the_back_off() -> None:
 def test_transient_failure_leaves_the_line_as_it_is() -> None:
     pool, _ = make()
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.failed(login_failed(), 1.0)
     assert (who.errors, list(pool.waiting)) == ([], [who])
 
@@ -576,7 +583,7 @@ def test_failure_that_a_later_try_cannot_mend_fails_all_who_wait() -> None:
     pool, _ = make()
     line = [FakeWaiter() for _ in range(4)]
     for who in line:
-        pool.lease(who, 0.0)
+        lease(pool, who, 0.0)
     error = login_failed(transient=False)
     pool.failed(error, 1.0)
     assert [who.errors for who in line] == [[error]] * 4
@@ -587,8 +594,8 @@ def test_waiter_that_leaves_because_another_one_failed_is_not_told_too() -> None
     pool, _ = make()
     first, second = FakeWaiter(), FakeWaiter()
     first.lease_failed = lambda error: pool.leave(second)  # type: ignore[method-assign]
-    pool.lease(first, 0.0)
-    pool.lease(second, 0.0)
+    lease(pool, first, 0.0)
+    lease(pool, second, 0.0)
     pool.failed(login_failed(transient=False), 1.0)
     assert second.errors == []
 
@@ -600,10 +607,10 @@ def test_waiter_that_asks_again_when_it_has_failed_waits_for_the_next_try() -> N
 
     def again(error: UpstreamError) -> None:
         tries.append(error)
-        pool.lease(who, 1.0)
+        lease(pool, who, 1.0)
 
     who.lease_failed = again  # type: ignore[method-assign]
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.failed(login_failed(transient=False), 1.0)
     assert (len(tries), list(pool.waiting), opener.calls) == (1, [who], 1)
 
@@ -614,10 +621,10 @@ def test_waiter_that_asks_again_when_it_has_failed_waits_for_the_next_try() -> N
 def test_wait_ends_after_query_wait_timeout_and_names_the_holders() -> None:
     pool, _ = make(default_pool_size=2, query_wait_timeout=15.0)
     open_idle(pool, 2)
-    pool.lease(FakeWaiter("a@127.0.0.1 (report)", why="pinned: setting"), 0.0)
-    pool.lease(FakeWaiter("b@127.0.0.1", why="in a transaction"), 0.0)
+    lease(pool, FakeWaiter("a@127.0.0.1 (report)", why="pinned: setting"), 0.0)
+    lease(pool, FakeWaiter("b@127.0.0.1", why="in a transaction"), 0.0)
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.tick(14.9)
     assert who.errors == []
     pool.tick(15.0)
@@ -631,7 +638,7 @@ def test_wait_ends_after_query_wait_timeout_and_names_the_holders() -> None:
 def test_wait_in_vain_where_nobody_holds_anything_says_what_was_waited_for() -> None:
     pool, _ = make(default_pool_size=1, query_wait_timeout=15.0)
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.tick(15.0)
     (error,) = who.errors
     assert error.detail == "None is held; 1 are being opened, and 0 cleaned."
@@ -640,7 +647,7 @@ def test_wait_in_vain_where_nobody_holds_anything_says_what_was_waited_for() -> 
 def test_wait_in_vain_for_a_login_tells_why_the_login_failed() -> None:
     pool, _ = make(query_wait_timeout=15.0)
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.failed(login_failed(), 1.0)
     pool.tick(15.0)
     (error,) = who.errors
@@ -651,7 +658,7 @@ def test_wait_in_vain_for_a_login_tells_why_the_login_failed() -> None:
 def test_zero_query_wait_timeout_waits_for_ever() -> None:
     pool, _ = make(query_wait_timeout=0.0, query_wait_notify=0.0)
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     pool.tick(1e9)
     assert (who.errors, who.told) == ([], [])
 
@@ -659,7 +666,7 @@ def test_zero_query_wait_timeout_waits_for_ever() -> None:
 def test_waiter_is_told_once_that_it_waits() -> None:
     pool, _ = make(query_wait_timeout=15.0, query_wait_notify=5.0)
     who = FakeWaiter()
-    pool.lease(who, 0.0)
+    lease(pool, who, 0.0)
     for now in (4.9, 5.0, 6.0, 7.0):
         pool.tick(now)
     assert who.told == [5.0]
@@ -695,9 +702,9 @@ def test_old_idle_upstream_is_replaced() -> None:
 def test_old_leased_upstream_ends_when_it_comes_back() -> None:
     pool, opener = make(default_pool_size=1, server_lifetime=100.0)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     who = FakeWaiter()
-    pool.lease(who, 90.0)
+    lease(pool, who, 90.0)
     pool.tick(101.0)
     assert upstream.closed is None
     pool.release(upstream, 102.0)
@@ -748,7 +755,7 @@ def test_server_that_serves_clients_is_not_asked() -> None:
     pool, _ = make(server_check_delay=10.0)
     resting, used = open_idle(pool, 2)
     for now in range(1, 60):
-        assert pool.lease(FakeWaiter(), now) is used
+        assert lease(pool, FakeWaiter(), now) is used
         pool.release(used, now + 0.5)
         pool.tick(now + 0.75)
     assert (resting.checks, used.checks) == (0, 0)
@@ -766,7 +773,7 @@ def test_client_that_comes_during_a_check_gets_the_upstream_afterwards() -> None
     (upstream,) = open_idle(pool)
     pool.tick(10.0)
     who = FakeWaiter()
-    assert pool.lease(who, 10.1) is None
+    assert lease(pool, who, 10.1) is None
     pool.answered(upstream, 10.2)
     assert who.got == [upstream]
 
@@ -801,7 +808,7 @@ def test_busy_server_that_answers_nobody_is_asked_beside_the_pool() -> None:
     pool, opener = make(default_pool_size=2, min_pool_size=1, server_check_delay=10.0)
     upstreams = open_idle(pool, 2)
     for _ in upstreams:
-        pool.lease(FakeWaiter(), 1.0)
+        lease(pool, FakeWaiter(), 1.0)
     for now in (9.0, 10.0, 10.25, 14.0):
         pool.tick(now)
     assert opener.probes == 1
@@ -818,7 +825,7 @@ def test_busy_server_that_answers_nobody_is_asked_beside_the_pool() -> None:
 def test_busy_server_is_heard_of_again_with_the_first_answer() -> None:
     pool, _ = make(default_pool_size=1, server_check_delay=10.0)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 1.0)
+    lease(pool, FakeWaiter(), 1.0)
     pool.tick(10.0)
     pool.hung(silence(), 15.0)
     pool.release(upstream, 16.0)
@@ -828,9 +835,9 @@ def test_busy_server_is_heard_of_again_with_the_first_answer() -> None:
 def test_server_that_serves_busy_clients_is_not_asked() -> None:
     pool, opener = make(default_pool_size=2, server_check_delay=10.0)
     used, held = open_idle(pool, 2)
-    assert pool.lease(FakeWaiter(), 0.0) is held
+    assert lease(pool, FakeWaiter(), 0.0) is held
     for now in range(1, 60):
-        assert pool.lease(FakeWaiter(), now) is used
+        assert lease(pool, FakeWaiter(), now) is used
         pool.tick(now + 0.25)
         pool.release(used, now + 0.5)
     assert opener.probes == 0
@@ -839,7 +846,7 @@ def test_server_that_serves_busy_clients_is_not_asked() -> None:
 def test_upstream_that_is_cleaned_keeps_no_check_away() -> None:
     pool, opener = make(default_pool_size=1, server_check_delay=10.0)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 1.0)
+    lease(pool, FakeWaiter(), 1.0)
     pool.recycle(upstream, discard=False)
     pool.tick(10.0)
     assert opener.probes == 1
@@ -848,9 +855,9 @@ def test_upstream_that_is_cleaned_keeps_no_check_away() -> None:
 def test_wait_in_vain_for_a_server_that_hangs_says_so() -> None:
     pool, _ = make(default_pool_size=1, query_wait_timeout=15.0, server_check_delay=10.0)
     open_idle(pool)
-    pool.lease(FakeWaiter(), 1.0)
+    lease(pool, FakeWaiter(), 1.0)
     who = FakeWaiter()
-    pool.lease(who, 1.0)
+    lease(pool, who, 1.0)
     pool.hung(silence(), 15.0)
     pool.tick(16.0)
     assert [(str(error), error.sqlstate) for error in who.errors] == [("no answer", CANNOT_CONNECT_NOW)]
@@ -862,7 +869,7 @@ def test_failing_login_is_trouble_although_open_upstreams_still_serve() -> None:
     (upstream,) = open_idle(pool)
     pool.opening += 1
     pool.failed(login_failed(), 1.0)
-    pool.lease(FakeWaiter(), 2.0)
+    lease(pool, FakeWaiter(), 2.0)
     pool.release(upstream, 3.0)
     assert pool.trouble == "no way"
 
@@ -899,7 +906,7 @@ def test_drain_closes_what_is_idle_and_whatever_comes_back() -> None:
 def test_draining_pool_opens_nothing() -> None:
     pool, opener = make()
     pool.drain()
-    assert pool.lease(FakeWaiter(), 0.0) is None
+    assert lease(pool, FakeWaiter(), 0.0) is None
     pool.tick(1.0)
     assert opener.calls == 0
 
@@ -910,10 +917,10 @@ def test_draining_pool_opens_nothing() -> None:
 def test_five_thousand_waiters_that_end_at_once_need_no_recursion() -> None:
     pool, _ = make(default_pool_size=1)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
     line = [FakeWaiter(then=lambda got: pool.release(got, 2.0)) for _ in range(5000)]
     for who in line:
-        pool.lease(who, 1.0)
+        lease(pool, who, 1.0)
     pool.release(upstream, 2.0)
     assert all(who.got == [upstream] for who in line)
     assert (pool.idle, len(pool.waiting), pool.leased) == ([upstream], 0, {})
@@ -923,7 +930,7 @@ def test_five_thousand_waiters_whose_upstream_is_lost_at_once_need_no_recursion(
     pool, opener = make(default_pool_size=1, max_logins=1, query_wait_timeout=0.0)
     line = [FakeWaiter(then=lambda got: pool.lost(got, 2.0)) for _ in range(5000)]
     for who in line:
-        pool.lease(who, 1.0)
+        lease(pool, who, 1.0)
     served = 0
     while pool.opening:
         pool.opened(FakeUpstream(), 2.0)
@@ -938,8 +945,8 @@ def test_five_thousand_waiters_that_fail_at_once_and_ask_again_need_no_recursion
     failed: list[FakeWaiter] = []
     line = [FakeWaiter() for _ in range(5000)]
     for who in line:
-        who.lease_failed = lambda error, who=who: (failed.append(who), pool.lease(who, 1.0))  # type: ignore[method-assign]
-        pool.lease(who, 0.0)
+        who.lease_failed = lambda error, who=who: (failed.append(who), lease(pool, who, 1.0))  # type: ignore[method-assign]
+        lease(pool, who, 0.0)
     pool.failed(login_failed(transient=False), 1.0)
     assert failed == line
     assert (len(pool.waiting), opener.calls) == (5000, 1)
@@ -948,14 +955,14 @@ def test_five_thousand_waiters_that_fail_at_once_and_ask_again_need_no_recursion
 def test_dispatch_goes_on_after_a_waiter_has_raised() -> None:
     pool, _ = make(default_pool_size=2)
     (upstream,) = open_idle(pool)
-    pool.lease(FakeWaiter(), 0.0)
+    lease(pool, FakeWaiter(), 0.0)
 
     def broken(_: Any) -> None:
         raise RuntimeError("a bug")
 
-    pool.lease(FakeWaiter(then=broken), 1.0)
+    lease(pool, FakeWaiter(then=broken), 1.0)
     sound = FakeWaiter()
-    pool.lease(sound, 1.0)
+    lease(pool, sound, 1.0)
     with pytest.raises(RuntimeError, match="a bug"):
         pool.release(upstream, 2.0)
     pool.lost(upstream, 2.0)
@@ -1005,7 +1012,8 @@ class PoolMachine(RuleBasedStateMachine):
         return upstream.customs <= who.customs and upstream.term.born >= self.after.get(who, 0.0)
 
     def _waiter(self, hasty: bool, customs: str) -> FakeWaiter:
-        who = FakeWaiter(settings=PARIS if len(self.line) % 2 else NO_SETTINGS, customs=frozenset(customs))
+        base = PARIS if len(self.line) % 2 else NO_SETTINGS
+        who = FakeWaiter(settings=Settings.of([*base.items, *((f"app.{each}", "") for each in customs)]))
 
         def take(upstream: FakeUpstream) -> None:
             assert self._suits(upstream, who)
@@ -1028,7 +1036,7 @@ class PoolMachine(RuleBasedStateMachine):
         who = self._waiter(hasty, customs)
         if fresh:
             self.after[who] = self.now
-        upstream = self.pool.lease(who, self.now, fresh=fresh)
+        upstream = lease(self.pool, who, self.now, fresh=fresh)
         if upstream is None:
             self.line.append(who)
         else:
@@ -1184,15 +1192,15 @@ def test_refused_role_ends_every_upstream_and_tells_all_who_wait() -> None:
     pool, opener = make(default_pool_size=3, min_pool_size=1)
     idle, leased, cleaning = open_idle(pool, 3)
     holder, waiter, other = FakeWaiter(), FakeWaiter(), FakeWaiter()
-    assert pool.lease(holder, 1.0) is cleaning
-    assert pool.lease(other, 1.0) is leased
+    assert lease(pool, holder, 1.0) is cleaning
+    assert lease(pool, other, 1.0) is leased
     pool.recycle(cleaning, discard=False)
     pool.greetings[NO_SETTINGS] = {}
     pool.waiting.clear()
     error = UpstreamError("its role writes", reason=CloseReason.ROLE_REFUSED, transient=False)
-    third = pool.lease(FakeWaiter(), 1.0)
+    third = lease(pool, FakeWaiter(), 1.0)
     assert third is idle
-    assert pool.lease(waiter, 1.0) is None
+    assert lease(pool, waiter, 1.0) is None
     pool.refuse(error)
     assert {each.closed for each in (idle, leased, cleaning)} == {CloseReason.ROLE_REFUSED}
     assert waiter.errors == [error]
@@ -1202,7 +1210,7 @@ def test_refused_role_ends_every_upstream_and_tells_all_who_wait() -> None:
         pool.lost(upstream, 2.0)
     assert pool.size == 0
     # The next one in line waits for a login, which finds out whether the role has been mended.
-    assert pool.lease(waiter, 3.0) is None
+    assert lease(pool, waiter, 3.0) is None
     assert opener.calls > 0
     pool.failed(error, 4.0)
     assert waiter.errors == [error, error]

@@ -10,7 +10,7 @@ from hypothesis import given, strategies
 from proxy import protocol as p
 from proxy.errors import UpstreamProtocolError
 from proxy.pooling import owed as r
-from proxy.pooling.owed import DONE, FAILED, IGNORED, Outcome, Owed, StandIn
+from proxy.pooling.owed import FAILED, Outcome, Owed, StandIn
 from proxy.pooling.replies import MAX_CONTROL_MESSAGE, Replies, TripwireError
 from proxy.pooling.sent import Groups
 from proxy.pooling.unnamed import Unnamed
@@ -35,12 +35,6 @@ class Recorder(Unnamed[bytes]):
     def __init__(self, events: list[object]) -> None:
         super().__init__(Groups())
         self.events = events
-
-    def ended(self) -> None:
-        self.events.append("ended")
-
-    def parsed(self, parse: bytes | None, outcome: Outcome) -> None:
-        self.events.append((parse, outcome))
 
     def repeated(self, outcome: Outcome) -> None:
         self.events.append(("repeated", outcome))
@@ -118,8 +112,11 @@ def test_replies_to_our_own_query_are_skipped(size: int) -> None:
     listener.forward_parameters = False
     ours = ROWS + row(b"on") + p.parameter_status("TimeZone", "UTC") + SELECTED + READY_I
     theirs = ROWS + row(b"1") + SELECTED + READY_I
-    assert feed_in(replies, ours + theirs, size) == theirs
-    assert listener.events == [("TimeZone", "UTC"), "ended"]  # theirs; ours is not told
+    assert feed_in(replies, ours, size) == b""
+    assert not listener.unnamed.held
+    assert feed_in(replies, theirs, size) == theirs
+    assert listener.unnamed.held  # and is none
+    assert listener.events == [("TimeZone", "UTC")]
 
 
 def test_parameter_status_among_skipped_replies_reaches_the_client_on_request() -> None:
@@ -204,8 +201,11 @@ def test_unnamed_parse_outcomes() -> None:
     for parse in (b"1", b"2", b"3"):
         replies.owe(listener.unnamed.parse_sent(parse))
     replies.owe(r.SYNC)
-    replies.feed(PARSED + ERROR + READY_I)
-    assert listener.events == [(b"1", DONE), (b"2", FAILED), (b"3", IGNORED)]
+    replies.feed(PARSED)
+    assert (listener.unnamed.message, listener.unnamed.held) == (b"1", True)
+    replies.feed(ERROR)
+    assert (listener.unnamed.message, listener.unnamed.held) == (None, True)  # the third was ignored
+    assert replies.feed(READY_I) == READY_I and not replies.owed
 
 
 @pytest.mark.parametrize("kind", [p.COPY_IN_RESPONSE, p.COPY_BOTH_RESPONSE])

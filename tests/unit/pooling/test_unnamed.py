@@ -19,7 +19,6 @@ def groups() -> Groups:
 def unnamed(groups: Groups) -> Unnamed[bytes]:
     """Return one that the client has, and that its link holds."""
     statement: Unnamed[bytes] = Unnamed(groups)
-    statement.attach(None)
     settle(statement.parse_sent(b"old"), DONE)
     end(groups)
     return statement
@@ -37,7 +36,17 @@ def settle(parse: Owed, outcome: Outcome) -> None:
 
 def held(unnamed: Unnamed[bytes]) -> bool:
     """Return whether the upstream that is released now holds it."""
-    return unnamed.leave() is not None
+    return leave(unnamed) is not None
+
+
+def leave(unnamed: Unnamed[bytes]) -> object | None:
+    """Release the upstream, as `leasing` does; return what marks it."""
+    return unnamed.mark if unnamed.held else None
+
+
+def attach(unnamed: Unnamed[bytes], mark: object | None) -> None:
+    """Lease one that is marked so."""
+    unnamed.held = mark is not None and mark is unnamed.mark
 
 
 def test_it_is_the_last_one_that_was_parsed(unnamed: Unnamed[bytes]) -> None:
@@ -101,7 +110,7 @@ def test_parse_behind_a_query_in_one_chunk_survives_it(unnamed: Unnamed[bytes], 
 
 
 def test_another_upstream_does_not_have_it_until_it_was_repeated(unnamed: Unnamed[bytes]) -> None:
-    unnamed.attach(None)
+    attach(unnamed, None)
     assert (unnamed.which(), unnamed.there(), held(unnamed)) == (b"old", False, False)
     unnamed.repeat_sent()
     assert unnamed.there()
@@ -113,7 +122,7 @@ def test_another_upstream_does_not_have_it_until_it_was_repeated(unnamed: Unname
 def test_repetition_that_failed_or_never_ran_is_repeated_again(
     unnamed: Unnamed[bytes], groups: Groups, outcome: Outcome
 ) -> None:
-    unnamed.attach(None)
+    attach(unnamed, None)
     unnamed.repeat_sent()
     unnamed.repeated(outcome)
     end(groups)
@@ -126,7 +135,7 @@ def test_repetition_that_never_ran_changes_nothing_where_it_was_held(unnamed: Un
 
 
 def test_close_that_was_skipped_changes_nothing(unnamed: Unnamed[bytes], groups: Groups) -> None:
-    unnamed.attach(None)
+    attach(unnamed, None)
     unnamed.end_sent()
     end(groups)  # an earlier message failed: there was no answer
     assert (unnamed.message, unnamed.which(), unnamed.there()) == (b"old", b"old", False)
@@ -138,46 +147,46 @@ def test_query_of_ours_destroys_it_on_the_upstream_alone(unnamed: Unnamed[bytes]
 
 
 def test_upstream_that_still_holds_it_needs_no_repetition(unnamed: Unnamed[bytes]) -> None:
-    mark = unnamed.leave()
-    unnamed.attach(None)  # meanwhile it has another one
-    unnamed.attach(mark)
+    mark = leave(unnamed)
+    attach(unnamed, None)  # meanwhile it has another one
+    attach(unnamed, mark)
     assert unnamed.there()
 
 
 def test_upstream_that_holds_the_one_before_does_not_have_it(unnamed: Unnamed[bytes], groups: Groups) -> None:
-    first = unnamed.leave()
-    unnamed.attach(None)
+    first = leave(unnamed)
+    attach(unnamed, None)
     settle(unnamed.parse_sent(b"new"), DONE)
     end(groups)
-    second = unnamed.leave()
-    unnamed.attach(first)
+    second = leave(unnamed)
+    attach(unnamed, first)
     assert (unnamed.which(), unnamed.there()) == (b"new", False)
-    unnamed.attach(second)
+    attach(unnamed, second)
     assert unnamed.there()
 
 
 def test_upstream_does_not_have_what_was_parsed_here(unnamed: Unnamed[bytes]) -> None:
-    mark = unnamed.leave()
+    mark = leave(unnamed)
     unnamed.drop()
     unnamed.keep(b"commit")
-    unnamed.attach(mark)
+    attach(unnamed, mark)
     assert (unnamed.which(), unnamed.there()) == (b"commit", False)
 
 
 def test_two_upstreams_may_hold_it(unnamed: Unnamed[bytes]) -> None:
-    first = unnamed.leave()
-    unnamed.attach(None)
+    first = leave(unnamed)
+    attach(unnamed, None)
     unnamed.repeat_sent()
     unnamed.repeated(DONE)
-    for mark in (first, unnamed.leave()):
-        unnamed.attach(mark)
+    for mark in (first, leave(unnamed)):
+        attach(unnamed, mark)
         assert unnamed.there()
 
 
 def test_upstream_cannot_hold_what_the_client_does_not_have(unnamed: Unnamed[bytes]) -> None:
-    mark = unnamed.leave()
+    mark = leave(unnamed)
     unnamed.drop()
-    unnamed.attach(mark)
+    attach(unnamed, mark)
     assert (unnamed.there(), held(unnamed)) == (False, False)
 
 

@@ -8,8 +8,9 @@ import weakref
 
 import pytest
 
-from proxy.filter import MAX_PATH, MAX_PATHS, MAX_PLAIN_PARSES, MAX_SCHEMAS, Filter
+from proxy.filter import MAX_PATH, MAX_PATHS, MAX_SCHEMAS, Filter
 from proxy.sql.catalog import FUNCTION, Callable, Catalog, Taint
+from proxy.sql.plain import MAX_MESSAGES
 from proxy.sql.resolve import building, built_in, effective, oids
 from proxy.sql.resolve.world import Function, Tables
 from proxy.sql.verdict import Action, Effect, Verdict, changes_path
@@ -121,7 +122,7 @@ def test_filter_of_a_path_outlives_no_catalogue(judge: Filter) -> None:
     assert allows(app)
     judge.learn_catalog(catalogue(("late", 16390, True)))
     assert app.functions is not before
-    assert not app.plain_parses
+    assert not app.plain.parses
     assert not allows(app), "its path may come to other schemas by now"
     assert allows(judge.under("app"))
     assert app.under("app") is judge.under("app")
@@ -151,11 +152,11 @@ def test_attack_paths_without_end(judge: Filter) -> None:
     gc.collect()
     assert len(made) <= MAX_PATHS
     assert judge.under("app") is held
-    for number in range(3 * MAX_PLAIN_PARSES):
+    for number in range(3 * MAX_MESSAGES):
         path = "app, evil" if number % 2 else "evil, app"
         judge.under(path).remember_parse(b"%d" % number, Verdict(Action.ALLOW, "select"))
     kept = (judge, judge.wide, *made)
-    assert sum(len(each.plain_parses) for each in kept) <= MAX_PLAIN_PARSES
+    assert sum(len(each.plain.parses) for each in kept) <= MAX_MESSAGES
 
 
 def test_verdict_is_found_again_when_its_filter_was_forgotten(judge: Filter) -> None:

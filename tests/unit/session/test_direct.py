@@ -54,7 +54,7 @@ def test_group_takes_the_direct_path_the_second_time_and_nothing_differs(town: T
         assert session.link is None
         assert session.unnamed.message is not None
         assert session.unnamed.message[0] == p.parse(b"", b"select $1")
-    assert town.filter.plain_parses.keys() == {p.parse(b"", b"select $1")}
+    assert town.filter.plain.parses.keys() == {p.parse(b"", b"select $1")}
     assert town.stats.statements["allow", "select"] == 3
 
 
@@ -81,10 +81,10 @@ def test_refused_or_effective_parse_never_takes_the_direct_path(town: Town) -> N
     session, _ = town.client()
     for text in (b"delete from t", b"set work_mem = '1MB'", b"begin read write"):
         session.client_data(group(text))
-    assert not town.filter.plain_parses
+    assert not town.filter.plain.parses
     town.filter.remember_parse(p.parse(b"", b"select 1"), town.filter.judge(b"select 1", extended=True))
     town.filter.learn_version(150000)
-    assert not town.filter.plain_parses
+    assert not town.filter.plain.parses
 
 
 def test_group_of_a_client_that_waits_is_served_later(town: Town) -> None:
@@ -282,6 +282,8 @@ class Stage:
     def _seen(self, guest: Guest, wire: FakeWire) -> dict[str, object]:
         session = guest.session
         link, ledger, local = session.link, session.ledger, session.local
+        kept = ledger.pins or ledger.touched or ledger.unsure or ledger.lost or ledger.recodes or ledger.loosened
+        assert not (ledger.at_rest and (kept or ledger.reading)), "a release would not look"
         seen: dict[str, object] = {
             "got": wire.take(),
             "closed": (wire.closed, wire.reading),
@@ -305,7 +307,7 @@ class Stage:
                 "owed": [reply.like.name for reply in link.replies.owed if not (link.blind and reply is GUARDING)],
                 "unit": link.unit,
                 "group open": link.group_open,
-                "bound": (link.portals.bound, link.portals.bound_before),
+                "bound": (link.bound, link.bound_before),
                 "course": (
                     link.transaction.status,
                     link.transaction.is_steered,

@@ -149,4 +149,4 @@ def test_help_owes_a_reply_for_each_of_its_messages_under_a_name_of_its_own() ->
     first, second = link.help(b"select 1"), link.help(b"select 1")
     assert first != second
     assert [reply.like for reply in link.replies.owed] == [r.SKIP, r.SKIP, r.SKIP, r.SKIP, r.SKIP_CLOSE] * 2
-    assert link.transaction.asked_in == link.groups.sent
+    assert link.transaction.asked_in == link.replies.groups.sent

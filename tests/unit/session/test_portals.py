@@ -9,7 +9,21 @@ from proxy.pooling.guard import GUARDED
 from proxy.pooling.sent import Groups, MustWait
 from proxy.session.portals import Portals
 from proxy.sql.verdict import Action, Verdict
-from tests.unit.session.town import BOUND, EXECUTE, PARSED, READY_I, READY_T, SELECTED, SET, SYNC, Town, bind
+from tests.unit.session.town import (
+    BEGIN,
+    BEGUN,
+    BOUND,
+    EXECUTE,
+    PARSED,
+    READY_I,
+    READY_T,
+    SELECTED,
+    SET,
+    SYNC,
+    Town,
+    bind,
+    ran,
+)
 
 
 def test_unnamed_portal_of_a_set_is_followed_behind_a_chunk_that_holds_its_bind_and_an_end(town: Town) -> None:
@@ -67,25 +81,39 @@ def test_name_of_a_portal_is_cut_as_the_server_cuts_it() -> None:
     assert portals.find(b"p" * 63) is None
 
 
-def test_unnamed_portal_is_the_clients_until_a_query_takes_it() -> None:
-    portals, groups = made()
-    portals.bind_sent(b"", SELECT, noted=False)
-    assert portals.bound and portals.bound_in == groups.sent
-    portals.taken()
-    assert not portals.bound and not portals.bound_before
-    portals.bind_sent(b"p", SELECT, noted=False)
-    assert not portals.bound
+def test_unnamed_portal_is_the_clients_until_a_query_takes_it(town: Town) -> None:
+    session, _ = town.client()
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    session.client_data(ran(b"select 1") + p.message(p.FLUSH))
+    link = session.session.link
+    assert link is not None and link.bound
+    town.link(session).says(PARSED, BOUND, SELECTED)
+    session.client_data(p.query(b"select 1"))
+    assert not link.bound and not link.bound_before
+    town.link(session).says(SELECTED, READY_T)
+    session.client_data(bind(portal=b"p") + SYNC)
+    assert not link.bound
 
 
-def test_bind_that_fails_leaves_the_unnamed_portal_as_it_was_in_a_quiet_moment() -> None:
-    portals, _ = made()
-    portals.bind_sent(b"", SELECT, noted=False)
-    portals.bind_failed()
-    assert not portals.bound
-    portals.bound_before = True
-    portals.bind_sent(b"", SELECT, noted=False)
-    portals.bind_failed()
-    assert portals.bound
+def test_bind_that_fails_leaves_the_unnamed_portal_as_it_was_in_a_quiet_moment(town: Town) -> None:
+    session, _ = town.client()
+    failed = p.error_response("ERROR", "22P02", "no such value")
+    session.client_data(BEGIN)
+    town.link(session).says(BEGUN, READY_T)
+    link = session.session.link
+    assert link is not None
+    session.client_data(ran(b"select 1") + SYNC)
+    town.link(session).says(PARSED, failed, p.READY[p.FAILED])
+    assert not link.bound
+    session.client_data(p.query(b"rollback to s"))
+    town.link(session).says(p.message(p.COMMAND_COMPLETE, b"ROLLBACK\0"), READY_T)
+    session.client_data(ran(b"select 1") + SYNC)
+    town.link(session).says(PARSED, BOUND, SELECTED, READY_T)
+    assert link.bound and link.bound_before
+    session.client_data(bind() + SYNC)
+    town.link(session).says(failed, p.READY[p.FAILED])
+    assert link.bound
 
 
 def test_portal_of_rows_of_another_one_runs_while_nothing_can_have_changed_them() -> None:

@@ -75,6 +75,7 @@ class FakeWire:
         self.reading = True
         self.closed = False
         self.ended = End.NONE
+        self.receive: Callable[[bytes], None] = lambda data: None
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after close"
