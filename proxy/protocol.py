@@ -381,6 +381,16 @@ def rewritten(kind: int, length: int, start: bytes, rest: bytes) -> bytes:
     return struct.pack("!BI", kind, length + 4) + start + rest
 
 
+def in_place(message: bytes, replaced: bytes | None, before: bytes = b"", behind: bytes = b"") -> bytes | None:
+    """Return what goes out for a message: what goes ahead of it, itself or what replaces it, what goes behind.
+
+    None: it alone, as it is.
+    """
+    if replaced is None and not before and not behind:
+        return None
+    return before + (message if replaced is None else replaced) + behind
+
+
 def run(name: bytes, sql: bytes) -> tuple[bytes, bytes, bytes]:
     """Build the messages that run a statement inside a group, and touch neither unnamed statement nor portal.
 

@@ -318,27 +318,27 @@ class Replies:
         Return how much of the chunk has passed. Raises UpstreamProtocolError for a length that no message has.
         """
         size = len(chunk)
-        need = 5
-        if size - pos >= 5:
-            kind, length = read_header(chunk, pos)
-            need = 1 + length
-            if not head.hidden and kind in _ROWS:
-                if length < 4 or head is NOTHING:
-                    raise UpstreamProtocolError("row out of place")
-                if length > MAX_ROW:  # a negative one, too; it never ends in its chunk
-                    raise UpstreamProtocolError("invalid length of a row")
-                self._passing = pos + need - size
+        if size - pos < 5:
+            return self._hold(chunk, pos, 5)
+        kind, length = read_header(chunk, pos)
+        if kind in _ROWS and not head.hidden:
+            _check_row(head, length)
+            self._passing = pos + 1 + length - size
+            return size
+        if length < 4 or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
+            raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
+        if kind == NOTICE_RESPONSE and length > LONG_NOTICE and not (head.hidden or head is NOTHING):
+            if size - pos < _NOTICE_HEAD:
+                return self._hold(chunk, pos, _NOTICE_HEAD)
+            if not _LAST_WORDS.search(chunk, pos + 5, pos + _NOTICE_HEAD):
+                self._passing = pos + 1 + length - size
                 return size
-            if length < 4 or length > LIMITS.get(kind, MAX_CONTROL_MESSAGE):
-                raise UpstreamProtocolError(f"invalid length {length} of backend message {kind}")
-            if kind == NOTICE_RESPONSE and length > LONG_NOTICE and not (head.hidden or head is NOTHING):
-                if size - pos < _NOTICE_HEAD:
-                    need = _NOTICE_HEAD
-                elif not _LAST_WORDS.search(chunk, pos + 5, pos + _NOTICE_HEAD):
-                    self._passing = pos + need - size
-                    return size
+        return self._hold(chunk, pos, 1 + length)
+
+    def _hold(self, chunk: bytes, pos: int, need: int) -> int:
+        """Hold back what stands from `pos` on until so many bytes of it are there; return `pos`."""
         self._parts.append(chunk[pos:])
-        self._have = size - pos
+        self._have = len(chunk) - pos
         self._need = need
         return pos
 
@@ -472,19 +472,27 @@ class Replies:
         if head.firm:
             self.halted = body  # the server ignores what is behind it, and what comes behind that is not to be run
             return b""
-        if head.ends_with_ready and head.ours:
-            if not self.listener.skipped_error(body):
-                self.halted = body
-            return b""
-        self._restored = False
-        said = body
         if head.ends_with_ready:
-            said = head.failed(body)
-        elif head is not NOTHING:
+            return self._error_of_query(head, body)
+        self._restored = False
+        if head is not NOTHING:
             self._skip_to_sync(head)
             if head.ours and head.when_failed is None and self.owed and self.owed[0] is SKIP_SYNC:
                 self.halted = body  # of a group that is all ours: nobody knows any more what the upstream holds
                 return b""
+        return self._said(head, body, body)
+
+    def _error_of_query(self, head: Owed, body: bytes) -> bytes | None:
+        """Do the same for what ReadyForQuery will follow."""
+        if head.ours:
+            if not self.listener.skipped_error(body):
+                self.halted = body
+            return b""
+        self._restored = False
+        return self._said(head, body, head.failed(body))
+
+    def _said(self, head: Owed, body: bytes, said: bytes) -> bytes | None:
+        """Return what the client gets for an error of the server's, which says so to it."""
         if head.when_failed is not None:
             return head.when_failed
         if PREFIX in said or CANCELED in said:
@@ -508,6 +516,14 @@ class Replies:
         if reply.ends_with_ready:
             self.groups.answered += 1
         reply.settle(IGNORED, self.listener)
+
+
+def _check_row(head: Owed, length: int) -> None:
+    """Raise UpstreamProtocolError for a row that is not due, or of a length that none has; it is not whole."""
+    if length < 4 or head is NOTHING:
+        raise UpstreamProtocolError("row out of place")
+    if length > MAX_ROW:  # a negative one, too; it never ends in its chunk
+        raise UpstreamProtocolError("invalid length of a row")
 
 
 _STEPS: Final[Mapping[int, Callable[[Replies, Owed, int, bytes, int, int], bytes | None]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -38,48 +39,81 @@ _NOTHING: Final = Verdict(Action.ALLOW, "empty")
 """Of a Bind to what does not exist: the server says so."""
 
 
-def use(
-    session: Session, name: bytes, portal: bytes | None, data: bytes, pos: int, end: int, rest: int
-) -> bytes | None:
-    """Serve a Bind to a portal, or a Describe (None), of a statement; `rest` is where the message goes on behind it."""
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A Bind to a portal, or a Describe, of a statement: `data[pos:end]`, which goes on at `rest` behind its names.
+
+    All of it but the names may be yet to come.
+    """
+
+    name: bytes
+    portal: bytes | None
+    """None: a Describe."""
+    data: bytes
+    pos: int
+    end: int
+    rest: int
+
+    @property
+    def describes(self) -> bool:
+        return self.portal is None
+
+    @property
+    def values(self) -> bytes | None:
+        """Return what a Bind has behind its names; None for a Describe."""
+        return None if self.portal is None else self.data[self.rest : self.end]
+
+    @property
+    def message(self) -> bytes:
+        """Return it as far as it has come."""
+        return self.data[self.pos : min(self.end, len(self.data))]
+
+    def of(self, server_name: bytes) -> bytes:
+        """Return it with this name of the statement."""
+        start = b"S" if self.portal is None else self.portal + b"\0"
+        length = self.end - self.pos - 5 - len(self.name) + len(server_name)
+        tail = self.data[self.rest : min(self.end, len(self.data))]
+        return p.rewritten(p.DESCRIBE if self.portal is None else p.BIND, length, start + server_name + b"\0", tail)
+
+    def source(self, parsed_in: int, body: bytes) -> tuple[bytes, int, bytes] | None:
+        """Return what a Describe asks about: `S` and the name, the group of the Parse, and the body of that."""
+        return (b"S" + self.name, parsed_in, body) if self.portal is None else None
+
+
+def use(session: Session, asked: Use) -> bytes | None:
+    """Serve a Bind to a portal, or a Describe, of a statement."""
     resetting.check_discarded(session)
-    if name:
-        return _use_named(session, name, portal, data, pos, end, rest)
-    return _use_unnamed(session, portal, data, pos, end, rest)
+    return _use_named(session, asked) if asked.name else _use_unnamed(session, asked)
 
 
 # --- a named one ------------------------------------------------------------------------------------------------------
 
 
-def _use_named(
-    session: Session, name: bytes, portal: bytes | None, data: bytes, pos: int, end: int, rest: int
-) -> bytes | None:
+def _use_named(session: Session, use: Use) -> bytes | None:
+    name, link = use.name, session.link
     statement = session.prepared.find(key(name))
     if statement is None:
-        _use_unknown(session, name, portal)
+        _use_unknown(session, name, use.portal)
         return None
     statement = _made_ready(session, name, statement)
-    verdict = _bound(session, statement.verdict, statement.types, portal, data, rest, end)
-    if statement.silent and portal is None:
+    verdict = _bound(session, use, statement.verdict, statement.types)
+    if statement.silent and use.describes:
         return answers.describe(session, statement.types)
-    link = session.link
     server_name = None if link is None else reparsing.name_on(session, link, statement, name)
-    if server_name is None and session.may_have_failed:
-        values = None if portal is None else data[rest:end]
-        answer = _use_when_failed(session, name, statement.body, statement.verdict, values)
-        if answer is not None:
-            return answer
+    if (
+        server_name is None
+        and (answer := _use_when_failed(session, use, statement.body, statement.verdict)) is not None
+    ):
+        return answer
     if link is None:
         transactions.check_failed(session, statement.verdict)
         link = leasing.lease(session)
         server_name = reparsing.name_on(session, link, statement, name)
-    _check_link(session, link, portal, verdict)
-    source = (b"S" + name, statement.parsed_in, statement.body) if portal is None else None
-    before = _ahead(session, link, verdict, source)
+    _check_link(session, link, use.portal, verdict)
+    before = _ahead(session, link, verdict, use.source(statement.parsed_in, statement.body))
     if verdict.effects:
         server_name = reparsing.name_on(session, link, statement, name)  # those of ours may be closed now
-    if portal is None and statement.rows and server_name != statement.noted_as and link.replies.status != p.FAILED:
-        # parsed again it may note something else
+    if use.describes and _was_told_other_rows(link, statement, server_name):
         return before + answers.describe(session, statement.types, statement.rows)
     if server_name is None:
         if reparsing.unreadable_named(session, statement):
@@ -89,11 +123,13 @@ def _use_named(
         before += parse
     session.prepared.shown[server_name] = name
     session.doing = verdict
-    _owe(session, link, portal, verdict)
-    start = b"S" if portal is None else portal + b"\0"
-    length = end - pos - 5 - len(name) + len(server_name)
-    kind = p.DESCRIBE if portal is None else p.BIND
-    return before + p.rewritten(kind, length, start + server_name + b"\0", data[rest : min(end, len(data))])
+    _owe(session, link, use.portal, verdict)
+    return before + use.of(server_name)
+
+
+def _was_told_other_rows(link: Link, statement: Statement, server_name: bytes | None) -> bool:
+    """Whether a statement has noted its rows, and would note others now that it is parsed again."""
+    return bool(statement.rows) and server_name != statement.noted_as and link.replies.status != p.FAILED
 
 
 def _made_ready(session: Session, name: bytes, statement: Statement) -> Statement:
@@ -120,40 +156,37 @@ def _use_unknown(session: Session, name: bytes, portal: bytes | None) -> None:
 # --- the unnamed one --------------------------------------------------------------------------------------------------
 
 
-def _use_unnamed(session: Session, portal: bytes | None, data: bytes, pos: int, end: int, rest: int) -> bytes | None:
+def _use_unnamed(session: Session, use: Use) -> bytes | None:
     unnamed = session.unnamed.which()
-    if session.link is None and unnamed is None:
-        raise answers.no_statement(session, b"")
-    if unnamed is not None:
-        unnamed = verdicts.check_unnamed(session, unnamed)
+    if unnamed is None:
+        _use_none(session, use.portal)
+        return None
+    message, context, verdict, _, codec = verdicts.check_unnamed(session, unnamed)
     link = session.link or leasing.lease(session)
     there = session.unnamed.there()
-    if unnamed is None:
-        if not there:
-            raise answers.no_statement(session, b"")
-        _owe(session, link, portal, _NOTHING)
-        return None
-    message, context, verdict, _, codec = unnamed
     if not there and reparsing.unreadable(session, context, message, codec):
         raise answers.no_statement(session, b"")
-    verdict = _bound(session, verdict, message[message.index(0, 6) + 1 :], portal, data, rest, end)
-    if portal is None and (silent := reparsing.silent_unnamed(session, message, verdict)) is not None:
+    verdict = _bound(session, use, verdict, message[message.index(0, 6) + 1 :])
+    if use.describes and (silent := reparsing.silent_unnamed(session, message, verdict)) is not None:
         return answers.describe(session, silent)
-    if not there and session.may_have_failed:
-        values = None if portal is None else data[rest:end]
-        answer = _use_when_failed(session, b"", message[6:], verdict, values)
-        if answer is not None:
-            return answer
-    _check_link(session, link, portal, verdict)
-    source = (b"S", session.unnamed.parsed_in, message[6:]) if portal is None else None
-    before = _ahead(session, link, verdict, source)
+    if not there and (answer := _use_when_failed(session, use, message[6:], verdict)) is not None:
+        return answer
+    _check_link(session, link, use.portal, verdict)
+    before = _ahead(session, link, verdict, use.source(session.unnamed.parsed_in, message[6:]))
     if not there:
         parse = partial(reparsing.repeat_unnamed, session, link, message, verdict)
         shaped = context.context if isinstance(context, Learned) else context
         before += reparsing.in_context(session, link, shaped, parse)
         leasing.count_replay(session, link)
-    _owe_unnamed(session, link, portal, message, verdict)
-    return before + data[pos : min(end, len(data))] if before else None
+    _owe_unnamed(session, link, use.portal, message, verdict)
+    return p.in_place(use.message, None, before)
+
+
+def _use_none(session: Session, portal: bytes | None) -> None:
+    """Forward the use of an unnamed statement that the client does not have. Raises Refusal, MustWait."""
+    if session.link is None or not session.unnamed.there():
+        raise answers.no_statement(session, b"")
+    _owe(session, session.link, portal, _NOTHING)
 
 
 def _owe_unnamed(session: Session, link: Link, portal: bytes | None, message: bytes, verdict: Verdict) -> None:
@@ -170,19 +203,17 @@ def _owe_unnamed(session: Session, link: Link, portal: bytes | None, message: by
 # --- what both have in common -----------------------------------------------------------------------------------------
 
 
-def _bound(
-    session: Session, verdict: Verdict, types: bytes, portal: bytes | None, data: bytes, rest: int, end: int
-) -> Verdict:
+def _bound(session: Session, use: Use, verdict: Verdict, types: bytes) -> Verdict:
     """Return the verdict on a Bind, whose values can be judged, too; `types` are those of its statement's Parse."""
-    if portal is None or not verdict.at_bind:
+    if use.describes or not verdict.at_bind:
         return verdict
-    return verdicts.of_values(session, verdict, types, data, rest, end)
+    return verdicts.of_values(session, verdict, types, use.data, use.rest, use.end)
 
 
 def _ahead(session: Session, link: Link, verdict: Verdict, source: tuple[bytes, int, bytes] | None) -> bytes:
     """Return what goes ahead of a use. Raises MustWait, Refusal.
 
-    `source` is of a Describe: `S` and the statement's name, the group of its Parse, and the body of that.
+    `source` is as in `Use`.
     """
     what, parsed_in, body = source or (b"", 0, b"")
     describes = source is not None and verdict.kind in OF_ANOTHER
@@ -237,22 +268,22 @@ def note_inside(session: Session, link: Link, verdict: Verdict) -> None:
         link.encoding.obscure()
 
 
-def _use_when_failed(
-    session: Session, name: bytes, body: bytes, verdict: Verdict, values: bytes | None
-) -> bytes | None:
+def _use_when_failed(session: Session, use: Use, body: bytes, verdict: Verdict) -> bytes | None:
     """Answer a Bind, or a Describe, where a failed transaction forbids to parse its statement; None: parse it.
 
-    `body` is that of its Parse, behind the name; `values` are what a Bind has behind its names, None for a
-    Describe. PostgreSQL looks at the transaction late: what gives no rows is described, and a Bind with too many
-    values or too few is told so (exec_describe_statement_message() and exec_bind_message(), tcop/postgres.c).
-    Raises MustWait where it is not known yet whether the transaction has failed.
+    `body` is that of its Parse, behind the name. PostgreSQL looks at the transaction late: what gives no rows is
+    described, and a Bind with too many values or too few is told so (exec_describe_statement_message() and
+    exec_bind_message(), tcop/postgres.c). Raises MustWait where it is not known yet whether the transaction has failed.
     """
+    if not session.may_have_failed:
+        return None
+    values = use.values
     unanswered, link = session.groups.unanswered, session.link
     if link is not None and link.transaction.is_steered and not unanswered:
         return None  # what stands before it in its own group may end it
     if session.status != p.FAILED and not unanswered:
         return None
-    wrong = "" if values is None else _miscounted(session, name, body, verdict, values)
+    wrong = "" if values is None else _miscounted(session, use.name, body, verdict, values)
     if not wrong and (values is not None or verdict.kind in _WITH_ROWS):
         return None
     if unanswered:

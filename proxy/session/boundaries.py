@@ -18,15 +18,14 @@ _SPACE: Final = rb"(?:\s|--[^\n]*\n|/\*[^*/]*\*/)*"
 _BEGINNING = re.compile(_SPACE + rb"(begin|start)\b", re.IGNORECASE)
 _BOUNDS = re.compile(_SPACE + rb"(?:begin|start|commit|end|rollback|abort)\b", re.IGNORECASE)
 _MAX_BOUNDARY: Final = 256
-_DESCRIBE_PORTAL = p.message(p.DESCRIBE, b"P\0")
-_BOUNDARY_ENDS: Final = tuple(
-    p.message(p.BIND, bytes(6) + formats) + describe + p.execute(b"") + p.SYNC_MESSAGE
-    for formats in (b"\0\0", b"\0\1\0\0", b"\0\1\0\1")
-    for describe in (b"", _DESCRIBE_PORTAL)
-)
-"""Bind, Describe, Execute and Sync of a statement without parameters, whatever the format of its results."""
 _PARSED_AND_BOUND = p.message(p.PARSE_COMPLETE) + p.message(p.BIND_COMPLETE)
-_NO_DATA = p.message(p.NO_DATA)
+_BOUNDARY_ENDS: Final = {
+    p.message(p.BIND, bytes(6) + formats) + describe + p.execute(b"") + p.SYNC_MESSAGE: _PARSED_AND_BOUND + described
+    for formats in (b"\0\0", b"\0\1\0\0", b"\0\1\0\1")
+    for describe, described in ((b"", b""), (p.message(p.DESCRIBE, b"P\0"), p.message(p.NO_DATA)))
+}
+"""Bind, Describe, Execute and Sync of a statement without parameters, whatever the format of its results; and what
+answers its Parse, Bind and Describe."""
 
 
 def ends_here(session: Session, verdict: Verdict) -> bool:
@@ -79,13 +78,8 @@ def take_group(session: Session, data: bytes) -> bool:
         return False
     rest = data[end:]
     form = next((form for form in _BOUNDARY_ENDS if form.startswith(rest)), None)
-    if form is None:
-        return False
-    try:
-        name, text = p.parse_parts(data, 5, end)
-    except MalformedMessageError:
-        return False
-    if name or not _BOUNDS.match(text):
+    text = None if form is None else _boundary(data, end)
+    if form is None or text is None:
         return False
     if len(rest) < len(form):
         session.inbox.keep(data, len(data) + 1)
@@ -98,8 +92,16 @@ def take_group(session: Session, data: bytes) -> bool:
         if session.meter.charge():
             return False  # its Execute is refused in its turn
         session.meter.paid = False
-    before = _PARSED_AND_BOUND + (_NO_DATA if _DESCRIBE_PORTAL in form else b"")
-    if not take(session, verdict, text, before):
+    if not take(session, verdict, text, _BOUNDARY_ENDS[form]):
         return False
     session.unnamed.keep((data[:end], ANY_SETTINGS, verdict, session.filter.functions, session.codec))
     return True
+
+
+def _boundary(data: bytes, end: int) -> bytes | None:
+    """Return the text of a Parse of the unnamed statement that looks like a BEGIN, COMMIT or ROLLBACK; else None."""
+    try:
+        name, text = p.parse_parts(data, 5, end)
+    except MalformedMessageError:
+        return None
+    return text if not name and _BOUNDS.match(text) else None

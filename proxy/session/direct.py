@@ -52,11 +52,11 @@ def query(session: Session, data: bytes) -> bool:
     verdict = same or _alike(judge, data)
     if verdict is None or session.codec != "utf-8" or held_back(session):
         return False
-    link = session.link or leasing.take(session)
     if same is None:
         judge.counts.shape_hits += not session.texts.counted
     else:
         judge.counts.hits += not session.texts.counted
+    link = session.link or leasing.take(session)
     session.unnamed.end_sent()
     session.house.stats.statements[verdict.label] += 1
     link.bound = link.bound_before = False
@@ -84,8 +84,8 @@ def parse_group(session: Session, data: bytes) -> bool:
     verdict = judge.plain.parses.get(parse)
     if owed is None or verdict is None or session.codec != "utf-8" or held_back(session):
         return False
-    link = session.link or leasing.take(session)
     judge.counts.hits += not session.texts.counted
+    link = session.link or leasing.take(session)
     statement = (parse, session.ledger.settings.parsing, verdict, judge.functions, session.codec)
     link.replies.owed.append(session.unnamed.parse_sent(statement))
     session.house.stats.statements[verdict.label] += 1

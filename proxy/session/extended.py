@@ -27,6 +27,7 @@ from proxy.session import (
     transactions,
     verdicts,
 )
+from proxy.session.binding import Use
 from proxy.session.judging import PATH_IN_USE
 from proxy.session.ledger import PREPARED_STATEMENT
 from proxy.session.link import Link
@@ -64,16 +65,7 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         encoding.check_letters(session, text)
     verdict = verdicts.of(session, text, extended=True, types=types)
     judge = session.filter.functions
-    verdicts.check(session, verdict, text)
-    if verdict.effects and (foreign := sql_names.name_of_ours(session, verdict)):
-        raise answers.no_statement(session, foreign)
-    transactions.check_failed(session, verdict)
-    link = session.link or leasing.lease(session)
-    if name and session.ledger.reading and PREPARED_STATEMENT in session.ledger.pins:
-        raise MustWait  # the server is being asked whether SQL has prepared anything
-    resetting.check_discarded(session)
-    if effects.moves_used_path(session, verdict):
-        raise answers.refused(session, PATH_IN_USE)
+    link = _check_parse(session, name, text, verdict)
     taken = bool(name) and (name.startswith(PREFIX) or session.prepared.find(key(name)) is not None)
     told = row_sources.can_be_told(session, verdict)
     before = _ahead_of_parse(session, link, verdict, told=told)
@@ -92,7 +84,22 @@ def parse(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
         return before + _parse_named(session, link, name, statement, told=told)
     message = data[pos:end] if replaced is None else p.message(p.PARSE, b"\0" + body)
     behind = _parse_unnamed(session, link, message, context, verdict, judge, told=told)
-    return before + message + behind if before or behind else None if replaced is None else message
+    return p.in_place(message, None if replaced is None else message, before, behind)
+
+
+def _check_parse(session: Session, name: bytes, text: bytes, verdict: Verdict) -> Link:
+    """Return the link that a Parse goes to. Raises Refusal, MustWait where it does not, or not yet."""
+    verdicts.check(session, verdict, text)
+    if verdict.effects and (foreign := sql_names.name_of_ours(session, verdict)):
+        raise answers.no_statement(session, foreign)
+    transactions.check_failed(session, verdict)
+    link = session.link or leasing.lease(session)
+    if name and session.ledger.reading and PREPARED_STATEMENT in session.ledger.pins:
+        raise MustWait  # the server is being asked whether SQL has prepared anything
+    resetting.check_discarded(session)
+    if effects.moves_used_path(session, verdict):
+        raise answers.refused(session, PATH_IN_USE)
+    return link
 
 
 def _ahead_of_parse(session: Session, link: Link, verdict: Verdict, *, told: bool) -> bytes:
@@ -152,7 +159,7 @@ def bind(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     """Serve a Bind."""
     portal, statement, rest = p.bind_names(data, pos + 5, min(end, len(data)))
     encoding.check_names(session, portal, statement)
-    return binding.use(session, statement, portal, data, pos, end, rest)
+    return binding.use(session, Use(statement, portal, data, pos, end, rest))
 
 
 def describe(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
@@ -162,7 +169,7 @@ def describe(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     target, name = p.target_parts(data, pos + 5, end, "Describe")
     encoding.check_names(session, name)
     if target == 0x53:  # 'S', a statement
-        return binding.use(session, name, None, data, pos, end, end)
+        return binding.use(session, Use(name, None, data, pos, end, end))
     return _describe_portal(session, name, data, pos, end)
 
 

@@ -195,32 +195,67 @@ def let_go(session: Session, link: Link) -> bool:
 
     Where settings were changed, or a pin may have ended, the server is asked first; its answer leads here again.
     """
-    ledger, upstream, replies = session.ledger, link.upstream, link.replies
+    ledger, replies = session.ledger, link.replies
     if replies.owed or replies.status != p.IDLE or link.group_open or (ledger.pins and not ledger.loosened):
         return False
-    if upstream.cancelling and (link.untidy or ledger.touched or ledger.loosened):
-        upstream.cancel(partial(_cancel_ended, session, link))  # which could hit what is asked now
-        return False
-    if link.untidy:
-        if not (ledger.touched or ledger.loosened):
-            _clean_up(session, link)
-        link.tidy()
-        return False
-    if ledger.touched or ledger.loosened:
-        _read_back(session, link)
-        return False
-    if link.held.full and (surplus := link.held.surplus()):
-        _clean_up(session, link)
-        link.close_all(surplus)
-        return False
-    if link.blind and not link.put_back:
-        link.put_back = True
-        _clean_up(session, link)
-        link.replies.owe(r.GUARDING)
-        link.replies.owe(r.SKIP_SYNC)
-        upstream.write(GUARD + p.SYNC_MESSAGE)
+    if any(asks(session, link) for asks in (_let_cancel_end, _tidy, _read_back, _close_surplus, _put_back)):
         return False
     _release(session, link)
+    return True
+
+
+# What has to be asked before a release, one after the other; each returns whether it asks now, or waits.
+
+
+def _let_cancel_end(session: Session, link: Link) -> bool:
+    """Wait for the end of a cancel that is under way: it could hit what is asked now."""
+    if not (link.upstream.cancelling and (link.untidy or session.ledger.may_be_asked)):
+        return False
+    link.upstream.cancel(partial(_cancel_ended, session, link))
+    return True
+
+
+def _tidy(session: Session, link: Link) -> bool:
+    if not link.untidy:
+        return False
+    if not session.ledger.may_be_asked:
+        _clean_up(session, link)
+    link.tidy()
+    return True
+
+
+def _read_back(session: Session, link: Link) -> bool:
+    """Ask what the settings are that statements have changed: then they can go to another upstream.
+
+    Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
+    """
+    ledger = session.ledger
+    if not ledger.may_be_asked:
+        return False
+    lost = restore(ledger.lost) + b";" if ledger.lost else b""
+    ledger.lost.clear()
+    ask_first(session, link, lost + read_back(ledger.ask(), state=ledger.asked_state))
+    link.upstream.write(link.flushed())
+    return True
+
+
+def _close_surplus(session: Session, link: Link) -> bool:
+    surplus = link.held.surplus() if link.held.full else []
+    if surplus:
+        _clean_up(session, link)
+        link.close_all(surplus)
+    return bool(surplus)
+
+
+def _put_back(session: Session, link: Link) -> bool:
+    """Put back the setting of layer 2, where the server does not report it."""
+    if not link.blind or link.put_back:
+        return False
+    link.put_back = True
+    _clean_up(session, link)
+    link.replies.owe(r.GUARDING)
+    link.replies.owe(r.SKIP_SYNC)
+    link.upstream.write(GUARD + p.SYNC_MESSAGE)
     return True
 
 
@@ -236,18 +271,6 @@ def _clean_up(session: Session, link: Link) -> None:
 def _cancel_ended(session: Session, link: Link) -> None:
     if session.link is link and let_go(session, link):
         session.house.stats.transactions += 1
-
-
-def _read_back(session: Session, link: Link) -> None:
-    """Ask what the settings are that statements have changed: then they can go to another upstream.
-
-    Only the server knows: a SET can have been rolled back, to a savepoint too, and DateStyle is relative.
-    """
-    ledger = session.ledger
-    lost = restore(ledger.lost) + b";" if ledger.lost else b""
-    ledger.lost.clear()
-    ask_first(session, link, lost + read_back(ledger.ask(), state=ledger.asked_state))
-    link.upstream.write(link.flushed())
 
 
 def end_group(session: Session, link: Link) -> None:

@@ -126,6 +126,11 @@ class Ledger:
         return "search_path" in self.unsure
 
     @property
+    def may_be_asked(self) -> bool:
+        """Whether the server is to be asked, at the end of a lease, what there is of settings or other state."""
+        return bool(self.touched) or self.loosened
+
+    @property
     def special(self) -> bool:
         """Whether a setting may differ from other clients' that is none of those which shape what a statement means."""
         return self.settings.others or bool(self.touched) or bool(self.asked)

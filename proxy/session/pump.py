@@ -92,68 +92,91 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
 
     `again`: the first one has waited.
     """
-    inbox = session.inbox
+    chunk = _Chunk(session, data)
     size = len(data)
-    pos = start = 0
-    first = 0 if session.link is not None else -1  # where the messages begin that went to the link
-    out: list[bytes] = []
     need, ended = 5, False
-    if inbox.flow:
-        pos = min(size, inbox.flow)
-        inbox.flow -= pos
-        start = pos if inbox.dropping else 0
     try:
-        while size - pos >= 5 and not ended:
-            kind = data[pos]
-            length = int.from_bytes(data[pos + 1 : pos + 5], "big")
-            if not 4 <= length <= p.FRONTEND_LIMITS.get(kind, 0):
-                p.check_frontend(kind, length)
-            end = pos + 1 + length
-            if end > size and (lacking := _lacking(session, kind, length, size - pos)):
+        while size - chunk.pos >= 5 and not ended:
+            pos = chunk.pos
+            kind, end = _frame(data, pos)
+            if end > size and (lacking := _lacking(session, kind, end - pos - 1, size - pos)):
                 need = lacking
                 break
-            answer: bytes | None = b""
-            if kind == p.TERMINATE:
-                ended = True
-            else:
-                answer = _serve(session, kind, data, pos, end)
+            ended = kind == p.TERMINATE
+            answer = b"" if ended else _serve(session, kind, data, pos, end)
             if again:
                 again = session.texts.counted = False
                 verdicts.forget_path(session)
-            if session.meter is not None:
-                session.meter.paid = False  # the next one is another statement
-            inbox.flushes = kind == p.FLUSH
-            if first < 0 and session.link is not None:
-                first = pos
-            if end > size:
-                inbox.flow = end - size
-                inbox.dropping = not inbox.passes
-                end = size
-            if answer is not None:
-                if pos > start:
-                    out.append(data[start:pos])
-                if answer:
-                    out.append(answer)
-                start = end
-            pos = end
+            chunk.served(session, kind, end, answer)
     except MustWait as wait:  # the message at `pos`, and all behind it
         session.awaits = wait.awaits
         session.pace()
     finally:
         # Also ahead of Terminate, and of a message that breaks the protocol: what is owed was sent.
         if session.link is not None:
-            _send(session, session.link, data, first, start, pos, out)
+            chunk.send(session, session.link)
     if ended:
         leave(session, CloseReason.CLIENT_TERMINATE)
-    elif pos < size:
-        inbox.keep(data[pos:], need)
+    elif chunk.pos < size:
+        session.inbox.keep(data[chunk.pos :], need)
 
 
-def _send(session: Session, link: Link, data: bytes, first: int, start: int, pos: int, out: list[bytes]) -> None:
-    """Send the pieces in `out`, and data[start:pos] as it came; what came from `first` on may have to be sent again."""
-    link.send(data, start, pos, out)
-    if first >= 0 and link.unit is not None:
-        link.remember(data[first:pos] if first or pos < len(data) else data, whole=not session.inbox.flow)
+def _frame(data: bytes, pos: int) -> tuple[int, int]:
+    """Return type and end of the message at `pos`. Raises ClientProtocolError for a header that no message has."""
+    kind = data[pos]
+    length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+    if not 4 <= length <= p.FRONTEND_LIMITS.get(kind, 0):
+        p.check_frontend(kind, length)
+    return kind, pos + 1 + length
+
+
+class _Chunk:
+    """What the client has sent in one piece, and what of it goes upstream.
+
+    `pos` is where the next message begins that is to be served, `_start` where the bytes begin that go as they came
+    behind the pieces in `_out`, `_first` where the messages begin that went to the link; -1: none did.
+    """
+
+    __slots__ = ("_data", "_first", "_out", "_start", "pos")
+
+    def __init__(self, session: Session, data: bytes) -> None:
+        inbox = session.inbox
+        self._data = data
+        self._first = 0 if session.link is not None else -1
+        self._out: list[bytes] = []
+        self.pos = self._start = 0
+        if inbox.flow:  # of a message whose handler has run
+            self.pos = min(len(data), inbox.flow)
+            inbox.flow -= self.pos
+            self._start = self.pos if inbox.dropping else 0
+
+    def served(self, session: Session, kind: int, end: int, answer: bytes | None) -> None:
+        """Note that the message up to `end` was served, with this in its place; None: it goes as it came."""
+        inbox = session.inbox
+        if session.meter is not None:
+            session.meter.paid = False  # the next one is another statement
+        inbox.flushes = kind == p.FLUSH
+        if self._first < 0 and session.link is not None:
+            self._first = self.pos
+        size = len(self._data)
+        if end > size:
+            inbox.flow = end - size
+            inbox.dropping = not inbox.passes
+            end = size
+        if answer is not None:
+            if self.pos > self._start:
+                self._out.append(self._data[self._start : self.pos])
+            if answer:
+                self._out.append(answer)
+            self._start = end
+        self.pos = end
+
+    def send(self, session: Session, link: Link) -> None:
+        """Send what goes upstream, which may have to be sent again."""
+        link.send(self._data, self._start, self.pos, self._out)
+        if self._first >= 0 and link.unit is not None:
+            sent = self._data[self._first : self.pos] if self._first or self.pos < len(self._data) else self._data
+            link.remember(sent, whole=not session.inbox.flow)
 
 
 def _serve(session: Session, kind: int, data: bytes, pos: int, end: int) -> bytes | None:

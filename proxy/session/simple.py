@@ -67,26 +67,24 @@ def _query(session: Session, verdict: Verdict, text: bytes, message: bytes) -> b
         transactions.check_order(session, link, verdict)
     opens = _check(session, link, verdict)
     before, between = _ahead(session, link, verdict, verdict.text or text)
-    replaced = _account(session, link, verdict, text)
+    sent = _account(session, link, verdict, text)
     if opens:
         link.replies.owe(r.SKIP_QUERY)
         before += p.query(observe.BEGIN)
-    built, behind = _owe(session, link, verdict, text if replaced is None else replaced, between=between, opens=opens)
-    if built is not None and built != text:
-        replaced = built
-    if replaced is None and not before and not behind:
-        return None
-    return before + (message if replaced is None else p.query(replaced)) + behind
+    sent, behind = _owe(session, link, verdict, sent, between=between, opens=opens)
+    return p.in_place(message, None if sent == text else p.query(sent), before, behind)
 
 
-def _account(session: Session, link: Link, verdict: Verdict, text: bytes) -> bytes | None:
-    """Account for a Query that goes upstream; return the text to send instead, if any."""
+def _account(session: Session, link: Link, verdict: Verdict, text: bytes) -> bytes:
+    """Account for a Query that goes upstream; return the text to send."""
     replaced = transactions.let_through(session, link, verdict)
     if verdict.action is Action.REFUSE:
         leasing.pin_for(session, session.texts.sets_beside(text, session.codec))
     if session.meter is not None and verdict.statements > 1 and not session.repeated:
         session.meter.charge_more(verdict.statements - 1)
-    return resetting.with_startup(session, verdict, text) if verdict.nulls else replaced
+    if verdict.nulls:
+        replaced = resetting.with_startup(session, verdict, text)
+    return text if replaced is None else replaced
 
 
 def _forward(session: Session, link: Link, verdict: Verdict) -> None:
@@ -138,8 +136,8 @@ def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple
 
 def _owe(
     session: Session, link: Link, verdict: Verdict, text: bytes, *, between: bool, opens: bool
-) -> tuple[bytes | None, bytes]:
-    """Owe the reply to a Query; return its text with ours in between, if it has to be, and what goes behind it."""
+) -> tuple[bytes, bytes]:
+    """Owe the reply to a Query; return its text, with ours in between if that has to be, and what goes behind it."""
     if verdict.steers:
         link.transaction.steer_by(verdict)
     link.end_within()
@@ -149,14 +147,7 @@ def _owe(
     done: Effects = ()
     if verdict.effects or between:
         done = effects.of(session, verdict)
-        owed = effects.follow(session, link, done, r.QUERY)
-        if between and owed is r.QUERY:
-            owed = Run(r.QUERY)
-        if isinstance(owed, Run) and verdict.kind == "multi" and (between or session.ledger.startup.items):
-            built = resetting.put_between(session, owed, text, replans=between)
-        link.replies.owe(owed)
-        effects.keep_prepared(session, verdict)
-        leasing.pin_for(session, done)
+        built = _owe_effects(session, link, verdict, text, done, between=between)
     elif opens:
         link.replies.owe(Run(r.QUERY))
         behind = transactions.end_ours(session, link)
@@ -165,9 +156,25 @@ def _owe(
     link.transaction.ending = verdict.kind in boundaries.ENDS
     link.stirred = link.stirred or link.transaction.ending
     link.bound = link.bound_before = False
-    if built is None:
-        behind = behind or resetting.again(session, link, verdict, done, group=False)
-    return built, behind
+    if built is not None:
+        return built, behind
+    return text, behind or resetting.again(session, link, verdict, done, group=False)
+
+
+def _owe_effects(
+    session: Session, link: Link, verdict: Verdict, text: bytes, done: Effects, *, between: bool
+) -> bytes | None:
+    """Owe the reply to a Query that changes names or settings; return its text with ours in between, if it is built."""
+    owed = effects.follow(session, link, done, r.QUERY)
+    if between and owed is r.QUERY:
+        owed = Run(r.QUERY)
+    built = None
+    if isinstance(owed, Run) and verdict.kind == "multi" and (between or session.ledger.startup.items):
+        built = resetting.put_between(session, owed, text, replans=between)
+    link.replies.owe(owed)
+    effects.keep_prepared(session, verdict)
+    leasing.pin_for(session, done)
+    return built
 
 
 def function_call(session: Session, data: bytes, pos: int, end: int) -> bytes | None:

@@ -26,7 +26,7 @@ class Counts:
     hits: int = 0
     """Of exact texts."""
     shape_hits: int = 0
-    """Of normal forms, and of texts whose comments differ."""
+    """Of normal forms, of Queries that are known but for their digits, and of texts whose comments differ."""
     misses: int = 0
 
 

@@ -275,7 +275,7 @@ class Stage:
     def _counted(self) -> dict[str, object]:
         town, counts = self.town, self.town.filter.counts
         stats = {name: getattr(town.stats, name) for name in Stats.__slots__ if name != "queue_wait"}
-        verdicts = (counts.hits, counts.shape_hits, counts.misses)
+        verdicts = (counts.hits + counts.shape_hits, counts.misses)  # of numbers it is not looked which they are
         pool = (len(town.pool.idle), len(town.pool.leased), len(town.pool.waiting))
         return {"stats": repr(stats), "verdicts": verdicts, "pool": pool, "log": repr(town.audit.events)}
 
