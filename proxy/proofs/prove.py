@@ -19,6 +19,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from proxy.proofs.bodies import Bodies, Spoiled
 from proxy.proofs.labels import LISTED, Labels
 from proxy.proofs.paths import Left, Paths
@@ -195,7 +197,7 @@ class _Court:
         for key, rule in self.nameless():
             if key in self.taints:
                 taint = self.taints[key]
-                yield taint._replace(rule=taint.rule or rule)
+                yield structs.replace(taint, rule=taint.rule or rule)
         yield from self._renamed()
 
     def nameless(self) -> Iterator[tuple[Key, str]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from proxy.sql.resolve.world import Own, World
+from proxy.sql.resolve.world import Own, Row, World
 from proxy.sql.verdict import Effect
 
 FUNCTION, RELATION, TYPE, OPERATOR, CAST = "function", "relation", "type", "operator", "cast"
@@ -276,7 +276,7 @@ class Rows:
 # -- what the filter looks up ------------------------------------------------------------------------------------------
 
 
-class Taint(NamedTuple):
+class Taint(Row, frozen=True):
     """Say why an object is no read."""
 
     what: str
@@ -307,7 +307,7 @@ UNKNOWN = "unknown"
 """The type of a literal before it becomes what is wanted."""
 
 
-class Callable(NamedTuple):
+class Callable(Row, frozen=True):
     """A function that a call can mean when it has `low` to `high` arguments."""
 
     oid: int
@@ -324,7 +324,7 @@ class Callable(NamedTuple):
     """The database's own types that its result, or a column of it, is of."""
 
 
-class Relation(NamedTuple):
+class Relation(Row, frozen=True):
     oid: int
     schema: str
     columns: frozenset[str]
@@ -335,7 +335,7 @@ class Relation(NamedTuple):
     """As in RelationRow."""
 
 
-class Type(NamedTuple):
+class Type(Row, frozen=True):
     oid: int
     schema: str
 
@@ -349,7 +349,7 @@ def are_own(types: Iterable[Type]) -> bool:
     return bool(found) and not any(found)
 
 
-class Operator(NamedTuple):
+class Operator(Row, frozen=True):
     """`left` and `right` are types' names, with their schema unless that is pg_catalog; empty: no operand there."""
 
     oid: int

@@ -104,7 +104,10 @@ def content(of: World) -> dict[str, Any]:
 
 def plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
     items = ((key, mapping.get(key)) for key in mapping)
-    found = {key: sorted(value) if isinstance(value, list) or type(value) is tuple else value for key, value in items}
+    found = {
+        key: sorted(value, key=repr) if isinstance(value, list) or type(value) is tuple else value
+        for key, value in items
+    }
     assert len(found) == len(mapping)
     assert all(key in mapping and mapping[key] is not None for key in found)
     return found

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from proxy.sql.resolve import NotModelledError, Outside, RejectedError, Resolver, variables
 from proxy.sql.resolve.world import Function
 from tests.oracle.bodies import body
@@ -120,7 +122,7 @@ class Inside:
         """Let the resolver know other arguments and variables than the server has."""
         self._types = fault.types(self._types)
         given = tuple(self._types[name] for name in ARGUMENTS)
-        self._function = self._function._replace(arguments=given, names=fault.names(self._function.names))
+        self._function = replace(self._function, arguments=given, names=fault.names(self._function.names))
         self._outside = fault.outside(self._made())
 
     def _made(self) -> Outside:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from proxy.sql.resolve import oids
 from proxy.sql.resolve.layers import Types, TypesNamed, layered
 from proxy.sql.resolve.world import Cast, Function, Operator, OperatorClass, Own, Relation, Tables, Type, World
@@ -60,20 +62,20 @@ class Builder:
             self._casts[cast.source, cast.target] = cast
         for each in some.classes:
             _append(self._classes, each.method, each, below.classes)
-        for family, method, left, right, strategy, operator in some.members:
-            self._members[family, left, right, strategy] = operator
-            if method == oids.BTREE:
-                _append(self._strategies, operator, (family, strategy), below.strategies)
-        for family, left, right, number, function in some.support:
-            if number == oids.BT_IN_RANGE:
-                _append(self._in_range, (family, left), (right, function), below.in_range)
-        for child, parent in some.parents:
-            _append(self._parents, child, parent, below.parents)
+        for member in some.members:
+            self._members[member.family, member.left, member.right, member.strategy] = member.operator
+            if member.method == oids.BTREE:
+                _append(self._strategies, member.operator, (member.family, member.strategy), below.strategies)
+        for row in some.support:
+            if row.number == oids.BT_IN_RANGE:
+                _append(self._in_range, (row.family, row.left), (row.right, row.function), below.in_range)
+        for inherits in some.parents:
+            _append(self._parents, inherits.child, inherits.parent, below.parents)
 
     def _shared(self, relation: Relation) -> Relation:
         """Let relations with the same columns, those of many tenants, have them once."""
         shape = self._shapes.setdefault(relation.shape, relation.shape)
-        return relation if shape is relation.shape else Relation(*relation[:-1], shape)
+        return relation if shape is relation.shape else replace(relation, shape=shape)
 
     def world(self) -> World:
         """Return the world of all that was added."""
@@ -100,9 +102,11 @@ class Builder:
             relations=self._relations,
             relations_named=self._relations_named,
             parents=self._parents,
-            subtypes=layered({each: subtype for each, subtype, _ in own.ranges}, below.subtypes),
-            multiranges=layered({each: multi for each, _, multi in own.ranges if multi}, below.multiranges),
-            ranges=layered({multi: each for each, _, multi in own.ranges if multi}, below.ranges),
+            subtypes=layered({each.range: each.subtype for each in own.ranges}, below.subtypes),
+            multiranges=layered(
+                {each.range: each.multirange for each in own.ranges if each.multirange}, below.multiranges
+            ),
+            ranges=layered({each.multirange: each.range for each in own.ranges if each.multirange}, below.ranges),
             changed=frozenset(own.changed),
             own=Own(self._major, self._below is not None, own),
         )

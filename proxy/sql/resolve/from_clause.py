@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from proxy.sql.resolve import calls, documents, names, oids, sql_json
 from proxy.sql.resolve.analysis import UNDEFINED_COLUMN, Analysis
 from proxy.sql.resolve.expressions import analyse
@@ -96,7 +98,7 @@ def _renamed(columns: Sequence[Column], alias: Body | None, what: str) -> Sequen
     new = [each["String"]["sval"] for each in alias["colnames"]]
     if len(new) > len(columns):
         raise RejectedError("42P10", f'table "{what}" has fewer columns than specified')
-    return [column if at >= len(new) else column._replace(name=new[at]) for at, column in enumerate(columns)]
+    return [column if at >= len(new) else replace(column, name=new[at]) for at, column in enumerate(columns)]
 
 
 def _sample(analysis: Analysis, level: Level, node: Body) -> list[Item]:
@@ -290,7 +292,7 @@ def _merged(analysis: Analysis, level: Level, node: Body, left: list[Item], righ
             type_ = analysis.common(pairs[-1], "JOIN/USING")
             for expr in pairs[-1]:
                 analysis.coerce(expr, type_)
-        merged.append(Column(name, type_, pair[0].modifier if pair[0][1:] == pair[1][1:] else -1))
+        merged.append(Column(name, type_, pair[0].modifier if pair[0] == pair[1] else -1))
     for one, other in pairs:
         analysis.to_bool(analysis.operator("", "=", one, other, -1))
     names_ = set(using)

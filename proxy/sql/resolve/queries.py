@@ -8,6 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence, Set
 
+from msgspec.structs import replace
+
 from proxy.sql.resolve import calls, names, oids, sorting
 from proxy.sql.resolve.analysis import Analysis
 from proxy.sql.resolve.columns import expand, expanded
@@ -261,8 +263,8 @@ def _merge(analysis: Analysis, body: Body, left: Sequence[Target], right: Sequen
 def _first_columns(query_: WithQuery, left: Sequence[Target]) -> list[Column]:
     """Fix the columns of a recursive query by what it begins with: determineRecursiveColTypes()."""
     columns = [
-        calls.output_column(each.name, each.expr)._replace(
-            type=oids.TEXT if each.expr.type == UNKNOWN else each.expr.type
+        replace(
+            calls.output_column(each.name, each.expr), type=oids.TEXT if each.expr.type == UNKNOWN else each.expr.type
         )
         for each in left
     ]
@@ -272,7 +274,7 @@ def _first_columns(query_: WithQuery, left: Sequence[Target]) -> list[Column]:
 def _renamed(columns: Sequence[Column], new: Sequence[str]) -> list[Column]:
     if len(new) > len(columns):
         raise RejectedError("42P10", "WITH query has fewer columns than specified")
-    return [column._replace(name=new[at]) if at < len(new) else column for at, column in enumerate(columns)]
+    return [replace(column, name=new[at]) if at < len(new) else column for at, column in enumerate(columns)]
 
 
 def _with(analysis: Analysis, level: Level, clause: Body) -> None:

@@ -12,8 +12,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
 
-class Type(NamedTuple):
+
+class Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A row of a system catalogue.
+
+    Nothing that it holds leads back to it, and there are hundreds of thousands of them: the search for cycles, which
+    holds up every client, passes them over.
+    """
+
+
+class Type(Row, frozen=True):
     """One row of pg_type."""
 
     oid: int
@@ -43,7 +53,7 @@ class Type(NamedTuple):
     """The functions of these names."""
 
 
-class Function(NamedTuple):
+class Function(Row, frozen=True):
     """One row of pg_proc."""
 
     oid: int
@@ -71,7 +81,7 @@ class Function(NamedTuple):
     """aggnumdirectargs."""
 
 
-class Operator(NamedTuple):
+class Operator(Row, frozen=True):
     """One row of pg_operator."""
 
     oid: int
@@ -84,7 +94,7 @@ class Operator(NamedTuple):
     function: int
 
 
-class Cast(NamedTuple):
+class Cast(Row, frozen=True):
     """One row of pg_cast."""
 
     source: int
@@ -97,7 +107,7 @@ class Cast(NamedTuple):
     oid: int
 
 
-class OperatorClass(NamedTuple):
+class OperatorClass(Row, frozen=True):
     """One row of pg_opclass that is its type's default."""
 
     oid: int
@@ -106,7 +116,7 @@ class OperatorClass(NamedTuple):
     family: int
 
 
-class Member(NamedTuple):
+class Member(Row, frozen=True):
     """One row of pg_amop."""
 
     family: int
@@ -117,7 +127,7 @@ class Member(NamedTuple):
     operator: int
 
 
-class Support(NamedTuple):
+class Support(Row, frozen=True):
     """One row of pg_amproc."""
 
     family: int
@@ -127,14 +137,14 @@ class Support(NamedTuple):
     function: int
 
 
-class Inheritance(NamedTuple):
+class Inheritance(Row, frozen=True):
     """One row of pg_inherits: a relation, and one that it inherits from."""
 
     child: int
     parent: int
 
 
-class Range(NamedTuple):
+class Range(Row, frozen=True):
     """One row of pg_range."""
 
     range: int
@@ -142,7 +152,7 @@ class Range(NamedTuple):
     multirange: int
 
 
-class Column(NamedTuple):
+class Column(Row, frozen=True):
     """One row of pg_attribute of a relation's own columns, in their order; or one of a query."""
 
     name: str
@@ -152,7 +162,7 @@ class Column(NamedTuple):
     """Those of a query's column of type record, where they are known."""
 
 
-class Relation(NamedTuple):
+class Relation(Row, frozen=True):
     """One row of pg_class that FROM can name, or a composite type's."""
 
     oid: int

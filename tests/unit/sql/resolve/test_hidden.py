@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.sql.resolve import built_in, hidden, oids
 from proxy.sql.resolve.coercion import Coercion
@@ -43,7 +44,7 @@ def test_of_a_function_that_is_not_listed_nobody_knows_what_it_does() -> None:
     coercion = Coercion(found)
     given = [oids.ANYELEMENT], [oids.TEXT], [oids.ANYELEMENT]
     assert hidden.runs(coercion, function, *given) == [("cast-to-json", {oids.TEXT})]
-    assert hidden.runs(coercion, function._replace(name="new"), *given) == [("everything", {oids.TEXT})]
-    assert hidden.runs(coercion, function._replace(schema=2200), *given) == [("everything", {oids.TEXT})]
+    assert hidden.runs(coercion, replace(function, name="new"), *given) == [("everything", {oids.TEXT})]
+    assert hidden.runs(coercion, replace(function, schema=2200), *given) == [("everything", {oids.TEXT})]
     assert hidden.runs(coercion, None, *given) == [("everything", {oids.TEXT})]
     assert hidden.runs(coercion, function, [oids.TEXT], [oids.TEXT], [oids.TEXT]) == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proxy.sql.picked import ByNames, Meaning, Picked, pick
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolution, Resolver, building, built_in, oids, world
@@ -22,7 +23,7 @@ SHAPE = "23 id/20 big/1700 n/25 w/1043:14 v/1082 d/1114 e/3802 j/1007 a/16400 m/
 def function(
     oid: int, name: str, arguments: tuple[int, ...], result: int, schema: int = PUBLIC, **more: object
 ) -> Function:
-    return Function(oid, schema, name, "f", arguments, result, False, 0, 0, (), "", (), "", 0)._replace(**more)  # type: ignore[arg-type]
+    return structs.replace(Function(oid, schema, name, "f", arguments, result, False, 0, 0, (), "", (), "", 0), **more)
 
 
 OWN = Tables(
@@ -445,7 +446,7 @@ def test_attack_thousand_schemas_with_objects_of_one_name() -> None:
     looked: list[str] = []
 
     class Rows(dict[str, Sequence[world.Relation]]):
-        def get(self, name: str, default: object = None) -> Any:  # type: ignore[override]
+        def get(self, name: str, default: object = None) -> Any:
             looked.append(name)
             return super().get(name, default)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
-from proxy.sql.resolve import building, built_in, rows, world
+from proxy.sql.resolve import Resolver, building, built_in, rows, world
 from proxy.sql.resolve.building import Builder
 from proxy.sql.resolve.layers import Layered
+from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import Column, Own, Relation, Tables, columns_of
+from proxy.sql.text import parse
 
 ANY_VERSION = range(13, 19)
 PUBLIC = 2200
@@ -264,6 +271,32 @@ def test_function_that_is_gone_is_not_there() -> None:
     assert found.functions.get(870) is None
     assert 870 not in {each.oid for each in found.functions_named["lower"]}
     assert found.functions[871].name == "upper"
+
+
+# --- what no search for cycles goes through ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", world.Row.__subclasses__())
+def test_no_search_for_cycles_looks_at_the_rows_of_a_catalogue(kind: type[world.Row]) -> None:
+    """20,000 tables made one of 0.1 s, in which no client was served."""
+    values = [0] * len(structs.fields(kind))
+    assert not gc.is_tracked(kind(*values))
+
+
+def test_a_world_is_gone_with_its_last_user() -> None:
+    class Named(dict[str, Sequence[world.Relation]]):
+        """As a dict, and one that tells when it is gone."""
+
+    found = replace(recorded(), relations_named=Named())
+    gone = weakref.ref(found.relations_named)
+    resolver = Resolver(found, with_catalog((2200,)))
+    resolver.resolve(parse("SELECT lower('a')")[0]["stmt"])
+    gc.disable()
+    try:
+        del found, resolver
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # --- two levels -------------------------------------------------------------------------------------------------------
