@@ -154,10 +154,8 @@ class Analysis:
         self.use("param", location, type_)
         return Expr(type_, location, Form.PARAMETER, number=number)
 
-    def _settle(self, expr: Expr, target: int, location: int) -> Expr | None:
-        """Give a parameter its type, where it has none: variable_coerce_param_hook()."""
-        if expr.type != UNKNOWN:
-            return None
+    def _settle(self, expr: Expr, target: int, location: int) -> Expr:
+        """Give a parameter its type: variable_coerce_param_hook()."""
         known = self.parameters[expr.number - 1]
         if known in (UNKNOWN, target):
             self.parameters[expr.number - 1] = target
@@ -180,30 +178,15 @@ class Analysis:
         """Return an expression that `Coercion.can` become another type as one of that type: coerce_type()."""
         source = expr.type
         self.types.add(target)
-        if target == source:
+        if target == source or target in _TAKES_ALL:
             return expr
-        if target in _TAKES_ALL:
-            return expr
-        if source == UNKNOWN and expr.form is Form.CONSTANT and target != ANY_TYPE:
-            return self._input(expr, target)
-        if target in oids.POLYMORPHIC and source != UNKNOWN:
-            base = self.coercion.base(source)
-            return expr if base == source else Expr(base, expr.location, levels=expr.levels)
-        if target == oids.RECORD and self.coercion.is_composite(source):
-            return expr
-        if target == oids.RECORD_ARRAY and self.coercion.is_composite(self.coercion.element(source)):
-            return expr
+        found = self._written(expr, target, context, location) if source == UNKNOWN else self._as_it_is(expr, target)
+        if found is not None:
+            return found
         if ANY_TYPE in (source, target):
             self.by_type(location, "function", "io")
             self.from_types.add(target)
             return Expr(target, expr.location, levels=expr.levels)
-        if expr.form is Form.PARAMETER:
-            settled = self._settle(expr, target, location)
-            if settled is not None:
-                return settled
-        if expr.form is Form.COLLATED and source == UNKNOWN:
-            inner = self.coerce(expr.parts[0], target, context, location)
-            return Expr(target, expr.location, levels=inner.levels)
         path = self.coercion.path(target, source, context)
         if path is not None:
             return self._along(path, expr, target, context, location)
@@ -212,6 +195,31 @@ class Analysis:
         if source == UNKNOWN:
             raise RejectedError(CANNOT_COERCE, "failed to find conversion function from unknown")
         return Expr(target, expr.location, levels=expr.levels)
+
+    def _written(self, expr: Expr, target: int, context: Context, location: int) -> Expr | None:
+        """Give a literal or a parameter without a type this one; None: it is neither, or the type is not known."""
+        if target == ANY_TYPE:
+            return None
+        if expr.form is Form.CONSTANT:
+            return self._input(expr, target)
+        if expr.form is Form.PARAMETER:
+            return self._settle(expr, target, location)
+        if expr.form is Form.COLLATED:
+            inner = self.coerce(expr.parts[0], target, context, location)
+            return Expr(target, expr.location, levels=inner.levels)
+        return None
+
+    def _as_it_is(self, expr: Expr, target: int) -> Expr | None:
+        """Return a value that a type stands for which is none itself: a polymorphic one, record; None: it does not."""
+        source, coercion = expr.type, self.coercion
+        if target in oids.POLYMORPHIC:
+            base = coercion.base(source)
+            return expr if base == source else Expr(base, expr.location, levels=expr.levels)
+        if target == oids.RECORD:
+            return expr if coercion.is_composite(source) else None
+        if target == oids.RECORD_ARRAY:
+            return expr if coercion.is_composite(coercion.element(source)) else None
+        return None
 
     def _input(self, expr: Expr, target: int) -> Expr:
         base = self.coercion.base(target)

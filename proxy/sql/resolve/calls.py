@@ -167,8 +167,7 @@ def _apply(analysis: Analysis, call: Call, choice: Choice, arguments: list[Expr]
         analysis.use("default", call.location, function.oid)
     columns: Sequence[Column] | None = None
     if result == oids.RECORD:
-        actual = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
-        columns = _outputs(analysis, function, [*actual, *wanted[count:]], chosen)
+        columns = _outputs(analysis, function, _actual(arguments, wanted), chosen)
     return Called(Expr(result, call.location, levels=levels_of(arguments), columns=columns), function, converted)
 
 
@@ -215,6 +214,12 @@ def _one_of(analysis: Analysis, call: Call, candidates: Sequence[Candidate], arg
     kinds = {each.function.kind for each in candidates}
     function = candidates[0].function if len(kinds) == 1 else None
     return Called(Expr(result, call.location, levels=levels_of(arguments)), function, arguments)
+
+
+def _actual(arguments: Sequence[Expr], wanted: Sequence[int]) -> list[int]:
+    """Return the types of what a function is given, literals as what they become, and of its defaults."""
+    given = [type_ if each.type == UNKNOWN else each.type for each, type_ in zip(arguments, wanted, strict=False)]
+    return [*given, *wanted[len(arguments) :]]
 
 
 def _outputs(
@@ -272,7 +277,7 @@ def project(analysis: Analysis, name: str, row: Expr, at: int) -> Expr | None:
         return Expr(ANY_TYPE, row.location, levels=row.levels)
     columns = list(columns_of(analysis, row) or ())
     if row.is_table and name in SYSTEM_COLUMNS:
-        columns.append(Column(name, SYSTEM_COLUMNS[name], -1))
+        columns.append(SYSTEM_COLUMNS[name])
     for column in columns:
         if column.name == name:
             form = Form.OTHER

@@ -240,24 +240,12 @@ class Choosing:
         return known
 
     def _find_operators(self, schema: str, name: str, left: int, right: int) -> tuple[Operator, ...]:
-        exact = self._operators_named(schema, name, prefix=not left)
-        if left and right != ANY_TYPE != left:
-            one, other = left, right
-            was_unknown = False
-            if one == UNKNOWN != other:
-                one, was_unknown = other, True
-            elif other == UNKNOWN != one:
-                other, was_unknown = one, True
-            if (one, other) in exact:
-                return (exact[one, other],)
-            if was_unknown:
-                base = self.coercion.base(one)
-                if base != one and (base, base) in exact:
-                    return (exact[base, base],)
-        elif right != ANY_TYPE and (left, right) in exact:
-            return (exact[left, right],)
+        by_operands = self._operators_named(schema, name, prefix=not left)
+        exact = self._exact(by_operands, left, right)
+        if exact is not None:
+            return (exact,)
         given = (left, right) if left else (right,)
-        named = list(exact.values())
+        named = list(by_operands.values())
         takes = [(each.left, each.right) if left else (each.right,) for each in named]
         fitting = [at for at, each in enumerate(takes) if self.coercion.can(given, each)]
         if len(fitting) > 1 and ANY_TYPE not in given:
@@ -265,43 +253,52 @@ class Choosing:
             fitting = [] if chosen is None else [fitting[chosen]]
         return tuple(named[at] for at in fitting)
 
+    def _exact(self, operators: dict[tuple[int, int], Operator], left: int, right: int) -> Operator | None:
+        """Return the operator that takes just these types, a literal's being the other one: binary_oper_exact()."""
+        if ANY_TYPE in (left, right):
+            return None
+        one = right if left == UNKNOWN else left
+        other = left if right == UNKNOWN and left else right
+        found = operators.get((one, other))
+        if found is None and left and UNKNOWN in (left, right):
+            base = self.coercion.base(one)
+            found = operators.get((base, base))
+        return found
+
     # -- both ----------------------------------------------------------------------------------------------------------
 
     def _select(self, given: Sequence[int], candidates: Sequence[Sequence[int]]) -> int | None:
         """Return which of the candidates is chosen; None: that is ambiguous. func_select_candidate()."""
         coercion = self.coercion
-        count = len(given)
         bases = [each if each == UNKNOWN else coercion.base(each) for each in given]
+        known = [(at, each, coercion.category(each)) for at, each in enumerate(bases) if each != UNKNOWN]
+
+        def exact(at: int) -> int:
+            return sum(candidates[at][i] == base for i, base, _ in known)
+
+        def preferred(at: int) -> int:
+            takes = candidates[at]
+            return sum(takes[i] == base or coercion.is_preferred(category, takes[i]) for i, base, category in known)
+
+        left: Sequence[int] = _most(_most(range(len(candidates)), exact), preferred)
+        if len(left) > 1 and len(known) < len(bases):
+            left = self._left_by_literals(bases, candidates, left)
+        return left[0] if len(left) == 1 else None
+
+    def _left_by_literals(
+        self, bases: Sequence[int], candidates: Sequence[Sequence[int]], left: Sequence[int]
+    ) -> Sequence[int]:
+        """Return which candidates the arguments without a type leave: the second half of func_select_candidate()."""
+        count = len(bases)
         unknown = [at for at, each in enumerate(bases) if each == UNKNOWN]
-        known = [at for at, each in enumerate(bases) if each != UNKNOWN]
-        left = list(range(len(candidates)))
-        left = _most(left, lambda at: sum(candidates[at][i] == bases[i] for i in known))
-        if len(left) == 1:
-            return left[0]
-        categories = [coercion.category(each) for each in bases]
-        left = _most(
-            left,
-            lambda at: sum(
-                candidates[at][i] == bases[i] or coercion.is_preferred(categories[i], candidates[at][i]) for i in known
-            ),
-        )
-        if len(left) == 1:
-            return left[0]
-        if not unknown:
-            return None
         slots = self._slots(unknown, [candidates[at] for at in left])
         if slots is not None:
-            kept = [at for at in left if self._fits(candidates[at], slots)]
-            if kept:
-                left = kept
-            if len(left) == 1:
-                return left[0]
-        if len(unknown) < count and len({bases[at] for at in known}) == 1:
-            guess = [bases[known[0]]] * count
-            fitting = [at for at in left if coercion.can(guess, candidates[at][:count])]
-            if len(fitting) == 1:
-                return fitting[0]
-        return None
+            left = [at for at in left if self._fits(candidates[at], slots)] or left
+        known = {each for each in bases if each != UNKNOWN}
+        if len(left) > 1 and len(known) == 1:
+            guess = [*known] * count
+            left = [at for at in left if self.coercion.can(guess, candidates[at][:count])]
+        return left
 
     def _slots(self, unknown: Sequence[int], candidates: Sequence[Sequence[int]]) -> dict[int, tuple[str, bool]] | None:
         """Give for each literal the category that it is taken for, and whether a preferred type of it is wanted."""
@@ -334,7 +331,7 @@ class Choosing:
         return True
 
 
-def _most(left: list[int], count: Callable[[int], int]) -> list[int]:
+def _most(left: Sequence[int], count: Callable[[int], int]) -> list[int]:
     """Leave those of the highest count."""
     counts = [count(at) for at in left]
     most = max(counts)

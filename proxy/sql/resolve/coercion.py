@@ -5,7 +5,7 @@ Types are OIDs; ANY_TYPE, a type that is not known, becomes everything and is an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from proxy.sql.resolve import oids
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.polymorphic import is_consistent
 from proxy.sql.resolve.tree import MismatchError
-from proxy.sql.resolve.world import World
+from proxy.sql.resolve.world import Cast, World
 
 
 class Context(IntEnum):
@@ -48,6 +48,12 @@ MAX_REMEMBERED = 10_000
 """Answers that are kept of each kind: what is asked comes from clients."""
 _STRING = "S"  # TYPCATEGORY_STRING
 _INVALID = "\0"
+
+
+def _cast_path(cast: Cast) -> Path:
+    if cast.method == "f":
+        return Path(Way.FUNCTION, cast.function, cast.oid)
+    return Path(Way.INPUT_OUTPUT if cast.method == "i" else Way.RELABEL, 0, cast.oid)
 
 
 class Order(NamedTuple):
@@ -156,20 +162,21 @@ class Coercion:
             return _RELABEL
         cast = self.world.casts.get((source, target))
         if cast is not None:
-            if context < _NEEDED[cast.context]:
-                return None
-            if cast.method == "f":
-                return Path(Way.FUNCTION, cast.function, cast.oid)
-            return Path(Way.INPUT_OUTPUT if cast.method == "i" else Way.RELABEL, 0, cast.oid)
-        if target not in (oids.OIDVECTOR, oids.INT2VECTOR):
-            to, from_ = self.element(target), self.element(source)
-            if to and from_ and self.path(to, from_, context) is not None:
-                return _ARRAY
+            return _cast_path(cast) if context >= _NEEDED[cast.context] else None
+        if self._is_by_element(target, source, context):
+            return _ARRAY
         if context >= Context.ASSIGNMENT and self.category(target) == _STRING:
             return _INPUT_OUTPUT
         if context >= Context.EXPLICIT and self.category(source) == _STRING:
             return _INPUT_OUTPUT
         return None
+
+    def _is_by_element(self, target: int, source: int, context: Context) -> bool:
+        """Tell whether an array becomes one of another type because its elements do."""
+        if target in (oids.OIDVECTOR, oids.INT2VECTOR):
+            return False
+        to, from_ = self.element(target), self.element(source)
+        return bool(to and from_) and self.path(to, from_, context) is not None
 
     def modifier_function(self, type_: int) -> Path | None:
         """Return what applies a type's modifier to a value: find_typmod_coercion_function()."""
@@ -204,8 +211,7 @@ class Coercion:
         if target == oids.RECORD:
             return self.is_composite(source)
         if target == oids.RECORD_ARRAY:
-            element = self.element(source)
-            return bool(element) and self.is_composite(element)
+            return self._is_row_array(source)
         return self.inherits(source, target)
 
     def inherits(self, source: int, target: int) -> bool:
@@ -241,23 +247,15 @@ class Coercion:
         source = self.base(source)
         if source == target:
             return True
-        if target in (oids.ANYARRAY, oids.ANYCOMPATIBLEARRAY):
-            return bool(self.element(source))
-        if target in (oids.ANYNONARRAY, oids.ANYCOMPATIBLENONARRAY):
-            return not self.element(source)
-        if target == oids.ANYENUM:
-            return self.is_enum(source)
-        if target in (oids.ANYRANGE, oids.ANYCOMPATIBLERANGE):
-            return bool(self.subtype(source))
-        if target in (oids.ANYMULTIRANGE, oids.ANYCOMPATIBLEMULTIRANGE):
-            return bool(self.range_of(source))
-        if target == oids.RECORD:
-            return self.is_composite(source)
-        if target == oids.RECORD_ARRAY:
-            element = self.element(source)
-            return bool(element) and self.is_composite(element)
+        stands_for = _STANDS_FOR.get(target)
+        if stands_for is not None:
+            return bool(stands_for(self, source))
         cast = self.world.casts.get((source, target))
         return cast is not None and cast.method == "b" and cast.context == "i"
+
+    def _is_row_array(self, type_: int) -> bool:
+        element = self.element(type_)
+        return bool(element) and self.is_composite(element)
 
     def default_class(self, type_: int, method: int) -> tuple[int, int] | None:
         """Return family and type of the default operator class that a type has: GetDefaultOpClass()."""
@@ -308,25 +306,44 @@ class Coercion:
             return ANY_TYPE
         if first != UNKNOWN and all(each == first for each in types):
             return first
-        found = self.base(first)
-        row = self._types.get(found)
-        category, preferred = (row.category, row.preferred) if row is not None else (_INVALID, False)
-        for each in types[1:]:
-            other = self.base(each)
-            if other in (UNKNOWN, found):
+        known = [base for base in map(self.base, types) if base != UNKNOWN]
+        if not known:
+            return oids.TEXT
+        found = known[0]
+        category = self.category(found)
+        for other in known:
+            if other == found:
                 continue
-            row = self._types.get(other)
-            its_category, its_preferred = (row.category, row.preferred) if row is not None else (_INVALID, False)
-            if found == UNKNOWN:
-                found, category, preferred = other, its_category, its_preferred
-            elif its_category != category:
+            if self.category(other) != category:
                 if not what:
                     return 0
                 raise MismatchError(f"{what} types cannot be matched")
-            elif not preferred and self.can([found], [other]) and not self.can([other], [found]):
-                found, category, preferred = other, its_category, its_preferred
-        return oids.TEXT if found == UNKNOWN else found
+            if self._gives_way(found, other):
+                found = other
+        return found
+
+    def _gives_way(self, type_: int, other: int) -> bool:
+        """Tell whether of two types of one category the other one is chosen for both."""
+        if self.is_preferred(self.category(type_), type_):
+            return False
+        return self.can([type_], [other]) and not self.can([other], [type_])
 
     def fits(self, common: int, types: Sequence[int]) -> bool:
         """Tell whether all become this type without a word: verify_common_type()."""
         return all(self.can([each], [common]) for each in types)
+
+
+def _is_no_array(types: Coercion, type_: int) -> bool:
+    return not types.element(type_)
+
+
+_STANDS_FOR: dict[int, Callable[[Coercion, int], int]] = {
+    **dict.fromkeys((oids.ANYARRAY, oids.ANYCOMPATIBLEARRAY), Coercion.element),
+    **dict.fromkeys((oids.ANYNONARRAY, oids.ANYCOMPATIBLENONARRAY), _is_no_array),
+    oids.ANYENUM: Coercion.is_enum,
+    **dict.fromkeys((oids.ANYRANGE, oids.ANYCOMPATIBLERANGE), Coercion.subtype),
+    **dict.fromkeys((oids.ANYMULTIRANGE, oids.ANYCOMPATIBLEMULTIRANGE), Coercion.range_of),
+    oids.RECORD: Coercion.is_composite,
+    oids.RECORD_ARRAY: Coercion._is_row_array,
+}
+"""Tell of what a value is that a type stands for: IsBinaryCoercible()."""

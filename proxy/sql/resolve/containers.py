@@ -10,6 +10,7 @@ from proxy.sql.resolve.coercion import Context
 from proxy.sql.resolve.names import location
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.tree import Body, Expr, Level, RejectedError, levels_of
+from proxy.sql.resolve.world import Type
 
 
 def array(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -57,34 +58,43 @@ _VECTORS = {oids.INT2VECTOR: oids.INT2, oids.OIDVECTOR: oids.OID}
 
 def subscript(analysis: Analysis, level: Level, value: Expr, subscripts: Sequence[Body]) -> Expr:
     """transformContainerSubscripts()."""
-    container = analysis.coercion.base(value.type)
     indices = [analysis.expression(analysis, level, each) for each in _indices(subscripts)]
-    levels = value.levels | levels_of(indices)
+    sliced = any(each.get("is_slice") for each in subscripts)
+    type_ = _subscripted(analysis, value, indices, sliced=sliced)
+    return Expr(type_, value.location, levels=value.levels | levels_of(indices))
+
+
+def _subscripted(analysis: Analysis, value: Expr, indices: Sequence[Expr], *, sliced: bool) -> int:
+    """Return the type of what subscripts give of a value; they become what it takes."""
+    container = analysis.coercion.base(value.type)
     row = analysis.world.types.get(container)
     if container == ANY_TYPE or row is None:
         analysis.open(indices)
-        return Expr(ANY_TYPE, value.location, levels=levels)
-    if container in _VECTORS:
-        container = analysis.coercion.array(_VECTORS[container])
+        return ANY_TYPE
     if not row.can_be_subscripted:
         raise RejectedError(MISMATCH, "cannot subscript type because it does not support subscripting")
+    if container in _VECTORS:
+        container = analysis.coercion.array(_VECTORS[container])
     analysis.use("subscript", value.location, container)
     if container >= oids.FIRST_NORMAL and not row.is_array:
         analysis.use("everything", value.location, container)
     if container == oids.JSONB:
         for each in indices:
             _subscript_jsonb(analysis, each)
-        return Expr(oids.JSONB, value.location, levels=levels)
-    element = analysis.coercion.element(container)
-    if not element and row.oid < oids.FIRST_NORMAL:
-        element = row.element
+        return oids.JSONB
+    element = _element(analysis, container, row)
     if not element:
         analysis.open(indices)
-        return Expr(ANY_TYPE, value.location, levels=levels)
+        return ANY_TYPE
     for each in indices:
         analysis.to_specific(each, oids.INT4)
-    sliced = any(each.get("is_slice") for each in subscripts)
-    return Expr(container if sliced else element, value.location, levels=levels)
+    return container if sliced else element
+
+
+def _element(analysis: Analysis, container: int, row: Type) -> int:
+    """Return the type of an array's elements, or of what else is built in and has some; 0: nobody knows."""
+    element = analysis.coercion.element(container)
+    return row.element if not element and row.oid < oids.FIRST_NORMAL else element
 
 
 def _indices(subscripts: Sequence[Body]) -> Iterator[Body]:

@@ -209,8 +209,7 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
     sorted_ = [analyse(analysis, level, each["SortBy"]["node"]) for each in order] if within else []
     if "agg_filter" in node:
         analysis.to_bool(analyse(analysis, level, node["agg_filter"]))
-    # One that is no aggregate, by how it is written.
-    plain = _FOR_AGGREGATES.isdisjoint(node) and not any(map(node.get, _TOLD_TO_AGGREGATES))
+    plain = _is_plain(node)
     call = Call(
         schema,
         name,
@@ -235,9 +234,14 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
     if node.get("agg_distinct"):
         for expr in called.arguments:
             analysis.sort(analysis.to_text(expr))
-    if "over" in node and "name" not in node["over"]:
-        level.inline_windows.append(node["over"])
+    if "over" in node:
+        sorting.add_window(level, node["over"])
     return called.expr
+
+
+def _is_plain(call: Body) -> bool:
+    """Tell whether a call is written as one of no aggregate."""
+    return _FOR_AGGREGATES.isdisjoint(call) and not any(map(call.get, _TOLD_TO_AGGREGATES))
 
 
 _FOR_AGGREGATES = frozenset({"agg_order", "agg_filter", "over"})

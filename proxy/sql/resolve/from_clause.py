@@ -275,26 +275,11 @@ def _merged(analysis: Analysis, level: Level, node: Body, left: list[Item], righ
     left_columns = [column for item in left if item.columns_visible for column in item.columns]
     right_columns = [column for item in right if item.columns_visible for column in item.columns]
     analysis.spend(len(left_columns) + len(right_columns))
-    if node.get("isNatural"):
-        common = {each.name for each in right_columns}
-        using = [each.name for each in left_columns if each.name in common]
-    else:
-        using = [each["String"]["sval"] for each in node.get("usingClause", ())]
-    merged: list[Column] = []
-    pairs: list[tuple[Expr, Expr]] = []
-    for name in using:
-        pair = _one(left_columns, name), _one(right_columns, name)
-        pairs.append((_side(pair[0], level), _side(pair[1], level)))
-        # No node of the tree is a column of these, but they are compared: an array by the operators of its elements.
-        analysis.types.update(each.type for each in pair)
-        type_ = pair[0].type
-        if pair[0].type != pair[1].type:
-            type_ = analysis.common(pairs[-1], "JOIN/USING")
-            for expr in pairs[-1]:
-                analysis.coerce(expr, type_)
-        merged.append(Column(name, type_, pair[0].modifier if pair[0] == pair[1] else -1))
+    using = _using(node, left_columns, right_columns)
+    pairs = [(_one(left_columns, name), _one(right_columns, name)) for name in using]
+    merged = [_merge(analysis, level, *pair) for pair in pairs]
     for one, other in pairs:
-        analysis.to_bool(analysis.operator("", "=", one, other, -1))
+        analysis.to_bool(analysis.operator("", "=", _side(one, level), _side(other, level), -1))
     names_ = set(using)
     columns = [*merged, *(each for each in (*left_columns, *right_columns) if each.name not in names_)]
     if "quals" in node:
@@ -311,6 +296,27 @@ def _merged(analysis: Analysis, level: Level, node: Body, left: list[Item], righ
     if using_alias:
         found.append(Item(using_alias["aliasname"], merged, columns_visible=False, is_constructed=True))
     return found
+
+
+def _using(node: Body, left: Sequence[Column], right: Sequence[Column]) -> list[str]:
+    """Return the names of the columns that are merged."""
+    if not node.get("isNatural"):
+        return [each["String"]["sval"] for each in node.get("usingClause", ())]
+    common = {each.name for each in right}
+    return [each.name for each in left if each.name in common]
+
+
+def _merge(analysis: Analysis, level: Level, left: Column, right: Column) -> Column:
+    """Return the column that two become: buildMergedJoinVar()."""
+    # No node of the tree is a column of these, but they are compared: an array by the operators of its elements.
+    analysis.types.update((left.type, right.type))
+    type_ = left.type
+    if type_ != right.type:
+        sides = (_side(left, level), _side(right, level))
+        type_ = analysis.common(sides, "JOIN/USING")
+        for expr in sides:
+            analysis.coerce(expr, type_)
+    return Column(left.name, type_, left.modifier if left == right else -1)
 
 
 def _condition(analysis: Analysis, level: Level, items: Sequence[Item], quals: Body) -> None:

@@ -45,12 +45,16 @@ def resolve(types: Types, actual: Sequence[int], declared: Sequence[int], result
 
     enforce_generic_type_consistency(); raises MismatchError.
     """
-    takes = list(declared)
-    if oids.POLYMORPHIC.isdisjoint(takes):
-        return takes, result
+    if oids.POLYMORPHIC.isdisjoint(declared):
+        return list(declared), result
     if ANY_TYPE in actual:
-        takes = [ANY_TYPE if each in oids.POLYMORPHIC else each for each in takes]
-        return takes, ANY_TYPE if result in oids.POLYMORPHIC else result
+        *takes, result = (ANY_TYPE if each in oids.POLYMORPHIC else each for each in (*declared, result))
+        return takes, result
+    return _resolve(types, actual, declared, result)
+
+
+def _resolve(types: Types, actual: Sequence[int], declared: Sequence[int], result: int) -> tuple[list[int], int]:
+    """Return the same where each argument's type is known, and some of what they are declared as is polymorphic."""
     given = _Given(types, checks=False)
     # Defaults, which are omitted, count as literals do.
     polymorphic = [
@@ -63,6 +67,7 @@ def resolve(types: Types, actual: Sequence[int], declared: Sequence[int], result
         if why:
             raise MismatchError(why)
     becomes = given.elements() | given.common()
+    takes = list(declared)
     for at, type_, wanted in polymorphic:
         if type_ == UNKNOWN or wanted not in oids.ELEMENT_FAMILY:  # else it keeps its own type
             takes[at] = becomes.get(wanted, 0)

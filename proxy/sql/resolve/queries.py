@@ -137,29 +137,41 @@ def _found_target(
     analysis: Analysis, level: Level, targets: Sequence[Target], node: Body, *, grouping: bool
 ) -> int | Expr:
     """Return the output column that ORDER BY or GROUP BY means, or else the expression: findTargetlistEntrySQL92()."""
-    fields = node.get("ColumnRef", {}).get("fields", ())
-    if len(fields) == 1 and "String" in fields[0]:
-        name = fields[0]["String"]["sval"]
-        if grouping and has_column(analysis, level, name):
-            name = ""
-        if name:
-            analysis.spend(len(targets))
-            for at, each in enumerate(targets):
-                if each.name == name:
-                    return at
-    constant = node.get("A_Const")
-    if constant is not None and analysis.world.major < 15 and "boolval" in constant:
-        constant = None  # it is a cast there
-    if constant is not None and "isnull" not in constant:
-        if "ival" not in constant:
-            raise RejectedError("42601", "non-integer constant in ORDER BY or GROUP BY")
-        at = constant["ival"].get("ival", 0)
-        if not 0 < at <= len(targets):
-            raise RejectedError("42P10", f"position {at} is not in select list")
+    name = _only_name(node)
+    if name and not (grouping and has_column(analysis, level, name)):
         analysis.spend(len(targets))
-        analysis.by_place = analysis.by_place or UNKNOWN in [each.expr.type for each in targets]
-        return int(at) - 1
+        for at, each in enumerate(targets):
+            if each.name == name:
+                return at
+    constant = node.get("A_Const")
+    if constant is not None and _is_place(analysis, constant):
+        return _target_at(analysis, targets, constant)
     return analyse(analysis, level, node)
+
+
+def _only_name(node: Body) -> str:
+    """Return the name of a column that nothing stands before; empty: it is something else."""
+    column = node.get("ColumnRef")
+    if column is None or len(column["fields"]) > 1:
+        return ""
+    name: str = column["fields"][0].get("String", {}).get("sval", "")
+    return name
+
+
+def _is_place(analysis: Analysis, constant: Body) -> bool:
+    """Tell whether a constant in ORDER BY or GROUP BY means an output column: TRUE was a cast before 15."""
+    return "isnull" not in constant and not ("boolval" in constant and analysis.world.major < 15)
+
+
+def _target_at(analysis: Analysis, targets: Sequence[Target], constant: Body) -> int:
+    if "ival" not in constant:
+        raise RejectedError("42601", "non-integer constant in ORDER BY or GROUP BY")
+    at: int = constant["ival"].get("ival", 0)
+    if not 0 < at <= len(targets):
+        raise RejectedError("42P10", f"position {at} is not in select list")
+    analysis.spend(len(targets))
+    analysis.by_place = analysis.by_place or UNKNOWN in [each.expr.type for each in targets]
+    return at - 1
 
 
 def _group(analysis: Analysis, level: Level, targets: list[Target], node: Body) -> None:

@@ -11,12 +11,15 @@ from proxy.sql.resolve.tree import Expr, Form, Item, Level, RejectedError
 from proxy.sql.resolve.world import Column
 
 SYSTEM_COLUMNS = {
-    "ctid": oids.TID,
-    "xmin": oids.XID,
-    "cmin": oids.CID,
-    "xmax": oids.XID,
-    "cmax": oids.CID,
-    "tableoid": oids.OID,
+    name: Column(name, type_, -1)
+    for name, type_ in (
+        ("ctid", oids.TID),
+        ("xmin", oids.XID),
+        ("cmin", oids.CID),
+        ("xmax", oids.XID),
+        ("cmax", oids.CID),
+        ("tableoid", oids.OID),
+    )
 }
 _AMBIGUOUS_COLUMN = "42702"
 
@@ -39,7 +42,7 @@ def column_of(analysis: Analysis, level: Level, item: Item, owner: Level, name: 
     if column is None:
         if not item.is_table or name not in SYSTEM_COLUMNS:
             return None
-        column = Column(name, SYSTEM_COLUMNS[name], -1)
+        column = SYSTEM_COLUMNS[name]
     elif column is _SEVERAL:
         raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
     return variable(analysis, level, owner, column, at)
@@ -62,17 +65,27 @@ def _in_from(analysis: Analysis, level: Level, name: str) -> Column | None:
         named = item.by_name
         column = (_name_columns(item) if named is None else named).get(name)
         if column is None:
-            if not item.is_table or item.in_join or name not in SYSTEM_COLUMNS:
+            if name not in SYSTEM_COLUMNS or not _shows_system_columns(item):
                 continue
-            column = Column(name, SYSTEM_COLUMNS[name], -1)
+            column = SYSTEM_COLUMNS[name]
         if found is not None or column is _SEVERAL:
             raise RejectedError(_AMBIGUOUS_COLUMN, f'column reference "{name}" is ambiguous')
-        if item.lateral_only and not item.lateral_allowed:
-            raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
-        found = column
         if item.lateral_only:
-            analysis.correlated = True
+            _use_beside(analysis, item)
+        found = column
     return found
+
+
+def _shows_system_columns(item: Item) -> bool:
+    """Tell whether its system columns can be meant without its name."""
+    return item.is_table and not item.in_join
+
+
+def _use_beside(analysis: Analysis, item: Item) -> None:
+    """Note that an item of FROM uses one that stands before it: check_lateral_ref_ok(). Raises RejectedError."""
+    if not item.lateral_allowed:
+        raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{item.name}"')
+    analysis.correlated = True
 
 
 def _name_columns(item: Item) -> Mapping[str, Column]:
@@ -123,26 +136,32 @@ def item_named(analysis: Analysis, level: Level, schema: str, name: str) -> tupl
         oid = relation.oid
     around: Level | None = level
     while around is not None:
-        found: Item | None = None
-        items = around.items
-        if len(items) > PER_STEP:
-            analysis.spend(len(items))
-        for item in items:
-            if (item.relation != oid) if oid else (item.name != name):
-                continue
-            if not item.named or (item.lateral_only and not around.lateral):
-                continue
-            if found is not None:
-                raise RejectedError("42P09", f'table reference "{name}" is ambiguous')
-            if item.lateral_only and not item.lateral_allowed:
-                raise RejectedError("42P10", f'invalid reference to FROM-clause entry for table "{name}"')
-            found = item
-            if item.lateral_only or around is not level:
-                analysis.correlated = True
+        found = _named(analysis, around, oid, name)
         if found is not None:
+            if around is not level:
+                analysis.correlated = True
             return found, around
         around = around.parent
     return None
+
+
+def _named(analysis: Analysis, level: Level, oid: int, name: str) -> Item | None:
+    """Return what bears a name in a query's FROM, or is this table; None: nothing. scanNameSpaceForRefname()."""
+    found: Item | None = None
+    items = level.items
+    if len(items) > PER_STEP:
+        analysis.spend(len(items))
+    for item in items:
+        if (item.relation != oid) if oid else (item.name != name):
+            continue
+        if not item.named or (item.lateral_only and not level.lateral):
+            continue
+        if found is not None:
+            raise RejectedError("42P09", f'table reference "{name}" is ambiguous')
+        if item.lateral_only:
+            _use_beside(analysis, item)
+        found = item
+    return found
 
 
 def whole_row(analysis: Analysis, level: Level, item: Item, owner: Level, at: int) -> Expr:

@@ -69,6 +69,12 @@ def flattened(nodes: Sequence[Body]) -> Iterator[Body]:
             yield node
 
 
+def add_window(level: Level, over: Body) -> None:
+    """Keep a window that is defined in a call, to be analysed behind everything else."""
+    if "name" not in over:
+        level.inline_windows.append(over)
+
+
 def window(analysis: Analysis, level: Level, node: Body) -> None:
     """Analyse what a window is made of: transformWindowDefinitions()."""
     sorted_: list[Expr] = []

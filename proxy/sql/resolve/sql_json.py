@@ -32,6 +32,9 @@ _PASSED = frozenset(
 """The types of which PASSING hands over values as they are."""
 
 
+_DOCUMENTS = frozenset({oids.JSON, oids.JSONB})
+
+
 class _Returned(NamedTuple):
     """What RETURNING says: JsonReturning (nodes/primnodes.h)."""
 
@@ -84,18 +87,29 @@ def _formatted(
         analysis.open([found])
         return found
     analysis.use("cast-to-json", found.location, found.type)
-    is_string = analysis.coercion.category(found.type) == _STRING
-    if written != _DEFAULT:
-        format_ = _DEFAULT if found.type in (oids.JSON, oids.JSONB) else written
-    elif is_argument:
-        if is_string or found.type in _PASSED:
-            return found
-    elif found.type in (oids.JSON, oids.JSONB):
-        format_ = _DEFAULT
+    format_ = _read_as(analysis, found.type, written, format_, is_argument=is_argument)
     if format_ == _DEFAULT and target in (0, found.type):
         return found
-    if not (is_argument or target or is_string or found.type == oids.BYTEA):
+    if not (is_argument or target or _is_string(analysis, found.type) or found.type == oids.BYTEA):
         raise RejectedError(MISMATCH, "cannot use non-string types with FORMAT JSON clause")
+    return _read(analysis, found, format_, target)
+
+
+def _is_string(analysis: Analysis, type_: int) -> bool:
+    return analysis.coercion.category(type_) == _STRING
+
+
+def _read_as(analysis: Analysis, type_: int, written: str, otherwise: str, *, is_argument: bool) -> str:
+    """Return the format in which a value is read; the default: it is taken as it is."""
+    if is_argument and written == _DEFAULT:
+        return _DEFAULT if type_ in _PASSED or _is_string(analysis, type_) else otherwise
+    if type_ in _DOCUMENTS:
+        return _DEFAULT
+    return otherwise if written == _DEFAULT else written
+
+
+def _read(analysis: Analysis, found: Expr, format_: str, target: int) -> Expr:
+    """Make JSON of a value, as `_formatted` does, by a cast or by the function that the server has for it."""
     at, source = found.start, found
     if format_ == _JSON and found.type == oids.BYTEA:
         _built_in(analysis, at, "convert_from")
@@ -217,8 +231,8 @@ def _aggregate(analysis: Analysis, level: Level, node: Body) -> Expr:
     for each in constructor.get("agg_order", ()):
         sort = each["SortBy"]
         sorting.sort_by(analysis, analysis.expression(analysis, level, sort["node"]), sort)
-    if "over" in constructor and "name" not in constructor["over"]:
-        level.inline_windows.append(constructor["over"])
+    if "over" in constructor:
+        sorting.add_window(level, constructor["over"])
     return made
 
 
@@ -231,7 +245,7 @@ def _text(analysis: Analysis, level: Level, node: Body) -> Expr:
     if value.type == oids.BYTEA:
         _built_in(analysis, value.start, "convert_from")
         return Expr(oids.TEXT, value.location, levels=value.levels)
-    if value.type == UNKNOWN or analysis.coercion.category(value.type) == _STRING:
+    if value.type == UNKNOWN or _is_string(analysis, value.type):
         return analysis.to_target(value, oids.TEXT, -1, Context.IMPLICIT)
     return value
 
@@ -277,7 +291,7 @@ def _serialize(analysis: Analysis, level: Level, node: Body) -> Expr:
     returned = _returned(analysis, node)
     if not returned.type:
         returned = _Returned(oids.TEXT, -1, _JSON)
-    if returned.type != oids.BYTEA and analysis.coercion.category(returned.type) != _STRING:
+    if returned.type != oids.BYTEA and not _is_string(analysis, returned.type):
         raise RejectedError(MISMATCH, "cannot use RETURNING type in JSON_SERIALIZE()")
     return _made(analysis, node, returned, [found])
 
