@@ -330,21 +330,25 @@ class Bodies:
         if bound is not None and not judgement.constants_decide:
             self._leave_out_others(bound)
         for effect, what in judgement.effects:
-            # The transaction takes a SET LOCAL away, and it is a read, too; what takes an id has left all there is.
-            local = effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL)
-            left = Effect.SETTING_INSIDE if local else Effect.SETTING if effect is Effect.RESET else effect
-            self.leaves.add((left, what))
-            if local or effect is Effect.TRANSACTION_ID:
-                continue
-            if effect is Effect.LIST_STATEMENTS:
-                why = f"its {part} shows what other clients have prepared on the connection"
-                raise Spoiled(why, self.recorder.place, "other-clients")
-            does = (
-                f"sets {what} for the session"
-                if effect in (Effect.SETTING, Effect.RESET)
-                else f"leaves a trace in the session ({what})"
-            )
-            raise Spoiled(f"its {part} {does}", self.recorder.place)
+            self._leave(effect, what, part)
+
+    def _leave(self, effect: Effect, what: str, part: str) -> None:
+        """Note what a statement leaves behind. Raises Spoiled where no read does that."""
+        # The transaction takes a SET LOCAL away, and it is a read, too; what takes an id has left all there is.
+        local = effect in (Effect.SETTING_LOCAL, Effect.RESET_LOCAL)
+        left = Effect.SETTING_INSIDE if local else Effect.SETTING if effect is Effect.RESET else effect
+        self.leaves.add((left, what))
+        if local or effect is Effect.TRANSACTION_ID:
+            return
+        if effect is Effect.LIST_STATEMENTS:
+            why = f"its {part} shows what other clients have prepared on the connection"
+            raise Spoiled(why, self.recorder.place, "other-clients")
+        does = (
+            f"sets {what} for the session"
+            if effect in (Effect.SETTING, Effect.RESET)
+            else f"leaves a trace in the session ({what})"
+        )
+        raise Spoiled(f"its {part} {does}", self.recorder.place)
 
     def _leave_out_others(self, bound: Bound) -> None:
         """Forget the overloads that a text was not bound to, where one of the same name is among what it was."""

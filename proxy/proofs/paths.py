@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,8 +75,20 @@ class Paths:
     ) -> dict[Key, Left]:
         """Return what of the tainted is a read in a session's state, and what that leaves behind."""
         self._fetching = fetching(objects)
-        proved: dict[Node, _Proved] = {}
+        proved = self._look_at_all(objects, taints, left)
         users: defaultdict[Node, list[Node]] = defaultdict(list)
+        for node, found in proved.items():
+            for used in found.uses:
+                users[used].append(node)
+        _spoil(proved, users)
+        _leave(proved, users)
+        return {key: proved[key, self._begin].leaves for key in taints if proved[key, self._begin].is_read}
+
+    def _look_at_all(
+        self, objects: Mapping[Key, Finding], taints: Mapping[Key, Taint], left: Mapping[Key, Left]
+    ) -> dict[Node, _Proved]:
+        """Find out what the tainted objects are by themselves, and all that they use."""
+        proved: dict[Node, _Proved] = {}
         waiting: list[Node] = [(key, self._begin) for key in taints]
         while waiting:
             node = waiting.pop()
@@ -86,23 +98,8 @@ class Paths:
                 proved[node] = _Proved(is_read=False)
                 continue
             found = proved[node] = self._look(node, objects, taints, left)
-            for used in found.uses:
-                users[used].append(node)
             waiting += found.uses
-        waiting = [node for node, found in proved.items() if not found.is_read]
-        while waiting:
-            for user in users[waiting.pop()]:
-                if proved[user].is_read:
-                    proved[user].is_read = False
-                    waiting.append(user)
-        waiting = [node for node, found in proved.items() if found.is_read and found.leaves]
-        while waiting:
-            node = waiting.pop()
-            for user in users[node]:
-                if not proved[node].leaves <= proved[user].leaves:
-                    proved[user].leaves |= proved[node].leaves
-                    waiting.append(user)
-        return {key: proved[key, self._begin].leaves for key in taints if proved[key, self._begin].is_read}
+        return proved
 
     def _fetches(self, found: Finding, states: Set[State]) -> bool:
         """Tell whether something fetches from cursors under another path than the session's.
@@ -117,31 +114,30 @@ class Paths:
     ) -> _Proved:
         """Find out what an object is by itself in a state, and what it uses there that is no read under every path."""
         key, state = node
-        found = objects[key]
-        states = {state}
-        row = self._functions.get(key[1]) if key[0] == FUNCTION else None
-        if row is not None and row.language == "plpgsql" and _OPEN.search(row.source):
-            return _Proved(is_read=False)  # nobody knows under which path its cursor will be fetched
-        if row is not None:
+        found, states = objects[key], {state}
+        if key[0] == FUNCTION and key[1] in self._functions:
+            row = self._functions[key[1]]
+            if row.language == "plpgsql" and _OPEN.search(row.source):
+                return _Proved(is_read=False)  # nobody knows under which path its cursor will be fetched
             inner = self._inside(row, state)
             states.add(inner)
-            if not found.why or found.named:
-                found = self._body(row, inner) or found
+            found = self._found(row, inner, found)
         proved = _Proved(
             leaves=found.leaves | objects[key].leaves, is_read=not found.why and not self._fetches(found, states)
         )
-        for kind, oid in (*found.uses, *found.carries):
-            # A role that nobody has judged is the whole type.
-            used = (TYPE, oid) if kind in ROLES and (kind, oid) not in objects else (kind, oid)
+        for used in _used(found, objects):
             if used in taints:
                 proved.uses.update((used, each) for each in states)
             elif used in objects:
                 proved.leaves |= left.get(used, set())
             elif used[1] >= FIRST_NORMAL_OID:
                 proved.is_read = False  # it is not in the catalogue that was read
-        if any(changes_path(*each) for each in proved.leaves):
-            proved.is_read = False
+        proved.is_read = proved.is_read and not any(changes_path(*each) for each in proved.leaves)
         return proved
+
+    def _found(self, row: FunctionRow, state: State, found: Finding) -> Finding:
+        """Return what is found of a function in the state that its body runs in; `found`: under any path."""
+        return found if found.why and not found.named else self._body(row, state) or found
 
     @staticmethod
     def _own_path(row: FunctionRow) -> Iterator[str]:
@@ -187,3 +183,30 @@ class Paths:
                 schemas = (self._world.schemas.get(user.name if name == "$user" else name, 0) for name in names)
                 self._paths[state] = with_catalog([oid for oid in schemas if oid in user.usable])
         return self._paths[state]
+
+
+def _used(found: Finding, objects: Mapping[Key, Finding]) -> Iterator[Key]:
+    """Give what something uses; a role that nobody has judged is the whole type."""
+    for kind, oid in (*found.uses, *found.carries):
+        yield (TYPE, oid) if kind in ROLES and (kind, oid) not in objects else (kind, oid)
+
+
+def _spoil(proved: Mapping[Node, _Proved], users: Mapping[Node, Sequence[Node]]) -> None:
+    """Have nothing be a read that uses what is none."""
+    waiting = [node for node, found in proved.items() if not found.is_read]
+    while waiting:
+        for user in users.get(waiting.pop(), ()):
+            if proved[user].is_read:
+                proved[user].is_read = False
+                waiting.append(user)
+
+
+def _leave(proved: Mapping[Node, _Proved], users: Mapping[Node, Sequence[Node]]) -> None:
+    """Have everything leave behind what the reads that it uses do."""
+    waiting = [node for node, found in proved.items() if found.is_read and found.leaves]
+    while waiting:
+        node = waiting.pop()
+        for user in users.get(node, ()):
+            if not proved[node].leaves <= proved[user].leaves:
+                proved[user].leaves |= proved[node].leaves
+                waiting.append(user)

@@ -282,10 +282,8 @@ class _Statement:
         name = node["relname"]
         schema = node.get("schemaname", "")
         built_in = schema in ("", "pg_catalog")
-        if built_in and name in rules.SECRET_RELATIONS:
-            self.judgement.flagged = name
-        if built_in and name == rules.STATEMENTS_VIEW:
-            self.judgement.effects.append((Effect.LIST_STATEMENTS, name))
+        if built_in and name in _TOLD:
+            self._tell(name)
         refusal = self.functions.relation(schema, name)
         if refusal is not None:
             raise Refused(refusal, node.get("location", 0))
@@ -306,6 +304,13 @@ class _Statement:
             self.mixed = True  # which of its columns the statement touches is asked of each statement
         else:
             self.judgement.read.add(key)
+
+    def _tell(self, relation: str) -> None:
+        """Note that a statement reads a relation with secrets in it, or with what was prepared on the connection."""
+        if relation == rules.STATEMENTS_VIEW:
+            self.judgement.effects.append((Effect.LIST_STATEMENTS, relation))
+        if relation in rules.SECRET_RELATIONS:
+            self.judgement.flagged = relation
 
     def _relations(self, catalog: Catalog, schema: str, name: str, location: int) -> tuple[Relation, ...]:
         """Return the relations that a name there can mean."""
@@ -473,6 +478,7 @@ def _looks_over(kind: str, node: Body, catalog: Catalog) -> bool:
 
 
 _TEXT_DEPTH = 3
+_TOLD = rules.SECRET_RELATIONS | {rules.STATEMENTS_VIEW}
 
 _EXPRESSIONS: dict[str, Callable[[_Statement, str, Body], None]] = {
     "FuncCall": _Statement._call,

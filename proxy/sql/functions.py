@@ -302,6 +302,18 @@ class Functions:
         return refusal
 
     def _judge(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None = None) -> Refusal | None:
+        denied = self._denied(schema, name)
+        if denied is not None:
+            return denied
+        if schema in _BUILT_IN and self._is_stranger(schema, name):
+            return None if self._allow.match("pg_catalog", name, exact=True) else _stranger(name)
+        function = self._find(schema, name)
+        if function is not None:
+            return self._built_in(name, function) or self._tainted(schema, name, arguments, among)
+        return self._judge_others(schema, name, arguments, among)
+
+    def _denied(self, schema: str, name: str) -> Refusal | None:
+        """Refuse a function that the operator denies, or that calls one."""
         shown = dotted(schema, name)
         if self._deny.match(schema, name, unqualified=True):
             return _refusal(
@@ -312,11 +324,11 @@ class Functions:
             )
         if schema in _BUILT_IN and ("function", name) in self._callers:
             return self._denied_caller("function", name, shown)
-        if schema in _BUILT_IN and self._is_stranger(schema, name):
-            return None if self._allow.match("pg_catalog", name, exact=True) else _stranger(name)
-        function = self._find(schema, name)
-        if function is not None:
-            return self._built_in(name, function) or self._tainted(schema, name, arguments, among)
+        return None
+
+    def _judge_others(self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None) -> Refusal | None:
+        """Judge a function whose name is not built in."""
+        shown = dotted(schema, name)
         extension = tables.EXTENSIONS.get(shown) or tables.EXTENSIONS.get(name)
         if schema == "information_schema" and extension is not None and extension.extension == schema:
             return None

@@ -221,41 +221,47 @@ def _modes(judgement: Judgement, start: str, options: list[Body]) -> list[str]:
 
 
 def _set(judgement: Judgement, name: str, body: Body) -> None:
-    kind = body.get("kind", "VAR_SET_VALUE")
-    local = body.get("is_local", False)
-    if kind == "VAR_SET_MULTI":
-        _set_multi(judgement, name, body)
-        return
     expressions.judge(judgement, name, body)
-    if kind == "VAR_RESET_ALL":
-        judgement.kind = "reset"
-        judgement.effects.append((Effect.RESET, "all"))
-        return
-    setting = settings.fold(body["name"])
-    if kind == "VAR_SET_VALUE":
-        values = [literals.setting_word(argument) for argument in body["args"]]
-        known = [value for value in values if value is not None]
-        complete = len(known) == len(values)
-        value = ", ".join(known) if complete else None
-        refusal = settings.refuse_value(setting, value, known if complete else None)
-        if refusal is not None:
-            at = literals.argument_location(body) if refusal.rule != "setting" else -1
-            raise Refused(refusal._replace(object=setting), at)
-        judgement.effects += settings.effect_of_value(setting, local=local)
-        if setting == "client_encoding" and value is not None:
-            judgement.codec = settings.python_codec(value) or ""
-    elif kind in ("VAR_SET_DEFAULT", "VAR_RESET"):
-        judgement.kind = "set" if kind == "VAR_SET_DEFAULT" else "reset"
-        refusal = settings.refuse_reset(setting)
-        if refusal is not None:
-            raise Refused(refusal._replace(object=setting))
-        judgement.effects += settings.effect_of_reset(setting, local=local)
-    else:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
+    handler = _SETS.get(body.get("kind", "VAR_SET_VALUE"))
+    if handler is None:  # VAR_SET_CURRENT means something in CREATE FUNCTION only
         raise Refused(refusals.unknown_part("FROM CURRENT"), body.get("location", -1))
+    handler(judgement, body)
 
 
-def _set_multi(judgement: Judgement, name: str, body: Body) -> None:
-    expressions.judge(judgement, name, body)
+def _set_value(judgement: Judgement, body: Body) -> None:
+    setting = settings.fold(body["name"])
+    values = [literals.setting_word(argument) for argument in body["args"]]
+    known = [value for value in values if value is not None]
+    complete = len(known) == len(values)
+    value = ", ".join(known) if complete else None
+    refusal = settings.refuse_value(setting, value, known if complete else None)
+    if refusal is not None:
+        at = literals.argument_location(body) if refusal.rule != "setting" else -1
+        raise Refused(refusal._replace(object=setting), at)
+    judgement.effects += settings.effect_of_value(setting, local=body.get("is_local", False))
+    if setting == "client_encoding" and value is not None:
+        judgement.codec = settings.python_codec(value) or ""
+
+
+def _set_default(judgement: Judgement, body: Body) -> None:
+    setting = settings.fold(body["name"])
+    refusal = settings.refuse_reset(setting)
+    if refusal is not None:
+        raise Refused(refusal._replace(object=setting))
+    judgement.effects += settings.effect_of_reset(setting, local=body.get("is_local", False))
+
+
+def _reset(judgement: Judgement, body: Body) -> None:
+    judgement.kind = "reset"
+    _set_default(judgement, body)
+
+
+def _reset_all(judgement: Judgement, body: Body) -> None:
+    judgement.kind = "reset"
+    judgement.effects.append((Effect.RESET, "all"))
+
+
+def _set_multi(judgement: Judgement, body: Body) -> None:
     what = body["name"]
     if what == "TRANSACTION SNAPSHOT":
         return
@@ -271,6 +277,14 @@ def _set_multi(judgement: Judgement, name: str, body: Body) -> None:
         raise Refused(refusals.unknown_part(what))
 
 
+_SETS: dict[str, Callable[[Judgement, Body], None]] = {
+    "VAR_SET_VALUE": _set_value,
+    "VAR_SET_DEFAULT": _set_default,
+    "VAR_SET_MULTI": _set_multi,
+    "VAR_RESET": _reset,
+    "VAR_RESET_ALL": _reset_all,
+}
+"""What SET and RESET do, by VariableSetKind (nodes/parsenodes.h)."""
 _SELECT = frozenset({"SelectStmt"})
 _BOUNDARIES = frozenset({"begin", "commit", "rollback"})
 _PLAIN_MODES = frozenset(

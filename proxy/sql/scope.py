@@ -196,12 +196,16 @@ def _uses_of_queries(statement: Body) -> frozenset[int]:
             if clause is None:
                 steps += rest
                 continue
-            queries = [query["CommonTableExpr"] for query in clause["ctes"]]
-            names = [query["ctename"] for query in queries]
-            order = [(_BIND, name) for name in names] if clause.get("recursive") else []
-            for query in queries:
-                order.append((0, query))
-                if not clause.get("recursive"):
-                    order.append((_BIND, query["ctename"]))
-            steps += reversed([*order, *rest, *((_UNBIND, name) for name in names)])
+            unbinds = [(_UNBIND, query["CommonTableExpr"]["ctename"]) for query in clause["ctes"]]
+            steps += reversed([*_in_order(clause), *rest, *unbinds])
     return frozenset(uses)
+
+
+def _in_order(clause: Body) -> list[tuple[int, Any]]:
+    """Give the steps in which the queries of a WITH are looked into, and their names opened."""
+    queries = [query["CommonTableExpr"] for query in clause["ctes"]]
+    names = [(_BIND, query["ctename"]) for query in queries]
+    inside = [(0, query) for query in queries]
+    if clause.get("recursive"):
+        return [*names, *inside]
+    return [step for pair in zip(inside, names, strict=True) for step in pair]

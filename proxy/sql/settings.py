@@ -5,6 +5,7 @@ Also the two parsers that PostgreSQL applies to such values, and the names of en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, READ_ONLY_SQL_TRANSACTION
@@ -15,6 +16,8 @@ from proxy.sql.verdict import Effect
 
 _SPACE = " \t\n\r\f"  # scanner_isspace(), parser/scansup.c; from PostgreSQL 16 on it has \v, too
 _OPTION_SPACE = f"{_SPACE}\v"  # isspace(3)
+_LISTED = re.compile(rf"""[{_SPACE}]*+(?:"((?:[^"]|"")*+)"|([^"\v,{_SPACE}][^\v,{_SPACE}]*+))[{_SPACE}]*+(,|\Z)""")
+"""A name of a list, quoted or not, and what follows it: SplitIdentifierString()."""
 
 
 def fold(name: str) -> str:
@@ -51,42 +54,17 @@ def split_identifiers(value: str) -> list[str] | None:
     A \\v outside of quotes, which is a letter or white space as the server's version has it, counts as malformed.
     """
     names: list[str] = []
-    at, end = 0, len(value)
-
-    def skip(at: int) -> int:
-        while at < end and value[at] in _SPACE:
-            at += 1
-        return at
-
-    at = skip(at)
-    if at == end:
-        return names
-    while True:
-        if value[at : at + 1] == '"':
-            name = ""
-            while True:
-                close = value.find('"', at + 1)
-                if close < 0:
-                    return None
-                name += value[at + 1 : close]
-                at = close + 1
-                if value[at : at + 1] != '"':
-                    break
-                name += '"'
-        else:
-            start = at
-            while at < end and value[at] != "," and value[at] not in _SPACE:
-                at += 1
-            name = fold(value[start:at])
-            if not name or "\v" in name:
-                return None
-        names.append(name.encode()[: NAMEDATALEN - 1].decode(errors="ignore"))
-        at = skip(at)
-        if at == end:
-            return names
-        if value[at] != ",":
+    at = 0
+    more = bool(value.strip(_SPACE))
+    while more:
+        found = _LISTED.match(value, at)
+        if found is None:
             return None
-        at = skip(at + 1)
+        quoted, plain, comma = found.groups()
+        name = quoted.replace('""', '"') if plain is None else fold(plain)
+        names.append(name.encode()[: NAMEDATALEN - 1].decode(errors="ignore"))
+        at, more = found.end(), bool(comma)
+    return names
 
 
 def split_options(value: str) -> list[tuple[str, str]] | None:

@@ -14,10 +14,11 @@ stack here, and the list is at the same time the record of what was visited.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from proxy.sql.tables import LIST, NAMES, NODE, NODES, PATH, QUERY, SCALAR, STATEMENT_NODES, Field
+from proxy.sql.tables import LIST, NAMES, NODE, NODES, PATH, QUERY, STATEMENT_NODES, Field
 
 Body = dict[str, Any]
 Entry = tuple[str, Body]
@@ -60,7 +61,8 @@ def walk(kind: str, body: Body, interesting: frozenset[str] = INTERESTING) -> Wa
     visited: list[Entry] = [(kind, body)]
     found: list[Entry] = []
     unknown: list[Unknown] = []
-    push = visited.append
+    extend = visited.extend
+    plain = _plain(interesting)
     tables: Mapping[str, dict[str, Field]] = _ROOTS
     for entry in visited:
         kind, body = entry
@@ -71,30 +73,54 @@ def walk(kind: str, body: Body, interesting: frozenset[str] = INTERESTING) -> Wa
             continue
         if kind in interesting:
             found.append(entry)
-        for name, value in body.items():
-            what = fields.get(name)
-            if what == SCALAR:
+        for name in body:
+            what = fields.get(name, _UNKNOWN)
+            if not what:  # SCALAR, as most
                 continue
+            value = body[name]
             if what == LIST:
                 for item in value:
-                    for child in item.items():
-                        push(child)
+                    extend(item.items())
             elif what == NODE:
-                for child in value.items():
-                    push(child)
-            elif what in (PATH, NAMES):
-                for item in value:
-                    if "String" not in item and "A_Star" not in item:
-                        unknown.append(Unknown(kind, name, "", body))
-                        break
-                if what == PATH and len(value) > 1 and kind not in interesting:
+                extend(value.items())
+            elif what in _OF_NAMES and _are_names(value):
+                if len(value) > plain.get(kind, _ANY):
                     found.append(entry)
-            elif what is None:
-                unknown.append(Unknown(kind, name, "", body))
-            elif what == QUERY:
-                continue
-            elif what[0] == "!":  # type: ignore[index]
-                unknown.append(Unknown(kind, name, what[1:], value))  # type: ignore[index]
-            else:
-                push((what, value))  # type: ignore[arg-type]
+            elif not _follow(visited, what, value):
+                unknown.append(_not_allowed(entry, name, what))
     return Walked(visited, found, unknown)
+
+
+_UNKNOWN = "?"
+_OF_NAMES = frozenset({NAMES, PATH})
+_WITH_PATHS = frozenset(kind for kind, fields in _ROOTS.items() if PATH in fields.values())
+_ANY = 1 << 20
+
+
+@cache
+def _plain(interesting: frozenset[str]) -> Mapping[str, int]:
+    """Return how many parts a name in a node may have for the filter not to look into it; absent: any number."""
+    return dict.fromkeys(_WITH_PATHS - interesting, 1)
+
+
+def _are_names(parts: Sequence[Body]) -> bool:
+    for part in parts:  # noqa: SIM110  # a generator takes three times as long for one name, as nearly all are
+        if "String" not in part and "A_Star" not in part:
+            return False
+    return True
+
+
+def _follow(visited: list[Entry], what: Field, value: Body) -> bool:
+    """Visit a node whose field says of what kind it is; return whether it does, or the caller judges what is in it."""
+    if what not in NODES:
+        return what == QUERY
+    visited.append((str(what), value))
+    return True
+
+
+def _not_allowed(entry: Entry, name: str, what: Field) -> Unknown:
+    """Report a field that the table does not hold, or has a rule for, or that has no names in it but should."""
+    kind, body = entry
+    if isinstance(what, str) and what != _UNKNOWN:
+        return Unknown(kind, name, what[1:], body[name])
+    return Unknown(kind, name, "", body)
