@@ -9,7 +9,7 @@ import secrets
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -20,17 +20,19 @@ from proxy.auth.users import NOBODY, OwnLogin, Users, read_users_file
 from proxy.clients import activity
 from proxy.clients.client import Client, Phase
 from proxy.clients.listeners import MARGIN, Doors
+from proxy.clients.time_limits import TimeLimits
 from proxy.config.schema import Config, changed, filter_policy, watched
-from proxy.databases.catalogues import Catalogues
-from proxy.databases.databases import Backends
+from proxy.databases.database import Database
+from proxy.databases.databases import Databases
 from proxy.databases.helpers.prover import Prover
 from proxy.databases.helpers.texts import Texts
-from proxy.databases.roles import RoleWatch, summary
+from proxy.databases.ports import Around
+from proxy.databases.roles import summary
 from proxy.errors import ConfigError
 from proxy.monitor import metrics, web
 from proxy.monitor.audit import Audit
 from proxy.pooling.pool import Pool
-from proxy.role.findings import Severity
+from proxy.role.findings import Finding, Severity
 from proxy.session.ports import House, Member
 from proxy.session.quotas import Quotas
 from proxy.sql.cache import VerdictCache
@@ -98,6 +100,14 @@ class Server:
         self.audit = Audit(level=config.log.level, path=config.log.file)
         self.cache = VerdictCache(config.filter.cache_bytes)
         self._policy = replace(filter_policy(config), live=True)
+        limits = config.client
+        self._limits = TimeLimits(
+            idle=limits.client_idle_timeout,
+            idle_transaction=limits.idle_transaction_timeout,
+            query=limits.query_timeout,
+            login=limits.client_login_timeout,
+            slow_reader=limits.slow_reader_timeout,
+        )
         self.clients: set[Client] = set()
         self._keys: dict[int, tuple[bytes, Member]] = {}
         self._ticks = 0
@@ -106,11 +116,9 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._beat = 0.0
         self._lags: deque[float] = deque(maxlen=LAG_TICKS)
-        self.backends: Backends
+        self.databases: Databases
         self._texts: Texts
         self._prover: Prover
-        self._catalogues: Catalogues
-        self._roles: RoleWatch
         self._users: Users
         self._doors: Doors
         self.house: House
@@ -153,7 +161,7 @@ class Server:
             self._beat = loop.time()  # /healthz may be asked before the first tick
             if config.metrics.enabled:
                 site.start()
-            self.backends.start(self._catalogues, self._roles)
+            self.databases.start()
             self._tick()
             self.audit.event("started", host=config.listen.host, port=port, unix_socket=self._doors.unix_socket)
             if config.filter.mode == "observe":
@@ -172,45 +180,21 @@ class Server:
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         config = self.config
         turns = Turns()
-        self.backends = Backends(
-            config, self.stats, self.audit, self._tasks, self.cache, self._policy, _jitter, turns=turns
-        )
+        self._prover = Prover(self.stats, self.audit)
+        around = Around(self.stats, self.audit, self._tasks, loop.time, _jitter)
+        self.databases = Databases(config, self.cache, self._policy, self._prover, around, turns=turns)
         self._users = Users(config.auth.users, has_file=bool(config.auth.users_file), own=self._own_login)
         if config.auth.users_file:
             self._users.listed(_read_users(config.auth.users_file))
         self._texts = Texts(self.stats, self.audit, self._tasks)
-        self._prover = Prover(self.stats, self.audit)
-        self._catalogues = Catalogues(
-            config.filter.catalog_refresh,
-            self.backends.reader,
-            self._prover,
-            self.stats,
-            self.audit,
-            self._tasks,
-            loop.time,
-            _jitter,
-        )
-        self._roles = RoleWatch(
-            config.filter.catalog_refresh,
-            self.backends.fetch,
-            self.backends.wants_readonly_role,
-            self.backends.refuse,
-            self.stats,
-            self.audit,
-            self._tasks,
-            loop.time,
-            _jitter,
-        )
         self.house = House(
             stats=self.stats,
             audit=self.audit,
             now=loop.time,
             max_query_length=config.client.max_query_length,
             max_client_conn=config.client.max_client_conn,
-            pool_for=self.backends.pool_for,
-            filter_for=self.backends.filters.__getitem__,
+            database=self.databases.database,
             judge=self._texts,
-            catalogues=self._catalogues,
             register=self._register,
             forget=self._forget,
             cancel=self._cancel,
@@ -239,7 +223,7 @@ class Server:
     def _reload(self) -> None:
         """Open and read files again, on SIGHUP, without dropping anybody."""
         self.audit.reopen()
-        self.backends.reload()
+        self.databases.reload()
         for each in self._watched:
             each.now()
         self._tell_what_waits()
@@ -263,7 +247,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.house.draining = True
         self.audit.event("draining", clients=len(self.clients))
-        self.backends.drain()
+        self.databases.drain()
         deadline = loop.time() + self.config.client.drain_timeout
         while loop.time() < deadline and not kill.is_set():
             for client in list(self.clients):
@@ -281,8 +265,7 @@ class Server:
         self._doors.close()
         for client in list(self.clients):
             client.drain_now()
-        self.backends.close()
-        self._catalogues.close()
+        self.databases.close()
         await self._tasks.stop()
         await self._texts.close()
         await self._prover.close()
@@ -310,15 +293,15 @@ class Server:
 
     def _own_login(self, database: str) -> OwnLogin:
         """Return how the read-only role of a database logs in; of one that is not served, that of `upstream`."""
-        backends = self.backends
-        credentials = backends.credentials(database) or backends.credentials(self.config.upstream.dbname)
+        databases = self.databases
+        credentials = databases.credentials(database) or databases.credentials(self.config.upstream.dbname)
         secret = credentials.current if credentials is not None else None
         if secret is None:
             return NOBODY
         failed = [
-            pool.last_error
-            for pool in backends.pools.values()
-            if pool.last_error is not None and backends.credentials(pool.database) is credentials
+            each.pool.last_error
+            for each in databases.served.values()
+            if each.pool.last_error is not None and each.connector.credentials is credentials
         ]
         # An error of a login stands until a login succeeds. Its text names the server's SQLSTATE, 28P01 or 28000.
         refused = any("(SQLSTATE 28" in str(error) for error in failed)
@@ -359,10 +342,9 @@ class Server:
         self._timer = loop.call_at(now + TICK, self._tick)
         self._beat = now
         self._ticks += 1
-        self.backends.tick(now)
-        self._catalogues.tick(now)
-        self._roles.tick(now)
-        waiting = any(pool.waiting for pool in self.backends.pools.values())
+        self.databases.tick(now)
+        pools = [each.pool for each in self.databases.served.values()]
+        waiting = any(pool.waiting for pool in pools)
         for client in list(self.clients):
             if waiting:
                 client.look_in_line()
@@ -374,19 +356,11 @@ class Server:
         if self._ticks % 4:
             return
         self.house.quotas.tick(now)
-        limits = self.config.client
         for client in list(self.clients):
-            client.sweep(
-                now,
-                idle=limits.client_idle_timeout,
-                idle_transaction=limits.idle_transaction_timeout,
-                query=limits.query_timeout,
-                login=limits.client_login_timeout,
-                slow_reader=limits.slow_reader_timeout,
-            )
+            client.sweep(now, self._limits)
         self._doors.sweep(now)
-        if limits.slow_reader_timeout:
-            for pool in self.backends.pools.values():
+        if self._limits.slow_reader:
+            for pool in pools:
                 if late := pool.late(now):
                     self._take_back(pool, late, now)
 
@@ -416,14 +390,16 @@ class Server:
             pinned.update(list(session.ledger.pins))
         servers: dict[tuple[str, str], int] = {}
         waits = []
-        for database, pool in self.backends.pools.copy().items():
+        served = self.databases.served
+        for database, pool in ((name, each.pool) for name, each in served.items()):
             servers[database, "idle"] = len(pool.idle)
             servers[database, "active"] = len(pool.leased)
             servers[database, "cleaning"] = len(pool.cleaning)
             servers[database, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
-        counts = {judge: judge.counts for judge in self.backends.filters.copy().values()}.values()
-        missing = self._catalogues.troubles()
+        counts = [judge.counts for judge in {each.filter for each in served.values()}]
+        ages = ((name, each.catalogue.age) for name, each in served.items())
+        unprinted = ((name, each.catalogue.unprinted) for name, each in served.items())
         return metrics.Gauges(
             clients=dict(clients),
             servers=servers,
@@ -435,16 +411,16 @@ class Server:
             verdict_cache_evictions=self.cache.evictions,
             verdict_cache_bytes=self.cache.size,
             judged_by_names={each.value: self.cache.by_names[each.value] for each in ByNames},
-            catalog_ages=self._catalogues.ages(),
-            catalog_missing={name: int(name in missing) for name in self.backends.filters.copy()},
-            catalog_unprinted=self._catalogues.unprinted(),
+            catalog_ages={name: age for name, age in ages if age is not None},
+            catalog_missing={name: int(bool(each.catalogue.trouble)) for name, each in served.items()},
+            catalog_unprinted={name: count for name, count in unprinted if count is not None},
             role_findings={
                 (database, severity): count
-                for database, found in self._roles.found().items()
+                for database, found in _found(served)
                 for severity, count in summary(found).items()
             },
-            servers_newer={name: int(each.newer > 0) for name, each in self.backends.filters.copy().items()},
-            poolers=self.backends.poolers.found(),
+            servers_newer={name: int(each.filter.newer > 0) for name, each in served.items()},
+            poolers=_poolers(served),
             certificate_ends=self._doors.certificate_ends,
             draining=self.house.draining,
             audit_dropped=self.audit.dropped,
@@ -467,21 +443,20 @@ class Server:
         Where clients choose the database one that works is enough: the server is there, and a client that asks for a
         database which the role may not enter must not take SideCart out of service for all.
         """
-        unread = self._catalogues.troubles()
-        troubles = {name: why or unread.get(name, "") for name, why in self.backends.troubles().items()}
+        troubles = self.databases.troubles()
+        served = self.databases.served
         failing = {name: why for name, why in troubles.items() if why}
         reached = not failing or len(failing) < len(troubles)
         draining = self.house.draining
         well = reached and not draining and self._turns()
         roles = {
             name: {**summary(found), "kinds": sorted({each.kind for each in found if each.severity > Severity.INFO})}
-            for name, found in self._roles.found().items()
+            for name, found in _found(served)
         }
-        poolers = self.backends.poolers.found()
         newer = {
-            name: {"server": each.newer, "grammar": GRAMMAR}
-            for name, each in self.backends.filters.copy().items()
-            if each.newer
+            name: {"server": each.filter.newer, "grammar": GRAMMAR}
+            for name, each in served.items()
+            if each.filter.newer
         }
         return well, {
             "draining": draining,
@@ -489,7 +464,7 @@ class Server:
             "failing": failing,
             "slow": self._slow(),
             "roles": roles,
-            "poolers": poolers,
+            "poolers": _poolers(served),
             "newer": newer,
         }
 
@@ -500,11 +475,21 @@ class Server:
         """
         now, lag = self.house.now(), self._lag()
         waiting = {}
-        for name, pool in self.backends.pools.copy().items():
+        for name, pool in ((name, each.pool) for name, each in self.databases.served.items()):
             longest = max((now - wait.since for wait in pool.waiting.copy().values()), default=0.0)
             if longest >= SLOW:
                 waiting[name] = round(longest, 3)
         return {**({"loop": round(lag, 3)} if lag >= SLOW else {}), **({"waiting": waiting} if waiting else {})}
+
+
+def _found(served: Mapping[str, Database]) -> Iterator[tuple[str, tuple[Finding, ...]]]:
+    """Yield what was found of the role of each database that was looked at."""
+    return ((name, found) for name, each in served.items() if (found := each.role.found) is not None)
+
+
+def _poolers(served: Mapping[str, Database]) -> dict[str, str]:
+    """Return what the poolers do, of each database that has one before it."""
+    return {name: found.value for name, each in served.items() if (found := each.pooler.pooling) is not None}
 
 
 def _read_users(name: str) -> dict[str, Verifier]:

@@ -13,17 +13,14 @@ from proxy import protocol as p
 from proxy.auth import scram, upstream_login
 from proxy.auth.access import Origin
 from proxy.clients.greeting import Greeter
+from proxy.clients.time_limits import UNREAD, TimeLimits
 from proxy.errors import (
     ADMIN_SHUTDOWN,
     CANNOT_CONNECT_NOW,
     CHARACTER_NOT_IN_REPERTOIRE,
-    IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-    IDLE_SESSION_TIMEOUT,
     INTERNAL_ERROR,
     INVALID_AUTHORIZATION_SPECIFICATION,
     INVALID_PASSWORD,
-    PROTOCOL_VIOLATION,
-    QUERY_CANCELED,
     TOO_MANY_CONNECTIONS,
     ClientProtocolError,
     CloseReason,
@@ -39,7 +36,7 @@ from proxy.session.conversation import Conversation
 from proxy.session.from_upstream import INTERNAL_ERROR_TEXT
 from proxy.session.ledger import Ledger
 from proxy.session.peer import Identity
-from proxy.session.ports import End, House, Wire
+from proxy.session.ports import Database, End, House, Wire
 from proxy.session.quotas import Excess
 from proxy.session.session import Session
 from proxy.sql.literals import NAMEDATALEN
@@ -77,8 +74,8 @@ class Client:
         "_origin",
         "_parameters",
         "_place",
-        "_pool",
         "_seen",
+        "_served",
         "_since",
         "_version",
         "_wire",
@@ -98,7 +95,8 @@ class Client:
         self.key = 0
         """The pid of its cancel key, once it has one."""
         self._greeter: Greeter | None = None
-        self._pool: Pool | None = None
+        self._served: Database | None = None
+        """What it was let into."""
         self._exchange: scram.Exchange | None = None
         self._database = ""
         self._parameters: dict[str, str] = {}
@@ -297,8 +295,9 @@ class Client:
     def _enter(self) -> None:
         """Let in who has proved who it is: greet it, at once or as soon as an upstream has confirmed its settings."""
         house, who = self._house, self.who
-        pool = house.pool_for(self._database)
-        settings = login.vet(self._parameters, house.filter_for(self._database))
+        served = house.database(self._database)
+        pool = served.pool
+        settings = login.vet(self._parameters, served.filter)
         self._find_room()
         if pool.max_client_conn and pool.clients >= pool.max_client_conn:
             text = f'no more connections allowed to database "{self._database}" (max_client_conn)'
@@ -309,21 +308,21 @@ class Client:
         house.clients += 1
         pool.clients += 1
         self._wire.let_in()
-        self._pool = pool
+        self._served = served
         self.phase = Phase.LOGIN
         self._since = 0.0  # who waits for an upstream has its time from now on
         who.application = settings.get("application_name") or ""
         greeting = login.known_greeting(pool, settings)
         if greeting is not None:
-            self.greet(pool, settings, greeting)
+            self.greet(served, settings, greeting)
             return
         self._wire.pause_reading()
-        self._greeter = Greeter(self, house, pool, settings)
+        self._greeter = Greeter(self, house, served, settings)
         self._greeter.start()
 
-    def greet(self, pool: Pool, settings: Settings, parameters: dict[str, str]) -> None:
+    def greet(self, served: Database, settings: Settings, parameters: dict[str, str]) -> None:
         """Let the client in, with the ParameterStatus values that a private connection would report."""
-        house, who = self._house, self.who
+        house, who, pool = self._house, self.who, served.pool
         if self._greeter is not None:
             self._greeter = None
             login.remember_greeting(pool, settings, parameters)
@@ -333,13 +332,12 @@ class Client:
             # A private connection speaks the database's encoding unless the client asks for another.
             settings = Settings.of((*settings.items, ("client_encoding", encoding)))
             parameters = {**parameters, "client_encoding": encoding}
-        judge = house.filter_for(pool.database)
-        codec = judge.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
+        codec = served.filter.python_codec(parameters.get("client_encoding", "UTF8")) or "latin-1"
         naming = None
         if pool.application_name:
             naming = Naming(pool.application_name, who.user, parameters.get(APPLICATION_NAME, ""))
         ledger = Ledger(settings, naming)
-        self.conversation = Conversation(house, self._wire, pool, judge, ledger, who, parameters, codec, self.end)
+        self.conversation = Conversation(house, self._wire, served, ledger, who, parameters, codec, self.end)
         self.phase = Phase.READY
         self._wire.receive = self.conversation.client_data  # no call in between
         pid, secret = house.register(self, 32 if self._version >= p.PROTOCOL_3_2 else 4)
@@ -399,54 +397,29 @@ class Client:
         """End this client because SideCart shuts down, whatever it does."""
         self.end(CloseReason.DRAIN, ADMIN_SHUTDOWN, "terminating connection due to administrator command")
 
-    def sweep(
-        self,
-        now: float,
-        *,
-        idle: float,
-        idle_transaction: float,
-        query: float,
-        login: float,
-        slow_reader: float = 0.0,
-    ) -> None:
-        """Apply the time limits, in seconds, 0 meaning none. Called about once a second."""
+    def sweep(self, now: float, limits: TimeLimits) -> None:
+        """Apply the time limits. Called about once a second."""
         session = self.session
-        if session is not None and query:
-            self._time_query(session, now, query)
+        if session is not None and limits.query:
+            self._time_query(session, now, limits.query)
         activity = session.activity if session is not None else self._seen
         # Logging in has to end in time, however busily it sends; the other limits start again with every chunk.
         if not self._since or activity != self._seen:
             self._seen = activity
             self._since = now
-            return
-        quiet = now - self._since
-        if session is None:
-            if login and quiet >= login:
-                self.end(CloseReason.CLIENT_LOGIN_TIMEOUT, PROTOCOL_VIOLATION, "client_login_timeout")
-        elif slow_reader and session.unread and quiet >= slow_reader:
-            self.end_unread()
-        elif (session.waiting or session.judging or session.running) and not session.unfinished:
-            return
-        elif not session.resting:
-            if idle_transaction and quiet >= idle_transaction:
-                text = "idle transaction timeout"
-                self.end(CloseReason.IDLE_TRANSACTION_TIMEOUT, IDLE_IN_TRANSACTION_SESSION_TIMEOUT, text)
-        elif idle and quiet >= idle:
-            self.end(CloseReason.CLIENT_IDLE_TIMEOUT, IDLE_SESSION_TIMEOUT, "client_idle_timeout")
+        elif (ending := limits.exceeded(session, now - self._since)) is not None:
+            self.end(*ending)
 
     def unread_for(self, pool: Pool, now: float) -> float:
         """Return for how many seconds it has read nothing of an answer that an upstream of this pool has for it."""
         session = self.session
-        if session is None or self._pool is not pool or not session.unread:
+        if session is None or session.pool is not pool or not session.unread:
             return 0.0
         return now - self._since if self._since and session.activity == self._seen else 0.0
 
     def end_unread(self) -> None:
         """End this client because it reads nothing of its answer."""
-        # The server cannot be heard of its end, nor can the client: rows stand before it (secure_write(),
-        # libpq/be-secure.c, heeds no cancel). What is left of the answer goes with the connection.
-        text = "canceling statement due to client.slow_reader_timeout"
-        self.end(CloseReason.SLOW_READER_TIMEOUT, QUERY_CANCELED, text)
+        self.end(*UNREAD)
 
     def _time_query(self, session: Session, now: float, limit: float) -> None:
         """Cancel a statement that has run, or been judged, for `limit` seconds, however many rows it has sent."""
@@ -478,8 +451,8 @@ class Client:
         session = self.session
         if self.phase in (Phase.LOGIN, Phase.READY):
             self._house.clients -= 1
-            if self._pool is not None:
-                self._pool.clients -= 1
+            if self._served is not None:
+                self._served.pool.clients -= 1
         was_nobody = self.phase is Phase.STARTUP and reason is CloseReason.CLIENT_LOST
         self.phase = Phase.CLOSED
         codec = "utf-8" if session is None else session.codec

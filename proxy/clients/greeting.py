@@ -7,31 +7,31 @@ from typing import Protocol, cast
 from proxy import protocol as p
 from proxy.errors import INVALID_PARAMETER_VALUE, CloseReason, LoginRefusedError, UpstreamError, UpstreamProtocolError
 from proxy.pooling import owed as r
-from proxy.pooling.pool import Pool
 from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Groups
 from proxy.pooling.snapshot import Settings, replay
 from proxy.pooling.unnamed import Unnamed
-from proxy.session.ports import House, Upstream
+from proxy.session.ports import Database, House, Upstream
 from proxy.session.session import Unparsed
 
 
 class Guest(Protocol):
     """A client that waits for its greeting."""
 
-    def greet(self, pool: Pool, settings: Settings, parameters: dict[str, str]) -> None: ...
+    def greet(self, served: Database, settings: Settings, parameters: dict[str, str]) -> None: ...
     def refuse(self, error: UpstreamError) -> None: ...
 
 
 class Greeter:
     """Has the settings of a new client validated, and reported, by the server itself: once for each snapshot."""
 
-    __slots__ = ("_error", "_guest", "_house", "_link", "_pool", "settings", "unnamed")
+    __slots__ = ("_error", "_guest", "_house", "_link", "_pool", "_served", "settings", "unnamed")
 
-    def __init__(self, guest: Guest, house: House, pool: Pool, settings: Settings) -> None:
+    def __init__(self, guest: Guest, house: House, served: Database, settings: Settings) -> None:
         self._guest: Guest | None = guest
         self._house = house
-        self._pool = pool
+        self._served = served
+        self._pool = served.pool
         self._link: Upstream | None = None
         self._error: UpstreamError | None = None
         self.settings = settings
@@ -90,7 +90,7 @@ class Greeter:
         if self._error is not None:
             guest.refuse(self._error)
         else:
-            guest.greet(self._pool, self.settings, parameters)
+            guest.greet(self._served, self.settings, parameters)
 
     # Owner
 

@@ -1,34 +1,34 @@
-"""The databases that are served: for each name a pool, and what names that are on one server share."""
+"""The databases that are served, by name, and what names that are on one server share."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from typing import Final
 
+from proxy.config import schema
 from proxy.config.schema import Config, Upstream
 from proxy.databases.addresses import Resolve, ask_system
-from proxy.databases.catalogues import Catalogues
-from proxy.databases.connector import Connector, Reader
+from proxy.databases.catalogues import LiveCatalogue
+from proxy.databases.connector import Connector
 from proxy.databases.credentials import Credentials
-from proxy.databases.helpers.messages import Results
-from proxy.databases.poolers import Poolers
+from proxy.databases.database import Database
+from proxy.databases.helpers.prover import Prover
+from proxy.databases.poolers import PoolerWatch
+from proxy.databases.ports import Around
 from proxy.databases.roles import RoleWatch
 from proxy.errors import INVALID_CATALOG_NAME, CloseReason, ConfigError, UpstreamError
-from proxy.events import Audit
 from proxy.filter import Filter
 from proxy.pooling.pool import NOT_REACHED, Pool
 from proxy.sql import text
 from proxy.sql.cache import VerdictCache
 from proxy.sql.policy import Policy
 from proxy.sql.settings import shadows
-from proxy.stats import Stats
 from proxy.system.turns import Turns
-from proxy.tasks import Tasks
 from proxy.tls import contexts
 from proxy.upstream import UpstreamConnection
 
@@ -36,8 +36,8 @@ MAX_NAMES: Final = 20
 """Names of databases that a HINT lists."""
 
 
-class Backends:
-    """Own the pools, by the names that clients ask for, and what they share.
+class Databases:
+    """Own the databases by the names that clients ask for, and make what several of them share.
 
     A connector, with its password, its TLS context and its addresses, belongs to one `upstream` configuration; a filter
     and its catalogue to a database on it. Names that differ in their limits alone share all of these. Tests give
@@ -47,48 +47,34 @@ class Backends:
     def __init__(
         self,
         config: Config,
-        stats: Stats,
-        audit: Audit,
-        tasks: Tasks,
         cache: VerdictCache,
         policy: Policy,
-        jitter: Callable[[], float],
+        prover: Prover,
+        around: Around,
         resolve: Resolve = ask_system,
         turns: Turns | None = None,
     ) -> None:
         self._config = config
-        self._stats = stats
-        self._audit = audit
-        self._tasks = tasks
         self._cache = cache
         self._policy = policy
-        self._jitter = jitter
+        self._prover = prover
+        self._around = around
         self._resolve = resolve
         self._turns = turns
         self._bundled = resources.files("proxy").joinpath("data/rds-ca.pem").read_bytes()
-        self.pools: dict[str, Pool] = {}
-        self.filters: dict[str, Filter] = {}
-        """One for each pool, and as long as it; pools of one database share it."""
+        self._served: dict[str, Database] = {}
         self._newest = 0
         """The newest version that was warned of: one that the grammar does not know."""
         self._connectors: dict[Upstream, Connector] = {}
-        self._catalogues: Catalogues
-        self._roles: RoleWatch
-        self.poolers = Poolers(
-            self.reader, self._may_share, self.refuse, audit, tasks, asyncio.get_running_loop().time, jitter
-        )
         for upstream in self._upstreams():
             self._connector(upstream)
 
-    def start(self, catalogues: Catalogues, roles: RoleWatch) -> None:
-        """Make the pools of all names that are known; their first tick opens `min_pool_size` upstreams."""
-        self._catalogues = catalogues
-        self._roles = roles
+    def start(self) -> None:
+        """Serve all names that are known; the first tick opens `min_pool_size` upstreams of each."""
         for name in self.names:
-            self.pool_for(name)
-            catalogues.serve(name, self.filters[name])
+            self.database(name).catalogue.need()
         if not self._config.upstream.dbname and self._config.upstream.host:
-            self._tasks.start(self._fetch_password(), "first password")
+            self._around.tasks.start(self._fetch_password(), "first password")
 
     @property
     def names(self) -> list[str]:
@@ -98,83 +84,55 @@ class Backends:
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
-    def pool_for(self, name: str) -> Pool:
-        """Return the pool of a database. Raises UpstreamError for one that is not served."""
-        pool = self.pools.get(name)
-        if pool is not None:
-            return pool
-        found = self._config.database(name)
-        if found is None:
-            raise self._unknown(name)
-        upstream = found.upstream
-        shared = next((self.filters[other] for other in self.pools if self._is_on(other, upstream)), None)
-        self.filters[name] = shared or Filter(self._policy, self._cache)
-        pool = self.pools[name] = Pool(
-            name,
-            found.pool,
-            self._connector(upstream),
-            self._stats,
-            self._jitter,
-            dbname=upstream.dbname,
-            application_name=upstream.application_name,
-            hint=self._hint(),
-            max_client_conn=found.max_client_conn,
-        )
-        return pool
+    def database(self, name: str) -> Database:
+        """Return the database of a name. Raises UpstreamError for one that is not served."""
+        database = self._served.get(name)
+        if database is None:
+            configured = self._config.database(name)
+            if configured is None:
+                raise self._unknown(name)
+            database = self._served[name] = self._made(name, configured)
+        return database
+
+    @property
+    def served(self) -> Mapping[str, Database]:
+        """Return those that somebody has asked for, by name, as they are now: any thread may call it."""
+        return self._served.copy()
 
     def credentials(self, name: str) -> Credentials | None:
         """Return the credentials of a database's role; None for one that is not served."""
-        found = self._config.database(name)
-        return None if found is None else self._connector(found.upstream).credentials
+        configured = self._config.database(name)
+        return None if configured is None else self._connector(configured.upstream).credentials
 
-    async def fetch(self, name: str, query: bytes) -> Results:
-        """Run a Query in a database, on a connection of its own, as `RoleWatch` wants it. Raises UpstreamError."""
-        found = self._config.database(name)
-        if found is None:
-            raise self._unknown(name)
-        return await self._connector(found.upstream).fetch_once(found.upstream.dbname, query)
+    def troubles(self) -> Mapping[str, str]:
+        """Return why each database would not be served; empty where it would. Only reads: any thread may call it.
 
-    async def reader(self, name: str) -> Reader:
-        """Open a connection to a database for Queries of our own, as `Catalogues` want it. Raises UpstreamError."""
-        found = self._config.database(name)
-        if found is None:
-            raise self._unknown(name)
-        return await self._connector(found.upstream).reader(found.upstream.dbname)
-
-    def _may_share(self, name: str) -> bool:
-        """Tell whether a database is served although a pooler shares the server's sessions."""
-        found = self._config.database(name)
-        return found is not None and found.upstream.allow_shared_sessions
-
-    def wants_readonly_role(self, name: str) -> bool:
-        """Tell whether a database is served by a role that only reads, and by no other."""
-        found = self._config.database(name)
-        return found is not None and found.upstream.require_readonly_role == "refuse"
-
-    def refuse(self, name: str, error: UpstreamError) -> None:
-        """Serve nobody in a database any more, until a login finds that what was wrong with it was mended."""
-        pool = self.pools.get(name)
-        if pool is not None:
-            pool.refuse(error)
+        A configured one is named before anything was made for it: the pages are there a moment earlier.
+        """
+        known = {name: database.trouble for name, database in self.served.items()}
+        return dict.fromkeys(self.names, NOT_REACHED) | known
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Do what time asks for: tick the pools, look hosts up again, forget databases that do not exist."""
-        for name, pool in list(self.pools.items()):
-            pool.tick(now)
-            error = pool.last_error
-            if error is not None and error.sqlstate == INVALID_CATALOG_NAME and not (pool.size or pool.waiting):
-                if name in self.names:
-                    continue
-                del self.pools[name], self.filters[name]  # else every name that somebody tries would stay
-                self._catalogues.forget(name)
-                self._roles.forget(name)
-                self.poolers.forget(name)
-        self.poolers.tick(now)
+        """Do what time asks for: of each database, look hosts up again, forget databases that do not exist."""
+        for name, database in self.served.items():
+            database.tick(now)
+            if database.is_missing and name not in self.names:
+                self._forget(name)  # else every name that somebody tries would stay
+        for catalogue in self._catalogues():
+            catalogue.tick(now)
         for connector in self._connectors.values():
             if connector.addresses.due() and any(pool.size for pool in self._pools_of(connector)):
-                self._tasks.start(self._look_up(connector), "look up")
+                self._around.tasks.start(self._look_up(connector), "look up")
+
+    def _forget(self, name: str) -> None:
+        catalogue = self._served.pop(name).catalogue
+        if catalogue not in self._catalogues():
+            catalogue.close()
+
+    def _catalogues(self) -> set[LiveCatalogue]:
+        return {database.catalogue for database in self._served.values()}
 
     async def _look_up(self, connector: Connector) -> None:
         """Look a host up, and leave the addresses that it does not have any more: a failover, or a move."""
@@ -195,38 +153,64 @@ class Backends:
             try:
                 connector.tls = self._context(upstream)
             except ConfigError as error:
-                self._audit.event("reload failed", level="error", host=upstream.host, why=str(error))
+                self._around.audit.event("reload failed", level="error", host=upstream.host, why=str(error))
             connector.credentials.forget()
 
     def drain(self) -> None:
         """Send away who waits, close what is idle, and whatever comes back from now on."""
-        for pool in self.pools.values():
-            pool.drain()
+        for database in self._served.values():
+            database.pool.drain()
 
     def close(self) -> None:
         """Close what is left."""
         self.drain()
-        for pool in self.pools.values():
-            for upstream in [*pool.leased, *pool.cleaning]:
+        for database in self._served.values():
+            for upstream in [*database.pool.leased, *database.pool.cleaning]:
                 upstream.close(CloseReason.DRAIN)
-
-    def troubles(self) -> Mapping[str, str]:
-        """Return why each database would not be served; empty where it would. Only reads: any thread may call it.
-
-        A configured one is named before it has a pool: the pages are there a moment earlier.
-        """
-        known = {name: pool.trouble for name, pool in self.pools.copy().items()}
-        return dict.fromkeys(self.names, NOT_REACHED) | known
+            database.catalogue.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _upstreams(self) -> list[Upstream]:
         return [self._config.upstream, *(database.upstream for database in self._config.databases.values())]
 
-    def _is_on(self, name: str, upstream: Upstream) -> bool:
-        """Whether the database of this name is that one on the server."""
-        found = self._config.database(name)
-        return found is not None and replace(found.upstream, application_name=upstream.application_name) == upstream
+    def _made(self, name: str, configured: schema.Database) -> Database:
+        """Make what serves a name; its twin, if there is one, lends what is of the database and not of the name."""
+        upstream, around = configured.upstream, self._around
+        connector = self._connector(upstream)
+        reach = partial(connector.reader, upstream.dbname)
+        refresh = self._config.filter.catalog_refresh
+        twin = next((each for each in self._served.values() if each.is_also(upstream)), None)
+        judge = Filter(self._policy, self._cache) if twin is None else twin.filter
+        pool = Pool(
+            name,
+            configured.pool,
+            connector,
+            around.stats,
+            around.jitter,
+            dbname=upstream.dbname,
+            application_name=upstream.application_name,
+            hint=self._hint(),
+            max_client_conn=configured.max_client_conn,
+        )
+        return Database(
+            name,
+            upstream,
+            connector,
+            judge,
+            LiveCatalogue(name, judge, refresh, reach, self._prover, around) if twin is None else twin.catalogue,
+            pool,
+            RoleWatch(
+                name,
+                judge,
+                refresh,
+                partial(connector.fetch_once, upstream.dbname),
+                pool.refuse,
+                around,
+                refuses=upstream.require_readonly_role == "refuse",
+            ),
+            PoolerWatch(name, reach, pool.refuse, around, allows=upstream.allow_shared_sessions),
+        )
 
     def _connector(self, upstream: Upstream) -> Connector:
         """Return the connector of a configuration. Which database it is, and how clients are named, is the pool's."""
@@ -236,9 +220,9 @@ class Backends:
             connector = self._connectors[key] = Connector(
                 key,
                 self._context(key),
-                self._stats,
-                self._audit,
-                self._tasks,
+                self._around.stats,
+                self._around.audit,
+                self._around.tasks,
                 self._config.pool.cancel_wait_timeout,
                 self._logged_in,
                 resolve=self._resolve,
@@ -253,44 +237,47 @@ class Backends:
         )
 
     def _pools_of(self, connector: Connector) -> list[Pool]:
-        return [pool for pool in self.pools.values() if pool.opener is connector]
+        return [database.pool for database in self._served.values() if database.connector is connector]
 
     async def _fetch_password(self) -> None:
         """Have the password before the first client comes: whoever authenticates clients by it asks for it then."""
         try:
             await self._connector(self._config.upstream).credentials.get()
         except UpstreamError as error:
-            self._audit.event("no password", level="error", why=error.for_operator)
+            self._around.audit.event("no password", level="error", why=error.for_operator)
 
     async def _logged_in(self, upstream: UpstreamConnection) -> None:
         """Tell the database's filter which server it judges for; wait for its first catalogue, and for the role's word.
 
-        `15.18 (Debian 15.18-0+deb12u1)` and `18beta1` begin with the version. A search_path is judged as it is on the
-        worst of the upstreams: what ALTER ROLE changes holds for new sessions only.
+        A search_path is judged as it is on the worst of the upstreams: what ALTER ROLE changes holds for new sessions
+        only.
         """
-        name = upstream.pool.database
-        judge = self.filters.get(name)
-        if judge is None:
-            return
-        found = re.match(r"(\d+)", upstream.parameters.get("server_version", ""))
-        if found is not None:
-            judge.learn_version(int(found[1]) * 10000)
-            if judge.newer > self._newest:
-                self._newest = judge.newer
-                self._audit.event(
-                    "server newer", level="warning", database=name, server=judge.newer, grammar=text.GRAMMAR
-                )
-        own = upstream.pool
-        others = (*own.idle, *own.leased, *own.cleaning)
-        await self.poolers.admit(name, upstream.backend.pid, others, pooled=upstream.backend.pooled)
-        pools = [pool for other, pool in self.pools.items() if self.filters[other] is judge]
-        paths = {each.backend.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)} | {
-            upstream.backend.path
-        }
+        database = self.database(upstream.pool.database)
+        self._note_version(database, upstream.parameters.get("server_version", ""))
+        own = database.pool
+        backend = upstream.backend
+        await database.pooler.admit(backend.pid, (*own.idle, *own.leased, *own.cleaning), pooled=backend.pooled)
+        judge = database.filter
+        pools = [each.pool for each in self._served.values() if each.filter is judge]
+        paths = {each.backend.path for pool in pools for each in (*pool.idle, *pool.leased, *pool.cleaning)}
+        paths.add(backend.path)
         judge.learn_paths(paths, shadowed=any(map(shadows, paths)))
-        self._catalogues.serve(name, judge)
-        await self._catalogues.first(name)
-        await self._roles.admit(name, judge)
+        database.catalogue.need()
+        await database.catalogue.first()
+        await database.role.admit()
+
+    def _note_version(self, database: Database, reported: str) -> None:
+        """Read `15.18 (Debian 15.18-0+deb12u1)` and `18beta1`; warn once of what the grammar does not know."""
+        found = re.match(r"(\d+)", reported)
+        if found is None:
+            return
+        judge = database.filter
+        judge.learn_version(int(found[1]) * 10000)
+        if judge.newer > self._newest:
+            self._newest = judge.newer
+            self._around.audit.event(
+                "server newer", level="warning", database=database.name, server=judge.newer, grammar=text.GRAMMAR
+            )
 
     def _unknown(self, name: str) -> UpstreamError:
         error = UpstreamError(

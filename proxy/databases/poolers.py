@@ -15,15 +15,14 @@ import asyncio
 import contextlib
 import enum
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
 from proxy.databases.diagnosis import MORE, SHARED
-from proxy.databases.helpers.messages import Results
+from proxy.databases.ports import Around, Reader
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
-from proxy.events import Audit
 from proxy.pooling.pool import Upstream
-from proxy.tasks import Shared, Tasks
+from proxy.tasks import Shared
 
 INTERVAL: Final = 300.0
 """Seconds from one look to the next: the mode of a pooler can be changed while it runs."""
@@ -54,15 +53,6 @@ class Pooling(enum.Enum):
     """A connection has one to itself until it ends, and whoever gets it next gets it cleared."""
     SHARED = "shared"
     """It has not."""
-
-
-class Reader(Protocol):
-    """A connection of its own, as `Backends.reader` opens it."""
-
-    async def ask(self, query: bytes) -> Results:
-        """Return the rows of each result. Raises UpstreamError; it is of no use after that."""
-
-    def close(self) -> None: ...
 
 
 async def look(
@@ -115,33 +105,37 @@ async def _watch(watched: Reader, watcher: Reader, pause: Callable[[float], Awai
     return Pooling.SHARED
 
 
-class Poolers:
-    """Keep what one process has found about poolers, by the database.
+class PoolerWatch:
+    """Keep what has been found about the pooler before one database, if there is one.
 
-    `reach` is `Backends.reader`. `allows` says whether a database is served although sessions are shared; `on_refused`
-    is called when one that was served is no more.
+    `reach` opens a connection of its own to the database. `allows` says whether it is served although sessions are
+    shared; `on_refused` is called when it was served and is no more.
     """
+
+    __slots__ = ("_around", "_database", "_due", "_look", "_looked", "_on_refused", "_reach", "allows", "pooling")
 
     def __init__(
         self,
-        reach: Callable[[str], Awaitable[Reader]],
-        allows: Callable[[str], bool],
-        on_refused: Callable[[str, UpstreamError], None],
-        audit: Audit,
-        tasks: Tasks,
-        now: Callable[[], float],
-        jitter: Callable[[], float],
+        database: str,
+        reach: Callable[[], Awaitable[Reader]],
+        on_refused: Callable[[UpstreamError], None],
+        around: Around,
+        *,
+        allows: bool,
     ) -> None:
+        self._database = database
         self._reach = reach
-        self._allows = allows
         self._on_refused = on_refused
-        self._audit = audit
-        self._tasks = tasks
-        self._now = now
-        self._jitter = jitter
-        self._kept: dict[str, _Kept] = {}
+        self._around = around
+        self._look = Shared(around.tasks, self._look_once, f"pooler {database}")
+        self.allows = allows
+        self.pooling: Pooling | None = None
+        """What it does with sessions; None: that is not known, or there is no pooler."""
+        self._looked = 0.0
+        self._due: float | None = None
+        """When it is looked at again; None: it never was, or there is no pooler."""
 
-    async def admit(self, database: str, pid: int, others: Iterable[Upstream], *, pooled: bool) -> None:
+    async def admit(self, pid: int, others: Iterable[Upstream], *, pooled: bool) -> None:
         """Have a pooler looked at before the first upstream behind it is used.
 
         `pid` is the server's process that has answered, `others` are the upstreams that the pool has already. Raises
@@ -151,79 +145,55 @@ class Poolers:
             other.backend.pid == pid for other in others
         )  # one process for two: its sessions are shared, or have been
         if not (pooled or doubt):
-            self.forget(database)
+            self.pooling = self._due = None
             return
-        kept = self._kept.get(database)
-        if kept is None:
-            kept = self._kept[database] = _Kept(Shared(self._tasks, lambda: self._look(database), f"pooler {database}"))
-        if kept.pooling is Pooling.SESSION and not doubt:
+        if self.pooling is Pooling.SESSION and not doubt:
             return
-        if kept.pooling is Pooling.SHARED:
-            if self._allows(database):
+        if self.pooling is Pooling.SHARED:
+            if self.allows:
                 return
-            if self._now() - kept.looked < AGAIN:
-                raise _refusal(database)
-        await kept.look()
-        if kept.pooling is Pooling.SHARED and not self._allows(database):
-            raise _refusal(database)
-
-    def forget(self, database: str) -> None:
-        """Look no more at a database that is not served any longer, or that no pooler stands before."""
-        self._kept.pop(database, None)
+            if self._around.now() - self._looked < AGAIN:
+                raise _refusal(self._database)
+        # Another login, of a server without a pooler, may forget meanwhile what is found here.
+        if await self._look() is Pooling.SHARED and not self.allows:
+            raise _refusal(self._database)
 
     def tick(self, now: float) -> None:
-        """Begin the looks that are due. Called a few times a second."""
-        for database, kept in self._kept.items():
-            if now >= kept.due and not kept.look.under_way:
-                kept.due = now + INTERVAL * self._jitter()
-                self._tasks.start(self._look_again(kept), f"look at the pooler of {database}")
+        """Begin the look that is due. Called a few times a second."""
+        if self._due is not None and now >= self._due and not self._look.under_way:
+            around = self._around
+            self._due = now + INTERVAL * around.jitter()
+            around.tasks.start(self._look_again(), f"look at the pooler of {self._database}")
 
-    def found(self) -> Mapping[str, str]:
-        """Return what the poolers do, of each database that has one before it. Only reads: any thread may call it."""
-        return {name: kept.pooling.value for name, kept in self._kept.copy().items() if kept.pooling is not None}
-
-    async def _look_again(self, kept: _Kept) -> None:
+    async def _look_again(self) -> None:
         with contextlib.suppress(UpstreamError):  # it is full, say: what was known before holds on
-            await kept.look()
+            await self._look()
 
-    async def _look(self, database: str) -> None:
+    async def _look_once(self) -> Pooling:
         try:
             async with asyncio.timeout(PATIENCE):
-                pooling = await look(lambda: self._reach(database))
+                pooling = await look(self._reach)
         except UpstreamError as error:
-            raise _unknown(database, f"{error.for_operator}; {MORE}") from error
+            raise _unknown(self._database, f"{error.for_operator}; {MORE}") from error
         except TimeoutError as error:
-            raise _unknown(database, f"it took more than {PATIENCE:g} s; {MORE}") from error
+            raise _unknown(self._database, f"it took more than {PATIENCE:g} s; {MORE}") from error
         except ValueError as error:
-            raise _unknown(database, "the server gave an unexpected answer") from error
+            raise _unknown(self._database, "the server gave an unexpected answer") from error
         if pooling is None:
-            raise _unknown(database, f"its sessions change hands too fast to tell; {SHARED}")
-        kept = self._kept.get(database)
-        if kept is None:
-            return
-        served = kept.pooling is Pooling.SESSION
-        refused = pooling is Pooling.SHARED and not self._allows(database)
-        if pooling is not kept.pooling:
+            raise _unknown(self._database, f"its sessions change hands too fast to tell; {SHARED}")
+        self._take(pooling)
+        return pooling
+
+    def _take(self, pooling: Pooling) -> None:
+        around, before = self._around, self.pooling
+        if pooling is not before:
             level = "warning" if pooling is Pooling.SHARED else "info"
-            self._audit.event("pooler", level=level, database=database, pooling=pooling.value)
-        kept.pooling = pooling
-        kept.looked = self._now()
-        kept.due = kept.looked + INTERVAL * self._jitter()
-        if served and refused:
-            self._on_refused(database, _refusal(database))
-
-
-class _Kept:
-    """What is known of the pooler before one database."""
-
-    __slots__ = ("due", "look", "looked", "pooling")
-
-    def __init__(self, look: Shared[None]) -> None:
-        self.look = look
-        self.pooling: Pooling | None = None
-        """None: there was no look yet."""
-        self.looked = 0.0
-        self.due = float("inf")
+            around.audit.event("pooler", level=level, database=self._database, pooling=pooling.value)
+        self.pooling = pooling
+        self._looked = around.now()
+        self._due = self._looked + INTERVAL * around.jitter()
+        if before is Pooling.SESSION and pooling is Pooling.SHARED and not self.allows:
+            self._on_refused(_refusal(self._database))
 
 
 def _refusal(database: str) -> UpstreamError:

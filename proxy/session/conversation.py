@@ -11,15 +11,13 @@ from functools import partial
 
 from proxy import protocol as p
 from proxy.errors import CONNECTION_FAILURE, QUERY_CANCELED, CloseReason, UpstreamError
-from proxy.filter import Filter
-from proxy.pooling.pool import Pool
 from proxy.pooling.pool import Upstream as PooledUpstream
 from proxy.pooling.sent import Awaits
 from proxy.pooling.unnamed import Unnamed
 from proxy.session import from_upstream, leasing, parameter_status, pump
 from proxy.session.ledger import Ledger
 from proxy.session.peer import End, Identity, Peer
-from proxy.session.ports import House, Wire
+from proxy.session.ports import Database, House, Wire
 from proxy.session.session import Session, Unparsed
 from proxy.sql.verdict import Verdict
 
@@ -33,15 +31,14 @@ class Conversation:
         self,
         house: House,
         wire: Wire,
-        pool: Pool,
-        judge: Filter,
+        database: Database,
         ledger: Ledger,
         who: Identity,
         reported: Mapping[str, str],
         codec: str,
         end: End,
     ) -> None:
-        self.session = Session(house, pool, judge, ledger, Peer(wire, who, reported, end), codec, self)
+        self.session = Session(house, database, ledger, Peer(wire, who, reported, end), codec, self)
         self.unnamed: Unnamed[Unparsed] = self.session.unnamed
         """Is told what becomes of the unnamed statement."""
         self.client_data: Callable[[bytes], None] = partial(pump.take, self.session)

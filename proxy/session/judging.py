@@ -11,8 +11,8 @@ from typing import Final
 
 from proxy import protocol as p
 from proxy.errors import OBJECT_IN_USE, PROGRAM_LIMIT_EXCEEDED
-from proxy.filter import OWN_PARSE, VOID_PARSE, Filter
-from proxy.session.ports import Asker, House, Question
+from proxy.filter import OWN_PARSE, VOID_PARSE
+from proxy.session.ports import Asker, Database, House, Question
 from proxy.sql import observe, tables
 from proxy.sql.catalog import FIRST_NORMAL_OID
 from proxy.sql.functions import Functions
@@ -77,9 +77,9 @@ class Judging:
         "sql_effects",
     )
 
-    def __init__(self, house: House, judge: Filter, database: str, asker: Asker) -> None:
+    def __init__(self, house: House, database: Database, asker: Asker) -> None:
         self._house = house
-        self.filter = judge
+        self.filter = database.filter
         self._database = database
         self._asker = asker
         self._question: Question | None = None
@@ -123,7 +123,7 @@ class Judging:
         """Return what a refusal comes to once the catalogue was read anew for the name that it lacks; None: awaited."""
         if verdict.unresolved and not self._refreshed:
             self.cancel()
-            self._question = self._house.catalogues.refresh_for(self._database, self._asker)
+            self._question = self._database.catalogue.refresh_for(self._asker)
             self._refreshed = self._question is not None
             if self._refreshed:
                 return None

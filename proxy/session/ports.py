@@ -151,11 +151,24 @@ class Judge(Protocol):
         """Have a text judged as `judge` would; the answer comes later, never before this returns."""
 
 
-class Catalogues(Protocol):
-    """The live catalogues of the databases that are served."""
+class Catalogue(Protocol):
+    """The live catalogue of a database."""
 
-    def refresh_for(self, database: str, asker: Asker) -> Question | None:
+    def refresh_for(self, asker: Asker) -> Question | None:
         """Ask for a newer catalogue, for a name that is not in this one; None: not now, this one has to do."""
+
+
+class Database(Protocol):
+    """What serves the name of a database that clients ask for."""
+
+    @property
+    def pool(self) -> Pool: ...
+
+    @property
+    def filter(self) -> Filter: ...
+
+    @property
+    def catalogue(self) -> Catalogue: ...
 
 
 @dataclass(slots=True)
@@ -167,12 +180,9 @@ class House:
     now: Callable[[], float]
     max_query_length: int
     max_client_conn: int
-    pool_for: Callable[[str], Pool]
-    """Return the pool of a database; raises UpstreamError for one that is not served."""
-    filter_for: Callable[[str], Filter]
-    """Return the filter of a database that has a pool."""
+    database: Callable[[str], Database]
+    """Return the database of a name; raises UpstreamError for one that is not served."""
     judge: Judge
-    catalogues: Catalogues
     register: Callable[[Member, int], tuple[int, bytes]]
     """Make the cancel key of a client, its secret of so many bytes."""
     forget: Callable[[Member], None]

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from proxy import protocol as p
 from proxy.errors import UpstreamError
-from proxy.filter import Filter
 from proxy.pooling.owed import Learned
-from proxy.pooling.pool import Pool
 from proxy.pooling.sent import Awaits, Groups
 from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import Context, Prepared
@@ -20,7 +18,7 @@ from proxy.session.ledger import Ledger
 from proxy.session.link import Link
 from proxy.session.local_transaction import LocalTransaction
 from proxy.session.peer import Peer
-from proxy.session.ports import House, Port
+from proxy.session.ports import Database, House, Port
 from proxy.session.quotas import Meter
 from proxy.sql.functions import Functions
 from proxy.sql.verdict import Effect, Verdict
@@ -62,20 +60,20 @@ class Session:
         "wait_error",
     )
 
-    def __init__(self, house: House, pool: Pool, judge: Filter, ledger: Ledger, peer: Peer, codec: str, port: Port):
+    def __init__(self, house: House, database: Database, ledger: Ledger, peer: Peer, codec: str, port: Port):
         self.house = house
-        self.pool = pool
+        self.pool = database.pool
         self.ledger = ledger
         self.peer = peer
         self.port = port
         """Where all that the session has asked for arrives."""
         self.codec = codec
         """The Python codec of the client's encoding."""
-        self.judge = judge
+        self.judge = database.filter
         """The filter of its database."""
-        self.filter = judge.under(ledger.settings.path)
+        self.filter = self.judge.under(ledger.settings.path)
         """What judges under the search_path that the session has, as far as that is known."""
-        self.texts = Judging(house, judge, pool.database, port)
+        self.texts = Judging(house, database, port)
         self.told_path: str | None = None
         """The search_path that the server says the message at the head of the inbox finds; "": it does not say."""
         self.token = object()

@@ -22,8 +22,11 @@ from proxy.auth.scram import make_verifier
 from proxy.config.describe import variable
 from proxy.config.schema import SECTIONS, Again, Config, PoolLimits, Upstream, key_of
 from proxy.databases.addresses import Address
+from proxy.databases.catalogues import LiveCatalogue
 from proxy.databases.credentials import Credentials
-from proxy.databases.databases import Backends
+from proxy.databases.databases import Databases
+from proxy.databases.ports import Around
+from proxy.databases.roles import RoleWatch
 from proxy.demo.embedded import EmbeddedServer
 from proxy.errors import CloseReason, UpstreamError
 from proxy.pooling.snapshot import NO_SETTINGS
@@ -201,18 +204,6 @@ class Vault:
         return "", self.password
 
 
-class Nobody:
-    """Stand for Catalogues and for RoleWatch: nothing is read, and no role is looked at."""
-
-    def serve(self, *what: object) -> None: ...
-
-    async def first(self, database: str) -> None: ...
-
-    async def admit(self, *what: object) -> None: ...
-
-    def forget(self, database: str) -> None: ...
-
-
 class Quiet:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -240,8 +231,23 @@ class Waiter:
         return "x", "running"
 
 
+class Idle:
+    """Stands for the helper process, which is asked nothing."""
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no catalogue read, and no role looked at."""
+
+    async def at_once(self: object) -> None: ...
+
+    monkeypatch.setattr(LiveCatalogue, "need", lambda self: None)
+    monkeypatch.setattr(LiveCatalogue, "first", at_once)
+    monkeypatch.setattr(RoleWatch, "admit", at_once)
+
+
 class Stage:
-    """Backends in this process, ticking."""
+    """Databases in this process, ticking."""
 
     def __init__(self, upstream: Upstream, resolve: Any = None, **limits: Any) -> None:
         self.loop = asyncio.get_running_loop()
@@ -250,18 +256,11 @@ class Stage:
         self.tasks = Tasks()
         more = {} if resolve is None else {"resolve": resolve}
         pool = PoolLimits(**{"default_pool_size": 2, "min_pool_size": 2} | limits)
-        self.backends = Backends(
-            Config(upstream=upstream, pool=pool),
-            self.stats,
-            self.audit,
-            self.tasks,
-            VerdictCache(1000),
-            Policy(),
-            lambda: 1.0,
-            **more,
-        )
-        self.backends.start(Nobody(), Nobody())  # type: ignore[arg-type]
-        self.pool = self.backends.pools["postgres"]
+        around = Around(self.stats, self.audit, self.tasks, self.loop.time, lambda: 1.0)
+        config = Config(upstream=upstream, pool=pool)
+        self.databases = Databases(config, VerdictCache(1000), Policy(), Idle(), around, **more)  # type: ignore[arg-type]
+        self.databases.start()
+        self.pool = self.databases.database("postgres").pool
 
     @property
     def connector(self) -> Any:
@@ -270,15 +269,16 @@ class Stage:
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
             while not condition():
-                self.backends.tick(self.loop.time())
+                self.databases.tick(self.loop.time())
                 await asyncio.sleep(0.01)
 
     async def end(self) -> None:
-        self.backends.close()
+        self.databases.close()
         await self.tasks.stop()
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.usefixtures("unread")
 def test_refused_secret_is_fetched_again_before_the_login_fails(server: EmbeddedServer, rotated: Upstream) -> None:
     async def work() -> None:
         stage = Stage(replace(rotated, aws_secret="shop", aws_region="eu-central-1"))
@@ -299,6 +299,7 @@ def test_refused_secret_is_fetched_again_before_the_login_fails(server: Embedded
     asyncio.run(work())
 
 
+@pytest.mark.usefixtures("unread")
 def test_secret_that_stays_wrong_is_not_fetched_all_the_time(server: EmbeddedServer, rotated: Upstream) -> None:
     async def work() -> None:
         stage = Stage(replace(rotated, aws_secret="shop", aws_region="eu-central-1"), server_login_retry=0.02)
@@ -320,6 +321,7 @@ def test_secret_that_stays_wrong_is_not_fetched_all_the_time(server: EmbeddedSer
 # --- a server that moves ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unread")
 def test_pool_moves_when_the_address_does(server: EmbeddedServer, rotated: Upstream) -> None:
     where = ["127.0.0.1"]
 
@@ -348,6 +350,7 @@ def test_pool_moves_when_the_address_does(server: EmbeddedServer, rotated: Upstr
     asyncio.run(work())
 
 
+@pytest.mark.usefixtures("unread")
 def test_cancel_goes_to_the_server_of_its_statement(server: EmbeddedServer, rotated: Upstream) -> None:
     where = ["127.0.0.1"]
 

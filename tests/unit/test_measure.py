@@ -29,11 +29,9 @@ from tools.measure import (
 
 OVER = {
     FUNCTION_BRANCHES: {
-        "clients.client.Client.sweep": 20,
         "config.load._databases": 18,
         "config.load._rules": 13,
         "config.load.load": 14,
-        "databases.catalogues.Catalogues._load_once": 15,
         "databases.diagnosis.login": 15,
         "operating.script._Cutter.pieces": 21,
         "pooling.pool.Pool.tick": 15,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy import protocol as p
 from proxy.clients import activity
 from proxy.clients.activity import Row
+from proxy.clients.time_limits import TimeLimits
 from tests.unit.session.town import (
     BEGUN,
     BOUND,
@@ -46,9 +47,9 @@ def test_client_that_rests_is_idle() -> None:
         "pins": "",
     }
     limits = {"idle": 0.0, "idle_transaction": 0.0, "query": 0.0, "login": 0.0}
-    session.client.sweep(town.now, **limits)
+    session.client.sweep(town.now, TimeLimits(**limits))
     town.now += 7
-    session.client.sweep(town.now, **limits)
+    session.client.sweep(town.now, TimeLimits(**limits))
     assert state(town, session) == ("idle", 7.0)
 
 

@@ -14,6 +14,7 @@ from proxy.auth.access import Access, Origin
 from proxy.auth.scram import MAX_MESSAGE, make_verifier
 from proxy.auth.users import Users
 from proxy.clients.client import Client, Phase
+from proxy.clients.time_limits import TimeLimits
 from proxy.config.schema import AuthRule, ClientLimits
 from proxy.config.values import networks
 from proxy.session.quotas import Quotas
@@ -230,10 +231,10 @@ def test_login_ends_in_time_however_it_trickles(town: Town) -> None:
     asked(wire)
     limits = {"idle": 0.0, "idle_transaction": 0.0, "query": 0.0, "login": 15.0}
     client.client_data(b"p")
-    client.sweep(114.0, **limits)
+    client.sweep(114.0, TimeLimits(**limits))
     assert not wire.closed
     client.client_data(b"\0")
-    client.sweep(115.0, **limits)
+    client.sweep(115.0, TimeLimits(**limits))
     assert wire.error()["M"] == "client_login_timeout"
 
 

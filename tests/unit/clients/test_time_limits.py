@@ -6,6 +6,7 @@ import pytest
 
 from proxy import protocol as p
 from proxy.clients.client import Client
+from proxy.clients.time_limits import TimeLimits
 from proxy.errors import QUERY_CANCELED
 from proxy.session.ports import End
 from tests.unit.session.scenes import LONG, busy
@@ -31,7 +32,7 @@ def test_drain_and_time_limits_leave_a_client_alone_whose_text_is_judged(town: T
     session.client_data(p.query(LONG))
     session.drain()
     for moment in (1.0, 50.0, 99.0):
-        session.sweep(moment, idle=10.0, idle_transaction=5.0, query=0.0, login=2.0)
+        session.sweep(moment, TimeLimits(idle=10.0, idle_transaction=5.0, query=0.0, login=2.0))
     assert not client.closed
     town.judge.answer(town.filter)
     town.link(session).says(SELECTED, READY_I)
@@ -46,7 +47,7 @@ def test_attack_client_that_stops_in_the_middle_of_a_group(town: Town, half: byt
     session.client_data(p.parse(b"", b"select 1"))
     session.client_data(half)
     for moment in (1.0, 6.1):
-        session.sweep(moment, idle=0.0, idle_transaction=5.0, query=0.0, login=0.0)
+        session.sweep(moment, TimeLimits(idle=0.0, idle_transaction=5.0, query=0.0, login=0.0))
     assert client.error()["C"] == "25P03"
 
 
@@ -54,7 +55,7 @@ def test_statement_that_runs_behind_a_flush_is_left_alone(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.parse(b"", b"select 1") + p.message(p.BIND, bytes(8)) + p.execute(b"") + p.message(p.FLUSH))
     for moment in (1.0, 50.0, 99.0):
-        session.sweep(moment, idle=1.0, idle_transaction=5.0, query=0.0, login=0.0)
+        session.sweep(moment, TimeLimits(idle=1.0, idle_transaction=5.0, query=0.0, login=0.0))
     assert not client.closed
 
 
@@ -62,9 +63,9 @@ def test_query_timeout_counts_the_time_of_judging(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(LONG))
     for moment in (1.0, 3.9):
-        session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+        session.sweep(moment, TimeLimits(idle=0.0, idle_transaction=0.0, query=3.0, login=2.0))
     assert session.judging
-    session.sweep(4.0, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+    session.sweep(4.0, TimeLimits(idle=0.0, idle_transaction=0.0, query=3.0, login=2.0))
     error = client.error()
     assert (error["C"], error["M"]) == ("57014", "canceling statement due to client.query_timeout")
 
@@ -76,7 +77,7 @@ def test_query_timeout_is_not_said_to_be_the_users_wish(town: Town) -> None:
         session.client_data(data)
         upstream = town.link(session)
         for moment in (1.0, 4.0):
-            session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+            session.sweep(moment, TimeLimits(idle=0.0, idle_transaction=0.0, query=3.0, login=2.0))
         assert upstream.cancels == 1
         upstream.cancels = 0
         upstream.says(cancelled, READY_I)
@@ -99,7 +100,7 @@ def test_query_timeout_that_came_too_late_is_not_blamed_for_a_later_cancel(town:
     session.client_data(BEGIN)
     upstream = town.link(session)
     for moment in (1.0, 4.0):
-        session.sweep(moment, idle=0.0, idle_transaction=0.0, query=3.0, login=2.0)
+        session.sweep(moment, TimeLimits(idle=0.0, idle_transaction=0.0, query=3.0, login=2.0))
     upstream.says(BEGUN, READY_T)
     session.client_data(p.query(b"select 1"))
     upstream.says(cancelled, READY_E)
@@ -136,7 +137,7 @@ def test_client_that_reads_nothing_loses_its_statement_and_frees_its_upstream(to
         session.client_writable(True)
         upstream.says(p.message(p.DATA_ROW, b"\0\0"))
         session.client_writable(False)
-        session.sweep(moment, **limits)
+        session.sweep(moment, TimeLimits(**limits))
 
     session, client = town.client()
     session.client_data(p.query(b"select 1"))
@@ -145,9 +146,9 @@ def test_client_that_reads_nothing_loses_its_statement_and_frees_its_upstream(to
     for moment in (1.0, 20.0, 40.0, 60.0):
         reading(moment)
     for moment in (61.0, 89.0):
-        session.sweep(moment, **limits)
+        session.sweep(moment, TimeLimits(**limits))
     assert upstream in town.pool.leased
-    session.sweep(90.0, **limits)
+    session.sweep(90.0, TimeLimits(**limits))
     assert town.pool.cleaning == {upstream}
     assert upstream.recycled is False
     assert upstream.reading, "what is left of the answer would never come"
@@ -161,7 +162,7 @@ def test_client_that_reads_nothing_while_nothing_is_there_for_it_may_do_so(town:
     session, client = town.client()
     session.client_data(p.query(b"select pg_sleep(100)"))
     for moment in (1.0, 50.0, 100.0):
-        session.sweep(moment, **limits)
+        session.sweep(moment, TimeLimits(**limits))
     assert not client.closed
 
 
@@ -170,7 +171,7 @@ def test_sweep_limits(town: Town) -> None:
 
     def sweep(session: Client | Guest, *moments: float) -> None:
         for moment in moments:
-            session.sweep(moment, **limits)
+            session.sweep(moment, TimeLimits(**limits))
 
     silent, client = town.knock()
     sweep(silent, 1.0, 2.0)

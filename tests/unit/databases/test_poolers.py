@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from proxy.databases.helpers.messages import Results
-from proxy.databases.poolers import AGAIN, INTERVAL, TRIES, Poolers, Pooling, look
+from proxy.databases.poolers import AGAIN, INTERVAL, TRIES, PoolerWatch, Pooling, look
+from proxy.databases.ports import Around
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.pooling.pool import Backend
+from proxy.stats import Stats
 from proxy.tasks import Tasks
 from tests.unit.session.town import Quiet
 
@@ -196,22 +198,14 @@ class Place:
         self.now = 1000.0
         self.log = Quiet()
         self.tasks = Tasks()
-        self.refused: list[tuple[str, UpstreamError]] = []
+        self.refused: list[UpstreamError] = []
         self.pooler = Pooler(own)
         self.down = False
         self.looks = 0
-        self.poolers = Poolers(
-            self._reach,
-            lambda database: allows,
-            lambda database, error: self.refused.append((database, error)),
-            self.log,
-            self.tasks,
-            lambda: self.now,
-            lambda: 1.0,
-        )
+        around = Around(Stats(), self.log, self.tasks, lambda: self.now, lambda: 1.0)
+        self.watch = PoolerWatch("shop", self._reach, self.refused.append, around, allows=allows)
 
-    async def _reach(self, database: str) -> Reader:
-        assert database == "shop"
+    async def _reach(self) -> Reader:
         if self.down:
             raise DOWN
         if all(reader.closed for reader in self.pooler.readers):
@@ -220,7 +214,7 @@ class Place:
 
     async def log_in(self, pid: int = 7, *others: int, pooled: bool = True) -> None:
         live: Any = [Live(other) for other in others]
-        await self.poolers.admit("shop", pid, live, pooled=pooled)
+        await self.watch.admit(pid, live, pooled=pooled)
 
     async def fails(self, *pids: int) -> UpstreamError:
         with pytest.raises(UpstreamError) as caught:
@@ -229,7 +223,7 @@ class Place:
 
     async def passes(self, seconds: float) -> None:
         self.now += seconds
-        self.poolers.tick(self.now)
+        self.watch.tick(self.now)
         for _ in range(200):
             await asyncio.sleep(0)
 
@@ -252,7 +246,7 @@ def test_server_itself_is_not_looked_at() -> None:
     async def work(place: Place) -> None:
         await place.log_in(7, 8, 9, pooled=False)
         await place.passes(2 * INTERVAL)
-        assert place.poolers.found() == {}
+        assert place.watch.pooling is None
 
     assert in_place(work).looks == 0
 
@@ -261,7 +255,7 @@ def test_pooler_that_keeps_sessions_is_looked_at_once_and_told_of() -> None:
     async def work(place: Place) -> None:
         await asyncio.gather(place.log_in(7), place.log_in(8), place.log_in(9))
         await place.log_in(10, 7, 8, 9)
-        assert place.poolers.found() == {"shop": "session"}
+        assert place.watch.pooling is Pooling.SESSION
 
     place = in_place(work)
     assert place.looks == 1
@@ -281,7 +275,7 @@ def test_nobody_is_served_where_sessions_are_shared() -> None:
             False,
         )
         assert "pool_mode = session" in error.for_operator and "sidecart preflight" in error.hint
-        assert place.poolers.found() == {"shop": "shared"}
+        assert place.watch.pooling is Pooling.SHARED
         await place.fails()
         assert place.looks == 1  # within AGAIN
         place.now += AGAIN
@@ -299,7 +293,7 @@ def test_all_are_served_where_the_operator_allows_it() -> None:
         place.shares()
         await place.log_in(7)
         await place.log_in(7, 7)
-        assert place.poolers.found() == {"shop": "shared"}
+        assert place.watch.pooling is Pooling.SHARED
 
     place = in_place(work, allows=True)
     assert (place.looks, place.log.events[0][1]["level"]) == (1, "warning")
@@ -312,8 +306,9 @@ def test_mode_that_is_changed_while_it_runs_is_found_by_the_next_look() -> None:
         await place.passes(INTERVAL - 1)
         assert place.refused == []
         await place.passes(1)
-        [(database, error)] = place.refused
-        assert (database, error.reason) == ("shop", CloseReason.POOLER_REFUSED)
+        [error] = place.refused
+        assert 'database "shop"' in str(error)
+        assert error.reason is CloseReason.POOLER_REFUSED
         await place.fails()
 
     in_place(work)
@@ -336,7 +331,7 @@ def test_attack_pooler_that_hands_on_the_servers_own_key() -> None:
         await place.log_in(7, pooled=False)
         with pytest.raises(UpstreamError):
             live: Any = [Live(7)]
-            await place.poolers.admit("shop", 7, live, pooled=False)
+            await place.watch.admit(7, live, pooled=False)
 
     in_place(work)
 
@@ -352,7 +347,7 @@ def test_pooler_that_is_full_is_tried_again_and_one_that_was_seen_is_believed() 
         place.down = True
         await place.passes(INTERVAL)
         await place.log_in(8, 7)
-        assert (place.refused, place.poolers.found()) == ([], {"shop": "session"})
+        assert (place.refused, place.watch.pooling) == ([], Pooling.SESSION)
 
     in_place(work)
 
@@ -361,7 +356,7 @@ def test_look_that_proves_nothing_lets_nobody_in() -> None:
     async def work(place: Place) -> None:
         place.pooler.shows = lambda last: None
         assert "could not be found out" in str(await place.fails())
-        assert place.poolers.found() == {}
+        assert place.watch.pooling is None
 
     in_place(work)
 
@@ -370,6 +365,23 @@ def test_pooler_that_is_gone_is_forgotten() -> None:
     async def work(place: Place) -> None:
         await place.log_in()
         await place.log_in(8, 7, pooled=False)
-        assert place.poolers.found() == {}
+        assert place.watch.pooling is None
+
+    in_place(work)
+
+
+def test_attack_login_past_the_pooler_while_another_login_has_it_looked_at() -> None:
+    """Behind one address are servers with a pooler and without: what the look finds holds for who waits for it."""
+
+    async def work(place: Place) -> None:
+        place.shares()
+        behind = asyncio.ensure_future(place.log_in(7))
+        while not place.pooler.readers:
+            await asyncio.sleep(0)
+        while not behind.done():
+            await place.log_in(8, pooled=False)
+            await asyncio.sleep(0)
+        with pytest.raises(UpstreamError, match="shares the server's sessions"):
+            await behind
 
     in_place(work)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.databases.helpers.messages import Results
+from proxy.databases.ports import Around
 from proxy.databases.roles import AGAIN, INTERVAL, RETRY, UNPROVED_LOOKS, RoleWatch
 from proxy.errors import CANNOT_CONNECT_NOW, CloseReason, UpstreamError
 from proxy.filter import Filter
@@ -43,22 +44,20 @@ class Ward:
         self.tasks = Tasks()
         self.refused: list[UpstreamError] = []
         self.looks: list[asyncio.Future[Results]] = []
-        self.judge = Filter(Policy(server_version=150000), VerdictCache(1 << 20))
-        self.judge.learn_catalog(Catalog(version=150018))
-        self.watch = RoleWatch(
-            refresh,
-            self._fetch,
-            lambda database: refuse,
-            lambda database, error: self.refused.append(error),
-            self.stats,
-            self.log,
-            self.tasks,
-            lambda: self.now,
-            lambda: 1.0,
-        )
+        self._refuse = refuse
+        self._refresh = refresh
+        self.judges_by(Catalog(version=150018))
 
-    async def _fetch(self, database: str, query: bytes) -> Results:
-        assert (database, b"current_user" in query) == ("shop", True)
+    def judges_by(self, catalog: Catalog | None) -> None:
+        judge = Filter(Policy(server_version=150000), VerdictCache(1 << 20))
+        if catalog is not None:
+            judge.learn_catalog(catalog)
+        around = Around(self.stats, self.log, self.tasks, lambda: self.now, lambda: 1.0)
+        refused = self.refused.append
+        self.watch = RoleWatch("shop", judge, self._refresh, self._fetch, refused, around, refuses=self._refuse)
+
+    async def _fetch(self, query: bytes) -> Results:
+        assert b"current_user" in query
         self.looks.append(asyncio.get_running_loop().create_future())
         return await self.looks[-1]
 
@@ -85,7 +84,7 @@ class Ward:
         return len(self.looks)
 
     def login(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self.watch.admit("shop", self.judge))
+        return asyncio.create_task(self.watch.admit())
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.log.events if name == event]
@@ -110,7 +109,7 @@ def test_nobody_waits_for_a_warning() -> None:
         assert await ward.passes(0.25) == 1
         await ward.login()
         await ward.ends(rows("orders", "payments", standby=False))
-        found = ward.watch.found()["shop"]
+        found = ward.watch.found or ()
         assert [each.severity for each in found] == [Severity.CRITICAL, Severity.CRITICAL, Severity.INFO]
         await ward.login()
 
@@ -150,7 +149,7 @@ def test_role_is_looked_at_again_and_what_has_not_changed_is_not_said_twice() ->
         assert len(ward.said("role checked")) == 1
         assert await ward.passes(INTERVAL) == 1
         await ward.ends(rows())
-        assert ward.watch.found()["shop"] == ()
+        assert ward.watch.found == ()
 
     assert len(in_ward(work).said("role checked")) == 2
 
@@ -180,7 +179,7 @@ def test_without_refresh_it_is_looked_at_once() -> None:
 
 def test_look_waits_for_the_first_catalogue_but_not_for_ever() -> None:
     async def work(ward: Ward) -> None:
-        ward.judge = Filter(Policy(server_version=150000), VerdictCache(1 << 20))
+        ward.judges_by(None)
         await ward.login()
         for _ in range(UNPROVED_LOOKS):
             assert await ward.passes(AGAIN) == 0
@@ -195,7 +194,7 @@ def test_look_that_failed_is_said_once_and_repeated() -> None:
         await ward.login()
         await ward.passes(0)
         await ward.ends(DOWN)
-        assert ward.watch.found() == {}
+        assert ward.watch.found is None
         assert await ward.passes(RETRY) == 1
         await ward.ends([])
         assert await ward.passes(RETRY) == 1
@@ -218,16 +217,6 @@ def test_bug_is_counted_and_does_not_end_the_looks() -> None:
         await ward.ends(rows())
 
     assert in_ward(work).stats.bugs == 1
-
-
-def test_database_that_is_forgotten_is_looked_at_no_more() -> None:
-    async def work(ward: Ward) -> None:
-        await ward.login()
-        ward.watch.forget("shop")
-        assert await ward.passes(1) == 0
-        ward.watch.forget("shop")
-
-    in_ward(work)
 
 
 # --- refuse -----------------------------------------------------------------------------------------------------------
@@ -286,7 +275,7 @@ def test_login_is_refused_while_the_role_cannot_be_looked_at() -> None:
 
 def test_without_a_catalogue_a_login_waits_for_nothing_else() -> None:
     async def work(ward: Ward) -> None:
-        ward.judge = Filter(Policy(server_version=150000), VerdictCache(1 << 20))
+        ward.judges_by(None)
         served = ward.login()
         await ward.ends(rows())
         await served

@@ -230,7 +230,7 @@ class Quiet:
 
 
 class FakeJudge:
-    """The helper process and the catalogues: questions are kept until the test answers them."""
+    """The helper process and the catalogue: questions are kept until the test answers them."""
 
     def __init__(self, audit: Quiet) -> None:
         self._audit = audit
@@ -245,7 +245,7 @@ class FakeJudge:
         self.asked.append((question, sql, encoding, extended))
         return question
 
-    def refresh_for(self, database: str, asker: Asker) -> Question | None:
+    def refresh_for(self, asker: Asker) -> Question | None:
         if not self.refreshable:
             return None
         self.refreshes.append(Question(asker))
@@ -264,7 +264,7 @@ class FakeJudge:
 
 
 class Town:
-    """A house with one pool, whose upstreams are opened at once when the test says so."""
+    """A house with one database, itself, whose upstreams are opened at once when the test says so."""
 
     def __init__(self, size: int = 2) -> None:
         self.now = 100.0
@@ -282,20 +282,22 @@ class Town:
             now=lambda: self.now,
             max_query_length=100_000,
             max_client_conn=10,
-            pool_for=self._pool_for,
-            filter_for={"shop": self.filter}.__getitem__,
+            database=self._database,
             judge=self.judge,
-            catalogues=self.judge,
             register=lambda session, length: (1234, b"k" * length),
             forget=lambda session: None,
             cancel=self._cancel,
         )
         self.idents = 0
 
-    def _pool_for(self, database: str) -> Pool:
-        if database != "shop":
+    @property
+    def catalogue(self) -> FakeJudge:
+        return self.judge
+
+    def _database(self, name: str) -> Town:
+        if name != "shop":
             raise UpstreamError("no", INVALID_CATALOG_NAME, reason=CloseReason.CLIENT_LOGIN_REFUSED)
-        return self.pool
+        return self
 
     def _cancel(self, pid: int, secret: bytes, then: Callable[[], None]) -> None:
         self.cancelled.append((pid, secret))
