@@ -38,6 +38,7 @@ _SERVICE_LINK_NAME = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UD
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 _HARMLESS = re.compile(r"[\w.,:/+ -]{0,60}")
+_OF_A_RULE: Final = ("from", "database", "user", "method")
 DATABASES: Final = "databases"
 """The section whose keys are names of databases."""
 
@@ -72,24 +73,8 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
 
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
-        given: dict[str, Any] = {}
         before = len(problems)
-        for item in fields(kind):
-            value, key = values.get((name, item.name)), key_of(item)
-            if value is not None:
-                try:
-                    given[item.name] = _read(value, key, problems)
-                except ValueError as error:
-                    problems.append(f"{value.where}: must be {error}{_shown(value, key)}")
-                    continue
-            if item.default is MISSING and not given.get(item.name):
-                problems.append(
-                    f"{name}.{item.name} is required: set it in the file, or as {key.variable} in the environment"
-                )
-        if name == "pool" and "min_pool_size" not in given:
-            # Who asks for a pool of one wants no lecture about the default of two that are kept warm.
-            usual = PoolLimits()
-            given["min_pool_size"] = min(usual.min_pool_size, given.get("default_pool_size", usual.default_pool_size))
+        given = _section(name, values, problems)
         if len(problems) == before:
             sections[name] = kind(**given)
     _check_together(sections, values, problems)
@@ -99,6 +84,37 @@ def load(text: str | None, environ: Mapping[str, str], *, source: str = "config.
     if problems:
         raise ConfigError("\n".join(problems))
     return Config(**sections)
+
+
+def _section(name: str, values: _Values, problems: list[str]) -> dict[str, Any]:
+    """Read what is given of a section; say what is wrong, and what is missing."""
+    given: dict[str, Any] = {}
+    for item in fields(SECTIONS[name]):
+        value, key = values.get((name, item.name)), key_of(item)
+        right = value is None or _put(given, item.name, value, key, problems)
+        if right and item.default is MISSING and not given.get(item.name):
+            problems.append(
+                f"{name}.{item.name} is required: set it in the file, or as {key.variable} in the environment"
+            )
+    if name == "pool":
+        given.setdefault("min_pool_size", _kept_warm(given, PoolLimits()))
+    return given
+
+
+def _kept_warm(given: Mapping[str, Any], usual: PoolLimits) -> int:
+    """Return the usual min_pool_size: who asks for a pool of one wants no lecture about the two that are kept warm."""
+    size: int = given.get("default_pool_size", usual.default_pool_size)
+    return min(usual.min_pool_size, size)
+
+
+def _put(given: dict[str, Any], name: str, value: _Value, key: Key, problems: list[str]) -> bool:
+    """Read the value of a key; return whether it was right."""
+    try:
+        given[name] = _read(value, key, problems)
+    except ValueError as error:
+        problems.append(f"{value.where}: must be {error}{_shown(value, key)}")
+        return False
+    return True
 
 
 def _read(value: _Value, key: Key, problems: list[str]) -> Any:
@@ -140,36 +156,38 @@ def _users(value: _Value, problems: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _rules(value: _Value, problems: list[str]) -> tuple[AuthRule, ...]:
-    known = ("from", "database", "user", "method")
     if not isinstance(value.node, yaml.SequenceNode):
-        raise ValueError(f"a list of rules, each with {', '.join(known)}")
-    rules = []
-    for number, node in enumerate(value.node.value, 1):
-        name = f"auth.rules[{number}]"
-        where = value.inside(node, name)
-        before = len(problems)
-        found = {key: part for key, _, part in _pairs(node, value.source, name, known, problems, where)}
-        networks: tuple[v.Network, ...] = ()
-        try:
-            networks = v.networks(_word(found["from"]) or "") if "from" in found else ()
-        except ValueError as error:
-            problems.append(f"{where}: from must be {error}")
-        method = _word(found["method"]) if "method" in found else None
-        missing = [key for key in ("from", "method") if key not in found]
-        problems += [f"{where}: {key} is missing; a rule has {', '.join(known)}" for key in missing]
-        if "method" in found and method not in RULE_METHODS:
-            problems.append(f"{where}: method must be one of {', '.join(RULE_METHODS)}")
-        databases, users = (_names(found.get(key), f"{where}: {key}", problems) for key in ("database", "user"))
-        if len(problems) > before or method is None:
-            continue
-        rule = AuthRule(networks=networks, databases=databases, users=users, method=method)
-        if method == "trust" and not rule.is_local:
-            problems.append(
-                f"{where}: trust is accepted from local and loopback only: else whoever reaches the port could read"
-                " everything; use scram-sha-256 or cert"
-            )
-        rules.append(rule)
-    return tuple(rules)
+        raise ValueError(f"a list of rules, each with {', '.join(_OF_A_RULE)}")
+    rules = (_rule(value, number, node, problems) for number, node in enumerate(value.node.value, 1))
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def _rule(value: _Value, number: int, node: yaml.Node, problems: list[str]) -> AuthRule | None:
+    """Read a rule; None where something is wrong in it."""
+    name = f"auth.rules[{number}]"
+    where = value.inside(node, name)
+    before = len(problems)
+    found = {key: part for key, _, part in _pairs(node, value.source, name, _OF_A_RULE, problems, where)}
+    networks: tuple[v.Network, ...] = ()
+    try:
+        networks = v.networks(_word(found["from"]) or "") if "from" in found else ()
+    except ValueError as error:
+        problems.append(f"{where}: from must be {error}")
+    missing = [key for key in ("from", "method") if key not in found]
+    problems += [f"{where}: {key} is missing; a rule has {', '.join(_OF_A_RULE)}" for key in missing]
+    method = _word(found["method"]) if "method" in found else None
+    if "method" in found and method not in RULE_METHODS:
+        problems.append(f"{where}: method must be one of {', '.join(RULE_METHODS)}")
+    databases, users = (_names(found.get(key), f"{where}: {key}", problems) for key in ("database", "user"))
+    if len(problems) > before or method is None:
+        return None
+    rule = AuthRule(networks=networks, databases=databases, users=users, method=method)
+    if method == "trust" and not rule.is_local:
+        problems.append(
+            f"{where}: trust is accepted from local and loopback only: else whoever reaches the port could read"
+            " everything; use scram-sha-256 or cert"
+        )
+    return rule
 
 
 def _names(node: yaml.Node | None, where: str, problems: list[str]) -> tuple[str, ...]:
@@ -187,8 +205,6 @@ def _databases(value: _Value, upstream: Upstream, pool: PoolLimits, problems: li
     if not isinstance(value.node, yaml.MappingNode):
         problems.append(f"{value.where}: {DATABASES} must hold names of databases, each with keys and values")
         return {}
-    kinds = (Upstream, PoolLimits, Database)
-    keys = {item.name: item for kind in kinds for item in fields(kind) if kind is not Database or item.metadata}
     databases: dict[str, Database] = {}
     for name_node, node in value.node.value:
         name = _word(name_node) or ""
@@ -198,45 +214,45 @@ def _databases(value: _Value, upstream: Upstream, pool: PoolLimits, problems: li
             problems.append(f"{where}: {'this name stands twice' if name else 'a name is missing'}")
             continue
         before = len(problems)
-        given: dict[str, Any] = {}
-        for key, here, part in (
-            () if _is_null(node) else _pairs(node, value.source, title, tuple(keys), problems, where)
-        ):
-            text = _word(part)
-            known = key_of(keys[key])
-            if _is_null(part):
-                continue
-            if text is None:
-                problems.append(f"{here}: must be a single value")
-                continue
-            part_value = _Value(text, here, value.folder)
-            try:
-                given[key] = _read(part_value, known, problems)
-            except ValueError as error:
-                problems.append(f"{here}: must be {error}{_shown(part_value, known)}")
-        of_upstream = {item.name: getattr(upstream, item.name) for item in fields(Upstream)} | {"dbname": name}
-        if given.keys() & {"user", *PASSWORD_SOURCES}:
-            # One role's password is no other's: where an entry names either, it brings its own credentials.
-            own = {"sslcert", "sslkey", *PASSWORD_SOURCES}
-            of_upstream = {key: part for key, part in of_upstream.items() if key not in own}
-        of_pool = asdict(pool)
-        if "default_pool_size" in given:
-            of_pool["min_pool_size"] = min(pool.min_pool_size, given["default_pool_size"])
-        entry = Database(
-            upstream=Upstream(
-                **{
-                    item.name: given.get(item.name, of_upstream.get(item.name, item.default))
-                    for item in fields(Upstream)
-                }
-            ),
-            pool=PoolLimits(**(of_pool | {key: part for key, part in given.items() if key in of_pool})),
-            max_client_conn=given.get("max_client_conn", 0),
-        )
+        given = {} if _is_null(node) else _of_database(value, node, title, where, problems)
+        entry = databases[name] = _database(name, given, upstream, pool)
         if len(problems) == before:
             _check_upstream(entry.upstream, where, problems)
             _check_pool(entry.pool, where, problems)
-        databases[name] = entry
     return databases
+
+
+def _of_database(value: _Value, node: yaml.Node, title: str, where: str, problems: list[str]) -> dict[str, Any]:
+    """Read what an entry says of its database: keys of `upstream` and of `pool`, and some of its own."""
+    kinds = (Upstream, PoolLimits, Database)
+    keys = {item.name: item for kind in kinds for item in fields(kind) if kind is not Database or item.metadata}
+    given: dict[str, Any] = {}
+    for key, here, part in _pairs(node, value.source, title, tuple(keys), problems, where):
+        if _is_null(part):
+            continue
+        text = _word(part)
+        if text is None:
+            problems.append(f"{here}: must be a single value")
+        else:
+            _put(given, key, _Value(text, here, value.folder), key_of(keys[key]), problems)
+    return given
+
+
+def _database(name: str, given: Mapping[str, Any], upstream: Upstream, pool: PoolLimits) -> Database:
+    """Make the entry of a name of what is given, and of `upstream` and `pool` where nothing is."""
+    of_upstream = {item.name: getattr(upstream, item.name) for item in fields(Upstream)} | {"dbname": name}
+    if given.keys() & {"user", *PASSWORD_SOURCES}:
+        # One role's password is no other's: where an entry names either, it brings its own credentials.
+        own = {"sslcert", "sslkey", *PASSWORD_SOURCES}
+        of_upstream = {key: part for key, part in of_upstream.items() if key not in own}
+    of_pool = asdict(pool) | {"min_pool_size": _kept_warm(given, pool)}
+    return Database(
+        upstream=Upstream(
+            **{item.name: given.get(item.name, of_upstream.get(item.name, item.default)) for item in fields(Upstream)}
+        ),
+        pool=PoolLimits(**{key: given.get(key, part) for key, part in of_pool.items()}),
+        max_client_conn=given.get("max_client_conn", 0),
+    )
 
 
 def _word(node: yaml.Node) -> str | None:

@@ -336,25 +336,8 @@ def login(sqlstate: str, text: str, upstream: Upstream, password: str, *, encryp
     found = _SQLSTATE.search(text)
     code = found[1] if found else sqlstate
     user, dbname, host = upstream.user, upstream.dbname, upstream.host
-    odd = "".join(f" The password {each}." for each in suspicions(password))
-    if (code == "28000" and "PAM" in text) or (code == "28P01" and upstream.aws_iam):
-        return Advice(
-            f"The server does not accept the IAM token of {user}.",
-            f"GRANT rds_iam TO {_quoted(user)}; enable IAM authentication on the instance; allow rds-db:connect on"
-            f" dbuser:RESOURCE-ID/{user} to the role that SideCart runs with; see that the clock is right.",
-        )
-    if code == "28000" and "no pg_hba.conf entry" in text:
-        return _no_entry(upstream, encrypted=encrypted)
-    if code == "28P01":
-        return Advice(
-            f"The server does not accept the password, or has no role {user}.{odd}",
-            "Set the password that the role has now. The usual causes: the secret was rotated; it was copied from a URL"
-            " and is still percent-encoded; a line break came along with it.",
-        )
-    if code == "28000" and "not permitted to log in" in text:
-        return Advice(f"The role {user} may not log in.", f"ALTER ROLE {_quoted(user)} LOGIN.")
-    if code == "28000":
-        return Advice(_sentence(text), "See pg_hba.conf of the server, and that the role exists.")
+    if code in ("28000", "28P01"):
+        return _not_let_in(code, text, upstream, password, encrypted=encrypted)
     if code == "3D000":
         return Advice(
             f"The database {dbname} does not exist on {host}.",
@@ -373,6 +356,29 @@ def login(sqlstate: str, text: str, upstream: Upstream, password: str, *, encryp
     if code == "57P03":
         return Advice(_sentence(text), "Wait until the server has started, and try again.")
     return _login_without_code(text, upstream)
+
+
+def _not_let_in(code: str, text: str, upstream: Upstream, password: str, *, encrypted: bool) -> Advice:
+    """Explain why the server does not believe, or does not want, who logs in."""
+    user = upstream.user
+    if (code == "28000" and "PAM" in text) or (code == "28P01" and upstream.aws_iam):
+        return Advice(
+            f"The server does not accept the IAM token of {user}.",
+            f"GRANT rds_iam TO {_quoted(user)}; enable IAM authentication on the instance; allow rds-db:connect on"
+            f" dbuser:RESOURCE-ID/{user} to the role that SideCart runs with; see that the clock is right.",
+        )
+    if code == "28P01":
+        odd = "".join(f" The password {each}." for each in suspicions(password))
+        return Advice(
+            f"The server does not accept the password, or has no role {user}.{odd}",
+            "Set the password that the role has now. The usual causes: the secret was rotated; it was copied from a URL"
+            " and is still percent-encoded; a line break came along with it.",
+        )
+    if "no pg_hba.conf entry" in text:
+        return _no_entry(upstream, encrypted=encrypted)
+    if "not permitted to log in" in text:
+        return Advice(f"The role {user} may not log in.", f"ALTER ROLE {_quoted(user)} LOGIN.")
+    return Advice(_sentence(text), "See pg_hba.conf of the server, and that the role exists.")
 
 
 def _no_entry(upstream: Upstream, *, encrypted: bool) -> Advice:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -91,39 +91,43 @@ class _Cutter:
             gap = token.start() if token is not None else len(text)
             if self._first < 0:
                 self._first = next((at for at in range(self._at, gap) if text[at] not in _SPACE), -1)
-            if token is None:
-                if self._goes_back():
-                    continue
+            if token is not None:
+                self._at = token.end()
+                yield from self._token(token)
+            elif not self._goes_back():
                 yield from self._statement(len(text))
                 return
-            self._at = token.end()
-            kind = token.lastgroup
-            if kind == "comment":
-                continue
-            if kind == "block":
-                self._at = _end_of_block(text, self._at)
-                continue
-            if kind == "meta":
-                yield from self._meta(token)
-                continue
-            if token[0] == ";":
-                if not self._parens and not self._block:
-                    yield from self._semicolon(token.start())
-                    continue
-                if self._inside < 0:
-                    self._inside = token.start()
-            if self._first < 0:
-                self._first = token.start()
-            if kind == "dollar":
-                close = text.find(token[0], self._at)
-                self._at = len(text) if close < 0 else close + len(token[0])
-            elif kind == "word":
-                self._word(token[0].lower())
-            elif token[0] == "(" and self._counts:
-                self._parens += 1
-            elif token[0] == ")" and self._parens:
-                self._parens -= 1
-                self._leaves()
+
+    def _token(self, token: re.Match[str]) -> Iterable[Piece]:
+        """Take a token; return what ends with it."""
+        kind = token.lastgroup
+        if kind == "meta":
+            return self._meta(token)
+        if token[0] == ";" and not self._parens and not self._block:
+            return self._semicolon(token.start())
+        if kind == "block":
+            self._at = _end_of_block(self._text, self._at)
+        elif kind != "comment":
+            self._within(token)
+        return ()
+
+    def _within(self, token: re.Match[str]) -> None:
+        """Take a token of the statement that is being read, which ends nothing."""
+        if self._first < 0:
+            self._first = token.start()
+        kind, word = token.lastgroup, token[0]
+        if kind == "word":
+            self._word(word.lower())
+        elif kind == "dollar":
+            close = self._text.find(word, self._at)
+            self._at = len(self._text) if close < 0 else close + len(word)
+        elif word == ";" and self._inside < 0:
+            self._inside = token.start()
+        elif word == "(" and self._counts:
+            self._parens += 1
+        elif word == ")" and self._parens:
+            self._parens -= 1
+            self._leaves()
 
     def _goes_back(self) -> bool:
         """Go back to the first semicolon in parentheses or a block that is still open; count neither from now on.

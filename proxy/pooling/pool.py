@@ -388,6 +388,15 @@ class Pool:
         """Do what time asks for: give up waits, retire idle upstreams, keep `min_pool_size` open."""
         if self.draining:
             self._send_away()
+        self._end_waits(now)
+        self._retire(now)
+        check_delay = self.limits.server_check_delay
+        if check_delay and now - max(self._life.heard, self._life.asked_at) >= check_delay:
+            self._ask(now)
+        self._grow(now, warm=True)
+
+    def _end_waits(self, now: float) -> None:
+        """Tell who waits that it is still so, or that it was in vain."""
         for who, wait in list(self.waiting.items()):
             waited = now - wait.since
             if self.limits.query_wait_timeout and waited >= self.limits.query_wait_timeout:
@@ -396,6 +405,9 @@ class Pool:
             elif self.limits.query_wait_notify and waited >= self.limits.query_wait_notify and not wait.notified:
                 wait.notified = True
                 who.still_waiting(waited)
+
+    def _retire(self, now: float) -> None:
+        """Close idle upstreams that are too old, or that nobody has used for long."""
         spare = self.size - self.limits.min_pool_size
         for upstream in list(self.idle):  # the front of the list has rested longest
             old = now >= upstream.term.expires
@@ -405,10 +417,6 @@ class Pool:
                 self.idle.remove(upstream)
                 spare -= 1
                 upstream.close(upstream.term.outlived if old else CloseReason.SERVER_IDLE_TIMEOUT)
-        check_delay = self.limits.server_check_delay
-        if check_delay and now - max(self._life.heard, self._life.asked_at) >= check_delay:
-            self._ask(now)
-        self._grow(now, warm=True)
 
     def _ask(self, now: float) -> None:
         """Ask the server for a sign of life: on an idle upstream, else, where all are busy, beside them."""

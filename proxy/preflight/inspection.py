@@ -147,25 +147,34 @@ class Inspection:
         try:
             shaken = await reaching.shake_hands(address, context, upstream.host, self._seconds, direct=direct)
         except NoTlsError as refusal:
-            if refusal.answer in (b"N", b"E"):
-                if upstream.sslmode in ("allow", "prefer"):
-                    return Fine(f"not used: the server has none, and upstream.sslmode is {upstream.sslmode}")
-                raise TroubleError(diagnosis.no_tls(upstream.sslmode)) from refusal
-            raise TroubleError(diagnosis.not_postgres(refusal.answer, upstream.port)) from refusal
-        except TimeoutError as error:
-            raise TroubleError(diagnosis.silent(upstream.port, self._seconds)) from error
+            if refusal.answer in (b"N", b"E") and upstream.sslmode in ("allow", "prefer"):
+                return Fine(f"not used: the server has none, and upstream.sslmode is {upstream.sslmode}")
+            raise TroubleError(self._without_tls(refusal.answer)) from refusal
         except ssl.SSLCertVerificationError as error:
             raise TroubleError(await self._explain(error, address, context, direct=direct)) from error
-        except ssl.SSLError as error:
-            raise TroubleError(diagnosis.handshake(str(error.reason or error), direct=direct)) from error
         except OSError as error:
-            if direct:
-                raise TroubleError(diagnosis.handshake("the connection was closed", direct=True)) from error
-            raise TroubleError(diagnosis.not_postgres(b"", upstream.port)) from error
+            raise TroubleError(self._no_handshake(error, direct=direct)) from error
         if direct and shaken.protocol != ALPN:
             raise TroubleError(diagnosis.handshake("no protocol was agreed on", direct=True))
         self._encrypted = upstream.sslmode != "allow"
         return self._shaken(shaken)
+
+    def _without_tls(self, answer: bytes) -> diagnosis.Advice:
+        """Say what an answer other than yes to SSLRequest means."""
+        if answer in (b"N", b"E"):
+            return diagnosis.no_tls(self._upstream.sslmode)
+        return diagnosis.not_postgres(answer, self._upstream.port)
+
+    def _no_handshake(self, error: OSError, *, direct: bool) -> diagnosis.Advice:
+        """Say what an error of a handshake means, other than one of the certificate."""
+        port = self._upstream.port
+        if isinstance(error, TimeoutError):
+            return diagnosis.silent(port, self._seconds)
+        if isinstance(error, ssl.SSLError):
+            return diagnosis.handshake(str(error.reason or error), direct=direct)
+        if direct:
+            return diagnosis.handshake("the connection was closed", direct=True)
+        return diagnosis.not_postgres(b"", port)
 
     def _shaken(self, shaken: reaching.Shaken) -> Fine:
         upstream = self._upstream

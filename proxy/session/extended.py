@@ -110,7 +110,7 @@ def _ahead_of_parse(session: Session, link: Link, verdict: Verdict, *, told: boo
     if resetting.has_to_replan(session, link, verdict):
         before += resetting.replan(link)
     if verdict.effects:
-        before += sql_names.provide(session, link, verdict, parse=True)
+        before += sql_names.provide(session, link, verdict, sql_names.At.PARSE)
     return before
 
 

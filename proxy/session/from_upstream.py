@@ -174,34 +174,47 @@ def lose(session: Session, link: Link, reason: CloseReason, sqlstate: str, text:
     if link.unit and _can_repeat(session, link, sqlstate):
         _repeat(session, link, link.unit, reason)
         return
-    ledger, local, peer = session.ledger, session.local, session.peer
+    peer = session.peer
     if out:
         peer.wire.write(out)
-    # Of a client_encoding that its transaction has set nobody would know what it is now.
-    gone = ledger.pins or ledger.reading or ledger.recodes or (ledger.touched and local.seen == p.IDLE)
-    if gone or session.inbox.flow or not link.replies.whole:
+    if not link.replies.whole or session.inbox.flow or _holds_state(session):
         whole = drop_link(session, reason)
         peer.end(reason, ADMIN_SHUTDOWN if sqlstate == CONNECTION_FAILURE else sqlstate, text if whole else "")
         return
-    status = p.IDLE if local.seen == p.IDLE or link.transaction.ending else p.FAILED
-    error = p.error_response("ERROR", sqlstate, text, codec=session.codec)
-    answer = link.replies.abandon(error, status, group_open=link.group_open)
-    drop_link(session, reason)
-    _forget(session)
-    local.became(status)
-    session.swallowing = session.swallowing or link.group_open
-    if answer:
-        local.seen = status
-        peer.wire.write(answer)
-    elif status == p.FAILED:
-        # Nobody expects an answer now: whatever comes next gets it.
-        local.parting = UpstreamError(text, sqlstate, reason=reason)
+    _answer_with(session, link, UpstreamError(text, sqlstate, reason=reason))
     if peer.leaving:
         peer.end(*peer.leaving)
     elif session.awaits is Awaits.REPLIES:
         pump.go_on(session)
     else:
         session.pace()
+
+
+def _holds_state(session: Session) -> bool:
+    """Whether the client's session has state on its upstream alone."""
+    ledger = session.ledger
+    # Of a client_encoding that its transaction has set nobody would know what it is now.
+    if ledger.pins or ledger.reading or ledger.recodes:
+        return True
+    return bool(ledger.touched) and session.local.seen == p.IDLE
+
+
+def _answer_with(session: Session, link: Link, error: UpstreamError) -> None:
+    """Answer with this error what has not been answered, and forget the upstream."""
+    local = session.local
+    status = p.IDLE if local.seen == p.IDLE or link.transaction.ending else p.FAILED
+    shown = p.error_response("ERROR", error.sqlstate, str(error), codec=session.codec)
+    answer = link.replies.abandon(shown, status, group_open=link.group_open)
+    drop_link(session, error.reason)
+    _forget(session)
+    local.became(status)
+    session.swallowing = session.swallowing or link.group_open
+    if answer:
+        local.seen = status
+        session.peer.wire.write(answer)
+    elif status == p.FAILED:
+        # Nobody expects an answer now: whatever comes next gets it.
+        local.parting = error
 
 
 def _halted(session: Session, link: Link, body: bytes, out: bytes) -> None:
@@ -292,14 +305,21 @@ def hand_back(session: Session, link: Link) -> None:
         upstream.resume_reading()
     if ledger.pins or ledger.lost or ledger.touched or ledger.reading:
         upstream.settings = None
-    half_sent = session.inbox.half_sent
-    if ledger.scarred or ledger.tainted or replies.copying or half_sent or replies.halted is not None:
+    if _cannot_be_cleaned(session, link):
         upstream.close(CloseReason.DIRTY)
         session.pool.lost(upstream, session.house.now())
         return
     # What is under way is cancelled. Where that can hit a message of ours only DISCARD ALL knows what is left.
     discard = bool(ledger.pins or link.untidy or replies.ours) or link.blind
-    if not link.quiet or discard:
+    if discard or not link.quiet:
         session.pool.recycle(upstream, discard=discard)
     else:
         session.pool.release(upstream, session.house.now())
+
+
+def _cannot_be_cleaned(session: Session, link: Link) -> bool:
+    """Whether the upstream has what no statement clears, or is in the middle of something."""
+    ledger, replies = session.ledger, link.replies
+    if ledger.scarred or ledger.tainted:
+        return True
+    return replies.copying or session.inbox.half_sent or replies.halted is not None

@@ -128,7 +128,10 @@ def _ahead(session: Session, link: Link, verdict: Verdict, text: bytes) -> tuple
             raise MustWait
         before += sql_names.provide_in_failed(session, link, verdict, *leaving)
     elif verdict.effects:
-        before += sql_names.provide(session, link, verdict, query=True, ended=replans and not between)
+        if replans and not between:
+            before += sql_names.provide_behind_ours(session, link, verdict)
+        else:
+            before += sql_names.provide(session, link, verdict, sql_names.At.QUERY)
     if link.transaction.block is Block.OURS:
         before += link.help(observe.END)  # the Query is in no transaction; the group's Sync ends what has failed
     return before, between

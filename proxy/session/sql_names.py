@@ -5,6 +5,7 @@ Every function returns the bytes to send, and has registered the replies to them
 
 from __future__ import annotations
 
+import enum
 import re
 from functools import partial
 from typing import Final
@@ -27,34 +28,44 @@ _Missing = tuple[bytes, Statement, bool, bool | None]
 """A name that SQL uses, its statement, whether it needs all of that, and what of it is on the link: see `Own`."""
 
 
-def provide(
-    session: Session, link: Link, verdict: Verdict, *, query: bool = False, ended: bool = False, parse: bool = False
-) -> bytes:
+class At(enum.Enum):
+    """Where in what is sent the names are needed."""
+
+    PARSE = "at a Parse"
+    """Which analyses what an EXECUTE executes: it needs that already, and nothing else."""
+    USE = "at a Bind or an Execute"
+    QUERY = "in front of a Query"
+    BEHIND_OURS = "in front of a Query, behind another one that is ours alone"
+    """Whatever has come before is answered by then, and no transaction fails for it."""
+
+
+def provide(session: Session, link: Link, verdict: Verdict, at: At = At.USE) -> bytes:
     """Put statements that SQL names on the link under their own names: PREPARE, EXECUTE and DEALLOCATE see them.
 
-    Only EXECUTE needs more than the name, and needs it at its `parse` already. Whoever lists statements is to see
-    this client's alone. `query`: in front of a Query; `ended`: behind a Query of ours alone. Raises MustWait.
+    Only EXECUTE needs more than the name. Whoever lists statements is to see this client's alone. Raises MustWait.
     """
     unanswered = session.groups.unanswered
-    if link.transaction.status == p.FAILED and not (ended or unanswered):
+    if link.transaction.status == p.FAILED and not unanswered:
         return b""  # whatever it is, the server says no more than that the transaction has failed
-    missing, lists = _missing(session, link, verdict, parse=parse)
-    if (parse or query) and (missing or lists) and unanswered and not ended:
+    wanted = _wanted(session, verdict, at)
+    missing = wanted.missing_on(link)
+    if unanswered and at is not At.USE and (missing or wanted.lists):
         raise MustWait  # in a transaction that fails only now, ours would fail in the place of the client's
-    alone = query and (ended or not link.group_open)
+    return _put_all(session, link, missing, at, lists=wanted.lists)
+
+
+def provide_behind_ours(session: Session, link: Link, verdict: Verdict) -> bytes:
+    """Do so in front of a Query, behind another one that is ours alone. Raises MustWait."""
+    wanted = _wanted(session, verdict, At.BEHIND_OURS)
+    return _put_all(session, link, wanted.missing_on(link), At.BEHIND_OURS, lists=wanted.lists)
+
+
+def _put_all(session: Session, link: Link, missing: list[_Missing], at: At, *, lists: bool) -> bytes:
+    alone = at is At.BEHIND_OURS or (at is At.QUERY and not link.group_open)
+    like = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if at is At.QUERY else r.SKIP_PARSE
     out = reparsing.drop(session, link, session.prepared.drop_sent(link.held) if lists else [])
-    like = r.SKIP_ANYHOW if alone else r.SKIP_FIRM if query else r.SKIP_PARSE
-    for name, statement, whole, there in missing:
-        if there is not None:
-            out += _close(link, name)
-        if whole:
-            reparsing.settle_context(session, statement)
-            parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
-            out += reparsing.in_context(session, link, statement.context, parse_it, ended=ended)
-        else:
-            _owe(link, name, whole, like)
-            shown = statement.original if lists else None
-            out += p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown)
+    for each in missing:
+        out += _put(session, link, each, like, at, lists=lists)
     if out and alone:
         # A Query behind a failed message would be ignored; on its own it gets the server's answer. Inside a group
         # that is the client's to end it has to be ignored where what stands before it has failed.
@@ -63,36 +74,77 @@ def provide(
     return out
 
 
-def _missing(session: Session, link: Link, verdict: Verdict, *, parse: bool = False) -> tuple[list[_Missing], bool]:
-    """Return the statements that SQL names and the link lacks, and whether it lists all. Raises MustWait."""
-    wanted: dict[bytes, tuple[Statement, bool]] = {}
-    lists = False
+def _put(session: Session, link: Link, missing: _Missing, like: Owed, at: At, *, lists: bool) -> bytes:
+    """Put a statement on the link, or only a name; for who `lists` them, under its original text."""
+    name, statement, whole, there = missing
+    out = b"" if there is None else _close(link, name)
+    if whole:
+        reparsing.settle_context(session, statement)
+        parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
+        return out + reparsing.in_context(session, link, statement.context, parse_it, ended=at is At.BEHIND_OURS)
+    _owe(link, name, whole, like)
+    shown = statement.original if lists else None
+    return out + (p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown))
+
+
+class _Wanted:
+    """Hold the statements that SQL names or lists, and of which of them it needs more than the name."""
+
+    __slots__ = ("_session", "_statements", "lists")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._statements: dict[bytes, tuple[Statement, bool]] = {}
+        self.lists = False
+        """Whether it lists all that there are."""
+
+    def name(self, name: bytes, *, runs: bool) -> None:
+        """Want the statement of a name; `runs`: all of it, if it can be had."""
+        statement = self._session.prepared.find(name)
+        if statement is None or (runs and reparsing.unreadable_named(self._session, statement)):
+            return
+        self._want(name, statement, runs)
+
+    def every_one(self) -> None:
+        """Want all that the client has: those with an original text are never run from the list."""
+        self.lists = True
+        for name, statement in reversed(self._session.prepared.all().items()):
+            readable = statement.original is None and not reparsing.unreadable_named(self._session, statement)
+            self._want(name, statement, readable)
+
+    def _want(self, name: bytes, statement: Statement, whole: bool) -> None:
+        _, before = self._statements.get(name, (statement, False))
+        self._statements[name] = (statement, before or whole)
+
+    def missing_on(self, link: Link) -> list[_Missing]:
+        """Return what the link lacks, in the order in which it is to be put there.
+
+        The oldest comes first: prepare_time shows it. But what executes another one is noted by the server as what that
+        is: the other one comes before it, or it does not.
+        """
+        ordered = list(self._statements.items())[::-1]
+        ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
+        ordered.sort(key=lambda item: not item[1][0].silent)
+        return [
+            (name, statement, whole, there)
+            for name, (statement, whole) in ordered
+            if (there := link.own_name(name)) is None
+            or there < whole
+            or (self.lists and not whole)  # under its original text, which is never run
+        ]
+
+
+def _wanted(session: Session, verdict: Verdict, at: At) -> _Wanted:
+    """Find what a text names and lists. Raises MustWait."""
+    wanted = _Wanted(session)
     for effect, text in effects.of(session, verdict):
-        if effect is Effect.EXECUTE or (effect in effects.NAMING and text and not parse):
-            name = session.encode(text)
-            statement = session.prepared.find(name)
-            if statement is None or (effect is Effect.EXECUTE and reparsing.unreadable_named(session, statement)):
-                continue
-            _, whole = wanted.get(name, (statement, False))
-            wanted[name] = (statement, whole or effect is Effect.EXECUTE)
+        if effect is Effect.EXECUTE:
+            wanted.name(session.encode(text), runs=True)
         elif effect is Effect.LIST_STATEMENTS:
-            for name, statement in reversed(session.prepared.all().items()):
-                _, whole = wanted.get(name, (statement, False))
-                readable = statement.original is None and not reparsing.unreadable_named(session, statement)
-                wanted[name] = (statement, whole or readable)
-            lists = True
-    # The oldest comes first: prepare_time shows it. But what executes another one is noted by the server as what
-    # that is: the other one comes before it, or it does not.
-    ordered = list(wanted.items())[::-1]
-    ordered.sort(key=lambda item: item[1][0].verdict.kind == "execute")
-    ordered.sort(key=lambda item: not item[1][0].silent)
-    return [
-        (name, statement, whole, there)
-        for name, (statement, whole) in ordered
-        if (there := link.own_name(name)) is None
-        or there < whole
-        or (lists and not whole)  # under its original text, which is never run
-    ], lists
+            wanted.every_one()
+        elif effect in effects.NAMING and text and at is not At.PARSE:
+            wanted.name(session.encode(text), runs=False)
+    return wanted
 
 
 def _close(link: Link, name: bytes) -> bytes:
@@ -141,7 +193,10 @@ def leaves_failed(session: Session, link: Link, verdict: Verdict, text: bytes) -
     if found is None:
         return None
     kind = session.filter.judge(found[1], session.codec).kind
-    return (kind, found[1]) if kind in _LEAVING and any(_missing(session, link, verdict)) else None
+    if kind not in _LEAVING:
+        return None
+    wanted = _wanted(session, verdict, At.USE)
+    return (kind, found[1]) if wanted.lists or wanted.missing_on(link) else None
 
 
 def provide_in_failed(session: Session, link: Link, verdict: Verdict, kind: str, first: bytes) -> bytes:
@@ -159,13 +214,13 @@ def provide_in_failed(session: Session, link: Link, verdict: Verdict, kind: str,
         owe(r.SKIP_ANYHOW)  # there may be no such savepoint
         owe(r.SKIP)
         owe(Dropped(link.held, name))
-        provided = provide(session, link, verdict, query=True, ended=True)
+        provided = provide_behind_ours(session, link, verdict)
         if not provided:
             owe(r.SKIP_SYNC)
         return begin + execute + end + (provided or p.SYNC_MESSAGE)
     chains = not session.filter.judge(first, session.codec).boundary
     owe(r.SKIP_QUERY)
-    provided = provide(session, link, verdict, query=True, ended=True)
+    provided = provide_behind_ours(session, link, verdict)
     if not chains:
         owe(r.SKIP_QUERY)
     owe(r.SKIP_ANYHOW)

@@ -104,11 +104,14 @@ class TlsLayer(asyncio.Protocol):
                 self.abort()
                 return
             self._flush()
-        if len(pieces) == 1:
-            self._inner.data_received(pieces[0])
-        elif pieces:
-            self._inner.data_received(b"".join(pieces))
-        if self._ended and not self._inner.eof_received():
+        if pieces:
+            self._inner.data_received(b"".join(pieces))  # one piece is not copied
+        if self._ended:
+            self._said_goodbye()
+
+    def _said_goodbye(self) -> None:
+        """Close, unless `inner` has more to say to a peer that says nothing more."""
+        if not self._inner.eof_received():
             self.close()
 
     def eof_received(self) -> bool:

@@ -29,22 +29,10 @@ from tools.measure import (
 
 OVER = {
     FUNCTION_BRANCHES: {
-        "config.load._databases": 18,
-        "config.load._rules": 13,
-        "config.load.load": 14,
-        "databases.diagnosis.login": 15,
-        "operating.script._Cutter.pieces": 21,
-        "pooling.pool.Pool.tick": 15,
-        "preflight.inspection.Inspection.tls": 14,
-        "session.from_upstream.hand_back": 15,
-        "session.from_upstream.lose": 19,
-        "session.sql_names._missing": 17,
-        "session.sql_names.provide": 21,
         "sql.operators._result_of": 16,
         "sql.operators.given": 13,
         "sql.operators.type_of": 18,
         "sql.reach.Reach._find_own": 13,
-        "tls.layer.TlsLayer.data_received": 14,
     },
 }
 """What is over its bound yet, and how much it may be; what has come within its bound has to leave this list."""
