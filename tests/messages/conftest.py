@@ -12,17 +12,18 @@ import pytest
 from proxy.config.schema import Upstream
 from proxy.demo import shop as sample
 from proxy.demo.embedded import EmbeddedServer
-from tests.messages.conversation import Admin, Answer, Talk, alone, among_others, difference
+from proxy.protocol import PROTOCOL_3_0, PROTOCOL_3_2
+from tests.messages.conversation import Admin, Answer, Talk, Way, alone, among_others, difference
 from tests.running import SideCart, reader_of
 from tests.servers import EVERY, running
 
 WAYS = [
-    pytest.param((1, False), id="one-whole"),
-    pytest.param((2, True), id="two-bytes"),
-    pytest.param((1, True), id="one-bytes", marks=pytest.mark.deep),
-    pytest.param((2, False), id="two-whole", marks=pytest.mark.deep),
+    pytest.param(Way(1, False, PROTOCOL_3_0), id="one-whole-3.0"),
+    pytest.param(Way(2, True, PROTOCOL_3_2), id="two-bytes-3.2"),
+    pytest.param(Way(1, True, PROTOCOL_3_0), id="one-bytes-3.0", marks=pytest.mark.deep),
+    pytest.param(Way(2, False, PROTOCOL_3_2), id="two-whole-3.2", marks=pytest.mark.deep),
 ]
-"""How many upstreams, and whether each byte of the client comes by itself."""
+"""Whole and byte by byte, each in both versions of the protocol."""
 
 TABLES = """
 CREATE TABLE changing (id integer, name text);
@@ -138,17 +139,14 @@ def oracle(private: EmbeddedServer, admin: Admin) -> Callable[[Talk], list[Answe
 
 
 @pytest.fixture
-def same(
-    fleet: Fleet, oracle: Callable[[Talk], list[Answer]], admin: Admin
-) -> Callable[[Talk, tuple[int, bool]], None]:
+def same(fleet: Fleet, oracle: Callable[[Talk], list[Answer]], admin: Admin) -> Callable[[Talk, Way], None]:
     """Return a function that fails where SideCart does not answer a talk as PostgreSQL does."""
 
-    def compare(played: Talk, way: tuple[int, bool]) -> None:
-        upstreams, by_byte = way
+    def compare(played: Talk, way: Way) -> None:
         expected = oracle(played)
-        found = among_others(fleet.get(upstreams).port, played, admin, upstreams=upstreams, by_byte=by_byte)
+        found = among_others(fleet.get(way.upstreams).port, played, admin, way)
         if told := difference(played, expected, found):
-            fleet.kill(upstreams)
+            fleet.kill(way.upstreams)
             pytest.fail(told)
 
     return compare

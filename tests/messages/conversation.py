@@ -1,17 +1,19 @@
 """Conversations: what a client says in steps, and the proof that SideCart answers each step as PostgreSQL does.
 
 A talk is played on a private connection to PostgreSQL, and through SideCart in four ways: over one upstream and over
-two, each batch in one write and one byte a write. Between its steps other clients come and go. Over one upstream they
+two, each batch in one write and one byte a write, and each of those in both versions of the protocol, of which the
+private connection speaks the older one. Between its steps other clients come and go. Over one upstream they
 use it after the client under test. Over two they take both, and leave the one that the client had not last: so every
 step that can be served elsewhere is. They have other settings, and other statements under the same names.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy import protocol as p
 from proxy.demo.shop import READER
@@ -217,6 +219,35 @@ def alone(port: int, played: Talk, admin: Admin) -> list[Answer]:
     return answers
 
 
+class Way(NamedTuple):
+    """Say how a talk is played through SideCart."""
+
+    upstreams: int
+    by_byte: bool
+    """Whether each byte of the client comes by itself, those of its StartupMessage included."""
+    protocol: int
+
+    @contextmanager
+    def connect(self, port: int, parameters: dict[str, str]) -> Iterator[Wire]:
+        """Connect the client of a talk; what it is greeted with is that of its version of the protocol."""
+        with Wire(port, login=False) as wire:
+            wire.sock.settimeout(PATIENCE)
+            self.send(wire, startup(self.protocol, {"database": "shop", **parameters}))
+            greeting = wire.until_ready()
+            assert greeting == "R" + "S" * len(wire.parameters) + "KZ", (greeting, wire.error)
+            assert len(wire.key) == 4 + (32 if self.protocol == p.PROTOCOL_3_2 else 4)
+            yield wire
+
+    def send(self, wire: Wire, data: bytes) -> None:
+        (wire.trickle if self.by_byte else wire.send)(data)
+
+
+def startup(protocol: int, parameters: dict[str, str]) -> bytes:
+    """Return a StartupMessage of a version of the protocol."""
+    body = b"".join(name.encode() + b"\0" + value.encode() + b"\0" for name, value in parameters.items())
+    return struct.pack("!II", len(body) + 9, protocol) + body + b"\0"
+
+
 class NoUpstreamError(Exception):
     """The client under test keeps the upstream that it should have given back."""
 
@@ -263,16 +294,15 @@ def others(port: int, played: Talk, count: int) -> Iterator[list[Other]]:
             other.wire.sock.close()
 
 
-def among_others(port: int, played: Talk, admin: Admin, *, upstreams: int, by_byte: bool) -> list[Answer]:
+def among_others(port: int, played: Talk, admin: Admin, way: Way) -> list[Answer]:
     """Play a talk through SideCart while other clients use its upstreams, too; return its answers."""
     answers: list[Answer] = []
     last = b""
     holds = False
-    with others(port, played, upstreams) as rest, Wire(port, login=True, **played.parameters) as wire:
-        wire.sock.settimeout(PATIENCE)
+    with others(port, played, way.upstreams) as rest, way.connect(port, played.parameters) as wire:
         for each in played.steps:
             try:
-                taken = {other.take(): other for other in rest[: upstreams - holds]}
+                taken = {other.take(): other for other in rest[: way.upstreams - holds]}
             except NoUpstreamError as error:
                 answers.append(Answer([("held", f"another client waited in vain for an upstream: {error}")]))
                 break
@@ -282,8 +312,7 @@ def among_others(port: int, played: Talk, admin: Admin, *, upstreams: int, by_by
                 last = last if holds else pid
             if each.before:
                 admin(each.before)
-            data = b"".join(message.data for message in each.messages)
-            (wire.trickle if by_byte else wire.send)(data)
+            way.send(wire, b"".join(message.data for message in each.messages))
             answers.append(answer := read(wire, each))
             if staying is not None:
                 staying.leave()

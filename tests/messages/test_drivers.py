@@ -13,6 +13,7 @@ from tests.messages.conversation import (
     Message,
     Step,
     Talk,
+    Way,
     ask,
     b,
     close_portal,
@@ -424,5 +425,5 @@ TALKS = (
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_drivers(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+def test_drivers(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

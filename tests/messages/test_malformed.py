@@ -9,7 +9,7 @@ import pytest
 
 from proxy import protocol as p
 from tests.messages.conftest import WAYS
-from tests.messages.conversation import SYNC, Message, Talk, ask, parse, q, raw, run, step, talk
+from tests.messages.conversation import SYNC, Message, Talk, Way, ask, parse, q, raw, run, step, talk
 
 QUERIES = {
     "a NUL in its text": b"SELECT 1\0; SELECT 2\0",
@@ -109,7 +109,5 @@ TALKS = (
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_message_that_does_not_hold_what_it_should(
-    played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]
-) -> None:
+def test_message_that_does_not_hold_what_it_should(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

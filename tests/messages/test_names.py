@@ -10,6 +10,7 @@ from tests.messages.conftest import WAYS
 from tests.messages.conversation import (
     SYNC,
     Talk,
+    Way,
     b,
     close_portal,
     close_statement,
@@ -56,7 +57,5 @@ def named(name: str) -> Talk:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", [named(name) for name in NAMES], ids=str)
-def test_names_of_clients_that_look_like_ours(
-    played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]
-) -> None:
+def test_names_of_clients_that_look_like_ours(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

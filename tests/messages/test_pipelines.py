@@ -13,6 +13,7 @@ from tests.messages.conversation import (
     SYNC,
     Message,
     Talk,
+    Way,
     ask,
     b,
     close_portal,
@@ -501,5 +502,5 @@ TALKS = (*ORDER, *FLUSHES, *PORTALS)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_pipelines(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+def test_pipelines(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

@@ -12,6 +12,7 @@ from tests.messages.conversation import (
     SYNC,
     Step,
     Talk,
+    Way,
     ask,
     b,
     close_portal,
@@ -1030,5 +1031,5 @@ TALKS = (*BEHIND_RESET, *SETTINGS, *LIVES, *SQL, *CHANGED)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_statements(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+def test_statements(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

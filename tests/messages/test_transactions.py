@@ -11,6 +11,7 @@ from tests.messages.conversation import (
     SYNC,
     Step,
     Talk,
+    Way,
     ask,
     b,
     describe_statement,
@@ -621,5 +622,5 @@ TALKS = (*BEGINS, *FAILURES, *SAVEPOINTS, *CURSORS)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_transactions(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+def test_transactions(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)

@@ -13,6 +13,7 @@ from tests.messages.conversation import (
     SYNC,
     Message,
     Talk,
+    Way,
     ask,
     b,
     close_statement,
@@ -472,7 +473,7 @@ TALKS = (*STATEMENTS, *SETTINGS)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", TALKS, ids=str)
-def test_unanswered(played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]) -> None:
+def test_unanswered(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)
 
 
@@ -523,6 +524,6 @@ ENCODINGS = (
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("played", ENCODINGS, ids=str)
 def test_letters_in_an_encoding_that_has_just_been_set(
-    played: Talk, way: tuple[int, bool], same: Callable[[Talk, tuple[int, bool]], None]
+    played: Talk, way: Way, same: Callable[[Talk, Way], None]
 ) -> None:
     same(played, way)
