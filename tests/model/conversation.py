@@ -24,6 +24,8 @@ LOOK = 1.0
 """The same for one that should have an upstream: others may hold more of them than anybody can tell."""
 READ_ONLY_SQL_TRANSACTION = "25006"
 SYNTAX_ERROR = "42601"
+REFUSAL = ": SideCart forwards reads only"
+"""How the refusal of a function ends."""
 
 Seen = tuple[str, object]
 """The type of a backend message and what of it counts."""
@@ -40,7 +42,8 @@ class Answer:
 def what_counts(kind: int, body: bytes) -> object:
     """Return what has to be equal of a backend message.
 
-    SQLSTATE 25006 is SideCart's refusal: no script asks for what PostgreSQL itself would answer so.
+    SQLSTATE 25006 is SideCart's refusal: no script asks for what PostgreSQL itself would answer so. That of a function
+    has PostgreSQL's own code, and says whose it is.
     """
     if kind == p.BACKEND_KEY_DATA:
         return "a key"
@@ -49,7 +52,10 @@ def what_counts(kind: int, body: bytes) -> object:
     # A text in latin1 becomes the same replacement characters on both sides.
     fields = p.error_fields(body)
     sqlstate = fields.get("C")
-    if sqlstate == READ_ONLY_SQL_TRANSACTION or fields.get("M") == f'syntax error at or near "{STAND_IN}"':
+    text = fields.get("M", "")
+    if sqlstate == READ_ONLY_SQL_TRANSACTION or text == f'syntax error at or near "{STAND_IN}"':
+        return "refused"
+    if text.endswith(REFUSAL):
         return "refused"
     # F, L and R are PostgreSQL's file, line and routine.
     left_out = "FLRD" if sqlstate == SYNTAX_ERROR else "FLR"

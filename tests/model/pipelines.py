@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.demo.embedded import EmbeddedServer
-from proxy.demo.shop import DATABASE
 from tests import servers
 from tests.model import writer
 from tests.model.performing import Difference, Performance, alone, difference, has_crashed, refused
@@ -74,8 +73,7 @@ class Judge:
 @contextmanager
 def judges(server: EmbeddedServer) -> Iterator[Callable[[int], Judge]]:
     """Yield a function that returns the judge for so many upstreams; it asks SideCart what is refused each time."""
-    with stages(server, SIDECART_FILTER_ALLOW_FUNCTIONS=writer.ALLOWED) as stage_of:
-        server.sql(writer.TABLES + writer.FUNCTIONS, DATABASE)
+    with stages(server) as stage_of:
         yield lambda upstreams: Judge(stage_of(upstreams))
 
 

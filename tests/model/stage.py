@@ -16,6 +16,7 @@ from functools import cache
 from proxy import protocol as p
 from proxy.demo import shop as sample
 from proxy.demo.embedded import EmbeddedServer
+from tests.model import writer
 from tests.model.conversation import GLANCE, LOOK, PATIENCE, Answer, Connection, Seen
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
 from tests.running import SideCart, reader_of, wait_until
@@ -338,13 +339,14 @@ class Stage:
 
 
 @contextmanager
-def stages(server: EmbeddedServer, **environment: object) -> Iterator[Callable[[int], Stage]]:
-    """Fill a server with the sample shop; yield a function that returns the stage with so many upstreams.
+def stages(server: EmbeddedServer) -> Iterator[Callable[[int], Stage]]:
+    """Fill a server with the sample shop and the functions of `writer`; yield what returns a stage by its upstreams.
 
-    Each is set up once, with more configuration keys if some are given. At the end no SideCart may have counted a bug.
+    Each is set up once. At the end no SideCart may have counted a bug.
     """
     logins = sample.create(server)
     server.sql(f"ALTER ROLE {logins.reader} CONNECTION LIMIT -1")
+    server.sql(writer.TABLES + writer.FUNCTIONS, logins.dbname)
     reached = reader_of(server, logins)
     with ExitStack() as stack:
 
@@ -355,8 +357,8 @@ def stages(server: EmbeddedServer, **environment: object) -> Iterator[Callable[[
                 SIDECART_POOL_DEFAULT_POOL_SIZE=upstreams,
                 SIDECART_POOL_MIN_POOL_SIZE=upstreams,
                 SIDECART_POOL_QUERY_WAIT_TIMEOUT="1min",
+                SIDECART_FILTER_ALLOW_FUNCTIONS=writer.ALLOWED,
                 SIDECART_POOL_QUERY_WAIT_NOTIFY=0,  # its notice depends on the machine's speed
-                **environment,
             )
             return stack.enter_context(closing(Stage(server, stack.enter_context(sidecart), upstreams)))
 

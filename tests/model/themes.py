@@ -16,6 +16,7 @@ from typing import TypeGuard
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from tests.model import writer
 from tests.model.scripts import (
     SYNC,
     Batch,
@@ -252,7 +253,14 @@ REFUSED_EXTENDED: tuple[Statement, ...] = (
     ("DELETE FROM orders WHERE id = $1", (b"1",)),
     ("UPDATE orders SET status = $1", (b"x",)),
 )
-_REFUSED = frozenset(REFUSED) | {text for text, _ in REFUSED_EXTENDED}
+CALLS = tuple(f"SELECT public.{call}()" for call in writer.CALLS)
+CALLS_THAT_FAIL = tuple(f"SELECT public.{call}(), 1/0" for call in writer.CALLS)
+"""Functions that set something in their bodies, for their session or for their transaction."""
+_REFUSED = (
+    frozenset(REFUSED)
+    | {text for text, _ in REFUSED_EXTENDED}
+    | {text for text in CALLS + CALLS_THAT_FAIL if "refused()" in text}
+)
 
 PARAMETERS = (
     ("DateStyle", "German"),
@@ -498,6 +506,24 @@ def _custom_theme() -> SearchStrategy[Phrase]:
     return changes | probe | _around(BEGINS, inside, ENDINGS) | probe | _groups(part, CUSTOM) | _single(RESETS)
 
 
+def _functions_theme() -> SearchStrategy[Phrase]:
+    called: tuple[Statement, ...] = tuple((text, ()) for text in CALLS + CALLS_THAT_FAIL)
+    part = _wholes(called + EXTENDED[4:10], NAMES, ("",)) | _looses(NAMES, ("",)) | _texts((*CALLS, *SET_LOCALS))
+    groups = _groups(part, CALLS + CALLS_THAT_FAIL + PREPARED)
+    calls = _single(CALLS) | _single(CALLS_THAT_FAIL)
+    probes = _single(PROBES)
+    inside = calls | probes | groups | _single(SAVEPOINTS) | _single(SET_LOCALS)
+    return (
+        calls
+        | groups
+        | probes
+        | _around(BEGINS, inside, ENDINGS)
+        | groups
+        | _single(SETS[:9] + RESETS + CUSTOM)
+        | _single(PREPARED)
+    )
+
+
 def _statements_theme() -> SearchStrategy[Phrase]:
     whole = _wholes(EXTENDED + BROKEN + REFUSED_EXTENDED, NAMES, PORTALS)
     part = whole | _looses(NAMES, PORTALS) | _looses(NAMES, PORTALS) | _texts(PREPARED)
@@ -579,6 +605,7 @@ def theme(name: str) -> SearchStrategy[Phrase]:
     made = {
         "settings": _settings_theme,
         "custom settings": _custom_theme,
+        "functions": _functions_theme,
         "statements": _statements_theme,
         "transactions": _transactions_theme,
         "portals": _portals_theme,
@@ -588,7 +615,7 @@ def theme(name: str) -> SearchStrategy[Phrase]:
     return phrase | phrase | phrase | _joined(phrase)
 
 
-THEMES = ("settings", "custom settings", "statements", "transactions", "portals", "leaving", "everything")
+THEMES = ("settings", "custom settings", "functions", "statements", "transactions", "portals", "leaving", "everything")
 
 
 def _turn(number: int) -> Turn:
@@ -604,7 +631,7 @@ def _unique(parameters: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
 def plays(about: str, *, clients: int = 8) -> SearchStrategy[Play]:
     """Return plays of two to so many clients on a theme."""
     leaving = about in ("leaving", "everything")
-    custom = about in ("custom settings", "everything")
+    custom = about in ("custom settings", "functions", "everything")
     offered = PARAMETERS + (CUSTOM_PARAMETERS if custom else ())
     ends = one_of(tuple(End)) if leaving else st.just(End.TERMINATE)
     unheard = st.none() | one_of(_UNHEARD) if leaving else st.none()
