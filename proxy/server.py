@@ -391,11 +391,12 @@ class Server:
         servers: dict[tuple[str, str], int] = {}
         waits = []
         served = self.databases.served
-        for database, pool in ((name, each.pool) for name, each in served.items()):
-            servers[database, "idle"] = len(pool.idle)
-            servers[database, "active"] = len(pool.leased)
-            servers[database, "cleaning"] = len(pool.cleaning)
-            servers[database, "login"] = pool.opening
+        for name, each in served.items():
+            pool = each.pool
+            servers[name, "idle"] = len(pool.idle)
+            servers[name, "active"] = len(pool.leased)
+            servers[name, "cleaning"] = len(pool.cleaning)
+            servers[name, "login"] = pool.opening
             waits += [now - wait.since for wait in pool.waiting.copy().values()]
         counts = [judge.counts for judge in {each.filter for each in served.values()}]
         ages = ((name, each.catalogue.age) for name, each in served.items())
@@ -475,8 +476,8 @@ class Server:
         """
         now, lag = self.house.now(), self._lag()
         waiting = {}
-        for name, pool in ((name, each.pool) for name, each in self.databases.served.items()):
-            longest = max((now - wait.since for wait in pool.waiting.copy().values()), default=0.0)
+        for name, each in self.databases.served.items():
+            longest = max((now - wait.since for wait in each.pool.waiting.copy().values()), default=0.0)
             if longest >= SLOW:
                 waiting[name] = round(longest, 3)
         return {**({"loop": round(lag, 3)} if lag >= SLOW else {}), **({"waiting": waiting} if waiting else {})}

@@ -184,8 +184,9 @@ class LiveCatalogue:
 
     @property
     def trouble(self) -> str:
-        """Why there is no catalogue; empty where there is one. Only reads: any thread may call it."""
-        if self._judge.catalog is not None:
+        """Why there is no catalogue; empty where there is one, or none was needed yet. Any thread may call it."""
+        needed = self._loading or self._tried.is_set()
+        if self._judge.catalog is not None or not needed:
             return ""
         reason = self._reason
         return f"its catalogue cannot be read: {reason}" if reason else "its catalogue is being read"
