@@ -51,6 +51,7 @@ PURE = {"errors", "events", "ours", "stats", "protocol", "sql", "filter", "proof
     "clients.client_hello",
     "clients.greeting",
     "clients.lobby",
+    "clients.time_limits",
     "databases.diagnosis",
     "monitor.repeats",
     "tls.certificates",
