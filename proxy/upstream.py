@@ -57,36 +57,43 @@ class _Cancels:
     """CancelRequests for one upstream, one at a time: a client that repeats itself opens no more connections.
 
     But the signal of the one under way may be out already, and have hit the statement before: where one is asked for
-    meanwhile, another goes behind it, if it has something to hit then. `ended` is called behind each.
+    meanwhile, another goes behind it, if it has something to hit then. `note` is told whether one is under way, and
+    `ended` is called behind each.
     """
 
-    __slots__ = ("_again", "_ended", "_hits", "_send", "_stats", "_tasks", "_then", "under_way")
+    __slots__ = ("_again", "_ended", "_hits", "_note", "_send", "_stats", "_tasks", "_then", "_under_way")
 
     def __init__(
         self,
         send: Callable[[], Awaitable[str]],
         hits: Callable[[], bool],
+        note: Callable[[bool], None],
         ended: Callable[[], None],
         stats: Stats,
         tasks: Tasks,
     ) -> None:
         self._send = send
         self._hits = hits
+        self._note = note
         self._ended = ended
         self._stats = stats
         self._tasks = tasks
         self._then: list[Callable[[], None]] = []  # who waits for the end of what is under way, or due
         self._again = False
-        self.under_way = False
+        self._under_way = False
 
     def ask(self, then: Callable[[], None] | None) -> None:
         """Send a request; call `then` when it can hit nothing any more."""
         if then is not None:
             self._then.append(then)
-        self._again = self.under_way
-        if not self.under_way:
-            self.under_way = True
+        self._again = self._under_way
+        if not self._under_way:
+            self._goes(True)
             self._tasks.start(self._run(), "cancel")
+
+    def _goes(self, under_way: bool) -> None:
+        self._under_way = under_way
+        self._note(under_way)
 
     async def _run(self) -> None:
         again = True
@@ -98,7 +105,7 @@ class _Cancels:
                 outcome = await self._send()
                 again = self._again and self._hits()
             finally:
-                self.under_way = again
+                self._goes(again)
                 self._stats.cancels[outcome] += 1
                 if not again:
                     told += self._then
@@ -196,7 +203,7 @@ class _Keeper:
     It is the listener of its replies then: an idle upstream may say little.
     """
 
-    __slots__ = ("_checking", "_cleaning", "_deadline", "_discard", "_dropped", "_upstream", "groups", "unnamed")
+    __slots__ = ("_checking", "_cleaning", "_deadline", "_discard", "_upstream", "dropped", "groups", "unnamed")
 
     def __init__(self, upstream: UpstreamConnection) -> None:
         self._upstream = upstream
@@ -205,19 +212,16 @@ class _Keeper:
         self._checking = False
         self._cleaning = False
         self._discard = False
-        self._dropped = 0
+        self.dropped = 0
+        """Bytes that have come since it was last leased, cleaned or checked."""
         self._deadline: asyncio.TimerHandle | None = None
-
-    def hand_over(self) -> None:
-        """Note that it gets an owner."""
-        self._dropped = 0
 
     def recycle(self, *, discard: bool) -> None:
         """End what runs, roll back, clear the session on request, and tell the pool."""
         upstream = self._upstream
         self._cleaning = True
         self._discard = discard
-        self._dropped = 0
+        self.dropped = 0
         self._deadline = asyncio.get_running_loop().call_later(
             upstream.pool.limits.cancel_wait_timeout, upstream.retire, CloseReason.CANCEL_UNFINISHED
         )
@@ -240,7 +244,7 @@ class _Keeper:
     def check(self) -> None:
         """Ask for a sign of life; tell the pool `answered`, or `silent`."""
         self._checking = True
-        self._dropped = 0
+        self.dropped = 0
         self._deadline = asyncio.get_running_loop().call_later(CHECK_TIMEOUT, self._no_sign)
         self._upstream.ask(p.SYNC_MESSAGE, r.SYNC)
 
@@ -260,10 +264,10 @@ class _Keeper:
             upstream.report(str(error))
             upstream.retire(error.reason)
             return
-        self._dropped += len(data)
+        self.dropped += len(data)
         if replies.halted is not None:
             upstream.retire(CloseReason.UPSTREAM_LOST if replies.fatal else CloseReason.DIRTY)
-        elif self._dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
+        elif self.dropped > (MAX_DRAIN if self._cleaning else MAX_IDLE):
             upstream.retire(CloseReason.DIRTY if self._cleaning else CloseReason.UPSTREAM_FLOOD)
         elif self._checking and not replies.owed:
             self._checking = False
@@ -342,6 +346,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_talk",
         "_transport",
         "backend",
+        "cancelling",
         "customs",
         "defaults",
         "held",
@@ -378,10 +383,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._owner: Owner | None = None
         self._closed = False
+        self.cancelling = False
         self._talk: _Talk | None = _Talk(self.pause_reading, self.resume_reading)  # until it has logged in for its pool
         self._cancels = _Cancels(
             lambda: canceller.cancel(*backend.key, backend.address, with_tls=bool(backend.tls_version)),
             lambda: self._owner is not None and self.replies.awaited,
+            self._note_cancel,
             self._keeper.cancel_ended,
             stats,
             tasks,
@@ -437,7 +444,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def attach(self, owner: Owner) -> None:
         self._owner = owner
-        self._keeper.hand_over()
+        self._keeper.dropped = 0
 
     def detach(self) -> None:
         self._owner = None
@@ -456,9 +463,8 @@ class UpstreamConnection(asyncio.Protocol):
     def closed(self) -> bool:
         return self._closed
 
-    @property
-    def cancelling(self) -> bool:
-        return self._cancels.under_way
+    def _note_cancel(self, under_way: bool) -> None:
+        self.cancelling = under_way
 
     def cancel(self, then: Callable[[], None] | None = None) -> None:
         """Ask the server to cancel what runs here. The upstream goes to nobody else before that has ended."""

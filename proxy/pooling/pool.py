@@ -74,10 +74,8 @@ class Upstream(Protocol):
     """What of that it reports to a client without settings of its own."""
     restless: bool
     """It has reported something that no client has set: see `Pool.settle`."""
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether a CancelRequest for it is still under way: it must reach nobody else's statement."""
+    cancelling: bool
+    """Whether a CancelRequest for it is still under way: it must reach nobody else's statement."""
 
     def close(self, reason: CloseReason) -> None:
         """Close it. It is never heard of again."""
