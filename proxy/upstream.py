@@ -88,12 +88,9 @@ class _Cancels:
             self._then.append(then)
         self._again = self._under_way
         if not self._under_way:
-            self._goes(True)
+            self._under_way = True
+            self._note(True)
             self._tasks.start(self._run(), "cancel")
-
-    def _goes(self, under_way: bool) -> None:
-        self._under_way = under_way
-        self._note(under_way)
 
     async def _run(self) -> None:
         again = True
@@ -105,7 +102,8 @@ class _Cancels:
                 outcome = await self._send()
                 again = self._again and self._hits()
             finally:
-                self._goes(again)
+                self._under_way = again
+                self._note(again)
                 self._stats.cancels[outcome] += 1
                 if not again:
                     told += self._then
