@@ -57,7 +57,7 @@ def take(session: Session, chunk: bytes) -> None:
         _go_on_without_ready(session, link)
         return
     session.answered += 1
-    if not replies.owed and leasing.releases(session, link):
+    if not replies.owed and leasing.let_go_at_once(session, link):
         session.house.stats.transactions += 1
     else:
         _ready(session, link)

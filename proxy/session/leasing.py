@@ -168,7 +168,7 @@ def _pinned(session: Session, reason: str) -> None:
 # --- release ----------------------------------------------------------------------------------------------------------
 
 
-def releases(session: Session, link: Link) -> bool:
+def let_go_at_once(session: Session, link: Link) -> bool:
     """Give the upstream back at once where nothing at all was left on it; return whether that was so.
 
     It is what `let_go` comes to, for the commonest lease. Nothing is owed.

@@ -20,7 +20,10 @@ MESSAGE_SLACK: Final = 262_400
 
 
 def take(session: Session, data: bytes) -> None:
-    """Take bytes from the client: serve them, or keep them behind what waits."""
+    """Take bytes from the client: serve them, or keep them behind what waits.
+
+    Most who wait send nothing more until they are answered: reading pauses when one does.
+    """
     session.activity += 1
     session.house.stats.client_bytes_received += len(data)
     if session.peer.leaving:
@@ -28,7 +31,10 @@ def take(session: Session, data: bytes) -> None:
     inbox = session.inbox
     if inbox.have or session.awaits is not Awaits.NOTHING:
         inbox.add(data)
-        if session.held_up or inbox.have < inbox.need:
+        if session.held_up:
+            session.pace()
+            return
+        if inbox.have < inbox.need:
             return
         data = inbox.take()
     serve(session, data)
@@ -45,7 +51,6 @@ def serve(session: Session, data: bytes, *, again: bool = False) -> None:
     except MustWait as wait:  # of a whole group
         session.awaits = wait.awaits
         session.inbox.keep(data, 5)
-        session.pace()
     except ClientProtocolError as error:
         if session.link is not None:
             session.link.unit = None
@@ -110,7 +115,6 @@ def _pump(session: Session, data: bytes, *, again: bool = False) -> None:
             chunk.served(session, kind, end, answer)
     except MustWait as wait:  # the message at `pos`, and all behind it
         session.awaits = wait.awaits
-        session.pace()
     finally:
         # Also ahead of Terminate, and of a message that breaks the protocol: what is owed was sent.
         if session.link is not None:

@@ -26,14 +26,16 @@ def test_long_text_is_forwarded_when_its_verdict_is_there_and_known_the_next_tim
     session, client = town.client()
     session.client_data(p.query(LONG))
     assert session.judging
+    assert client.reading  # most send nothing more
+    session.client_data(SYNC)
     assert not client.reading
     assert session.link is None
     town.judge.answer(town.filter)
     upstream = town.link(session)
-    assert upstream.take() == p.query(LONG)
+    assert upstream.take() == p.query(LONG) + SYNC
     assert client.reading
     assert not session.judging
-    upstream.says(SELECTED, READY_I)
+    upstream.says(SELECTED, READY_I, READY_I)
     session.client_data(p.query(LONG))
     assert town.link(session).take() == p.query(LONG)
     assert town.judge.asked == []

@@ -214,19 +214,21 @@ def test_replay_that_fails_ends_the_upstream_and_nothing_behind_it_reaches_the_c
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
-def test_client_that_waits_is_not_read_and_goes_on_when_served(town: Town) -> None:
+def test_client_that_waits_is_not_read_beyond_one_chunk_and_goes_on_when_served(town: Town) -> None:
     holders = busy(town)
     session, client = town.client()
     session.client_data(p.query(b"select 1"))
     assert session.waiting
+    assert client.reading  # most send nothing more
+    session.client_data(p.query(b"select 2"))
     assert not client.reading
-    session.client_data(p.query(b"select 2"))  # was under way already
+    session.client_data(p.query(b"select 3"))  # was under way already
     upstream = town.link(holders[0])
     upstream.take()
     holders[0].client_data(p.query(b"commit"))
     upstream.take()
     upstream.says(p.message(p.COMMAND_COMPLETE, b"COMMIT\0"), READY_I)
-    assert upstream.take() == p.query(b"select 1") + p.query(b"select 2")
+    assert upstream.take() == p.query(b"select 1") + p.query(b"select 2") + p.query(b"select 3")
     assert client.reading
 
 
