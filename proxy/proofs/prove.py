@@ -53,7 +53,8 @@ from proxy.sql.catalog import (
     Taint,
     TypeRow,
 )
-from proxy.sql.functions import LEADS, Functions, Patterns
+from proxy.sql.functions import LEADS, Functions
+from proxy.sql.patterns import Patterns
 from proxy.sql.policy import Policy
 from proxy.sql.resolve import Resolver, built_in
 from proxy.sql.type_roles import Roles

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar, cast
 
 from proxy.sql import arguments, literals, operators, own_objects, refusals, unread, versions
@@ -75,19 +75,35 @@ class _Statement:
 
     def judge_names(self) -> None:
         """Judge each node that names something."""
-        functions = self.functions
-        plain, attributes, denies = functions.plain, functions.attributes, functions.denies
+        attributes, denies = self.functions.attributes, self.functions.denies
         for kind, node in self.scope.walked.found:
-            # Most nodes are columns of some table, and calls of built-ins that only read: a tenth less time for a join.
+            # Most nodes are columns of some table, tables, and calls of built-ins that only read: a tenth less time.
             if kind == "ColumnRef":
                 last = node["fields"][-1].get("String")
                 if last is None or (last["sval"] not in attributes and not denies):
                     continue
             elif kind == "FuncCall":
-                names = node["funcname"]
-                if len(names) == 1 and names[0]["String"]["sval"] in plain:
+                if self._is_plain_call(node["funcname"]):
                     continue
+            elif kind == "RangeVar" and self._is_plain_relation(node):
+                continue
             _EXPRESSIONS[kind](self, kind, node)
+
+    def _is_plain_call(self, names: Sequence[Body]) -> bool:
+        """Tell whether a call by this name needs no second look."""
+        name = names[-1]["String"]["sval"]
+        if len(names) == 1:
+            return name in self.functions.plain
+        return len(names) == 2 and names[0]["String"]["sval"] == "pg_catalog" and name in self.functions.plain_qualified
+
+    def _is_plain_relation(self, node: Body) -> bool:
+        """Tell whether a relation is picked that needs no second look."""
+        if self.picked is None or "catalogname" in node:
+            return False
+        picked = self.picked.at("relation", node.get("location", 0))
+        if picked is None or len(picked) > 1:
+            return False
+        return (node.get("schemaname", ""), node["relname"], *picked) in self.functions.plain_relations
 
     def judge_objects(self, catalog: Catalog) -> None:
         """Judge what of the database is picked, or can be reached, without a name that says so."""
@@ -304,6 +320,15 @@ class _Statement:
             self.mixed = True  # which of its columns the statement touches is asked of each statement
         else:
             self.judgement.read.add(key)
+            self._keep_plain(catalog, schema, name, meant)
+
+    def _keep_plain(self, catalog: Catalog, schema: str, name: str, meant: tuple[Relation, ...]) -> None:
+        """Keep that a relation, if it is picked, is a read in any statement, and leaves nothing behind."""
+        if self.picked is None or len(meant) > 1 or name in _TOLD:
+            return
+        key = (RELATION, meant[0].oid)
+        if catalog.taints.get(key) is None and key not in catalog.leaves:
+            self.functions.remember_plain(schema, name, meant[0].oid)
 
     def _tell(self, relation: str) -> None:
         """Note that a statement reads a relation with secrets in it, or with what was prepared on the connection."""

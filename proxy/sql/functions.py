@@ -14,7 +14,6 @@ somebody wrote yesterday. What the file adds then are refusals, and hints.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
@@ -36,12 +35,15 @@ from proxy.sql.catalog import (
     are_own,
 )
 from proxy.sql.operators import KINDS
+from proxy.sql.patterns import Patterns
 from proxy.sql.policy import Policy
 from proxy.sql.refusals import ELSEWHERE, allow_line, dotted, unproved
 from proxy.sql.tables import Refusal
 from proxy.sql.walk import INTERESTING
 
 _BUILT_IN = ("", "pg_catalog")
+MAX_PLAIN = 4_096
+"""Answers that are kept of each kind: the names come from clients."""
 _ASSIGNED = "pg_current_xact_id_if_assigned() tells the transaction's id where it has one, and gives it none."
 _VIEWS = ("", "pg_catalog", "information_schema")
 _REFUSED = frozenset(name for name, function in tables.FUNCTIONS.items() if function.verdict != "allow")
@@ -50,36 +52,6 @@ LEADS: dict[str, Key] = {
     **dict.fromkeys(tables.CASTS_TO_TEXT, (CAST_TO, tables.TEXT_OID)),
 }
 """Functions and operators of pg_catalog that run what the database has, and name none of it."""
-
-
-class Patterns:
-    """Match names against `name`, `schema.name`, and either with `*` in it."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self._parts: list[tuple[re.Pattern[str] | None, re.Pattern[str], bool]] = []
-        for pattern in patterns:
-            schema, dot, name = pattern.rpartition(".")
-            compiled = _glob(schema) if dot else None
-            self._parts.append((compiled, _glob(name), "*" not in name))
-
-    def match(self, schema: str, name: str, *, unqualified: bool = False, exact: bool = False) -> bool:
-        """Tell whether a pattern names this function. A pattern without a schema fits every schema.
-
-        `unqualified`: a name called without a schema fits a pattern with one, too (it may resolve there). `exact`:
-        leave out patterns with a `*` in the function's name.
-        """
-        for in_schema, pattern, is_exact in self._parts:
-            if (exact and not is_exact) or pattern.fullmatch(name) is None:
-                continue
-            if in_schema is None or (unqualified and not schema) or in_schema.fullmatch(schema):
-                return True
-        return False
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
 
 
 _LOOKED_AT = (
@@ -129,6 +101,8 @@ class Functions:
         "interesting",
         "own",
         "plain",
+        "plain_qualified",
+        "plain_relations",
         "relations_by_oid",
         "voids",
     )
@@ -156,6 +130,10 @@ class Functions:
         leading = LEADS.keys() if catalog is not None else set[str]()
         self.plain = self._find_plain(known | leading)
         """Built-in reads that need no second look, called without a schema or with pg_catalog."""
+        self.plain_qualified = self.plain - versions.READ_OTHERWISE
+        """Those of them that every version of the server finds where pg_catalog is written."""
+        self.plain_relations: set[tuple[str, str, int]] = set()
+        """Relations that need no second look where they are picked for a schema (or none) and a name."""
         voids = {name for name in tables.VOID_FUNCTIONS if self._built_in(name, tables.FUNCTIONS[name]) is None}
         self.voids = voids.union({tables.VOID}, () if catalog is None else catalog.voids)
         """Names of functions, operators and types that can make a parameter one of type void, and are allowed."""
@@ -296,7 +274,7 @@ class Functions:
             pass
         refusal = self._judge(schema, name, arguments, among)
         if self._remember:
-            if len(self._memo) >= 4096:  # the names come from clients
+            if len(self._memo) >= MAX_PLAIN:
                 self._memo.clear()
             self._memo[key] = refusal
         return refusal
@@ -386,6 +364,13 @@ class Functions:
                 text = f"permission denied for view {name}: SideCart forwards reads only"
                 return refusal._replace(message=text, object=name)
         return None
+
+    def remember_plain(self, schema: str, name: str, oid: int) -> None:
+        """Keep that a relation needs no second look."""
+        if self._remember:
+            if len(self.plain_relations) >= MAX_PLAIN:
+                self.plain_relations.clear()
+            self.plain_relations.add((schema, name, oid))
 
     def _tainted(
         self, schema: str, name: str, arguments: int, among: Sequence[Callable] | None = None

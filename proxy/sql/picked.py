@@ -17,7 +17,6 @@ FUNCTIONS: Final = frozenset({"function", "in-range"})
 OPERATORS: Final = frozenset({"operator", "sort", "group"})
 CASTS: Final = frozenset({"cast"})
 TYPES: Final = frozenset({"type"})
-_SETS: Final = {kind: at for at, kinds in enumerate((FUNCTIONS, OPERATORS, CASTS, TYPES)) for kind in kinds}
 _ROLES: Final = {
     **dict.fromkeys(("input", "io", "modifier"), INPUT),
     **dict.fromkeys(("output", "io-from"), OUTPUT),
@@ -59,6 +58,15 @@ class ByNames(Enum):
     """A value of type void vanishes from the arguments of a call, which is judged by their count."""
 
 
+def _objects(found: Resolution, kinds: Set[str]) -> set[int]:
+    """Return what is used in one of these ways."""
+    oids_ = {oid for kind in kinds if kind in found.noted for _, oid in found.noted[kind]}
+    for use in found.uncertain:
+        if use.kind in kinds:
+            oids_.update(use.oids or ())
+    return oids_
+
+
 class Picked:
     """Answer for one query. Made by `pick`."""
 
@@ -68,24 +76,16 @@ class Picked:
         self._world = world
         self._found = found
         self._placed: dict[str, dict[int, set[int]]] = {}
-        self.functions: set[int] = set()
-        self.operators: set[int] = set()
-        self.casts: set[int] = set()
-        self.types = found.types.union(found.parameters)
+        self.functions = _objects(found, FUNCTIONS)
+        self.operators = _objects(found, OPERATORS)
+        self.casts = _objects(found, CASTS)
+        self.types = found.types.union(found.parameters, _objects(found, TYPES))
         """The types that values in it are of, and those that it names."""
         self.by_place = found.by_place
         """Whether the same query can come to something else where it names another output column by its number."""
         self.types.discard(ANY_TYPE)
         self.targets = found.from_types - {ANY_TYPE}
         """What values of types that nobody knows are converted to, in the body of a function."""
-        sets = (self.functions, self.operators, self.casts, self.types)
-        for kind, uses in found.noted.items():
-            at = _SETS.get(kind)
-            if at is not None:
-                sets[at].update([oid for _, oid in uses])
-        for use in found.uncertain:
-            if use.kind in _SETS:
-                sets[_SETS[use.kind]].update(use.oids or ())
 
     def hidden(self) -> dict[str, set[int]]:
         """Return the types whose own code runs without being named, by the role that it runs in; TYPE: in any."""

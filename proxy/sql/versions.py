@@ -13,5 +13,7 @@ EXTRACT, EXTRACT_SINCE, EXTRACT_BEFORE = "extract", 14, "date_part"
 """EXTRACT(… FROM …) calls this function of pg_catalog since that version, and the other one before."""
 SYSTEM_USER, SYSTEM_USER_SINCE = "system_user", 16
 """SYSTEM_USER calls this function of pg_catalog since that version; before, it is the name of a column."""
+READ_OTHERWISE = frozenset({*UNQUALIFIED_BEFORE, EXTRACT, SYSTEM_USER})
+"""What this parser puts into pg_catalog may be something else to an older server if it is one of these."""
 JSON_FUNCTIONS = {"JSON_EXISTS_OP": "json_exists", "JSON_QUERY_OP": "json_query", "JSON_VALUE_OP": "json_value"}
 """The functions that JSON_EXISTS and its like were, by the `op` of a JsonFuncExpr."""

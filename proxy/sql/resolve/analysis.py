@@ -11,6 +11,10 @@ from proxy.sql.resolve.choosing import Choosing, Operation, Signature
 from proxy.sql.resolve.coercion import Context, Path, Way
 from proxy.sql.resolve.oids import ANY_TYPE, FIRST_NORMAL, UNKNOWN
 from proxy.sql.resolve.tree import (
+    COLUMN,
+    CONSTANT,
+    OTHER,
+    PARAMETER,
     Body,
     Expr,
     Form,
@@ -152,7 +156,7 @@ class Analysis:
         self.parameters[number - 1] = self.parameters[number - 1] or UNKNOWN
         type_ = self.parameters[number - 1]
         self.use("param", location, type_)
-        return Expr(type_, location, Form.PARAMETER, number=number)
+        return Expr(type_, location, PARAMETER, number=number)
 
     def _settle(self, expr: Expr, target: int, location: int) -> Expr:
         """Give a parameter its type: variable_coerce_param_hook()."""
@@ -164,7 +168,7 @@ class Analysis:
         at = min(expr.location, location) if location >= 0 else expr.location
         self.use("param", at, target)
         self.use("input", at, target)
-        return Expr(target, at, Form.PARAMETER, number=expr.number)
+        return Expr(target, at, PARAMETER, number=expr.number)
 
     def check_parameters(self) -> None:
         """Raise RejectedError where a parameter's type is still open: check_parameter_resolution_walker()."""
@@ -200,9 +204,9 @@ class Analysis:
         """Give a literal or a parameter without a type this one; None: it is neither, or the type is not known."""
         if target == ANY_TYPE:
             return None
-        if expr.form is Form.CONSTANT:
+        if expr.form is CONSTANT:
             return self._input(expr, target)
-        if expr.form is Form.PARAMETER:
+        if expr.form is PARAMETER:
             return self._settle(expr, target, location)
         if expr.form is Form.COLLATED:
             inner = self.coerce(expr.parts[0], target, context, location)
@@ -225,7 +229,7 @@ class Analysis:
         base = self.coercion.base(target)
         self.noted["const"].append((expr.location, base))
         self.noted["input"].append((expr.location, base))
-        literal = Expr(base, expr.location, Form.CONSTANT, is_null=expr.is_null)
+        literal = Expr(base, expr.location, CONSTANT, is_null=expr.is_null)
         return literal if base == target else self._check_domain(literal, target)
 
     def _along(self, path: Path, expr: Expr, target: int, context: Context, location: int) -> Expr:
@@ -270,7 +274,7 @@ class Analysis:
         if expr.form is Form.ROW:
             parts = expr.parts
         elif expr.form is Form.WHOLE_ROW and expr.columns is not None:
-            parts = [Expr(each.type, expr.location, Form.COLUMN) for each in expr.columns]
+            parts = [Expr(each.type, expr.location, COLUMN) for each in expr.columns]
         else:
             raise RejectedError(CANNOT_COERCE, "cannot cast type record")
         if len(parts) != len(columns):
@@ -297,8 +301,8 @@ class Analysis:
             self._modify(self.coercion.base(target), location)
         return Expr(
             found.type,
-            found.location if found.form is Form.PARAMETER else expr.location,
-            found.form if inner is expr else Form.OTHER,
+            found.location if found.form is PARAMETER else expr.location,
+            found.form if inner is expr else OTHER,
             modifier,
             found.parts,
             found.number,
@@ -390,7 +394,7 @@ class Analysis:
         """Record that nobody knows what becomes of these; literals and parameters can become anything."""
         self.by_type(-1, "function", "io")
         for each in given:
-            if each.form is Form.PARAMETER and each.type == UNKNOWN:
+            if each.form is PARAMETER and each.type == UNKNOWN:
                 self.parameters[each.number - 1] = ANY_TYPE
             if each.type == UNKNOWN:
                 self.by_type(each.location, "input")

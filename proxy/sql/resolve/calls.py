@@ -12,7 +12,16 @@ from proxy.sql.resolve.choosing import Candidate, Choice, Signature
 from proxy.sql.resolve.coercion import Context, Way
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.scopes import SYSTEM_COLUMNS
-from proxy.sql.resolve.tree import Expr, Form, MismatchError, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.tree import (
+    CONSTANT,
+    PARAMETER,
+    Expr,
+    Form,
+    MismatchError,
+    NotModelledError,
+    RejectedError,
+    levels_of,
+)
 from proxy.sql.resolve.world import Column, Function
 
 MAX_ARGUMENTS = 100
@@ -80,13 +89,11 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
 def _arguments(analysis: Analysis, call: Call) -> list[Expr]:
     """Return the arguments that count; parameters of type void are taken for OUT parameters of a driver."""
     arguments = list(call.arguments)
-    if analysis.outside is not None and any(
-        each.type == ANY_TYPE and each.form is Form.PARAMETER for each in arguments
-    ):
+    if analysis.outside is not None and any(each.type == ANY_TYPE and each.form is PARAMETER for each in arguments):
         raise NotModelledError("an argument that can be of type void")
     if call.is_column or call.is_within:
         return arguments
-    return [each for each in arguments if not (each.type == oids.VOID and each.form is Form.PARAMETER)]
+    return [each for each in arguments if not (each.type == oids.VOID and each.form is PARAMETER)]
 
 
 def _may_be_column(analysis: Analysis, call: Call, arguments: Sequence[Expr]) -> bool:
@@ -127,7 +134,7 @@ def _as_cast(analysis: Analysis, call: Call, argument: Expr) -> Expr | None:
     if source == ANY_TYPE:
         analysis.unknown("function", call.location)
         return Expr(ANY_TYPE, call.location, levels=argument.levels)
-    if not (source == UNKNOWN and argument.form is Form.CONSTANT):
+    if not (source == UNKNOWN and argument.form is CONSTANT):
         path = analysis.coercion.path(row.oid, source, Context.EXPLICIT)
         if path is None or path.way not in (Way.RELABEL, Way.INPUT_OUTPUT):
             return None

@@ -11,7 +11,7 @@ from proxy.sql.resolve.coercion import Context
 from proxy.sql.resolve.containers import array, array_of, subscript
 from proxy.sql.resolve.names import location, qualified
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
-from proxy.sql.resolve.tree import Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
+from proxy.sql.resolve.tree import CONSTANT, OTHER, Body, Expr, Form, Level, NotModelledError, RejectedError, levels_of
 
 
 def analyse(analysis: Analysis, level: Level, node: Body) -> Expr:
@@ -36,9 +36,9 @@ def _all(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> list[Expr]:
 def _constant(analysis: Analysis, level: Level, node: Body) -> Expr:
     at = node.get("location", 0)
     if "isnull" in node:
-        return Expr(UNKNOWN, at, Form.CONSTANT, is_null=True)
+        return Expr(UNKNOWN, at, CONSTANT, is_null=True)
     if "sval" in node:
-        return Expr(UNKNOWN, at, Form.CONSTANT)
+        return Expr(UNKNOWN, at, CONSTANT)
     if "ival" in node:
         type_ = oids.INT4
     elif "fval" in node:
@@ -48,7 +48,7 @@ def _constant(analysis: Analysis, level: Level, node: Body) -> Expr:
     else:
         type_ = oids.BIT
     analysis.noted["const"].append((at, type_))
-    return Expr(type_, at, Form.CONSTANT)
+    return Expr(type_, at, CONSTANT)
 
 
 def number_type(digits: str) -> int:
@@ -109,7 +109,7 @@ def _case(analysis: Analysis, level: Level, node: Body) -> Expr:
             condition = analysis.operator("", "=", argument, analyse(analysis, level, when["expr"]), location(when))
         seen.append(analysis.to_bool(condition))
         results.append(analyse(analysis, level, when["result"]))
-    default = Expr(UNKNOWN, -1, Form.CONSTANT, is_null=True)
+    default = Expr(UNKNOWN, -1, CONSTANT, is_null=True)
     if "defresult" in node:
         default = analyse(analysis, level, node["defresult"])
     common = analysis.common([default, *results], "CASE")
@@ -159,7 +159,7 @@ def _cast(analysis: Analysis, level: Level, node: Body) -> Expr:
     if at < 0:
         at = location(node["typeName"])
     found = analysis.to_target(value, type_, modifier, Context.EXPLICIT, at)
-    if found.form is Form.OTHER and found.type != value.type and at >= 0:
+    if found.form is OTHER and found.type != value.type and at >= 0:
         found.location = min(at, value.start)
     return found
 

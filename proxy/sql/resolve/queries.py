@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from msgspec.structs import replace
 
 from proxy.sql.resolve import calls, names, oids, sorting
-from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.analysis import PER_STEP, Analysis
 from proxy.sql.resolve.columns import expand, expanded
 from proxy.sql.resolve.expressions import analyse
 from proxy.sql.resolve.from_clause import from_clause
@@ -139,7 +139,8 @@ def _found_target(
     """Return the output column that ORDER BY or GROUP BY means, or else the expression: findTargetlistEntrySQL92()."""
     name = _only_name(node)
     if name and not (grouping and has_column(analysis, level, name)):
-        analysis.spend(len(targets))
+        if len(targets) > PER_STEP:
+            analysis.spend(len(targets))
         for at, each in enumerate(targets):
             if each.name == name:
                 return at
@@ -169,7 +170,8 @@ def _target_at(analysis: Analysis, targets: Sequence[Target], constant: Body) ->
     at: int = constant["ival"].get("ival", 0)
     if not 0 < at <= len(targets):
         raise RejectedError("42P10", f"position {at} is not in select list")
-    analysis.spend(len(targets))
+    if len(targets) > PER_STEP:
+        analysis.spend(len(targets))
     analysis.by_place = analysis.by_place or UNKNOWN in [each.expr.type for each in targets]
     return at - 1
 

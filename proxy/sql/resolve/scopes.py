@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from proxy.sql.resolve import oids
 from proxy.sql.resolve.analysis import PER_STEP, Analysis
 from proxy.sql.resolve.oids import ANY_TYPE
-from proxy.sql.resolve.tree import Expr, Form, Item, Level, RejectedError
+from proxy.sql.resolve.tree import COLUMN, Expr, Form, Item, Level, RejectedError
 from proxy.sql.resolve.world import Column
 
 SYSTEM_COLUMNS = {
@@ -115,7 +115,7 @@ def variable(analysis: Analysis, level: Level, owner: Level, column: Column, at:
         level.used |= bit
     else:
         _touch(level, owner, bit)
-    return Expr(type_, at, Form.COLUMN, column.modifier, levels=bit, columns=column.columns)
+    return Expr(type_, at, COLUMN, column.modifier, (), 0, column.columns, bit)
 
 
 def _touch(level: Level, owner: Level, bit: int) -> None:
