@@ -292,6 +292,9 @@ class Analysis:
         """Convert, or raise RejectedError: coerce_to_target_type()."""
         if not self.coercion.can([expr.type], [target], context):
             raise RejectedError(CANNOT_COERCE, "cannot cast type")
+        return self._converted(expr, target, modifier, context, location)
+
+    def _converted(self, expr: Expr, target: int, modifier: int, context: Context, location: int) -> Expr:
         inner = expr
         while inner.form is Form.COLLATED:
             inner = inner.parts[0]
@@ -340,7 +343,7 @@ class Analysis:
             return expr
         if not self.coercion.can([expr.type], [target], Context.ASSIGNMENT):
             raise RejectedError(MISMATCH, "argument must be of another type")
-        return self.to_target(expr, target, -1, Context.ASSIGNMENT)
+        return self._converted(expr, target, -1, Context.ASSIGNMENT, -1)
 
     def arguments(self, given: Sequence[Expr], wanted: Sequence[int]) -> list[Expr]:
         """Convert what a function or operator is given: make_fn_arguments()."""

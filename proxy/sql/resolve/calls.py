@@ -20,12 +20,16 @@ from proxy.sql.resolve.tree import (
     MismatchError,
     NotModelledError,
     RejectedError,
+    Use,
     levels_of,
 )
 from proxy.sql.resolve.world import Column, Function
 
 MAX_ARGUMENTS = 100
 """FUNC_MAX_ARGS (pg_config_manual.h)."""
+
+
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Call(msgspec.Struct):
@@ -62,7 +66,7 @@ def resolve(analysis: Analysis, call: Call) -> Called | None:
 
     Raises RejectedError.
     """
-    analysis.use_one_of("called", call.location, ())
+    analysis.uncertain.append(Use("called", call.location, _NOTHING))
     arguments = _arguments(analysis, call)
     projection = _may_be_column(analysis, call, arguments)
     if projection and call.is_column:

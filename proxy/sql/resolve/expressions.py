@@ -241,11 +241,11 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
 
 def _is_plain(call: Body) -> bool:
     """Tell whether a call is written as one of no aggregate."""
-    return _FOR_AGGREGATES.isdisjoint(call) and not any(map(call.get, _TOLD_TO_AGGREGATES))
+    return _FOR_AGGREGATES.isdisjoint(call)
 
 
-_FOR_AGGREGATES = frozenset({"agg_order", "agg_filter", "over"})
-_TOLD_TO_AGGREGATES = ("agg_within_group", "agg_star", "agg_distinct")
+_FOR_AGGREGATES = frozenset({"agg_order", "agg_filter", "over", "agg_within_group", "agg_star", "agg_distinct"})
+"""Flags among them that are not set are no part of the tree."""
 
 
 def _arguments(analysis: Analysis, level: Level, node: Body) -> tuple[list[Expr], list[str]]:

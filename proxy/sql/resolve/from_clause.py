@@ -33,7 +33,7 @@ def from_clause(analysis: Analysis, level: Level, nodes: Sequence[Body]) -> None
 
 def _add_names(named: dict[str, list[Item]], added: Sequence[Item]) -> None:
     """checkNameSpaceConflicts(): a table without an alias may stand twice, in two schemas."""
-    for item in added:
+    for item in added if named else ():
         for other in named.get(item.name, ()) if item.named else ():
             if not (item.relation and other.relation and item.relation != other.relation):
                 raise RejectedError("42712", f'table name "{item.name}" specified more than once')

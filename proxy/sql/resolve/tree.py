@@ -33,7 +33,7 @@ class MismatchError(Exception):
     """Report that types do not fit together: the server rejects the statement."""
 
 
-class Use(NamedTuple):
+class Use(msgspec.Struct, frozen=True):
     """One thing that a statement names or uses without naming it."""
 
     kind: str
