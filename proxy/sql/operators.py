@@ -127,10 +127,15 @@ def given(node: Body | None, known: Known, depth: int = 0) -> str:
         return _made(kind, body, known, depth) or TYPED
     if kind == "A_Const" and body.keys() & {"sval", "isnull"}:
         return UNKNOWN
-    names = body["typeName"].get("names") if kind == "TypeCast" else body["funcname"] if kind == "FuncCall" else None
-    if names and names[-1]["String"]["sval"] == UNKNOWN:
-        return OPEN  # 'x'::unknown and unknown('x') are literals still
+    if _is_to_unknown(kind, body):
+        return OPEN
     return type_of(node, known) or (TYPED if kind in _TYPED else OPEN)
+
+
+def _is_to_unknown(kind: str, body: Body) -> bool:
+    """Tell whether something is made one of type unknown: 'x'::unknown and unknown('x') are literals still."""
+    names = body["typeName"].get("names") if kind == "TypeCast" else body["funcname"] if kind == "FuncCall" else None
+    return names[-1]["String"]["sval"] == UNKNOWN if names else False
 
 
 def _made(kind: str, body: Body, known: Known, depth: int) -> str:
@@ -173,22 +178,29 @@ def _result(body: Body, known: Known, depth: int) -> str:
 
 def _result_of(name: str, left: str, right: str) -> str:
     """Give the type of what a built-in operator makes of operands of these types."""
-    sides = (left, right)
-    if name == "||":
-        texts = _TEXTS.intersection(sides)
-        return "text" if texts and _SAID.issuperset(sides) else ""
-    if name in _COMPARISONS:
-        return "bool" if _SAID.issuperset(sides) and (left == right or UNKNOWN in sides or _alike(left, right)) else ""
-    if name in ("->>", "#>>"):
-        return "text" if left in ("json", "jsonb") else ""
+    result = _RESULTS.get(name)
+    if result is not None:
+        return result(left, right)
     if left == right == UNKNOWN:
         return ""
-    left, right = (right if left == UNKNOWN else left), (left if right == UNKNOWN else right)
-    if left in _NUMBERS and right in _NUMBERS:
-        return _arithmetic(name, left, right)
-    if UNKNOWN in sides:
-        return ""
+    one, other = (right if left == UNKNOWN else left), (left if right == UNKNOWN else right)
+    if one in _NUMBERS and other in _NUMBERS:
+        return _arithmetic(name, one, other)
     return _TIMES.get((name, left, right), "")
+
+
+def _joined(left: str, right: str) -> str:
+    sides = (left, right)
+    return "text" if _TEXTS.intersection(sides) and _SAID.issuperset(sides) else ""
+
+
+def _compared(left: str, right: str) -> str:
+    sides = (left, right)
+    return "bool" if _SAID.issuperset(sides) and (left == right or UNKNOWN in sides or _alike(left, right)) else ""
+
+
+def _taken_out(left: str, _: str) -> str:
+    return "text" if left in ("json", "jsonb") else ""
 
 
 def _arithmetic(name: str, left: str, right: str) -> str:
@@ -222,6 +234,11 @@ _SAID = frozenset(
 )
 """Types a value of which becomes text beside a text and `||`, and that `=` takes two of."""
 _COMPARISONS = frozenset(["=", "<>", "!=", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"])
+_RESULTS: dict[str, Function[[str, str], str]] = {
+    "||": _joined,
+    **dict.fromkeys(_COMPARISONS, _compared),
+    **dict.fromkeys(("->>", "#>>"), _taken_out),
+}
 _TIMES = {
     ("+", "date", "int4"): "date",
     ("-", "date", "int4"): "date",
@@ -299,35 +316,42 @@ def arguments(call: Body, known: Known) -> tuple[str, ...] | None:
 
 def type_of(node: Body, known: Names) -> str:
     """Give the built-in type of an expression where the tree is certain of it, else an empty text."""
-    constant = node.get("A_Const")
-    if constant is not None:
-        if "ival" in constant:
-            return "int4"
-        if "fval" in constant:
-            return _type_of_number(constant["fval"].get("fval", ""))
-        if "bsval" in constant:
-            return "bit"
-        return "bool" if "boolval" in constant else ""
-    cast = node.get("TypeCast")
-    if cast is not None:
-        named = cast["typeName"]
-        names = [name["String"]["sval"] for name in named.get("names", ())]
-        certain = len(names) == 1 or names[:1] == ["pg_catalog"]
-        if not certain or names[-1] not in tables.TYPES or named.keys() & {"arrayBounds", "setof"}:
-            return ""
-        return "" if are_own(known.types.get(names[-1], ())) else names[-1]
-    call = node.get("FuncCall")
-    if call is not None:
-        *schema, name = (name["String"]["sval"] for name in call["funcname"])
-        if name == versions.EXTRACT:
-            return ""  # numeric or, where it is date_part, float8
-        if len(call.get("args", ())) == 1 and are_own(known.types.get(name, ())):
-            return ""  # a cast, where no function takes exactly this argument: func_get_detail(), parser/parse_func.c
-        returns = {tables.CALLS.get(name, ("", frozenset()))[0]}
-        if schema != ["pg_catalog"]:
-            returns.update(function.returns for function in known.functions.get(name, ()))
-        return returns.pop() if len(returns) == 1 and schema in ([], ["pg_catalog"]) else ""
-    return ""
+    if "A_Const" in node:
+        return _type_of_constant(node["A_Const"])
+    if "TypeCast" in node:
+        return _type_of_cast(node["TypeCast"], known)
+    return _type_of_call(node["FuncCall"], known) if "FuncCall" in node else ""
+
+
+def _type_of_constant(constant: Body) -> str:
+    if "ival" in constant:
+        return "int4"
+    if "fval" in constant:
+        return _type_of_number(constant["fval"].get("fval", ""))
+    if "bsval" in constant:
+        return "bit"
+    return "bool" if "boolval" in constant else ""
+
+
+def _type_of_cast(cast: Body, known: Names) -> str:
+    named = cast["typeName"]
+    names = [name["String"]["sval"] for name in named.get("names", ())]
+    certain = len(names) == 1 or names[:1] == ["pg_catalog"]
+    if not certain or names[-1] not in tables.TYPES or named.keys() & {"arrayBounds", "setof"}:
+        return ""
+    return "" if are_own(known.types.get(names[-1], ())) else names[-1]
+
+
+def _type_of_call(call: Body, known: Names) -> str:
+    *schema, name = (name["String"]["sval"] for name in call["funcname"])
+    if name == versions.EXTRACT:
+        return ""  # numeric or, where it is date_part, float8
+    if len(call.get("args", ())) == 1 and are_own(known.types.get(name, ())):
+        return ""  # a cast, where no function takes exactly this argument: func_get_detail(), parser/parse_func.c
+    returns = {tables.CALLS.get(name, ("", frozenset()))[0]}
+    if schema != ["pg_catalog"]:
+        returns.update(function.returns for function in known.functions.get(name, ()))
+    return returns.pop() if len(returns) == 1 and schema in ([], ["pg_catalog"]) else ""
 
 
 def _type_of_number(digits: str) -> str:

@@ -276,10 +276,7 @@ class Reach:
                 found.update(self._types("", name))
                 waiting += ((each, arguments) for each in self._catalog.functions.get(name, ()) if each.gives)
             if kind in operators.KINDS:
-                for use in operators.used(kind, node, self.known):
-                    meant = self._catalog.operators.get(use.name, ())
-                    # With its schema written, no built-in one is chosen before it.
-                    waiting += ((each, None if use.schema else use.given) for each in meant if each.gives)
+                waiting += self._applied(kind, node)
         while True:
             own = frozenset(found)
             found.update(
@@ -290,6 +287,14 @@ class Reach:
             )
             if len(found) == len(own):
                 return own
+
+    def _applied(self, kind: str, node: Body) -> Iterator[tuple[Operator, tuple[str, ...] | None]]:
+        """Give the operators that a node may apply and that give values of the database's own types, and what to."""
+        for use in operators.used(kind, node, self.known):
+            for each in self._catalog.operators.get(use.name, ()):
+                if each.gives:
+                    # With its schema written, no built-in one is chosen before it.
+                    yield each, None if use.schema else use.given
 
     def _types(self, schema: str, name: str) -> Iterator[int]:
         return (each.oid for each in self._catalog.type(schema, name))

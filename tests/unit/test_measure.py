@@ -27,16 +27,6 @@ from tools.measure import (
     trail,
 )
 
-OVER = {
-    FUNCTION_BRANCHES: {
-        "sql.operators._result_of": 16,
-        "sql.operators.given": 13,
-        "sql.operators.type_of": 18,
-        "sql.reach.Reach._find_own": 13,
-    },
-}
-"""What is over its bound yet, and how much it may be; what has come within its bound has to leave this list."""
-
 
 @pytest.fixture(scope="module")
 def found() -> list[Size]:
@@ -44,16 +34,8 @@ def found() -> list[Size]:
 
 
 @pytest.mark.parametrize("what", BOUNDS)
-def test_nothing_new_is_over_its_bound(what: str, found: list[Size]) -> None:
-    allowed = OVER.get(what, {})
-    over = {size.where: size.count for size in found if size.what == what and size.over}
-    assert {where: count for where, count in over.items() if count > allowed.get(where, 0)} == {}
-
-
-@pytest.mark.parametrize("what", BOUNDS)
-def test_what_is_listed_is_over_its_bound_yet(what: str, found: list[Size]) -> None:
-    over = {size.where for size in found if size.what == what and size.over}
-    assert set(OVER.get(what, {})) - over == set(), "within its bound, or gone: take it off the list"
+def test_nothing_is_over_its_bound(what: str, found: list[Size]) -> None:
+    assert {size.where: size.count for size in found if size.what == what and size.over} == {}
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
