@@ -223,7 +223,7 @@ class Anything(Catalog):
     """A database with every table and type that a statement names, and no functions but the built-in ones."""
 
     def relation(self, schema: str, name: str) -> tuple[Relation, ...]:
-        return (Relation(0, schema, frozenset()),)
+        return (Relation(0, schema, ()),)
 
     def type(self, schema: str, name: str) -> tuple[Type, ...]:
         return (Type(0, schema),)

@@ -101,9 +101,7 @@ def sort(rows: Rows, candidates: Candidates) -> Catalog:
     relations: defaultdict[str, tuple[Relation, ...]] = defaultdict(tuple)
     for relation in rows.relations:
         own = dict(relation.own_columns) or None
-        found = Relation(
-            relation.oid, relation.schema, frozenset(relation.columns), relation.row_type, own, relation.types
-        )
+        found = Relation(relation.oid, relation.schema, relation.columns, relation.row_type, own, relation.types)
         relations[relation.name] += (found,)
     types: defaultdict[str, tuple[Type, ...]] = defaultdict(tuple)
     for type_ in rows.types:

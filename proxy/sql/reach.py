@@ -74,7 +74,7 @@ class _Touching:
             self._whole(self._every, location)
         elif qualifiers:
             # x.f is f(x) where x has no column f.
-            self._whole((each for each in near if last not in each.columns | SYSTEM_COLUMNS.keys()), location)
+            self._whole((each for each in near if last not in each.columns and last not in SYSTEM_COLUMNS), location)
         _touch(last, near, self.found, location)
         self._whole(self._tables.get(last, ()), location)  # a whole row
 

@@ -354,7 +354,7 @@ def test_helper_judges_by_the_policy_and_the_catalogue_of_each_filter() -> None:
     with_catalogue = Filter()
     with_catalogue.learn_catalog(
         Catalog(
-            relations={"v": (Relation(1, "public", frozenset({"a"})),)},
+            relations={"v": (Relation(1, "public", ("a",)),)},
             taints={("relation", 1): Taint("view public.v", "it calls public.w()", "public.v")},
         )
     )

@@ -780,7 +780,7 @@ def test_a_new_catalogue_forgets_every_verdict() -> None:
     cached = Filter()
     message = b"P..."
     cached.remember_parse(message, cached.judge(b"select count(*) from orders where id = 1"))
-    view = Relation(16384, "public", frozenset())
+    view = Relation(16384, "public", ())
     taint = Taint("view public.orders", "it calls function public.writer()", "public.orders")
     cached.learn_catalog(Catalog(relations={"orders": (view,)}, taints={(RELATION, 16384): taint}))
     assert cached.judge(b"select count(*) from orders where id = 1").rule == "unproved-relation"

@@ -47,7 +47,7 @@ TABLES = Tables(schemas=[("public", 2200, True)], relations=[Row(2, 2200, "v", "
 WORLD = built_in.build(Own(15, True, TABLES))
 FULL = Catalog(
     functions={"f": (Function(1, "public", 0, 2, chosen=CHOSEN, gives=frozenset({3})),)},
-    relations={"v": (Relation(2, "public", frozenset({"a", "b"}), 5, {"a": 3}, {"a": None, "b": "int4"}),)},
+    relations={"v": (Relation(2, "public", ("a", "b"), 5, {"a": 3}, {"a": None, "b": "int4"}),)},
     types={"t": (Type(3, "public"),)},
     operators={"@@": (Operator(4, "public", "text", "", CHOSEN, frozenset({3})),)},
     cleared=frozenset({("function", 1)}),
@@ -139,6 +139,22 @@ def test_equal_results_are_equal_bytes_and_null_is_not_empty() -> None:
     assert encode_results([[[b"a", None]], []]) == encode_results([[[b"a", None]], []])
     assert encode_results([[[b"a", None]], []]) != encode_results([[[b"a", b""]], []])
     assert encode_results([[[b"a"], [b"b"]]]) != encode_results([[[b"a", b"b"]]])
+
+
+def test_hardly_anything_of_a_catalogue_is_searched_for_cycles() -> None:
+    """With 20,000 tables such a search held up every client for 0.1 s."""
+    tables = range(20_000, 22_000)
+    catalog = Catalog(
+        relations={f"t{oid}": (Relation(oid, "public", ("id", "name")),) for oid in tables},
+        types={f"t{oid}": (Type(oid + 10_000, "public"),) for oid in tables},
+    )
+    pieces = [msgspec.msgpack.encode(piece) for piece in messages.pieces_of(catalog)]
+    gc.collect()
+    before = len(gc.get_objects())
+    found = messages.joined(messages.form(Catalog()), map(messages.read_piece, pieces))
+    gc.collect()
+    assert found.relations["t21999"] == catalog.relations["t21999"]
+    assert len(gc.get_objects()) - before < 100
 
 
 # --- who comes next ---------------------------------------------------------------------------------------------------

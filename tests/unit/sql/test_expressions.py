@@ -17,7 +17,7 @@ EVIL = 90_000
 
 
 def relation(oid: int, schema: str = "public", *columns: str) -> c.Relation:
-    return c.Relation(oid, schema, frozenset(columns))
+    return c.Relation(oid, schema, columns)
 
 
 CATALOG = c.Catalog(

@@ -28,8 +28,8 @@ def catalogue(taints: dict[Key, Taint], leaves: dict[Key, tuple[tuple[Effect, st
     return Catalog(
         version=150018,
         relations={
-            "t": (Relation(PLAIN, "public", frozenset()), Relation(TWIN, "other", frozenset())),
-            "pg_authid": (Relation(AUTHID, "pg_catalog", frozenset()),),
+            "t": (Relation(PLAIN, "public", ()), Relation(TWIN, "other", ())),
+            "pg_authid": (Relation(AUTHID, "pg_catalog", ()),),
         },
         taints=taints,
         leaves=leaves,

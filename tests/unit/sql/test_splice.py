@@ -117,7 +117,7 @@ def test_a_domain_named_like_a_harmless_function_is_looked_at(sql: str) -> None:
 def test_a_function_in_from_hides_the_column_of_a_table_of_its_name(sql: str) -> None:
     """Without an alias a function in FROM bears its own name, so `abs.lo_creat` calls lo_creat (verified)."""
     filter_ = _default()
-    filter_.learn_catalog(Catalog(relations={"abs": (Relation(0, "public", frozenset({"lo_creat"})),)}))
+    filter_.learn_catalog(Catalog(relations={"abs": (Relation(0, "public", ("lo_creat",)),)}))
     assert filter_.judge(b"SELECT abs.lo_creat FROM abs").action is Action.ALLOW
     assert filter_.judge(sql.encode()).action is Action.REFUSE
 
