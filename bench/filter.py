@@ -7,6 +7,7 @@ are medians over the rounds, and the ratios are what counts. Run it with `make b
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import json
 import statistics
@@ -21,10 +22,13 @@ import click
 import pglast
 from pglast.visitors import Visitor
 
+from proxy.databases.helpers.messages import Text
+from proxy.databases.helpers.worker import judge_text
 from proxy.demo.embedded import EmbeddedServer
 from proxy.filter import MAX_SEEN, Filter, Policy
 from proxy.operating import catalogue
 from proxy.proofs.prove import prove
+from proxy.session.judging import MAX_INLINE
 from proxy.sql import text as texts
 from proxy.sql.cache import VerdictCache
 from proxy.sql.catalog import Catalog
@@ -185,7 +189,7 @@ def _print_resolved(rounds: int) -> None:
             (
                 Variant(f"{name} ({len(sql.encode())} characters)", resolving),
                 Variant("names not resolved", wide),
-                Variant("parser", functools.partial(texts.parse, sql)),
+                Variant("parser", _parsing(sql)),
                 aim,
             )
         )
@@ -223,7 +227,25 @@ def _knowing(text: bytes, version: int, known: Catalog, *, resolves: bool) -> Ca
     if not resolves:
         filter_ = filter_.wide
     assert filter_.judge(text).action is Action.ALLOW
-    return lambda: filter_.judge(text)
+    if len(text) <= MAX_INLINE:
+        return lambda: filter_.judge(text)
+    request = Text(text, "utf-8", 0, schemas=filter_.schemas, keeps_path=filter_.keeps_path)
+    return lambda: judge_text(filter_, request)  # as the helper process does it that gets such texts
+
+
+def _parsing(sql: str) -> Callable[[], object]:
+    parse = functools.partial(texts.parse, sql)
+    if len(sql) <= MAX_INLINE:
+        return parse
+
+    def call() -> object:
+        gc.disable()
+        try:
+            return parse()
+        finally:
+            gc.enable()
+
+    return call
 
 
 def _repeated(sql: str) -> Callable[[], object]:
