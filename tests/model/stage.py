@@ -11,7 +11,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from proxy import protocol as p
 from proxy.demo import shop as sample
@@ -339,15 +341,16 @@ class Stage:
 
 
 @contextmanager
-def stages(server: EmbeddedServer) -> Iterator[Callable[[int], Stage]]:
+def stages(server: EmbeddedServer, **reached_by: Any) -> Iterator[Callable[[int], Stage]]:
     """Fill a server with the sample shop and the functions of `writer`; yield what returns a stage by its upstreams.
 
-    Each is set up once. At the end no SideCart may have counted a bug.
+    Each is set up once; `reached_by` overrides how SideCart reaches the server. At the end no SideCart may have counted
+    a bug.
     """
     logins = sample.create(server)
     server.sql(f"ALTER ROLE {logins.reader} CONNECTION LIMIT -1")
     server.sql(writer.TABLES + writer.FUNCTIONS, logins.dbname)
-    reached = reader_of(server, logins)
+    reached = replace(reader_of(server, logins), **reached_by)
     with ExitStack() as stack:
 
         @cache
