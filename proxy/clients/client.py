@@ -432,8 +432,8 @@ class Client:
             self._busy_since = now
 
     def look_in_line(self) -> None:
-        """See whether a client has ended that waits for an upstream: nothing is read from it there."""
-        if self.session is not None and self.session.waiting and self._wire.ended is not End.NONE:
+        """See whether a client has ended whose next message waits for something: nothing is read from it then."""
+        if self.session is not None and self.session.held_up and self._wire.ended is not End.NONE:
             self._note_end()
 
     def bug(self) -> None:

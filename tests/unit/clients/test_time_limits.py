@@ -27,6 +27,21 @@ def test_client_that_hangs_up_in_line_is_noticed_though_it_is_not_read(town: Tow
     assert client.closed and not town.pool.waiting
 
 
+def test_client_that_hangs_up_behind_a_message_that_waits_is_noticed_though_it_is_not_read(town: Town) -> None:
+    """Its statement, and the upstream, ran on for as long as it took."""
+    session, client = town.client()
+    session.client_data(p.query(b"select 1"))
+    session.client_data(p.query(LONG))
+    session.client_data(p.query(b"select 2"))
+    assert session.session.held_up and not session.session.waiting
+    client.ended = End.FIN
+    session.client.look_in_line()
+    session.client.look_at_end(town.now + 0.9)
+    assert not client.closed
+    session.client.look_at_end(town.now + 1)
+    assert client.closed
+
+
 def test_drain_and_time_limits_leave_a_client_alone_whose_text_is_judged(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(LONG))
