@@ -30,8 +30,16 @@ def pick(judgement: Judgement, name: str, body: Body) -> Picked | None:
     if isinstance(found, ByNames):
         judgement.by_names = judgement.by_names or found
         return None
-    judgement.constants_decide = judgement.constants_decide or found.by_place
+    judgement.constants_decide = judgement.constants_decide or found.by_place or _compares_what(judgement, found)
     return found
+
+
+def _compares_what(judgement: Judgement, picked: Picked) -> bool:
+    """Tell whether the number of an output column decides: some types are compared by what is no read."""
+    catalog = judgement.catalog
+    if not picked.compares_by_place or catalog is None:
+        return False
+    return catalog.tainted_types or bool(catalog.tainted_operators)
 
 
 def judge(judgement: Judgement, picked: Picked, catalog: Catalog) -> None:

@@ -70,7 +70,18 @@ def _objects(found: Resolution, kinds: Set[str]) -> set[int]:
 class Picked:
     """Answer for one query. Made by `pick`."""
 
-    __slots__ = ("_found", "_placed", "_world", "by_place", "casts", "functions", "operators", "targets", "types")
+    __slots__ = (
+        "_found",
+        "_placed",
+        "_world",
+        "by_place",
+        "casts",
+        "compares_by_place",
+        "functions",
+        "operators",
+        "targets",
+        "types",
+    )
 
     def __init__(self, world: World, found: Resolution) -> None:
         self._world = world
@@ -83,6 +94,8 @@ class Picked:
         """The types that values in it are of, and those that it names."""
         self.by_place = found.by_place
         """Whether the same query can come to something else where it names another output column by its number."""
+        self.compares_by_place = found.compares_by_place
+        """Whether it then compares values of another type, at least."""
         self.types.discard(ANY_TYPE)
         self.targets = found.from_types - {ANY_TYPE}
         """What values of types that nobody knows are converted to, in the body of a function."""

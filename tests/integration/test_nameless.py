@@ -237,6 +237,42 @@ EXTENSIONS = (
 )
 
 
+_PAIR_OPERATORS = "".join(
+    f"""CREATE FUNCTION h.{function}(h.pair, h.pair) RETURNS bool {_BODY};
+    CREATE OPERATOR h.{name} (FUNCTION = h.{function}, LEFTARG = h.pair, RIGHTARG = h.pair);"""
+    for name, function in (("<", "lt"), ("<=", "le"), ("=", "eq"), (">=", "ge"), (">", "gt"))
+)
+_PAIRS = f"""CREATE TYPE h.pair AS (x int, y int);
+    {_PAIR_OPERATORS}
+    CREATE FUNCTION h.cmp(h.pair, h.pair) RETURNS int {_BODY};
+    CREATE OPERATOR CLASS h.ops DEFAULT FOR TYPE h.pair USING btree AS {_OPERATORS.format("h")},
+        FUNCTION 1 h.cmp(h.pair, h.pair);
+    CREATE TABLE t AS SELECT g AS id, row(g, g)::h.pair AS q FROM generate_series(1, 5) g"""
+
+
+def test_attack_number_of_an_output_column_of_another_type_than_in_a_query_that_was_allowed(
+    server: EmbeddedServer,
+) -> None:
+    server.sql("CREATE DATABASE nameless")
+    try:
+        server.sql(f"CREATE SCHEMA h; {_PAIRS}", "nameless")
+        judge = learn(server, "nameless")
+        for query in (
+            "SELECT id, q FROM t ORDER BY {}",
+            "TABLE t ORDER BY {} DESC",
+            "SELECT DISTINCT ON ({}) id, q FROM t",
+            "SELECT id, q FROM t UNION ALL SELECT id, q FROM t ORDER BY {}",
+            "SELECT id FROM (SELECT id, q FROM t ORDER BY {} LIMIT 3) s",
+        ):
+            harmless, attack = query.format(1).encode(), query.format(2).encode()
+            assert judge.judge(harmless).action is Action.ALLOW, harmless
+            assert runs(server, attack.decode(), "nameless"), attack
+            verdict = judge.judge(attack)
+            assert (verdict.action, verdict.rule) == (Action.REFUSE, "unproved-operator"), attack
+    finally:
+        server.sql("DROP DATABASE nameless")
+
+
 def test_extension_spoils_nothing(server: EmbeddedServer) -> None:
     available = set(server.sql("SELECT name FROM pg_available_extensions").split())
     found = [name for name in EXTENSIONS if name in available]

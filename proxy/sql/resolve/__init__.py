@@ -34,10 +34,11 @@ class Resolution(msgspec.Struct, frozen=True):
     types: set[int]
     """Those that values in it are of."""
     by_place: bool
+    compares_by_place: bool
     opaque: bool
     from_types: set[int]
     correlated: bool
-    """These four as in Analysis."""
+    """These five as in Analysis."""
 
     @property
     def output(self) -> list[tuple[str, int]]:
@@ -94,6 +95,7 @@ class Resolver:
             analysis.parameters,
             analysis.types,
             analysis.by_place,
+            analysis.compares_by_place,
             analysis.opaque,
             analysis.from_types,
             analysis.correlated,

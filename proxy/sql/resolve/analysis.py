@@ -66,6 +66,7 @@ class Analysis:
         "by_place",
         "choosing",
         "coercion",
+        "compares_by_place",
         "correlated",
         "expression",
         "from_types",
@@ -99,6 +100,8 @@ class Analysis:
         """Those that values in the statement are of."""
         self.by_place = False
         """Whether the number of an output column, in ORDER BY and its like, says which literal or parameter is text."""
+        self.compares_by_place = False
+        """Whether it says of which type the values are that are compared."""
         self.outside: Outside | None = None
         """Gives the arguments and variables of the function that it stands in: then it has no other parameters."""
         self.opaque = False

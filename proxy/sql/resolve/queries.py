@@ -172,7 +172,9 @@ def _target_at(analysis: Analysis, targets: Sequence[Target], constant: Body) ->
         raise RejectedError("42P10", f"position {at} is not in select list")
     if len(targets) > PER_STEP:
         analysis.spend(len(targets))
-    analysis.by_place = analysis.by_place or UNKNOWN in [each.expr.type for each in targets]
+    types = {each.expr.type for each in targets}
+    analysis.by_place = analysis.by_place or UNKNOWN in types
+    analysis.compares_by_place = analysis.compares_by_place or len(types) > 1 or ANY_TYPE in types
     return at - 1
 
 
