@@ -131,7 +131,7 @@ class LiveCatalogue:
         self._reason = ""
         """Why the last load failed."""
         self._waiting: list[tuple[float, Question]] = []
-        """Who waits for the load under way, and how long at most, in the order of that."""
+        """Who waits for the load under way, each with the time since when, in the order of that."""
         self._later: list[tuple[float, Question]] = []
         """Who waits for the one after it."""
 
@@ -173,7 +173,7 @@ class LiveCatalogue:
         else:
             self._load_soon()
         question = Question(asker)
-        line.append((now + PATIENCE, question))
+        line.append((now, question))
         return question
 
     @property
@@ -202,7 +202,7 @@ class LiveCatalogue:
         if self._due is not None and now >= self._due and not self._loading:
             (self._start_now if self._waiting else self._start)()
         for line in (self._waiting, self._later):
-            while line and now >= line[0][0]:
+            while line and now >= line[0][0] + PATIENCE:
                 line.pop(0)[1].tell(None, self._around.audit)
 
     # --- loading --------------------------------------------------------------------------------------------------
@@ -253,7 +253,9 @@ class LiveCatalogue:
             self._due = None
         elif self._waiting:
             self._load_soon()
-        for _, question in told:
+        for since, question in told:
+            # Who waits for the first catalogue may have come while it was read.
+            question.newer = not self._reason and since <= self._began
             question.tell(None, around.audit)
 
     async def _load_once(self) -> str:

@@ -65,10 +65,12 @@ class Judging:
         "_answers",
         "_asked",
         "_asker",
+        "_blind",
         "_database",
         "_forgotten",
         "_house",
         "_kept",
+        "_newer",
         "_question",
         "_refreshed",
         "_size",
@@ -91,6 +93,8 @@ class Judging:
         self.sql_effects: _Effects = ()
         """What statements do that were prepared by SQL."""
         self._refreshed = False  # the message has waited for a newer catalogue already
+        self._blind = False  # there was none at all when it began to
+        self._newer = False  # and has got one that was read since
         self.counted = False
         """The text that comes next has been asked for before: its message has waited. The cache's counts have it."""
 
@@ -121,16 +125,21 @@ class Judging:
 
     def _resolved(self, verdict: Verdict) -> Verdict | None:
         """Return what a refusal comes to once the catalogue was read anew for the name that it lacks; None: awaited."""
-        if verdict.unresolved and not self._refreshed:
+        if verdict.unresolved and (not self._refreshed or self._first_may_be_older()):
             self.cancel()
+            self._blind = self.filter.catalog is None
             self._question = self._database.catalogue.refresh_for(self._asker)
             self._refreshed = self._question is not None
             if self._refreshed:
                 return None
-        if self._refreshed and verdict.rule == "unknown-relation" and verdict.hint:
+        if self._newer and verdict.rule == "unknown-relation" and verdict.hint:
             # By a catalogue that has just been read, this is the server's answer, which says no more.
             return replace(verdict, detail="", hint="")
         return verdict
+
+    def _first_may_be_older(self) -> bool:
+        """Say whether the first catalogue was awaited and is there, but was read before the message came."""
+        return self._blind and not self._newer and self.filter.catalog is not None
 
     def _long(self, text: bytes, codec: str, extended: int, oids: tuple[int, ...]) -> Verdict | None:
         if len(text) > self._house.max_query_length:
@@ -145,6 +154,7 @@ class Judging:
 
     def answered(self, verdict: Verdict | None) -> None:
         """Take the helper's answer; None: there is a newer catalogue, or none to be had."""
+        self._newer = self._newer or (self._question is not None and self._question.newer)
         self._question = None
         if verdict is not None and self._asked is not None:
             self._answers[self._asked] = verdict
@@ -154,7 +164,7 @@ class Judging:
         self._asked = None
         if self._answers:
             self._answers.clear()
-        self._refreshed = False
+        self._refreshed = self._blind = self._newer = False
 
     # --- statements that the server keeps under the client's own names ------------------------------------------------
 

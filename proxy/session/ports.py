@@ -120,11 +120,13 @@ class Port(Owner, Asker, Waiter, Listener, Protocol):
 class Question:
     """What an asker waits for: a verdict of the helper process, or a newer catalogue. It is told once at most."""
 
-    __slots__ = ("asker",)
+    __slots__ = ("asker", "newer")
 
     def __init__(self, asker: Asker) -> None:
         self.asker: Asker | None = asker
         """None once it was told, or does not want to know any more."""
+        self.newer = False
+        """Whether the catalogue has been read, or looked at, since this was asked."""
 
     def cancel(self) -> None:
         """Take the question back: the answer comes to nobody."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.databases.catalogues import LOOK, MIN_INTERVAL, PATIENCE, RETRY, LiveCatalogue
+from proxy.databases.catalogues import LONGEST_INTERVAL, LOOK, MIN_INTERVAL, PATIENCE, RETRY, LiveCatalogue
 from proxy.databases.helpers.messages import Results
 from proxy.databases.helpers.prover import ProofError
 from proxy.databases.ports import Around
@@ -191,6 +191,28 @@ def test_load_on_demand_is_single_flight_and_tells_all_who_wait() -> None:
         await library.ends()
         assert [asking.told for asking, _ in several] == [[None], [None], [None]]
         assert await library.under_way() == 0
+
+    in_library(work)
+
+
+def test_first_catalogue_is_not_newer_than_who_came_while_it_was_read() -> None:
+    async def work(library: Library) -> None:
+        library.catalogue.need()
+        assert await library.under_way() == 1
+        library.now += 0.5
+        asking, first = library.wants()
+        await library.ends()
+        assert asking.told == [None]
+        library.now += LONGEST_INTERVAL
+        asking, second = library.wants()
+        await library.ends()
+        assert asking.told == [None]
+        library.now += LONGEST_INTERVAL
+        asking, failed = library.wants()
+        await library.ends(DOWN)  # on the connection that there was
+        await library.ends(DOWN)
+        assert asking.told == [None]
+        assert [question is not None and question.newer for question in (first, second, failed)] == [False, True, False]
 
     in_library(work)
 

@@ -52,6 +52,46 @@ def test_parse_with_an_unknown_name_waits_and_the_rest_of_its_group_behind_it(to
     assert client.kinds() == "12nCZ"
 
 
+def test_name_that_is_younger_than_the_first_catalogue_waits_for_the_next(town: Town) -> None:
+    """The first one was being read when the table was created: it does not say that there is none."""
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    town.filter.learn_catalog(newborn("another"))
+    town.judge.refreshed(newer=False)
+    assert session.judging
+    assert client.take() == b""
+    town.filter.learn_catalog(newborn("newborn"))
+    town.judge.refreshed()
+    assert town.link(session).take() == p.query(UNKNOWN)
+    assert not town.stats.refused
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_unknown_name_waits_for_no_third_catalogue(town: Town, loaded: bool) -> None:
+    session, client = town.client()
+    session.client_data(p.query(UNKNOWN))
+    if loaded:
+        town.filter.learn_catalog(newborn("another"))
+        town.judge.refreshed(newer=False)
+    town.judge.refreshed(newer=False)
+    assert client.error()["C"] in ("42501", "42883")
+    assert town.judge.refreshes == []
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_relation_is_said_to_be_missing_as_the_server_says_it_by_a_newer_catalogue_alone(
+    town: Town, newer: bool
+) -> None:
+    """Where the wait was in vain, nobody has looked: the answer tells so."""
+    session, client = town.client()
+    town.filter.learn_catalog(newborn("another"))
+    session.client_data(p.query(b"select * from missing"))
+    town.judge.refreshed(newer=newer)
+    told = client.error()
+    assert told["C"] == "42P01"
+    assert ("D" in told, "H" in told) == (not newer, not newer)
+
+
 def test_unknown_name_is_refused_when_the_newer_catalogue_does_not_have_it(town: Town) -> None:
     session, client = town.client()
     session.client_data(p.query(UNKNOWN))

@@ -258,9 +258,11 @@ class FakeJudge:
         judge.remember(sql, encoding, extended, verdict)
         question.tell(verdict, self._audit)
 
-    def refreshed(self) -> None:
-        """End the oldest wait for a newer catalogue."""
-        self.refreshes.pop(0).tell(None, self._audit)
+    def refreshed(self, *, newer: bool = True) -> None:
+        """End the oldest wait for a newer catalogue: one was read since, or it was in vain."""
+        question = self.refreshes.pop(0)
+        question.newer = newer
+        question.tell(None, self._audit)
 
 
 class Town:
