@@ -498,6 +498,13 @@ def test_the_table_holds_only_for_functions_that_the_extension_owns(world: World
     assert "INSERT" in why(world, "public.gen_salt(a text) returns int4", INSERT)
 
 
+@pytest.mark.parametrize("name", ["show_topology", "dbi_resource_id", "role_password_encryption_type"])
+def test_what_the_drivers_of_aws_ask_on_connecting(world: World, name: str) -> None:
+    said = why(world, f"rds_tools.{name}(a text) returns int4", "symbol", "c", extension="rds_tools")
+    assert said == ""
+    assert extension(world, name, "rds_tools") != "", "it lives in the schema of its own"
+
+
 def test_a_listed_function_that_writes(world: World) -> None:
     oid = world.function("other.dblink_exec(a text) returns text", "x", "c", extension="dblink")
     taint = world.prove().taints.get((FUNCTION, oid))
