@@ -87,7 +87,7 @@ def differences(server: EmbeddedServer) -> dict[str, tuple[object, object]]:
     reader = {"user": READER, "password": PASSWORD}
     upstream = Upstream(host=server.host, port=server.port, dbname=DATABASE, sslrootcert=str(server.ca_file), **reader)
     with SideCart(upstream) as own:
-        wait_until(lambda: '"catalogue loaded"' in own.log, 60, "the catalogue")
+        wait_until(lambda: '"catalogue loaded"' in own.log, 240, "the catalogue")
         direct = answers(server.dsn(DATABASE, **reader))
         through = answers(f"{own.dsn} password={PASSWORD}")
         own.stop()
