@@ -126,6 +126,8 @@ class Catalogue:
     functions: list[Function]
     operators: list[Operator]
     casts: list[tuple[int, int]]
+    implicit: Sequence[tuple[int, int]] = ()
+    """Types that become others by themselves: by a cast, or as the type that a domain is over."""
 
 
 _TYPES: Final = """
@@ -189,7 +191,14 @@ def prepare(analyst: Analyst) -> Catalogue:
         (int(source or 0), int(target or 0))
         for source, target in analyst.run("SELECT castsource, casttarget FROM pg_catalog.pg_cast ORDER BY oid")
     ]
-    return Catalogue(analyst.version, types, functions, operators, casts)
+    implicit = [
+        (int(source or 0), int(target or 0))
+        for source, target in analyst.run(
+            "SELECT castsource, casttarget FROM pg_catalog.pg_cast WHERE castcontext = 'i' AND castsource <> casttarget"
+            " UNION SELECT oid, typbasetype FROM pg_catalog.pg_type WHERE typtype = 'd' ORDER BY 1, 2"
+        )
+    ]
+    return Catalogue(analyst.version, types, functions, operators, casts, implicit)
 
 
 def _oids(text: str | None) -> tuple[int, ...]:

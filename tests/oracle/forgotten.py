@@ -26,7 +26,7 @@ from proxy.sql.catalog import (
     TYPE,
     Key,
 )
-from proxy.sql.resolve import hidden, oids
+from proxy.sql.resolve import hidden, oids, queries
 from tests.oracle.ran import Closures, Evidence
 
 Cut = Callable[[Key, Key], bool]
@@ -110,12 +110,13 @@ OF_THE_RESOLVER: Final[Mapping[str, Patch]] = {
     "json": _kinds("cast-to-json"),
     "text": _kinds("cast-to-text"),
     "everything": _kinds("everything"),
+    "CYCLE compares nothing": lambda: mock.patch.object(queries, "_cycled", lambda *_: None),
     "rows hold nothing": lambda: mock.patch.object(picked, "_ROWS", frozenset({oids.ANY_TYPE})),
 }
 """What is put in the place of something while a statement is judged."""
 
 
-SINCE: Final = {"array_agg receives nothing": 16}
+SINCE: Final = {"array_agg receives nothing": 16, "CYCLE compares nothing": 14}
 """From which major version on a server does what is left out."""
 
 

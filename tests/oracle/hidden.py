@@ -162,13 +162,36 @@ _FIXED: Final = (
     "SELECT ARRAY[n]::many, x::word::long, x::mood FROM (SELECT n, 'ok'::text AS x FROM t1) s",
 )  # fmt: skip
 """Statements that run one thing each which nothing else does: they come with all settings."""
+_CYCLES: Final = (
+    "SEARCH DEPTH FIRST BY {c} SET s",
+    "SEARCH BREADTH FIRST BY {c} SET s",
+    "CYCLE {c} SET r USING p",
+    "SEARCH DEPTH FIRST BY i, {c} SET s CYCLE i, {c} SET r USING p",
+    "CYCLE {c}, i SET r TO {y} DEFAULT {z} USING p",
+    "SEARCH BREADTH FIRST BY {c}, i SET s CYCLE {c} SET r TO {y} DEFAULT {y} USING p",
+)
+"""Clauses of a query of WITH RECURSIVE that has the columns v and i: c is one of them, y and z are of one type."""
+_OF_CYCLES: Final = {
+    "s": ("q.s", "q.s::text", "to_json(q.s)", "q.s = q.s", "count(DISTINCT q.s)", "max(q.s)"),
+    "r": ("q.r", "q.r = q.r", "quote_literal(q.r)", "to_json(q.r)", "count(DISTINCT q.r)"),
+    "p": ("q.p", "q.p::text", "q.p = q.p", "cardinality(q.p)", "q.p[1]", "to_json(q.p)"),
+}
+"""What can be done with the columns that they add."""
 _FIXED_OF: Final = {
     "tag": (
         "SELECT t FROM tagged", "SELECT s FROM tagged", "SELECT l FROM tagged ORDER BY l", "SELECT 'a'::label IS NULL",
         "SELECT DISTINCT t FROM tagged", "SELECT to_json(l), to_json(t), concat(t), ts::text FROM tagged",
         "SELECT 1 FROM tagged a JOIN tagged b ON a.l = b.t",
     ),
-    "grades_multirange": ("SELECT mr, mr = mr, to_json(mr) FROM wide", "SELECT range_agg(r) FROM t1"),
+    "grades_multirange": (
+        "SELECT mr, mr = mr, to_json(mr) FROM wide", "SELECT range_agg(r) FROM t1",
+        "WITH RECURSIVE q AS (SELECT 'b'::grade AS v, 1 AS i UNION ALL SELECT v, i + 1 FROM q WHERE i < 3)"
+        " CYCLE v SET r USING p SELECT i FROM q",
+        "WITH RECURSIVE q AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM q WHERE i < 3)"
+        " CYCLE i SET r TO 'b'::grade DEFAULT 'a' USING p SELECT i FROM q",
+        "WITH RECURSIVE q AS (SELECT 'b'::grade AS v, 1 AS i UNION ALL SELECT v, i + 1 FROM q WHERE i < 3)"
+        " SEARCH BREADTH FIRST BY v SET s SELECT i FROM q ORDER BY s",
+    ),
 }  # fmt: skip
 SETTINGS: Final[Sequence[Mapping[str, str]]] = (
     {},
@@ -335,14 +358,28 @@ class Maker:
                 inner, columns = self._derived(depth)
                 self._scope = [("q", columns)]
                 return f"WITH q AS {self._rng.choice(('', 'MATERIALIZED '))}({inner}) {self._select(depth, 'q')}"
-            if r < 0.24:
+            if r < 0.26:
                 type_ = self._type()
-                start = f"SELECT {self._literal(type_)} AS v, 1 AS i"
-                again = f"SELECT {self._literal(type_)}, i + 1 FROM q WHERE i < 3"
-                return f"WITH RECURSIVE q AS ({start} UNION {again}) SELECT {self._rng.choice(('*', 'v', 'i'))} FROM q"
+                return self._recursive(type_)
             return self._select(depth, self._from(depth))
         finally:
             self._scope = saved
+
+    def _recursive(self, type_: str) -> str:
+        start = f"SELECT {self._literal(type_)} AS v, 1 AS i"
+        again = f"SELECT {self._rng.choice(('v', self._literal(type_)))}, i + 1 FROM q WHERE i < 3"
+        columns = ["*", "v", "i"]
+        clauses = order = ""
+        if self._major >= 14 and self._rng.random() < 0.7:
+            clauses = self._filled(self._rng.choice(_CYCLES).replace("{c}", "v"))
+            for name, uses in _OF_CYCLES.items():
+                if f"SET {name}" in clauses or f"USING {name}" in clauses:
+                    columns += uses
+                    order = self._rng.choice((order, order, f" ORDER BY {name}"))
+        union = self._rng.choice(("UNION", "UNION ALL"))
+        listed = self._rng.choice(columns)
+        order = "" if "max(" in listed or "count(" in listed else order
+        return f"WITH RECURSIVE q AS ({start} {union} {again}) {clauses} SELECT {listed} FROM q{order}"
 
     def _derived(self, depth: int) -> tuple[str, Mapping[str, str]]:
         """Return a query with columns of known types."""

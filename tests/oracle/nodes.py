@@ -12,10 +12,10 @@ Node: TypeAlias = dict[str, Any]
 _TOKEN: Final = re.compile(
     r"""
       :constvalue\s+\d+\s+\[([^\]]*)\]                  # 1: the bytes of a Datum
-    | :(\w+)\s+((?:[^\s(){}\\]|\\.)+)                   # 2, 3: a field with a plain value
+    | :(\w+)\s+((?:[^\s(){}\\]+|\\.)+)                  # 2, 3: a field with a plain value
     | :(\w+)\s+(?=[({])                                 # 4: a field whose value is a node or a list
     | ([(){}])                                          # 5
-    | ((?:[^\s(){}\\]|\\.)+)                            # 6: the label of a node, or the member of a list
+    | ((?:[^\s(){}\\]+|\\.)+)                           # 6: the label of a node, or the member of a list
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -23,7 +23,7 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _NUMBER: Final = re.compile(r"-?\d+\Z")
 _OVERLONG: Final = re.compile(rb"^(.[^ \n]{77})\n", re.MULTILINE | re.DOTALL)
 """A line that format_node_dump() (print.c) had to break inside a word: LINELEN is 78."""
-_COLUMN_NAMES: Final = re.compile(rb":colnames\s+\((?:[^\\)]|\\.)*\)", re.DOTALL)
+_COLUMN_NAMES: Final = re.compile(rb":colnames\s+\((?:[^\\)]++|\\.)*+\)", re.DOTALL)
 _WORDS: Final[dict[str, Any]] = {"<>": None, "true": True, "false": False}
 
 

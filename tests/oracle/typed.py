@@ -78,6 +78,10 @@ _TYPE_NAMES: Final = {
 }
 """What the slots of forms are called."""
 _WITHOUT_CALLS: Final = 0.6
+_CSTRING: Final = 2275
+_UNTYPED: Final = ("'1'", "''", "NULL", "'{1}'")
+_IMPLICIT: Final = 0.08
+"""How often a value is of a type that becomes the one that is wanted."""
 
 
 class Typed:
@@ -93,6 +97,10 @@ class Typed:
         for function in catalogue.functions:
             if function.kind == "f" and not function.returns_set and self._is_plain(function.arguments):
                 self._returning[function.result].append((function.name, function.arguments))
+        self._becoming: defaultdict[int, list[int]] = defaultdict(list)
+        for source, target in catalogue.implicit:
+            if source in catalogue.types:
+                self._becoming[target].append(source)
         self._giving: defaultdict[int, list[tuple[str, int, int]]] = defaultdict(list)
         for operator in catalogue.operators:
             if self._is_plain([each for each in (operator.left, operator.right) if each]):
@@ -115,6 +123,8 @@ class Typed:
 
     def value(self, oid: int, depth: int = 1) -> str:
         """Return what gives a value of a type, or of one that becomes it by itself."""
+        if oid in self._becoming and self._rng.random() < _IMPLICIT:
+            oid = self._rng.choice(self._becoming[oid])
         known = self._catalogue.types.get(oid)
         if known is None:
             return "NULL" if self._rng.random() < 0.5 else self._parameter(oid)
@@ -181,7 +191,12 @@ class Typed:
         families = concrete(self._catalogue, each.arguments) or [list(each.arguments)]
         types = self._rng.choice(families)
         count = len(types) - self._rng.randint(0, each.defaults)
-        arguments = self._values(types[:count])
+        declared = each.arguments[:count]
+        # Nothing becomes a cstring but what has no type.
+        arguments = [
+            self._rng.choice(_UNTYPED) if oid == _CSTRING else value
+            for oid, value in zip(declared, self._values(types[:count]), strict=True)
+        ]
         if each.variadic and arguments:
             arguments = self._variadic(each, arguments)
         elif each.names and len(each.names) == len(types) and self._rng.random() < 0.25:

@@ -173,6 +173,17 @@ class Analysis:
         self.use("input", at, target)
         return Expr(target, at, PARAMETER, number=expr.number)
 
+    def settled(self, expr: Expr) -> Expr:
+        """Return an expression with the type that its parameter has got since it was analysed."""
+        if expr.type != UNKNOWN:
+            return expr
+        if expr.form is Form.COLLATED:
+            inner = self.settled(expr.parts[0])
+            return Expr(inner.type, expr.location, Form.COLLATED, parts=[inner], levels=expr.levels)
+        if expr.form is Form.PARAMETER:
+            return Expr(self.parameters[expr.number - 1], expr.location, Form.PARAMETER, number=expr.number)
+        return expr
+
     def check_parameters(self) -> None:
         """Raise RejectedError where a parameter's type is still open: check_parameter_resolution_walker()."""
         for at, each in enumerate(self.parameters):

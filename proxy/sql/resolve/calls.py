@@ -97,7 +97,12 @@ def _arguments(analysis: Analysis, call: Call) -> list[Expr]:
         raise NotModelledError("an argument that can be of type void")
     if call.is_column or call.is_within:
         return arguments
-    return [each for each in arguments if not (each.type == oids.VOID and each.form is PARAMETER)]
+    return [each for each in arguments if not is_dropped(each)]
+
+
+def is_dropped(argument: Expr) -> bool:
+    """Tell whether an argument does not count: a parameter of type void."""
+    return argument.type == oids.VOID and argument.form is PARAMETER
 
 
 def _may_be_column(analysis: Analysis, call: Call, arguments: Sequence[Expr]) -> bool:

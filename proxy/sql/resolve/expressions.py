@@ -226,11 +226,8 @@ def _call(analysis: Analysis, level: Level, node: Body) -> Expr:
         raise NotModelledError("a call that is none")
     if called.function is None and not plain and called.expr.type != ANY_TYPE:
         raise RejectedError("42809", f"{name} is not an aggregate function")
-    # One after the other: sorting by a parameter gives it a type.
-    written = (analyse(analysis, level, each["SortBy"]["node"]) for each in order)
-    by = list(called.arguments)[len(arguments) :] if within else written
-    for expr, each in zip(by, order, strict=False):
-        sorting.sort_by(analysis, expr, each["SortBy"])
+    if order:
+        sorting.sort_arguments(analysis, level, node, arguments, called)
     if node.get("agg_distinct"):
         for expr in called.arguments:
             analysis.sort(analysis.to_text(expr))

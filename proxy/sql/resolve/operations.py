@@ -114,6 +114,7 @@ def _in(analysis: Analysis, level: Level, node: Body, _: Expr | None) -> Expr:
         for each in plain:
             analysis.to_common(each, scalar)
         analysis.array_operator(schema, name, left, Expr(array, at), at)
+        left = analysis.settled(left)  # it is no copy there, as it is for each of the others
         values = [each for each in values if each.levels & bit]
     for each in values:
         if left.form is Form.ROW and each.form is Form.ROW:

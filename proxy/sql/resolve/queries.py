@@ -161,7 +161,7 @@ def _only_name(node: Body) -> str:
 
 def _is_place(analysis: Analysis, constant: Body) -> bool:
     """Tell whether a constant in ORDER BY or GROUP BY means an output column: TRUE was a cast before 15."""
-    return "isnull" not in constant and not ("boolval" in constant and analysis.world.major < 15)
+    return not ("boolval" in constant and analysis.world.major < 15)
 
 
 def _target_at(analysis: Analysis, targets: Sequence[Target], constant: Body) -> int:
@@ -362,9 +362,15 @@ def _analyse_with(analysis: Analysis, level: Level, found: WithQuery, body: Body
     columns = [calls.output_column(each.name, each.expr) for each in targets]
     found.columns = [*_renamed(columns, found.names), *found.added]
     found.added = ()
-    cycled = {each["String"]["sval"] for each in body.get("cycle_clause", {}).get("cycle_col_list", ())}
-    for column in found.columns:
-        if column.name in cycled:  # rows of them are sought among those on the path: rewriteSearchAndCycle()
+    if "cycle_clause" in body:
+        _cycled(analysis, found.columns, body["cycle_clause"])
+
+
+def _cycled(analysis: Analysis, columns: Sequence[Column], cycle: Body) -> None:
+    """Record how rows of the columns of CYCLE are sought among those on the path: rewriteSearchAndCycle()."""
+    cycled = {each["String"]["sval"] for each in cycle["cycle_col_list"]}
+    for column in columns:
+        if column.name in cycled:
             analysis.use("compare", -1, column.type)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from proxy.sql.resolve import oids
 from proxy.sql.resolve.analysis import Analysis
+from proxy.sql.resolve.calls import Called, is_dropped
 from proxy.sql.resolve.names import kind_of, qualified
 from proxy.sql.resolve.oids import ANY_TYPE, UNKNOWN
 from proxy.sql.resolve.tree import Body, Expr, Level, RejectedError
@@ -34,6 +38,82 @@ def sort_by(analysis: Analysis, expr: Expr, node: Body) -> Expr:
     analysis.use_one_of("group", expr.location, equal)
     analysis.use("order", expr.location, expr.type)
     return expr
+
+
+def sort_arguments(analysis: Analysis, level: Level, node: Body, given: Sequence[Expr], called: Called) -> None:
+    """Analyse the ORDER BY of an aggregate, one expression after the other: transformAggregateCall() (parse_agg.c).
+
+    One that is equal to an argument sorts by what that has become, converted to the type that the aggregate takes.
+    What stands in WITHIN GROUP is an argument itself.
+    """
+    if node.get("agg_within_group"):
+        for taken, each in zip(called.arguments[len(given) :], node["agg_order"], strict=False):
+            sort_by(analysis, taken, each["SortBy"])
+        return
+    found = _Arguments(node, given, called)
+    for each in node["agg_order"]:
+        sort = each["SortBy"]
+        expr = analysis.expression(analysis, level, sort["node"])
+        equal, is_sure = found.equal(sort["node"], expr)
+        for at in equal:
+            found.taken[at] = sort_by(analysis, found.taken[at], sort)
+        if not is_sure:
+            sort_by(analysis, expr, sort)
+
+
+class _Arguments:
+    """Tell which arguments of an aggregate are equal to an expression: findTargetlistEntrySQL99() (parse_clause.c)."""
+
+    def __init__(self, node: Body, given: Sequence[Expr], called: Called) -> None:
+        count = len(given)
+        function = called.function
+        if function is not None and function.variadic not in (0, oids.ANY) and not node.get("func_variadic"):
+            count = len(function.arguments) - 1  # the others have become one array
+        nodes = [each.get("NamedArgExpr", {}).get("arg", each) for each in node.get("args", ())]
+        kept = [(node, expr) for node, expr in zip(nodes, given, strict=True) if not is_dropped(expr)][:count]
+        self._given = [(node, _written(node), expr.type) for node, expr in kept]
+        self.taken = list(called.arguments[: len(kept)])
+
+    def equal(self, node: Body, expr: Expr) -> tuple[list[int], bool]:
+        """Return the arguments by which it sorts, if that is by another type or place than its own.
+
+        And whether it is equal for sure, and not only by names that can mean the same.
+        """
+        found: list[int] = []
+        written = _written(node)
+        for at, (taken, (given, its, type_)) in enumerate(zip(self.taken, self._given, strict=True)):
+            if type_ != expr.type or (type_ == UNKNOWN and taken.type != UNKNOWN):
+                continue  # a literal that has a type by now is equal to none without
+            if taken.type == type_ != UNKNOWN:
+                if its == written:
+                    break
+            elif its == written:
+                return [*found, at], True
+            elif _may_be_same(given, node):
+                found.append(at)
+        return found, False
+
+
+def _may_be_same(one: Body, other: Body) -> bool:
+    """Tell whether two expressions of one type that are written otherwise can be the same: `x` and `t.x`, `x::int`."""
+    (kind, first), (other_kind, second) = kind_of(one), kind_of(other)
+    if kind not in _PLAIN or other_kind not in _PLAIN:
+        return True
+    if kind != other_kind or ("sval" in first and "sval" in second):
+        return False
+    return kind != "ColumnRef" or first["fields"][-1] == second["fields"][-1]
+
+
+_PLAIN = frozenset({"ColumnRef", "A_Const", "A_Expr"})
+"""Kinds of nodes that no other one of them gives the same expression as."""
+
+
+_PLACE = re.compile(rb'"\w*location":-?\d+')
+
+
+def _written(node: Body) -> bytes:
+    """Return a node as a text, without what says where it stands."""
+    return _PLACE.sub(b"", msgspec.json.encode(node))
 
 
 def in_range(analysis: Analysis, column: Expr, offset: Expr) -> None:

@@ -359,7 +359,14 @@ def _behaviour(analysis: Analysis, level: Level, node: Body, type_: int, modifie
         return value
     is_string = analysis.coercion.category(type_) in (_STRING, _BITS)
     context = Context.ASSIGNMENT if is_string else Context.EXPLICIT
-    return analysis.to_target(value, type_, modifier, context, value.start)
+    return analysis.to_target(value, type_, modifier, context, _start(node, value))
+
+
+def _start(behaviour: Body, value: Expr) -> int:
+    """Return where what DEFAULT gives begins, as it is written: exprLocation(). Of `date 'x'` that is the type."""
+    cast = behaviour.get("expr", {}).get("TypeCast")
+    places = [value.start] if cast is None else [value.start, location(cast), location(cast["typeName"])]
+    return min((at for at in places if at >= 0), default=-1)
 
 
 def _before(

@@ -220,6 +220,8 @@ def test_parameters(sql: str, declared: tuple[int, ...], wanted: list[int]) -> N
         ("SELECT j::int[] FROM t", "42846"),
         ("SELECT id FROM t JOIN t ON true", "42712"),
         ("SELECT ctid FROM v", "42703"),
+        ("SELECT NULL ORDER BY NULL", "42601"),
+        ("SELECT NULL GROUP BY NULL", "42601"),
     ],
 )
 def test_what_the_server_rejects(sql: str, sqlstate: str) -> None:
@@ -370,6 +372,50 @@ def test_cycle_tells_its_marks_apart_by_the_negator_of_what_is_equal() -> None:
 
 def test_arguments_of_xml_are_converted_one_after_the_other() -> None:
     assert resolve("SELECT xmlroot($1, version $1)").parameters == [oids.XML]
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("regr_slope(id, 1.5 ORDER BY id)", ["float8 < float8"]),
+        ("regr_slope(id + 1, 1.5 ORDER BY id + 1, id)", ["float8 < float8", "int4 < int4"]),
+        ("regr_slope(id, n::float8 ORDER BY n::float8 DESC)", ["float8 > float8"]),
+        ("regr_slope(id, id ORDER BY j->>'a', id)", ["text < text", "float8 < float8"]),
+        ("regr_slope(id, 1.5 ORDER BY t.id)", ["float8 < float8", "int4 < int4"]),
+        ("max(id ORDER BY id)", ["int4 < int4"]),
+        ("string_agg(v, 'x' ORDER BY 'x')", ["text < text"]),
+    ],
+)
+def test_an_aggregate_that_is_sorted_by_an_argument_sorts_what_that_has_become(sql: str, wanted: list[str]) -> None:
+    """An argument written otherwise (t.id) may be the same: both ways to sort are told then."""
+    assert names(resolve(f"SELECT {sql} FROM t"), "sort") == wanted
+
+
+def test_a_literal_that_an_aggregate_takes_and_sorts_by_is_text_where_it_is_taken() -> None:
+    def places(sql: str) -> list[int]:
+        return sorted(each.location for each in resolve(sql).uses if each.kind == "input")
+
+    assert places("SELECT count('a' ORDER BY 'a')") == [13]
+    assert places("SELECT count('a' ORDER BY 'b', 'a', 'a')") == [13, 26, 36]
+    assert places("SELECT count($1 ORDER BY $1)") == [13]
+
+
+def test_parameter_beside_a_list_has_the_type_of_that_in_the_other_comparisons() -> None:
+    found = resolve("SELECT $1 NOT IN (7, 8, big) FROM t")
+    assert found.parameters == [oids.INT4]
+    assert names(found, "operator") == ["int4 <> int4", "int4 <> int8"]
+    assert resolve("SELECT $1 COLLATE \"C\" IN ('a', 'b', v) FROM t").parameters == [oids.TEXT]
+    with pytest.raises(RejectedError):
+        resolve("SELECT $1 IN (7, 8, d) FROM t")
+    with pytest.raises(RejectedError):
+        resolve("SELECT $1 IN (big, id) FROM t")
+
+
+@pytest.mark.parametrize("value", ["N'a'", "date '2024-01-01'", "CAST(1 AS int8)", "d"])
+def test_what_is_given_in_the_place_of_nothing_begins_where_it_is_written(value: str) -> None:
+    found = resolve(f"SELECT json_value(j, '$' RETURNING text DEFAULT {value} ON EMPTY) FROM t", major=18)
+    places = {use.location for use in found.uses if use.kind in ("io-from", "function")}
+    assert places == {48}
 
 
 def test_windows_are_analysed_after_everything_else() -> None:
