@@ -20,7 +20,7 @@ help:
 	@echo "make bench   the benchmark of the whole: throughput beside PgBouncer's"
 	@echo "make bench-filter  what a verdict costs, beside pglast's own tree"
 	@echo "make servers PostgreSQL 12 to 18 for make deep (Linux x86-64; needs npm)"
-	@echo "make fuzz    the fuzzers of the filter and of the resolver, for SECONDS=3600 each"
+	@echo "make fuzz    the fuzzers of the filter, and of the resolver alone and beside a server, for SECONDS=3600 each"
 	@echo "make lock    write requirements.lock anew (needs uv)"
 	@echo "make clean   remove .venv and everything else that was made here"
 
@@ -83,6 +83,7 @@ SECONDS ?= 3600
 fuzz: .venv/installed
 	@$(BIN)/python -m tests.fuzz.fuzz_filter --seconds $(SECONDS)
 	@$(BIN)/python -m tests.fuzz.fuzz_resolver --seconds $(SECONDS)
+	@$(BIN)/python -m tests.fuzz.fuzz_names --seconds $(SECONDS)
 
 deep: .venv/installed
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory servers; fi
