@@ -26,6 +26,7 @@ from proxy.sql.resolve import Coercion, Resolver, effective
 from proxy.sql.tables import Refusal, Refused
 from proxy.sql.verdict import Action, Effect, Verdict
 from proxy.sql.verdicts import ALLOWED, BY_NAMES, UNDER_PATH, is_valid, refuse
+from proxy.sql.wanted import Wanted
 
 __all__ = ["Filter", "Policy"]
 
@@ -48,6 +49,10 @@ MAX_SCHEMAS = 50
 """Schemas in a search_path beyond which names are not resolved by it: they are part of the key of each verdict."""
 
 
+_UNPROVED = 0
+"""Marks the scope of verdicts that were found before bodies were proved under their search_path."""
+
+
 class Filter:
     """Judge texts for one database under one policy, and remember the verdicts.
 
@@ -59,6 +64,7 @@ class Filter:
         "__weakref__",
         "_by_path",
         "_by_text",
+        "_cleared",
         "_coercion",
         "_entries",
         "_followed",
@@ -79,6 +85,7 @@ class Filter:
         "plans_by_more",
         "policy",
         "proofs",
+        "wanted",
     )
 
     def __init__(
@@ -92,6 +99,9 @@ class Filter:
         self._paths: frozenset[str] = frozenset()
         self._resolver: Resolver | None = None
         self._coercion: Coercion | None = None
+        self._cleared: Collection[c.Key] | None = ()  # what is a read under the path alone; None: nobody has looked
+        self.wanted: Wanted = Wanted() if followed is None else followed.wanted
+        """The search_paths under which the next catalogue is to have bodies proved."""
         self.policy = policy or Policy()
         self.functions: Functions = Functions(self.policy) if followed is None else followed.functions
         self.cache = VerdictCache() if cache is None else cache
@@ -162,16 +172,25 @@ class Filter:
         found = self._by_path.get(schemas)
         if found is None:
             resolver = Resolver(self._coercion.world, schemas, coercion=self._coercion)
-            found = self._by_path[schemas] = self._follower((self._scope, schemas), resolver)
+            known = self.functions.catalog
+            cleared = known.cleared_under.get(schemas) if known is not None and known.taints else ()
+            # What is refused for want of a proof is not remembered beyond that.
+            scope = (self._scope, schemas if cleared is not None else (_UNPROVED, *schemas))
+            found = self._by_path[schemas] = self._follower(scope, resolver)
+            found._cleared = cleared
         return found
 
-    @property
-    def _cleared(self) -> Collection[c.Key]:
-        """Return what is a read in sessions that keep the search_path they began with, and in no other ones.
+    def awaits_proof(self, verdict: Verdict) -> bool:
+        """Tell whether a text may be a read under this search_path, under which nobody has proved bodies yet.
 
-        A portal that is judged so has to go on under that path, and who has set the same one can have it rolled back.
+        The next catalogue is to say that: see `wanted`.
         """
-        return () if self.catalog is None or not self.keeps_path else self.catalog.cleared
+        judge = self if verdict.moved_to is None else self._followed.by(verdict.moved_to)
+        schemas = judge.schemas
+        if judge._cleared is not None or schemas is None or not verdict.rule.startswith("unproved-"):
+            return False
+        self.wanted.note(schemas)
+        return True
 
     @property
     def keeps_path(self) -> bool:
@@ -197,7 +216,8 @@ class Filter:
         self.plans_by_more = followed.plans_by_more
         self._scope = scope
         self._resolver = resolver
-        self.proofs = None if resolver is None else followed.functions
+        self._cleared = ()
+        self.proofs = None if resolver is None else self.wanted.catalogue
         self.plain.clear()
 
     @property
@@ -215,6 +235,22 @@ class Filter:
         """Judge by this catalogue from now on; no verdict that was found by another one is used again."""
         self.policy = replace(self.policy, trouble="")
         self._start_anew(catalog)
+
+    def learn_proofs(self, catalog: Catalog) -> None:
+        """Judge by a catalogue that says what this one does, and more of what is a read under which search_path.
+
+        No verdict is forgotten for that: those that it can change have a scope of their own.
+        """
+        functions = self.functions = copy(self.functions)
+        functions.catalog = catalog
+        for path in [path for path, found in self._by_text.items() if found._cleared is None]:
+            del self._by_text[path]
+        for schemas, found in list(self._by_path.items()):
+            if found._cleared is None:
+                del self._by_path[schemas]
+            found.functions = copy(functions)
+        if self._wide is not None:
+            self._wide.functions = copy(functions)
 
     def learn_paths(self, paths: Collection[str], *, shadowed: bool) -> None:
         """Judge from now on for sessions that begin with these search_paths, as the settings have them.
@@ -246,9 +282,11 @@ class Filter:
         self._scope = self.cache.new_scope()
         self._types = None
         known = catalog or Catalog()
+        self._cleared = known.cleared
         self.folds, self.caches, self.dated = known.plans
         self.plans_by_more = self.folds or self.dated
-        self.proofs = None if self._resolver is None else self.functions
+        self.wanted.catalogue = object()
+        self.proofs = None if self._resolver is None else self.wanted.catalogue
         self.plain.clear()
         if self._wide is not None:
             self._wide._follow(self.cache.new_scope(), None)
@@ -341,6 +379,8 @@ class Filter:
         self, sql: bytes, encoding: str, came: Came, verdict: Verdict, bare: bytes | None, shape: str | None
     ) -> None:
         """Remember a verdict for its text, or for all that differ from it in comments; and for all of a `shape`."""
+        if verdict.moved_to is not None:
+            return
         if verdict.by_names:
             self.cache.by_names[verdict.by_names] += 1
         if bare is None or self._again(sql):
@@ -413,15 +453,19 @@ class Filter:
         `bare` is as in `_commented`.
         """
         resolver = self._resolver_for(sql, extended, types)
+        moved: list[Filter] = []
         terms = Terms(
             void=bool(extended & VOID_PARSE),
             bound=bool(extended),
             own=None if extended & OWN_PARSE else frozenset(),
             meaning=None if resolver is None else Meaning(resolver, types),
-            cleared=self._cleared if resolver is not None else (),
+            cleared=(self._cleared or ()) if resolver is not None else (),
+            under=lambda path: None if _is_split(self.policy, sql) else _meaning(self.under(path), moved),
         )
         judgement = Judgement(self.functions, self.policy, terms)
         verdict = verdicts.make(judgement, sql, encoding, extended=bool(extended), bare=bare)
+        if moved and moved[-1]._cleared is None and verdict.action is Action.REFUSE:
+            verdict = replace(verdict, moved_to=moved[-1].schemas)
         return verdict, judgement.constants_decide, self._by_names(judgement)
 
     def _by_names(self, judgement: Judgement) -> ByNames | None:
@@ -436,9 +480,7 @@ class Filter:
             return None
         if extended & (VOID_PARSE | OWN_PARSE) and not types:
             return None
-        # Before, a letter behind a number is a column's other name.
-        is_split = self.policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql)
-        return None if is_split else self._resolver
+        return None if _is_split(self.policy, sql) else self._resolver
 
     @property
     def newer(self) -> int:
@@ -504,3 +546,18 @@ class Filter:
     def python_codec(pg_encoding: str) -> str | None:
         """Give the Python codec for a PostgreSQL encoding's name in any spelling; None: unsafe or unknown."""
         return settings.python_codec(pg_encoding)
+
+
+def _is_split(policy: Policy, sql: bytes) -> bool:
+    """Tell whether a letter behind a number is a column's other name in a text, as it is for older servers."""
+    return policy.server_version < texts.JUNK_SINCE and texts.may_split_numbers(sql)
+
+
+def _meaning(judge: Filter, moved: list[Filter]) -> tuple[Meaning, Collection[c.Key]] | None:
+    """Give by what a text is resolved that a filter judges, and what is a read then; None: nobody knows.
+
+    It is put behind those that the text has `moved` to before.
+    """
+    moved.append(judge)
+    resolver = judge._resolver
+    return None if resolver is None else (Meaning(resolver), judge._cleared or ())

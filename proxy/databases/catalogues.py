@@ -265,7 +265,8 @@ class LiveCatalogue:
         """
         judge = self._judge
         known = judge.catalog is not None and self._policy == judge.policy
-        if known and not self._partial and self._state is not None and await self._is_as_before(self._state):
+        is_whole = not self._partial and judge.wanted.is_met_by(judge.catalog)
+        if known and is_whole and self._state is not None and await self._is_as_before(self._state):
             return "unchanged"
         fetched, state, policy = await self._read()
         seconds = self._around.now() - self._began
@@ -273,8 +274,9 @@ class LiveCatalogue:
         digest = hashlib.sha256(results).digest()
         if known and digest == self._digest and policy == self._policy:
             self._state = state
+            await self._prove_more(results)
             return "unchanged"
-        catalog = await self._prover.prove(results, policy)
+        catalog = await self._prover.prove(results, policy, judge.wanted.paths)
         if judge.policy != policy:  # by an upstream that has logged in meanwhile
             return await self._load_once()
         if not self._refresh:
@@ -291,6 +293,19 @@ class LiveCatalogue:
             seconds=round(seconds, 3),
         )
         return "changed"
+
+    async def _prove_more(self, results: bytes) -> None:
+        """Have bodies proved under search_paths that sessions have set since, in a database that has not changed.
+
+        Raises ProofError.
+        """
+        judge = self._judge
+        known, policy = judge.catalog, judge.policy
+        if judge.wanted.is_met_by(known):
+            return
+        catalog = await self._prover.prove(results, policy, judge.wanted.paths)
+        if judge.catalog is known and judge.policy == policy:
+            judge.learn_proofs(catalog)
 
     async def _is_as_before(self, known: State) -> bool:
         """Look whether the system catalogues have changed. Raises UpstreamError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,13 +23,17 @@ from proxy.sql.resolve.search import with_catalog
 from proxy.sql.resolve.world import World
 from proxy.sql.verdict import Effect, changes_path
 
-MAX_PATHS = 16
-"""Search_paths under which bodies are proved, beside the session's own."""
+MAX_PATHS = 24
+"""Search_paths under which bodies are proved, beside the one that sessions begin with."""
 MAX_PROOFS = 4_000
 """Bodies that are proved, each under one path."""
 MAX_NODES = 100_000
 """Objects that are looked at, each in one state."""
+_OF_SCHEMAS = '"'
+"""What the setting of a state begins with of which only the schemas are known: no setting of that form is valid."""
 Left = set[tuple[Effect, str]]
+Cleared = dict[Key, Left]
+"""What is a read under a search_path, and what each leaves behind."""
 _OPEN = re.compile(r"\bopen\b", re.IGNORECASE)
 
 
@@ -62,7 +66,7 @@ class Paths:
         self._world = world
         self._coercion = Coercion(world)
         self._prove = prove
-        self._begin = State(rows.begins_with, 0)
+        self._begin = self._begins = State(rows.begins_with, 0)
         self._fetching: set[Key] = set()
         self._resolvers: dict[tuple[int, ...], Resolver | None] = {}
         self._bodies: dict[tuple[int, tuple[int, ...]], Finding | None] = {}
@@ -71,9 +75,21 @@ class Paths:
         self._paths: dict[State, tuple[int, ...] | None] = {self._begin: rows.path or None}
 
     def cleared(
-        self, objects: Mapping[Key, Finding], taints: Mapping[Key, Taint], left: Mapping[Key, Left]
+        self,
+        objects: Mapping[Key, Finding],
+        taints: Mapping[Key, Taint],
+        left: Mapping[Key, Left],
+        schemas: tuple[int, ...] | None = None,
     ) -> dict[Key, Left]:
-        """Return what of the tainted is a read in a session's state, and what that leaves behind."""
+        """Return what of the tainted is a read in a session's state, and what that leaves behind.
+
+        `schemas` are those of the search_path that the session has set. It takes the names of a setting to say which
+        ones the owner of a function finds by it: what is SECURITY DEFINER and sets no path is no read then.
+        """
+        self._begin = self._begins
+        if schemas is not None:
+            self._begin = State(_OF_SCHEMAS + repr(schemas), 0)
+            self._paths[self._begin] = schemas
         self._fetching = fetching(objects)
         proved = self._look_at_all(objects, taints, left)
         users: defaultdict[Node, list[Node]] = defaultdict(list)
@@ -210,3 +226,15 @@ def _leave(proved: Mapping[Node, _Proved], users: Mapping[Node, Sequence[Node]])
             if not proved[node].leaves <= proved[user].leaves:
                 proved[user].leaves |= proved[node].leaves
                 waiting.append(user)
+
+
+def leaves(
+    left: Mapping[Key, Left], taints: Mapping[Key, Taint], cleared: Iterable[Mapping[Key, Left]]
+) -> dict[Key, tuple[tuple[Effect, str], ...]]:
+    """Return what each read leaves behind, under whichever of the search_paths it is one that were `cleared`."""
+    found = {key: some for key, some in left.items() if key not in taints}
+    for each in cleared:
+        for key, some in each.items():
+            if some:
+                found[key] = found.get(key, set()) | some
+    return {key: tuple(some) for key, some in found.items()}

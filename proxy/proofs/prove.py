@@ -23,7 +23,7 @@ from msgspec import structs
 
 from proxy.proofs.bodies import Bodies, Spoiled
 from proxy.proofs.labels import LISTED, Labels
-from proxy.proofs.paths import Left, Paths
+from proxy.proofs.paths import Cleared, Paths, leaves
 from proxy.proofs.taints import NOWHERE, Finding, carried, fetching, spread, using
 from proxy.sql import by_name, settings, tables
 from proxy.sql import text as texts
@@ -82,15 +82,17 @@ def prove(
     rows: Rows,
     policy: Policy,
     *,
+    paths: Collection[tuple[int, ...]] = (),
     skip: Collection[int] = (),
     progress: Function[[int], None] | None = None,
 ) -> Catalog:
     """Judge everything in `rows`, and give the catalogue that the filter looks names up in.
 
     Call it in a helper process: PL/pgSQL's parser may end it. `progress` is called with the OID of each object before
-    its texts are parsed; those in `skip` are not parsed, and are no reads.
+    its texts are parsed; those in `skip` are not parsed, and are no reads. `paths`: the schemas of search_paths that
+    sessions have set, under which bodies are proved as well.
     """
-    return _Court(rows, policy, skip, progress).catalog()
+    return _Court(rows, policy, skip, progress, paths=paths).catalog()
 
 
 def explain(rows: Rows, policy: Policy, name: str) -> list[Proof]:
@@ -125,6 +127,7 @@ class _Court:
         progress: Function[[int], None] | None,
         *,
         roles: bool = False,
+        paths: Collection[tuple[int, ...]] = (),
     ) -> None:
         """Judge. `roles`: judge all types by role, and not only those that are no reads as a whole."""
         self._rows = rows
@@ -151,7 +154,7 @@ class _Court:
         if roles or any(kind == TYPE for kind, _ in self.taints):
             self._judge_roles(every=roles)
             self._spread(by_role=True)
-        self.cleared = self._clear()
+        self.cleared, self._cleared_under = self._clear(paths)
 
     def catalog(self) -> Catalog:
         """Give what the filter needs."""
@@ -161,8 +164,8 @@ class _Court:
             self._names,
             taints=self.taints,
             cleared=frozenset(self.cleared),
-            leaves={key: tuple(left) for key, left in self._left.items() if key not in self.taints}
-            | {key: tuple(left) for key, left in self.cleared.items() if left},
+            cleared_under={schemas: frozenset(found) for schemas, found in self._cleared_under.items()},
+            leaves=leaves(self._left, self.taints, (self.cleared, *self._cleared_under.values())),
             tainted_operators=frozenset(operators),
             tainted_types=any(kind in (TYPE, CAST, CAST_TO) for kind, _ in self.taints),
             everything=next(self._nameless(), None),
@@ -362,12 +365,13 @@ class _Court:
             if self._progress is not None:
                 self._progress(oid)
 
-    def _clear(self) -> dict[Key, Left]:
-        """Find what is a read under the search_path that sessions begin with, of what is none under every path."""
+    def _clear(self, others: Collection[tuple[int, ...]]) -> tuple[Cleared, dict[tuple[int, ...], Cleared]]:
+        """Find what is a read under the search_path that sessions begin with, or another, of what is none under all."""
         if self._world is None or not self.taints:
-            return {}
+            return {}, {}
         paths = Paths(self._rows, self._world, self._prove_again)
-        return paths.cleared(self.objects, self.taints, self._left)
+        cleared = paths.cleared(self.objects, self.taints, self._left)
+        return cleared, {each: paths.cleared(self.objects, self.taints, self._left, each) for each in others}
 
     def _prove_again(self, row: FunctionRow, resolver: Resolver) -> Finding:
         """Judge a function under the search_path that it will run under."""

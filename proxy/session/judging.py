@@ -124,8 +124,12 @@ class Judging:
         return self._resolved(verdict) if verdict is not None and verdict.action is Action.REFUSE else verdict
 
     def _resolved(self, verdict: Verdict) -> Verdict | None:
-        """Return what a refusal comes to once the catalogue was read anew for the name that it lacks; None: awaited."""
-        if verdict.unresolved and (not self._refreshed or self._first_may_be_older()):
+        """Return what a refusal comes to once the catalogue was read anew for what it lacks; None: awaited.
+
+        That is a name, or a proof of what bodies do under the session's search_path.
+        """
+        lacks_proof = not self._refreshed and self.filter.awaits_proof(verdict)
+        if lacks_proof or (verdict.unresolved and (not self._refreshed or self._first_may_be_older())):
             self.cancel()
             self._blind = self.filter.catalog is None
             self._question = self._database.catalogue.refresh_for(self._asker)

@@ -416,6 +416,8 @@ class Catalog:
     taints: Lookup = field(default_factory=dict[Key, Taint])
     cleared: frozenset[Key] = frozenset()
     """What has a taint because of what its names can mean under some search_path, and is a read under `begins_with`."""
+    cleared_under: Mapping[tuple[int, ...], frozenset[Key]] = field(default_factory=dict)
+    """What is one in sessions that have set a search_path that comes to these schemas, as far as that was asked for."""
     leaves: Mapping[Key, tuple[tuple[Effect, str], ...]] = field(default_factory=dict)
     """What functions and relations that are reads leave behind in the session."""
     tainted_operators: frozenset[str] = frozenset()

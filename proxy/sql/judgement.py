@@ -6,7 +6,7 @@ verdict of that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from proxy.sql import refusals
@@ -40,6 +40,8 @@ class Terms(NamedTuple):
     whatever bears it in any schema."""
     cleared: Collection[Key] = ()
     """What is a read under that path, although it is none under every path."""
+    under: Callable[[str], tuple[Meaning, Collection[Key]] | None] | None = None
+    """Gives the two above for a search_path that a statement of the text sets; None: nobody knows."""
     alone: bool = True
     """The text holds nothing but one statement."""
     lasts: bool = False
@@ -51,12 +53,15 @@ class Terms(NamedTuple):
 
 
 IN_A_QUERY = Terms()
+_LEAVING_PATH = frozenset({"SelectStmt", "VariableSetStmt", "VariableShowStmt", "ExplainStmt", "CopyStmt"})
+"""Statements that change the search_path only as their effects tell: no FETCH, nor the end of a transaction."""
 
 
 class Judgement:
     """Hold the terms of one text, and the findings about the statements in it so far."""
 
     __slots__ = (
+        "astray",
         "at_bind",
         "boundary",
         "by_names",
@@ -68,9 +73,11 @@ class Judgement:
         "flagged",
         "functions",
         "kind",
+        "known_from",
         "literals",
         "nulls",
         "occurring",
+        "path",
         "policy",
         "read",
         "relied",
@@ -94,6 +101,12 @@ class Judgement:
         """What was looked up and found to be a read."""
         self.occurring: set[int] = set()
         """With variables: the database's own types that values in what was judged can be of."""
+        self.path: str | None = None
+        """The search_path that the statement at hand sets, if it does nothing else and says which."""
+        self.known_from = 0
+        """How many of the effects are those of statements before one that has set the search_path to what is known."""
+        self.astray = False
+        """Whether a statement behind that one may have set another one, in ways that no effect tells."""
         self.relied: Refused | None = None
         """Why what the statement uses that is cleared is no read under another path."""
         self.under_path = False
@@ -117,8 +130,25 @@ class Judgement:
 
     @property
     def changes_path(self) -> bool:
-        """Whether a statement so far changes the search_path of what comes behind it."""
-        return any(changes_path(*each) or each[0] is Effect.EXECUTE for each in self.effects)
+        """Whether nobody knows any more which search_path the statements so far leave to what comes behind them."""
+        effects = self.effects[self.known_from :] if self.known_from else self.effects
+        return self.astray or any(changes_path(*each) or each[0] is Effect.EXECUTE for each in effects)
+
+    def move(self, name: str) -> None:
+        """Go on to the next statement of the text, behind one of this name, under the search_path that it will find.
+
+        The server analyses each when the one before has run, and none behind one that fails.
+        """
+        path, self.path = self.path, None
+        if path is None:
+            self.astray = self.astray or (self.known_from > 0 and name not in _LEAVING_PATH)
+            return
+        known = None if self.terms.under is None else self.terms.under(path)
+        self.astray = known is None
+        if known is not None:
+            self.terms = self.terms._replace(meaning=known[0], cleared=known[1])
+            self.known_from = len(self.effects)
+            self.relied = None
 
     def is_cleared(self, kind: str, oid: int, rule: str, location: int) -> bool:
         """Tell whether what is picked is a read under the search_path of the statement, and under no other one.

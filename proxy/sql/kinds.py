@@ -241,6 +241,8 @@ def _set_value(judgement: Judgement, body: Body) -> None:
     judgement.effects += settings.effect_of_value(setting, local=body.get("is_local", False))
     if setting == "client_encoding" and value is not None:
         judgement.codec = settings.python_codec(value) or ""
+    elif setting == "search_path" and complete:
+        judgement.path = settings.join_identifiers(known)
 
 
 def _set_default(judgement: Judgement, body: Body) -> None:

@@ -6,7 +6,7 @@ Also the two parsers that PostgreSQL applies to such values, and the names of en
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from proxy.errors import FEATURE_NOT_SUPPORTED, READ_ONLY_SQL_TRANSACTION
 from proxy.sql import tables
@@ -46,6 +46,11 @@ def parse_bool(value: str) -> bool | None:
     if text in ("0", "of", "off") or "false".startswith(text) or "no".startswith(text):
         return False
     return None
+
+
+def join_identifiers(names: Iterable[str]) -> str:
+    """Make a list of names, as SET does of its values: flatten_set_variable_args() (utils/misc/guc_funcs.c)."""
+    return ", ".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
 def split_identifiers(value: str) -> list[str] | None:

@@ -117,7 +117,9 @@ class Verdict:
     object: str = ""
     """The function, relation, type, operator or setting that it was refused for."""
     under_path: bool = False
-    """Whether it is a read under the search_path that the session began with, and maybe under no other one."""
+    """Whether it is a read under the search_path that the session has, and maybe under no other one."""
+    moved_to: tuple[int, ...] | None = None
+    """The schemas of the search_path that the text sets, where it was refused before bodies were proved under that."""
     by_names: str = field(default="", compare=False)
     """Why it was judged by all that bears its names, and not by what they mean: see picked.ByNames."""
     codec: str = ""

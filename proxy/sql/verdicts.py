@@ -170,6 +170,8 @@ def _judge_statements(judgement: Judgement, source: _Source, parsed: list[dict[s
         except Refused as refused:
             return _refuse_at(source.text, raw, refused, kind or judgement.kind)
         kind = kind or judgement.kind
+        if several:
+            judgement.move(*raw["stmt"])
         if "PrepareStmt" in raw["stmt"]:
             prepares.append((raw["stmt"]["PrepareStmt"]["name"], source.part(raw)))
         if judgement.replacement:

@@ -6,6 +6,7 @@ these tests can fail.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator, Sequence
 
@@ -41,9 +42,16 @@ GRANT SELECT ON app.v, evil.v TO PUBLIC;
 CREATE FUNCTION public.goes() RETURNS int LANGUAGE plpgsql
     AS $$ BEGIN PERFORM set_config('search_path', 'evil', true); RETURN 1; END $$;
 CREATE FUNCTION public.within() RETURNS int LANGUAGE sql SET search_path = evil AS 'SELECT 1';
+CREATE FUNCTION public.calls() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN of(1); END $$;
+SET check_function_bodies = off;
+CREATE FUNCTION public.asks(int) RETURNS text LANGUAGE sql AS 'SELECT of($1)';
 CREATE ROLE roamer LOGIN;
 """
-USES = ["SELECT of(1)", "SELECT 1 <#> 2", "SELECT '1'::dom", "SELECT a FROM v", "SELECT of(a) FROM (VALUES (1)) s(a)"]
+BODIES = ["SELECT public.asks(1)", "SELECT public.calls() FROM generate_series(1, 3) g"]
+USES = [
+    *("SELECT of(1)", "SELECT 1 <#> 2", "SELECT '1'::dom", "SELECT a FROM v", "SELECT of(a) FROM (VALUES (1)) s(a)"),
+    *BODIES,
+]
 SYNC = p.message(p.SYNC)
 Group = tuple[bytes, int]
 """Bytes, and how many ReadyForQuery answer them."""
@@ -76,6 +84,13 @@ ATTACKS: dict[str, list[Group]] = {
         q("SELECT of(1)"),
     ],
     "set in the same text": [q(f"{TO_EVIL}; SELECT of(1)")],
+    "set in the same text behind another path": [q(f"{BY_PATH}; {TO_EVIL}; SELECT of(1)")],
+    "set in the same text, and by a cursor": [
+        q("BEGIN; DECLARE c CURSOR FOR SELECT set_config('search_path', 'evil', true)"),
+        q(f"{BY_PATH}; FETCH c; SELECT of(1)"),
+    ],
+    "set in the same text, and undone": [q(TO_EVIL), q(f"BEGIN; {BY_PATH}; ROLLBACK; SELECT of(1)")],
+    "set in the same text, and by a function": [q(f"BEGIN; {BY_PATH}; SELECT public.goes(); SELECT public.calls()")],
     "set by a function": [q("BEGIN"), q("SELECT public.goes()"), q("SELECT of(1)")],
     "set by a function in the same text": [q("SELECT public.goes(); SELECT of(1)")],
     "set in a pipeline": [q(TO_EVIL, "SELECT of(1)")],
@@ -156,6 +171,26 @@ ATTACKS: dict[str, list[Group]] = {
         ),
         group(execute("g", 1), run("SELECT of(1)")),
     ],
+    "body": [q(TO_EVIL), q("SELECT public.calls()")],
+    "body in the same text": [q(f"{TO_EVIL}; SELECT public.asks(1)")],
+    "body of a portal that is open": [
+        q("BEGIN"),
+        group(p.parse(b"", BODIES[1].encode()), bind("", portal="g"), execute("g", 1)),
+        q("SET LOCAL search_path = evil"),
+        group(execute("g")),
+    ],
+    "body of a portal that is open, under a path that was set": [
+        q("SET search_path = nowhere, app"),
+        q("BEGIN"),
+        group(p.parse(b"", BODIES[1].encode()), bind("", portal="g"), execute("g", 1)),
+        group(run("SELECT set_config('search_path', $1, true)", values=[b"evil"])),
+        group(execute("g")),
+    ],
+    "body of a cursor": [
+        q("BEGIN; DECLARE c CURSOR FOR SELECT public.calls()"),
+        q("SET LOCAL search_path = evil"),
+        q("FETCH c"),
+    ],
     "savepoint left": [
         q("SET search_path = evil"),
         q("BEGIN"),
@@ -216,6 +251,12 @@ HONEST: dict[str, list[Group]] = {
     "set in the same group": [group(run(BY_PATH), *(run(use) for use in USES))],
     "set in the group before": [(group(run(BY_PATH))[0] + group(*map(run, USES))[0], 2)],
     "set, and several statements at once": [q(BY_PATH), q("; ".join(USES))],
+    "set in the same text": [
+        q(TO_EVIL),
+        q("; ".join([BY_PATH, *USES])),
+        q(TO_EVIL),
+        q("BEGIN; SET LOCAL search_path = 'app'; SELECT of(1); COMMIT"),
+    ],
     "set by a Bind": [
         q("BEGIN"),
         group(run("SELECT set_config('search_path', $1, true)", values=[b'"app", nowhere'])),
@@ -464,8 +505,16 @@ class Roamer:
         if kind < 0.6:
             return parse
         if kind < 0.85:
-            return bind(name, portal=portal) + execute(portal)
+            return bind(name, portal=portal) + execute(portal, self._choice((0, 0, 1)))
+        if kind < 0.9:
+            return execute(portal)
         return run("SELECT set_config('search_path', $1, false)", values=[self._choice(self.PATHS).encode()])
+
+
+def _is_up(server: EmbeddedServer) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(server.sql("SELECT 1"))
+    return False
 
 
 def _walk(own: SideCart, server: EmbeddedServer, seeds: Sequence[int]) -> tuple[int, int]:
@@ -475,7 +524,8 @@ def _walk(own: SideCart, server: EmbeddedServer, seeds: Sequence[int]) -> tuple[
         parameters, groups = Roamer(seed).script()
         wanted = answers(server.port, groups, **parameters)
         if LOST in wanted:
-            continue  # it may have ended with all its sessions
+            wait_until(lambda: _is_up(server), 60, "the server")  # it may have ended with all its sessions
+            continue
         found = answers(own.port, groups, **parameters)
         assert HOSTILE not in found, (seed, parameters, groups, found)
         hostile += wanted.count(HOSTILE)

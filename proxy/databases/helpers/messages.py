@@ -109,6 +109,7 @@ class Proof(msgspec.Struct, tag=True, array_like=True):
     """`Results`, encoded."""
     policy: Policy
     skip: frozenset[int]
+    paths: tuple[tuple[int, ...], ...] = ()
 
 
 class Step(msgspec.Struct, tag=True, array_like=True):

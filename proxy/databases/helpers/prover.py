@@ -32,10 +32,11 @@ class Prover:
         self._audit = audit
         self._turn = asyncio.Lock()
 
-    async def prove(self, results: bytes, policy: Policy) -> Catalog:
+    async def prove(self, results: bytes, policy: Policy, paths: tuple[tuple[int, ...], ...] = ()) -> Catalog:
         """Return the catalogue that follows from `encode_results(…)`; an object that kills the helper twice is no read.
 
-        The first time it may have been the kernel's doing, or somebody's. Raises ProofError.
+        The first time it may have been the kernel's doing, or somebody's. `paths` are as in `prove.prove`. Raises
+        ProofError.
         """
         skip: frozenset[int] = frozenset()
         suspect: set[int | None] = set()
@@ -44,7 +45,7 @@ class Prover:
                 try:
                     await self._helper.start()
                     pieces: list[bytes] = []
-                    answer = await self._helper.ask(encode(Proof(results, policy, skip)), pieces)
+                    answer = await self._helper.ask(encode(Proof(results, policy, skip, paths)), pieces)
                 except HelperLostError as error:
                     self._audit.event("helper lost", level="error", helper="proofs", why=str(error), oid=error.step)
                     if error.step not in suspect and not error.late:

@@ -137,7 +137,7 @@ def _prove(out: BinaryIO, request: Proof) -> None:
 
     try:
         rows = catalog_rows.decode(msgspec.msgpack.decode(request.results, type=Results))
-        catalog = prove.prove(rows, request.policy, skip=request.skip, progress=progress)
+        catalog = prove.prove(rows, request.policy, paths=request.paths, skip=request.skip, progress=progress)
     except Exception as error:
         # Where, and not what: the words of an exception can hold a piece of a body.
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -63,11 +63,11 @@ class Library:
     def close(self) -> None:
         self.closed += 1
 
-    async def prove(self, results: bytes, policy: Policy) -> Catalog:
+    async def prove(self, results: bytes, policy: Policy, paths: tuple[tuple[int, ...], ...] = ()) -> Catalog:
         self.proved += 1
         if self.unprovable:
             raise ProofError("the helper was lost")
-        return Catalog(version=self.proved, unprinted=self.unprinted)
+        return Catalog(version=self.proved, unprinted=self.unprinted, cleared_under=dict.fromkeys(paths, frozenset()))
 
     async def settle(self) -> None:
         for _ in range(10):
@@ -436,6 +436,29 @@ def test_what_could_not_be_printed_is_read_again_though_nothing_has_changed() ->
         ((look, _),) = await library.asked()
         assert look
         await library.ends("all of it")
+
+    in_library(work)
+
+
+def test_path_that_a_session_has_set_is_proved_in_a_database_that_has_not_changed() -> None:
+    async def work(library: Library) -> None:
+        await library.serves()
+        learned = library.filter.catalog
+        library.filter.wanted.note((11, 2300))
+        library.now += LOOK
+        library.catalogue.tick(library.now)
+        ((look, _),) = await library.asked()
+        assert not look
+        await library.ends()
+        assert library.proved == 2
+        assert library.filter.catalog is not learned
+        assert library.stats.catalog_loads["changed"] == 1, "no verdict is forgotten"
+        assert library.stats.catalog_loads["unchanged"] == 1
+        library.now += 10 * LOOK
+        library.catalogue.tick(library.now)
+        ((look, _),) = await library.asked()
+        assert look
+        await library.ends()
 
     in_library(work)
 

@@ -51,6 +51,7 @@ FULL = Catalog(
     types={"t": (Type(3, "public"),)},
     operators={"@@": (Operator(4, "public", "text", "", CHOSEN, frozenset({3})),)},
     cleared=frozenset({("function", 1)}),
+    cleared_under={(11, 2300): frozenset({("function", 2)})},
     leaves={("function", 1): ((Effect.SETTING_INSIDE, "timezone"),)},
     taints={("function", 1): Taint("function public.f()", "it writes", "public.f", "extension-function")},
     tainted_operators=frozenset({"@@"}),

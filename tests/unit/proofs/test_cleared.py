@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
@@ -16,6 +17,7 @@ from proxy.sql.catalog import FUNCTION, RELATION, UserRow
 from proxy.sql.policy import Policy
 from proxy.sql.resolve.world import Function, Own, Tables
 from proxy.sql.verdict import Action, Effect, Verdict
+from proxy.sql.wanted import MAX_WANTED
 from tests.unit.proofs.test_prove import HEAD, INSERT, World
 
 SCHEMAS = {"public": 2200, "other": 2300, "boss": 2400}
@@ -207,3 +209,142 @@ def test_long_text_is_judged_like_a_short_one(world: World) -> None:
     for keeps in (True, False):
         text = Text(b"SELECT f()", "utf-8", 0, (), found.schemas, keeps)
         assert (judge_text(found, text).action is Action.ALLOW) is keeps
+
+
+# --- under a search_path that a session has set -----------------------------------------------------------------------
+
+PUBLIC = (11, 2200)
+OTHERS = (11, 2300, 2200)
+
+
+def judge_again(world: World, found: Filter) -> Filter:
+    """Have the filter learn what the next reading brings."""
+    found.learn_catalog(prove(world.rows, Policy(), paths=found.wanted.paths))
+    return found
+
+
+def test_path_that_a_session_has_set_is_proved_with_the_next_reading(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world, "other, public")
+    refused = found.under("public").judge(b"SELECT f()")
+    assert refused.rule == "unproved-function"
+    assert not found.awaits_proof(refused), "the path that it began with has been looked at"
+    assert not found.wide.awaits_proof(refused)
+    assert found.wanted.is_met_by(found.catalog)
+    assert found.under("public").awaits_proof(refused)
+    assert found.wanted.paths == (PUBLIC,)
+    assert not found.wanted.is_met_by(found.catalog)
+    judge_again(world, found)
+    assert found.wanted.is_met_by(found.catalog)
+    verdict = found.under("public").judge(b"SELECT f()")
+    assert verdict.action is Action.ALLOW
+    assert verdict.under_path
+    assert found.under("public, nowhere").judge(b"SELECT f()") == verdict
+    assert found.judge(b"SELECT f()").action is Action.REFUSE
+    assert found.wide.judge(b"SELECT f()").action is Action.REFUSE
+
+
+def test_path_under_which_a_body_writes_is_looked_at_once(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world)
+    assert found.under("other, public").awaits_proof(found.under("other, public").judge(b"SELECT f()"))
+    judge_again(world, found)
+    under = found.under("other, public")
+    refused = under.judge(b"SELECT f()")
+    assert refused.rule == "unproved-function"
+    assert not under.awaits_proof(refused)
+    assert found.wanted.paths == (OTHERS,)
+    assert found.judge(b"SELECT f()").action is Action.ALLOW
+
+
+def test_attack_path_that_was_set_and_what_changes_it_in_the_statement(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    world.sql("public.sets() returns text", "SELECT set_config('search_path', 'other', true)")
+    found = judge(world, "other, public")
+    found.under("public").awaits_proof(found.under("public").judge(b"SELECT f()"))
+    under = judge_again(world, found).under("public")
+    assert under.judge(b"SELECT f()").action is Action.ALLOW
+    for sql in (b"SELECT f(), sets()", b"DECLARE c CURSOR FOR SELECT f()", b"SET search_path = other; SELECT f()"):
+        assert under.judge(sql).action is Action.REFUSE, sql
+
+
+def test_attack_owner_under_a_path_that_was_set(world: World) -> None:
+    """Which schemas a definer finds by the names of a setting, its schemas do not say."""
+    world.sql("public.f() returns int4", "SELECT helper()", definer=BOSS)
+    world.sql("public.calls() returns int4", "SELECT f()")
+    world.sql("public.mid() returns int4", "SELECT helper()")
+    world.sql("public.own() returns int4", "SELECT helper()", definer=BOSS, settings=("search_path=public",))
+    found = judge(world, "other, public")
+    under = found.under('"$user", public')
+    assert under.awaits_proof(under.judge(b"SELECT mid()"))
+    under = judge_again(world, found).under('"$user", public')
+    assert under.judge(b"SELECT mid() + own()").action is Action.ALLOW
+    for sql in (b"SELECT f()", b"SELECT calls()"):
+        assert under.judge(sql).action is Action.REFUSE, sql
+
+
+def test_what_is_left_behind_under_a_path_that_was_set(world: World) -> None:
+    world.function(
+        "public.f() returns int4", "begin perform set_config('work_mem', '64kB', true); return helper(); end"
+    )
+    found = judge(world, "other, public")
+    found.under("public").awaits_proof(found.under("public").judge(b"SELECT f()"))
+    effects = judge_again(world, found).under("public").judge(b"SELECT f()").effects
+    assert (Effect.SETTING_INSIDE, "work_mem") in effects
+
+
+def test_attack_paths_without_end_to_be_proved(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world)
+    for count in range(3):
+        for names in permutations(["other", "boss", "public", "pg_catalog"]):
+            under = found.under(", ".join(names[count:]))
+            under.awaits_proof(under.judge(b"SELECT public.f()"))
+    assert len(found.wanted.paths) == MAX_WANTED
+
+
+def test_helper_that_judges_texts_knows_what_is_a_read_under_a_path_that_was_set(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world, "other, public")
+    found.under("public").awaits_proof(found.under("public").judge(b"SELECT f()"))
+    judge_again(world, found)
+    assert judge_text(found, Text(b"SELECT f()", "utf-8", 0, (), PUBLIC, False)).under_path
+
+
+def test_proofs_under_one_more_path_have_no_verdict_forgotten(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world, "other, public")
+    before, known = found.under("public"), found.proofs
+    found.judge(b"SELECT 1")
+    before.judge(b"SELECT 1")
+    assert before.awaits_proof(before.judge(b"SELECT f()"))
+    found.learn_proofs(prove(world.rows, Policy(), paths=found.wanted.paths))
+    misses = found.counts.misses
+    found.judge(b"SELECT 1")
+    assert found.counts.misses == misses
+    assert found.proofs is known, "plans are not older than what is known"
+    under = found.under("public")
+    assert under is not before
+    assert under.proofs is known
+    assert under.judge(b"SELECT f()").action is Action.ALLOW
+    assert under.catalog is found.catalog is found.wide.catalog is found.under("boss").catalog
+
+
+def test_path_that_a_text_sets_for_itself_is_proved_as_one_that_the_session_has(world: World) -> None:
+    world.sql("public.f() returns int4", "SELECT helper()")
+    found = judge(world, "other, public")
+    text = b"SET search_path = public; SELECT f()"
+    for each in (found, found.wide, found.under("boss")):
+        refused = each.judge(text)
+        assert refused.rule == "unproved-function"
+        assert each.awaits_proof(refused)
+    assert found.wanted.paths == (PUBLIC,)
+    found.learn_proofs(prove(world.rows, Policy(), paths=found.wanted.paths))
+    for each in (found, found.wide, found.under("boss")):
+        assert each.judge(text).action is Action.ALLOW
+        refused = each.judge(b"SET search_path = boss, public; SELECT f()")
+        assert each.awaits_proof(refused)
+    found.learn_proofs(prove(world.rows, Policy(), paths=found.wanted.paths))
+    refused = found.judge(b"SET search_path = boss, public; SELECT f()")
+    assert refused.action is Action.REFUSE
+    assert not found.awaits_proof(refused)

@@ -176,3 +176,50 @@ def test_what_changes_the_path(effect: Effect) -> None:
     assert changes_path(Effect.RESET, "all")
     assert changes_path(Effect.DISCARD_ALL, "")
     assert not changes_path(Effect.PREPARE, "search_path")
+
+
+# --- set in the text itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET search_path = app; SELECT of(1)",
+        "SET SESSION search_path TO nowhere, 'app'; SELECT of(1); SELECT of(2)",
+        "SET LOCAL search_path = evil; SET search_path = app, evil; SELECT of(1)",
+        "BEGIN; SET LOCAL search_path = app; EXPLAIN ANALYZE SELECT of(1); COPY (SELECT of(1)) TO STDOUT; COMMIT",
+        "SELECT set_config('search_path', 'evil', true); SET search_path = app; SHOW work_mem; SELECT of(1)",
+        "SET search_path = APP; SET work_mem = '1MB'; SELECT of(1); SELECT set_config('search_path', 'evil', true)",
+    ],
+)
+def test_path_that_is_set_in_the_text_itself(judge: Filter, text: str) -> None:
+    for each in (judge, judge.wide, judge.under("evil")):
+        assert allows(each, text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET search_path = evil; SELECT of(1)",
+        "SET search_path = evil, app; SELECT of(1)",
+        "SET search_path = app; SET search_path = evil; SELECT of(1)",
+        "SET search_path = app; SET search_path TO DEFAULT; SELECT of(1)",
+        "SET search_path = app; RESET ALL; SELECT of(1)",
+        "SET search_path = app; FETCH c; SELECT of(1)",
+        "SET search_path = app; EXECUTE x; SELECT of(1)",
+        "SET search_path = app; EXPLAIN ANALYZE EXECUTE x; SELECT of(1)",
+        "BEGIN; SET search_path = app; COMMIT; SELECT of(1)",
+        "SET LOCAL search_path = app; ROLLBACK; SELECT of(1)",
+        "SET search_path = app; ROLLBACK TO a; SELECT of(1)",
+        "SET search_path = app; SELECT set_config('search_path', 'evil', true); SELECT of(1)",
+        "SET search_path = app; COPY (SELECT set_config('search_path', 'evil', true)) TO STDOUT; SELECT of(1)",
+        "SET search_path = 'app, evil'; SELECT of(1)",
+        'SET search_path = "APP"; SELECT of(1)',
+        "SET search_path = app, pg_temp_3; SELECT of(1)",
+        "SET search_path = app; PREPARE x AS SELECT of(1)",
+        "SET search_path = app; SELECT query_to_xml('SELECT of(1)', true, true, '')",
+    ],
+)
+def test_attack_path_that_is_another_one_by_then(judge: Filter, text: str) -> None:
+    for each in (judge, judge.wide, judge.under("app")):
+        assert not allows(each, text.encode())
