@@ -104,9 +104,11 @@ def test_attack_number_of_an_output_column_that_says_which_literal_is_text(
     assert _allows(judge, text.format(1), 0)
     assert not _allows(judge, text.format(2), 0)
     assert _allows(judge, "SELECT id, count(*) FROM plain GROUP BY 1 ORDER BY 2")
-    assert judge.counts.shape_hits == 0
     assert _allows(judge, "SELECT id, count(*) FROM plain GROUP BY 1 ORDER BY 1")
-    assert judge.counts.shape_hits == 1, "no literal is a column of it: one verdict holds for all"
+    assert judge.counts.shape_hits == 0, "types are compared by what is no read here, and these two differ"
+    assert _allows(judge, "SELECT id, id + 1 FROM plain ORDER BY 2")
+    assert _allows(judge, "SELECT id, id + 1 FROM plain ORDER BY 1")
+    assert judge.counts.shape_hits == 1, "no literal is a column of it, and both are of one type: one verdict for all"
 
 
 def test_attack_long_text_that_is_like_a_short_one_with_parameters_of_other_types(judge: Filter) -> None:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from msgspec import structs
+
 from proxy.sql.resolve import oids
 from proxy.sql.resolve.world import Tables
 from tests.oracle import picked
@@ -143,7 +145,7 @@ def _each(table: str, where: Callable[[Any], bool] = lambda row: True, **values:
     """Let some rows of a table have these values."""
 
     def change(tables: Tables) -> Tables:
-        rows = [row._replace(**values) if where(row) else row for row in getattr(tables, table)]
+        rows = [structs.replace(row, **values) if where(row) else row for row in getattr(tables, table)]
         return tables._replace(**{table: rows})
 
     return change
@@ -156,7 +158,9 @@ def _none(table: str, where: Callable[[Any], bool] = lambda row: True) -> Fault:
 
 def _shaped(change: Callable[[str], str]) -> Fault:
     """Let all relations have other columns: `change` is given each one's `shape`."""
-    return lambda tables: tables._replace(relations=[row._replace(shape=change(row.shape)) for row in tables.relations])
+    return lambda tables: tables._replace(
+        relations=[structs.replace(row, shape=change(row.shape)) for row in tables.relations]
+    )
 
 
 WORLD_FAULTS: Final[Mapping[str, Fault]] = {
