@@ -128,7 +128,8 @@ def _judge_text(judgement: Judgement, sql: bytes, encoding: str, extended: bool)
     try:
         parsed = texts.parse(text, foreign=catalog is not None and bool(catalog.spellings))
     except Refused as refused:
-        return refuse(_in_time(judgement.policy, refused.refusal), "unparsable", refused.location + 1)
+        position = 0 if _has_no_position(judgement.policy, refused.refusal) else refused.location + 1
+        return refuse(_in_time(judgement.policy, refused.refusal), "unparsable", position)
     if not parsed:
         return ALLOWED["empty"]
     if extended and len(parsed) > 1:
@@ -144,6 +145,11 @@ def _judge_text(judgement: Judgement, sql: bytes, encoding: str, extended: bool)
         )
     verdict = _judge_statements(judgement, _Source(sql, text, encoding), parsed)
     return verdict if len(parsed) == 1 else replace(verdict, statements=len(parsed))
+
+
+def _has_no_position(policy: Policy, refusal: Refusal) -> bool:
+    """Tell whether the server tells no position of a syntax error of which the grammar does (insertSelectOptions())."""
+    return policy.server_version < 180000 and "WITH TIES" in refusal.message and " at or near " not in refusal.message
 
 
 def _in_time(policy: Policy, refusal: Refusal) -> Refusal:

@@ -213,6 +213,14 @@ def test_syntax_error_is_the_parsers_own() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("version", "told"), [(170000, False), (180000, True)])
+def test_syntax_error_has_a_position_where_the_servers_has_one(version: int, told: bool) -> None:
+    older = Filter(Policy(server_version=version))
+    assert older.judge(b"select 1 fetch first 1 row with ties").position == 28 * told
+    assert older.judge(b"select 1 order by 1 for update skip locked fetch first 1 row with ties").position == 62 * told
+    assert older.judge(b'select 1 frm "WITH TIES" x').position == 14
+
+
 def test_several_statements_in_parse() -> None:
     verdict = judge("select 1; select 2", extended=True)
     assert (verdict.sqlstate, verdict.message) == (
