@@ -97,6 +97,18 @@ class Library:
         await self.ends()
         assert self.filter.catalog is not None
 
+    async def loads_for_one_who_waits(self, seconds: float) -> None:
+        """Have somebody want a newer catalogue, for whom no load begins now, but one does so many seconds later."""
+        asking, question = self.wants()
+        assert question is not None
+        self.catalogue.tick(self.now)
+        assert await self.under_way() == 0
+        self.now += seconds
+        self.catalogue.tick(self.now)
+        assert await self.under_way() == 1
+        await self.ends()
+        assert asking.told == [None]
+
     def wants(self) -> tuple[Asking, Question | None]:
         asking = Asking()
         return asking, self.catalogue.refresh_for(asking)
@@ -221,15 +233,7 @@ def test_load_on_demand_waits_until_a_second_after_the_last_one() -> None:
     async def work(library: Library) -> None:
         await library.serves()
         library.now += MIN_INTERVAL - 0.01
-        asking, question = library.wants()
-        assert question is not None
-        library.catalogue.tick(library.now)
-        assert await library.under_way() == 0
-        library.now += 0.02
-        library.catalogue.tick(library.now)
-        assert await library.under_way() == 1
-        await library.ends()
-        assert asking.told == [None]
+        await library.loads_for_one_who_waits(0.02)
 
     in_library(work)
 
@@ -240,15 +244,7 @@ def test_loads_on_demand_take_a_tenth_of_the_time_at_most() -> None:
         library.now += 0.4
         await library.ends()
         library.now += 2.5
-        asking, question = library.wants()
-        assert question is not None
-        library.catalogue.tick(library.now)
-        assert await library.under_way() == 0
-        library.now += 1.2
-        library.catalogue.tick(library.now)
-        assert await library.under_way() == 1
-        await library.ends()
-        assert asking.told == [None]
+        await library.loads_for_one_who_waits(1.2)
 
     in_library(work)
 
