@@ -355,7 +355,7 @@ def cancel_request(pid: int, secret: bytes) -> bytes:
 
 def message(kind: int, body: bytes = b"") -> bytes:
     """Build one typed message, of either direction."""
-    return struct.pack("!BI", kind, len(body) + 4) + body
+    return write_header(kind, len(body) + 4) + body
 
 
 def query(text: bytes) -> bytes:
@@ -378,7 +378,7 @@ def rewritten(kind: int, length: int, start: bytes, rest: bytes) -> bytes:
 
     `start` stands in the place of the first bytes of that body; `rest` is what has arrived of the others.
     """
-    return struct.pack("!BI", kind, length + 4) + start + rest
+    return write_header(kind, length + 4) + start + rest
 
 
 def in_place(message: bytes, replaced: bytes | None, before: bytes = b"", behind: bytes = b"") -> bytes | None:

@@ -47,7 +47,7 @@ def keep_prepared(session: Session, verdict: Verdict) -> None:
 def moves_used_path(session: Session, verdict: Verdict) -> bool:
     """Whether a statement may change the search_path that an open portal relies on. Raises MustWait."""
     link = session.link
-    if link is None or link.noted is None or not link.noted.path_in_use:
+    if link is None or not link.portals.path_in_use:
         return False
     return any(changes_path(*each) for each in of(session, verdict))
 

@@ -212,7 +212,7 @@ def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
     if not portal:
         _check_unnamed_portal(session, link)
     answers.charge(session)
-    verdict = link.noted.find(portal) if link is not None and link.noted is not None and link.noted.any else None
+    verdict = link.portals.find(portal) if link is not None and link.portals.any else None
     if verdict is None or link is None:
         forward(session, r.EXECUTE)
         link = session.link
@@ -228,7 +228,7 @@ def execute(session: Session, data: bytes, pos: int, end: int) -> bytes | None:
 
 def _check_unnamed_portal(session: Session, link: Link | None) -> None:
     """Raise the Refusal of an Execute of the unnamed portal where it may be no Bind's."""
-    if link is not None and link.noted is not None and link.noted.bound_in == session.groups.sent:
+    if link is not None and link.portals.bound_in == session.groups.sent:
         return
     if session.groups.unanswered:
         raise MustWait

@@ -83,9 +83,9 @@ def _cursors(session: Session, verdict: Verdict) -> list[bytes]:
 
 def _fetches_on(session: Session, verdict: Verdict) -> bool:
     """Whether one of these cursors may have its rows from another one. Raises MustWait."""
-    if session.link is None or session.link.noted is None or not session.link.noted.any:
+    if session.link is None or not session.link.portals.any:
         return False
-    portals = session.link.noted
+    portals = session.link.portals
     for cursor in _cursors(session, verdict):
         if not (cursor.isascii() or session.has_the_servers_letters) and (
             not portals.settled or portals.kinds() & OF_ANOTHER
