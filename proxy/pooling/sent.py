@@ -138,6 +138,7 @@ class Sent(Generic[K, V]):
             self._changes[thing] = (change[0], new)
 
     def rename(self, old: K, new: K) -> None:
-        """Note that a thing has turned out to be another one."""
-        if old in self._changes:
-            self._changes[new] = self._changes.pop(old)
+        """Note that a thing has turned out to be another one; what was made of that since counts."""
+        change = self._changes.pop(old, None)
+        if change is not None and self._changes.get(new, change)[0] <= change[0]:
+            self._changes[new] = change

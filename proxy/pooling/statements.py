@@ -231,7 +231,7 @@ class Held:
 class Prepared:
     """The named statements of one client."""
 
-    __slots__ = ("_closed", "_groups", "_names", "_repeated", "_sent", "before", "shown", "size")
+    __slots__ = ("_groups", "_names", "_repeated", "_sent", "_there", "before", "shown", "size")
 
     def __init__(self, groups: Groups) -> None:
         self.size = 0
@@ -240,7 +240,7 @@ class Prepared:
         self._names: dict[bytes, Statement] = {}  # as far as the server has answered
         self._sent: Sent[bytes, Statement | None] = Sent(groups)  # what is sent makes of a name
         self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
-        self._closed: Sent[bytes, bool] = Sent(groups)  # names of ours on the link that a Close goes to
+        self._there: Sent[bytes, bool] = Sent(groups)  # whether a Parse has gone to a name of ours, or a Close
         self._groups = groups
         self.before: dict[bytes, Statement | None] = {}
         """What names were at the `mark` that have changed since."""
@@ -286,24 +286,29 @@ class Prepared:
         """Note a statement that drops all: DEALLOCATE ALL, DISCARD ALL."""
         self._sent.put_every(None)
         self._repeated.put_every(None)
+        self._there.put_every(value=False)
 
     def on_link(self, statement: Statement, held: Held) -> bytes | None:
         """Return the name of ours under which a message finds a statement on the link, if it is there."""
         name = self._repeated.find(statement, held.use(statement))
-        return None if name is not None and self._closed.find(name, known=False) else name
+        return name if name is not None and self._there.find(name, known=True) else None
 
     def closes_sent(self, server_names: Iterable[bytes]) -> None:
         """Note that names of ours are closed on the link: whatever was sent under them is gone."""
         for name in server_names:
-            self._closed.put(name, value=True)
+            self._there.put(name, value=False)
 
     def repeat_sent(self, statement: Statement, server_name: bytes) -> None:
         self._repeated.put(statement, server_name)
+        self._there.put(server_name, value=True)
 
     def drop_sent(self, held: Held) -> list[bytes]:
-        """Note that everything is closed which the link holds under names of ours; return these names."""
-        sent = [self._repeated.find(statement, None) for statement in self._repeated.things]
-        names = [*(name for name in sent if name is not None), *held.all()]
+        """Note that everything is closed which the link holds under names of ours; return these names.
+
+        One statement may have gone there under several: what leads to it is the last one alone. Raises MustWait.
+        """
+        sent = [name for name in self._there.things if self._there.find(name, known=False)]
+        names = list(dict.fromkeys([*sent, *held.all()]))
         self._repeated.put_every(None)
         return names
 

@@ -276,6 +276,19 @@ FOUND = {
         C: P s 'select 1/$1::int' (25), S | Q 'begin', Q 'set local search_path to there', Q 'select nope', Q 'rollback', B "" s, S, Q 'begin', Q 'set local datestyle to german', P "" 'select nope', S, D S s, S | Q 'rollback'
         D: P s 'set timezone to utc', P t 'select $1::int', S | Q 'begin; select 1', Q 'set local search_path to there', Q 'select nope', D S s, S, B "" t, S, P "" 'rollback', B "" "", E "", D S s, B "" t ('1'), E "", S | Q 'rollback'
     """,  # noqa: E501
+    "a list of statements behind a Parse of another text of the same statement, answered only now": """
+        A: P t 'select 7' | Q 'set local search_path to there', P s 'select 7', S, B "" t, Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+    """,  # noqa: E501
+    "a list of statements behind two names of one that the upstream lacks": """
+        A: P a 'select 7', S, P b 'select 7', S | B "" a, E "", B "" b, E "", Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order ABA
+    """,  # noqa: E501
+    "the same by the extended protocol, in the group": """
+        A: P a 'select 7', S, P b 'select 7', S | B "" a, E "", B "" b, E "", P "" 'select name, statement, from_sql from pg_prepared_statements order by name', B "" "", E "", S
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order ABA
+    """,  # noqa: E501
 }
 """What once differed."""
 

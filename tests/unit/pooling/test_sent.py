@@ -131,3 +131,16 @@ def test_value_that_turns_out_to_be_another_is_found_as_that() -> None:
     for thing in ("a", "b", "c"):
         sent.swap(thing, old, new)
     assert (sent.find("a", None), sent.find("b", new)) == (new, None)
+
+
+def test_what_was_sent_of_a_thing_since_counts_when_another_turns_out_to_be_it() -> None:
+    groups = Groups()
+    sent: Sent[str, str] = Sent(groups)
+    sent.put("mine", "a")
+    groups.sent += 1
+    sent.put("shared", "b")
+    sent.rename("mine", "shared")
+    assert sent.find("shared", "a") == "b"
+    groups.answered += 1
+    sent.rename("no such thing", "shared")
+    assert sent.things == ("shared",)
