@@ -447,15 +447,18 @@ class Described(Owed):
 
 
 class Learned(Owed):
-    """A SELECT of ours that asks for the settings which shaped the Parse before it; `context` once it is answered."""
+    """A SELECT of ours that asks for the settings which shaped the message before it; `context` once it is answered.
 
-    __slots__ = ("_codec", "_found", "_statement", "context")
+    `told` is called with them.
+    """
 
-    def __init__(self, codec: str, statement: Statement | None = None) -> None:
+    __slots__ = ("_codec", "_found", "_told", "context")
+
+    def __init__(self, codec: str, told: Callable[[Settings], None] = lambda found: None) -> None:
         self._be(SKIP_EXECUTE)
         self.context: Context = None
         self._codec = codec
-        self._statement = statement
+        self._told = told
         self._found: list[tuple[str, str]] = []
 
     def row(self, body: bytes, holder: Holder) -> None:
@@ -464,9 +467,8 @@ class Learned(Owed):
 
     def settle(self, outcome: Outcome, holder: Holder) -> None:
         if outcome is DONE:
-            self.context = Settings.of(self._found)
-            if self._statement is not None:
-                self._statement.context = self.context
+            self.context = found = Settings.of(self._found)
+            self._told(found)
 
 
 class Shown(Owed):

@@ -107,6 +107,10 @@ class Statement:
         """Return whether this is what its clients were told."""
         return self.described in (None, described)
 
+    def shape(self, context: Settings) -> None:
+        """Note under which settings it was analysed last."""
+        self.context = context
+
     def part(self) -> Statement:
         """Return the same statement for one client alone."""
         own = copy(self)
@@ -264,7 +268,12 @@ class Prepared:
             return None
         if statement.judge is not judge or statement.verdict.effects or statement.verdict.steers:
             return None
-        return statement if statement.context in (context, ANY_SETTINGS) or statement.apart else None
+        shaped = statement.context
+        if shaped in (context, ANY_SETTINGS):
+            return statement
+        # A use under another search_path has it analysed anew, and so has the next one in any case.
+        stays = shaped is not None and shaped is not NEXT_SETTINGS and shaped.path == context.path
+        return statement if statement.apart and stays else None
 
     def find(self, name: bytes) -> Statement | None:
         """Return the client's statement of this name, as a message finds it that is sent now."""

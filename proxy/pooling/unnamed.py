@@ -82,6 +82,13 @@ class Unnamed(Generic[T]):
         self.mark = object()
         self.held = False
 
+    def replace(self, statement: T, same: T) -> None:
+        """Put in the place of a statement what means the same, wherever it is still the one that there is."""
+        if self.message is statement:
+            self.message = same
+        if self._which is statement:
+            self._which = same
+
     # --- sent -----------------------------------------------------------------------------------------------------
 
     def parse_sent(self, parse: T) -> Owed:

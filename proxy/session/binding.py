@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -12,7 +13,8 @@ from proxy.ours import PREFIX
 from proxy.pooling import owed as r
 from proxy.pooling.owed import Described, Done, Learned
 from proxy.pooling.sent import MustWait
-from proxy.pooling.statements import OF_ANOTHER, Statement
+from proxy.pooling.snapshot import NEXT_SETTINGS, Settings
+from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import (
     answers,
     effects,
@@ -95,7 +97,7 @@ def _use_named(session: Session, use: Use) -> bytes | None:
     if statement is None:
         _use_unknown(session, name, use.portal)
         return None
-    statement = _made_ready(session, name, statement)
+    statement, shape = _made_ready(session, name, statement)
     verdict = _bound(session, use, statement.verdict, statement.types)
     if statement.silent and use.describes:
         return answers.describe(session, statement.types)
@@ -124,7 +126,7 @@ def _use_named(session: Session, use: Use) -> bytes | None:
     session.prepared.shown[server_name] = name
     session.doing = verdict
     _owe(session, link, use.portal, verdict)
-    return before + use.of(server_name)
+    return before + use.of(server_name) + _learn(session, link, use, statement.context, shape)
 
 
 def _was_told_other_rows(link: Link, statement: Statement, server_name: bytes | None) -> bool:
@@ -132,16 +134,36 @@ def _was_told_other_rows(link: Link, statement: Statement, server_name: bytes | 
     return bool(statement.rows) and server_name != statement.noted_as and link.replies.status != p.FAILED
 
 
-def _made_ready(session: Session, name: bytes, statement: Statement) -> Statement:
-    """Return the statement of this name, judged anew where it has to be, and apart from other clients'."""
+_Shape = Callable[[Settings], None]
+
+
+def _made_ready(session: Session, name: bytes, statement: Statement) -> tuple[Statement, _Shape | None]:
+    """Return the statement of this name, judged anew where it has to be, and apart from other clients'.
+
+    And who is to be told of the settings at its use, if that may have it analysed anew.
+    """
     verdicts.check_statement(session, statement)
+    unsettled = statement.context is NEXT_SETTINGS
     reparsing.settle_context(session, statement)
+    if reparsing.may_be_analysed_anew(session, statement.context):
+        own = statement if statement.apart else session.prepared.part(key(name), statement)
+        return own, own.shape
     if reparsing.at_home(session, statement):
-        return statement
+        return statement, statement.shape if unsettled and statement.context is None else None
     if statement.context is None:
         statement.apart = True  # nobody else has it yet
-        return statement
-    return session.prepared.part(key(name), statement)
+        return statement, None
+    return session.prepared.part(key(name), statement), None
+
+
+def _learn(session: Session, link: Link, use: Use, context: Context, shape: _Shape | None) -> bytes:
+    """Return what asks behind a use for the settings that shape its statement from now on, if somebody is to be told.
+
+    Nothing stands behind a message that is yet to come.
+    """
+    if shape is None or use.end > len(use.data):
+        return b""
+    return reparsing.learn_use(session, link, context, shape)
 
 
 def _use_unknown(session: Session, name: bytes, portal: bytes | None) -> None:
@@ -161,10 +183,11 @@ def _use_unnamed(session: Session, use: Use) -> bytes | None:
     if unnamed is None:
         _use_none(session, use.portal)
         return None
-    message, context, verdict, _, codec = verdicts.check_unnamed(session, unnamed)
+    message, context, verdict, judge, codec = verdicts.check_unnamed(session, unnamed)
+    shaped = context.context if isinstance(context, Learned) else context
     link = session.link or leasing.lease(session)
     there = session.unnamed.there()
-    if not there and reparsing.unreadable(session, context, message, codec):
+    if not there and reparsing.unreadable(session, shaped, message, codec):
         raise answers.no_statement(session, b"")
     verdict = _bound(session, use, verdict, message[message.index(0, 6) + 1 :])
     if use.describes and (silent := reparsing.silent_unnamed(session, message, verdict)) is not None:
@@ -175,11 +198,15 @@ def _use_unnamed(session: Session, use: Use) -> bytes | None:
     before = _ahead(session, link, verdict, use.source(session.unnamed.parsed_in, message[6:]))
     if not there:
         parse = partial(reparsing.repeat_unnamed, session, link, message, verdict)
-        shaped = context.context if isinstance(context, Learned) else context
         before += reparsing.in_context(session, link, shaped, parse)
         leasing.count_replay(session, link)
+    anew = reparsing.may_be_analysed_anew(session, shaped)
     _owe_unnamed(session, link, use.portal, message, verdict)
-    return p.in_place(use.message, None, before)
+
+    def shape(found: Settings) -> None:
+        session.unnamed.replace(unnamed, (message, found, verdict, judge, codec))
+
+    return p.in_place(use.message, None, before, _learn(session, link, use, shaped, shape if anew else None))
 
 
 def _use_none(session: Session, portal: bytes | None) -> None:

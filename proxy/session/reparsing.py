@@ -12,7 +12,7 @@ from proxy import protocol as p
 from proxy.errors import DUPLICATE_PREPARED_STATEMENT
 from proxy.pooling import owed as r
 from proxy.pooling.owed import Described, Dropped, Learned, NamedParse
-from proxy.pooling.snapshot import ANY_SETTINGS, LEARN, NEXT_SETTINGS, TAKE_OFF, wear
+from proxy.pooling.snapshot import ANY_SETTINGS, LEARN, NEXT_SETTINGS, TAKE_OFF, Settings, wear
 from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import answers
 from proxy.session.leasing import count_replay
@@ -62,6 +62,48 @@ def at_home(session: Session, statement: Statement) -> bool:
     if context is not ledger.settings.parsing or ledger.unsure:
         return False
     return not (session.filter.folds and ledger.special)
+
+
+def may_be_analysed_anew(session: Session, context: Context) -> bool:
+    """Whether the search_path may be another one now than in the settings that shaped a statement.
+
+    Then its use analyses it anew, under all the settings that there are (RevalidateCachedQuery(), plancache.c).
+    """
+    if context is None or context in (ANY_SETTINGS, NEXT_SETTINGS):
+        return False
+    return session.ledger.roams or _leads_elsewhere(session, context.path, session.ledger.settings.path)
+
+
+def _leads_elsewhere(session: Session, path: str | None, other: str | None) -> bool:
+    """Whether two values of search_path come to other schemas, as far as that is known."""
+    if path == other:
+        return False
+    schemas, others = session.judge.under(path).schemas, session.judge.under(other).schemas
+    return schemas is not None and others is not None and schemas != others
+
+
+def learn_use(session: Session, link: Link, context: Context, shape: Callable[[Settings], None]) -> bytes:
+    """Ask for the settings at the use before; `shape` is told if that has a statement of this context analysed anew.
+
+    Nobody is told where the use has failed.
+    """
+
+    def told(found: Settings) -> None:
+        if context is None or _leads_elsewhere(session, context.path, found.path):
+            shape(found)
+
+    return link.help(LEARN, Learned(session.codec, told))
+
+
+def used_by_sql(session: Session, name: bytes, statement: Statement) -> Statement:
+    """Return the statement of this name for a use by SQL, which may have it analysed anew as any other."""
+    settle_context(session, statement)
+    context = session.ledger.context
+    if context is None or not may_be_analysed_anew(session, statement.context):
+        return statement
+    own = statement if statement.apart else session.prepared.part(name, statement)
+    own.shape(context)
+    return own
 
 
 def unreadable_named(session: Session, statement: Statement) -> bool:
@@ -133,7 +175,7 @@ def _learn(session: Session, link: Link, statement: Statement) -> bytes:
     """Ask for the settings that shaped a Parse, where only the server knows them."""
     if statement.context is not None:
         return b""
-    return link.help(LEARN, Learned(session.codec, statement))
+    return link.help(LEARN, Learned(session.codec, statement.shape))
 
 
 def _parsed(session: Session, link: Link, statement: Statement, client: bytes, *, new: bool) -> NamedParse:

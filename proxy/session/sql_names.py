@@ -79,7 +79,7 @@ def _put(session: Session, link: Link, missing: _Missing, like: Owed, at: At, *,
     name, statement, whole, there = missing
     out = b"" if there is None else _close(link, name)
     if whole:
-        reparsing.settle_context(session, statement)
+        statement = reparsing.used_by_sql(session, name, statement)
         parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
         return out + reparsing.in_context(session, link, statement.context, parse_it, ended=at is At.BEHIND_OURS)
     _owe(link, name, whole, like)

@@ -289,6 +289,44 @@ FOUND = {
         B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
         order ABA
     """,  # noqa: E501
+    "a use under another search_path, which analyses a statement anew": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''' | Q 'select public.elsewhere()', B "" t | Q 'select public.german()' | Q 'execute t'
+    """,  # noqa: E501
+    "the same, both settings known, and the statement parsed on the link anew": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'set search_path to elsewhere' | B "" t, S | Q 'set datestyle to german' | B "" t, E "", S | Q 'execute t'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "a use that fails under another search_path, and analyses nothing": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'set search_path to elsewhere' | B "" "nope", B "" t, S | Q 'set datestyle to german' | B "" t, E "", S | Q 'execute t'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "a Describe under another search_path": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'set search_path to elsewhere' | D S t, S | Q 'set datestyle to german' | B "" t, E "", S
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "EXECUTE under another search_path": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'set search_path to elsewhere' | Q 'execute t' | Q 'set datestyle to german' | B "" t, E "", S | Q 'execute t'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "a search_path that comes to the same schemas": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'set search_path to public' | B "" t, S | Q 'set datestyle to german' | B "" t, E "", S | Q 'execute t'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "the unnamed statement under another search_path": """
+        A: P p 'set search_path to elsewhere', P d 'set datestyle to german', P "" 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | B p p, E p, S | B "" "", S | B d d, E d, S | B "" "", E "", S
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
+    "plans that are discarded, settled by a use under settings that nobody knows": """
+        A: P t 'select date ''01/02/2020'', timestamptz ''2025-06-01 00:00+00''', S | Q 'discard plans' | Q 'select public.german()', B "" t, S | Q 'set datestyle to mdy' | B "" t, E "", S | Q 'execute t'
+        B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
+        order AAAABA
+    """,  # noqa: E501
 }
 """What once differed."""
 
