@@ -1,7 +1,7 @@
 """Measure proxy/ against its bounds: how long, how wide and how branched code is, and what one query has to cross.
 
 Run it as `.venv/bin/python -m tools.measure`. It prints what is over a bound, then the calls for a query; it exits with
-1 if anything is over. tests/unit/test_measure.py holds the same bounds, with a list of those that are over them yet.
+1 if anything is over. tests/unit/test_measure.py holds the same bounds.
 
 What counts:
 
@@ -331,8 +331,20 @@ class Exchange:
     answer: tuple[bytes, ...]
 
 
-def crossings() -> list[Crossing]:
-    """Have a session that is logged in send queries that it has sent before, and follow each."""
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that a client sends again and again, and what it has sent once before, if anything."""
+
+    name: str
+    first: Exchange | None
+    exchange: Exchange
+
+
+SIMPLE, PARSED, BOUND = "simple query", "Parse, Bind, Describe, Execute, Sync", "Bind, Describe, Execute, Sync"
+
+
+def queries() -> list[Query]:
+    """Return the queries that are followed: those of the three protocols, and one without Describe."""
     from proxy import protocol as p
     from tests.unit.session import town as t
 
@@ -342,17 +354,12 @@ def crossings() -> list[Crossing]:
     prepare = Exchange(p.parse(b"one", text) + t.SYNC, (t.PARSED, *described, t.READY_I))
     rows = t.ROWS, p.message(p.DATA_ROW, b"\0\0")
     answer = (t.BOUND, *rows, t.SELECTED, t.READY_I)
+    parse = p.parse(b"", text) + t.bind() + describe + t.EXECUTE + t.SYNC
     return [
-        _cross("simple query", None, Exchange(p.query(b"SELECT 1"), (*rows, t.SELECTED, t.READY_I))),
-        _cross(
-            "Parse, Bind, Describe, Execute, Sync",
-            None,
-            Exchange(p.parse(b"", text) + t.bind() + describe + t.EXECUTE + t.SYNC, (t.PARSED, *answer)),
-        ),
-        _cross(
-            "Bind, Describe, Execute, Sync", prepare, Exchange(t.bind(b"one") + describe + t.EXECUTE + t.SYNC, answer)
-        ),
-        _cross(
+        Query(SIMPLE, None, Exchange(p.query(b"SELECT 1"), (*rows, t.SELECTED, t.READY_I))),
+        Query(PARSED, None, Exchange(parse, (t.PARSED, *answer))),
+        Query(BOUND, prepare, Exchange(t.bind(b"one") + describe + t.EXECUTE + t.SYNC, answer)),
+        Query(
             "Bind, Execute, Sync",
             prepare,
             Exchange(t.bind(b"one") + t.EXECUTE + t.SYNC, (t.BOUND, *rows[1:], t.SELECTED, t.READY_I)),
@@ -360,23 +367,29 @@ def crossings() -> list[Crossing]:
     ]
 
 
-def _cross(name: str, first: Exchange | None, query: Exchange) -> Crossing:
+def crossings() -> list[Crossing]:
+    """Have a session that is logged in send queries that it has sent before, and follow each."""
+    return [_cross(query) for query in queries()]
+
+
+def _cross(query: Query) -> Crossing:
     from tests.unit.session.town import Town
 
     town = Town()
     guest, wire = town.client()
-    for each in (first, query, query, query):
+    exchange = query.exchange
+    for each in (query.first, *[exchange] * 3):
         if each is not None:
             guest.client.client_data(each.sent)
             town.link(guest).says(*each.answer)
     wire.take()
-    out = trail(lambda: wire.receive(query.sent))
+    out = trail(lambda: wire.receive(exchange.sent))
     upstream = town.link(guest)
-    back = trail(lambda: upstream.says(*query.answer))
+    back = trail(lambda: upstream.says(*exchange.answer))
     told = wire.take()
-    if told != b"".join(query.answer) or guest.link is not None:
-        raise RuntimeError(f"{name} was not answered: {told!r}")
-    return Crossing(name, out, back)
+    if told != b"".join(exchange.answer) or guest.link is not None:
+        raise RuntimeError(f"{query.name} was not answered: {told!r}")
+    return Crossing(query.name, out, back)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The bounds of tools/measure.py hold but for a list that may only shrink; and what it counts is right."""
+"""The bounds of tools/measure.py hold; and what it counts is right."""
 
 from __future__ import annotations
 
