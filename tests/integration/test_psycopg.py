@@ -43,6 +43,14 @@ def runs(postgres: EmbeddedServer, text: str) -> bool:
     return answer != "0\n"
 
 
+def test_process_that_a_driver_shows_is_none_of_the_servers(sidecart: SideCart) -> None:
+    with psycopg.connect(sidecart.dsn) as first, psycopg.connect(sidecart.dsn) as second:
+        shown = [first.info.backend_pid, second.info.backend_pid]
+        assert shown[0] != shown[1]
+        assert one(first, "select pg_backend_pid()") not in shown
+        assert one(first, "select count(*) from pg_stat_activity where pid = any(%s)", shown) == 0
+
+
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
