@@ -112,10 +112,13 @@ BACKEND_LIMITS: Final[Mapping[int, int]] = {
     READY_FOR_QUERY: 5,
     COMMAND_COMPLETE: 4 + 64,  # COMPLETION_TAG_BUFSIZE in tcop/cmdtag.h
     COPY_OUT_RESPONSE: 4 + 1 + 2 + 2 * 0xFFFF,
-    PARAMETER_DESCRIPTION: 4 + 2 + 4 * 0xFFFF,
     BACKEND_KEY_DATA: 4 + 4 + 256,
 }
-"""Longest length field of each backend message that has a longest one; most are of one length."""
+"""Longest length field of each backend message that has a longest one; most are of one length.
+
+ParameterDescription has none: a text may have more parameters than the 65535 that a Bind can give, and their types are
+all told, behind a number of 16 bits that has overflowed (exec_describe_statement_message(), tcop/postgres.c).
+"""
 
 read_header = struct.Struct("!BI").unpack_from
 """Read (type, length) at an offset. The length counts itself but not the type byte; it is unsigned, so a negative

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.protocol import PROTOCOL_3_0
 from tests.messages.conftest import WAYS
 from tests.messages.conversation import (
     FLUSHED,
@@ -427,3 +428,15 @@ TALKS = (
 @pytest.mark.parametrize("played", TALKS, ids=str)
 def test_drivers(played: Talk, way: Way, same: Callable[[Talk, Way], None]) -> None:
     same(played, way)
+
+
+def test_pgx_prepares_more_parameters_than_a_Bind_can_give(same: Callable[[Talk, Way], None]) -> None:  # noqa: N802
+    """PostgreSQL describes all of them; a Bind of none fails, and the connection goes on."""
+    text = f"SELECT 1 WHERE 1 IN ({', '.join(f'${number}' for number in range(1, 0x10001))})"
+    played = talk(
+        "more parameters than a Bind can give",
+        step(parse("ps1", text), describe_statement("ps1"), SYNC),
+        step(b("ps1"), e(), SYNC),
+        step(q("SELECT 1")),
+    )
+    same(played, Way(1, by_byte=False, protocol=PROTOCOL_3_0))

@@ -259,7 +259,10 @@ def test_attack_row_of_a_negative_length(kind: int, length: int, size: int) -> N
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-@pytest.mark.parametrize("kind", sorted({*p.BACKEND_LIMITS, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}))
+@pytest.mark.parametrize(
+    "kind",
+    sorted({*p.BACKEND_LIMITS, p.PARAMETER_DESCRIPTION, p.ROW_DESCRIPTION, p.ERROR_RESPONSE, p.PARAMETER_STATUS}),
+)
 def test_attack_length_that_no_message_of_its_kind_has(kind: int, size: int) -> None:
     for owed in (r.QUERY, r.PARSE, r.BIND, r.DESCRIBE, r.EXECUTE, r.CLOSE, r.SYNC, r.SKIP, r.SKIP_QUERY):
         for length in (*LENGTHS, p.BACKEND_LIMITS.get(kind, MAX_CONTROL_MESSAGE) + 1):
@@ -309,7 +312,7 @@ def test_longest_messages_of_their_kind_pass() -> None:
     header = struct.pack("!BI", p.DATA_ROW, p.MAX_ROW)
     assert replies.feed(header) == header
     replies, _ = make(r.DESCRIBE, r.SYNC)
-    described = p.message(p.PARAMETER_DESCRIPTION, struct.pack("!H", 0xFFFF) + bytes(4 * 0xFFFF))
+    described = p.message(p.PARAMETER_DESCRIPTION, bytes(MAX_CONTROL_MESSAGE - 4))
     assert replies.feed(described) == described
 
 
