@@ -30,7 +30,7 @@ from proxy.sql.policy import Policy
 from proxy.sql.resolve import NotModelledError, RejectedError, Resolver, oids, variables
 from proxy.sql.resolve.oids import ANY_TYPE
 from proxy.sql.tables import Refused
-from proxy.sql.verdict import Effect
+from proxy.sql.verdict import UNRESOLVED, Effect
 
 Bound = Set[Key]
 
@@ -38,15 +38,18 @@ Bound = Set[Key]
 class Spoiled(Exception):  # noqa: N818 - it is a finding
     """Say in a clause why the object that is being judged is no read, and where that stands.
 
-    `named`: what its names mean has a part in it.
+    `named`: what its names mean has a part in it. `lacks`: one of them is not there.
     """
 
-    def __init__(self, why: str, place: Place = NOWHERE, rule: str = "", *, named: bool = False) -> None:
+    def __init__(
+        self, why: str, place: Place = NOWHERE, rule: str = "", *, named: bool = False, lacks: bool = False
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.place = place
         self.rule = rule
         self.named = named
+        self.lacks = lacks
 
 
 class Recorder:
@@ -326,7 +329,8 @@ class Bodies:
             _, command = texts.caret(sql, start, end, refused.location, refused.word)
             named = name == "SelectStmt"
             why = f"its {part} {_reason(refused.refusal, command)}"
-            raise Spoiled(why, self.recorder.place, named=named) from refused
+            lacks = refused.refusal.rule in UNRESOLVED
+            raise Spoiled(why, self.recorder.place, named=named, lacks=lacks) from refused
         if bound is not None and not judgement.constants_decide:
             self._leave_out_others(bound)
         for effect, what in judgement.effects:

@@ -334,7 +334,7 @@ class _Court:
             judge(subject)
         except Spoiled as spoiled:
             found.why, found.place, found.rule = spoiled.why, spoiled.place, spoiled.rule
-            found.named = spoiled.named
+            found.named, found.lacks = spoiled.named, spoiled.lacks
         except Exception as error:  # whatever goes wrong, it is not called a read
             found.why = f"it could not be judged, which is a fault of SideCart ({type(error).__name__})"
         if found.allowed:  # whatever it does, the operator calls it a read; what it leaves behind counts all the same

@@ -59,6 +59,8 @@ class Finding:
     """Whether it runs by itself what a cursor stands for, which another one may have opened."""
     named: bool = False
     """Whether what the names in its text mean has a part in `why`."""
+    lacks: bool = False
+    """Whether `why` is that something of such a name is not there."""
     carries: set[Key] = field(default_factory=set)
     """What it uses, where nobody asks whether that is a read."""
 
@@ -123,7 +125,7 @@ def spread(objects: dict[Key, Finding], *, by_role: bool = True) -> tuple[dict[K
     users = _tainting(objects, by_role=by_role)
     spoiled = _spoiled(objects, users)
     taints = {
-        key: Taint(found.what, found.why, found.name, found.rule, key, found.extension)
+        key: Taint(found.what, found.why, found.name, found.rule, key, found.extension, found.lacks)
         for key, found in spoiled.items()
     }
     through: dict[Key, Key] = {}
@@ -138,7 +140,8 @@ def spread(objects: dict[Key, Finding], *, by_role: bool = True) -> tuple[dict[K
                 found = objects[user]
                 why = f"it {_VERBS[key[0]]} {chain}"
                 allow = found.name or taints[root].allow
-                taints[user] = Taint(found.what, why, allow, root=root, extension=taints[root].extension)
+                first = taints[root]
+                taints[user] = Taint(found.what, why, allow, "", root, first.extension, first.lacks)
                 through[user] = key
                 waiting.append((user, root))
     return {key: taint for key, taint in taints.items() if key in objects}, through

@@ -291,6 +291,8 @@ class Taint(Row, frozen=True):
     """The object whose own text is no read, where the reason lies: itself, or what it uses."""
     extension: str = ""
     """The extension that the object at the root is a member of, where trusting it would help."""
+    lacks: bool = False
+    """Whether the reason is that something is not there which the text at the root names."""
 
 
 class Chosen(NamedTuple):

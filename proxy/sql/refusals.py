@@ -119,6 +119,7 @@ def unproved(rule: str, taint: Taint) -> Refusal:
         f"Nothing proves that {taint.what} only reads: {taint.why} (rule: {rule}).",
         allow_line(taint.allow, taint.extension),
         object=taint.allow,
+        lacks=taint.lacks,
     )
 
 

@@ -43,6 +43,8 @@ class Refusal(NamedTuple):
 
     It goes into the log: a name in the text or the catalogue, never a constant's or a parameter's value.
     """
+    lacks: bool = False
+    """Whether that is refused for want of something that its own text names."""
 
 
 COMMAND = "\x01"

@@ -116,6 +116,8 @@ class Verdict:
     """What is judged by the values of each Bind; no SQL may execute such a statement."""
     object: str = ""
     """The function, relation, type, operator or setting that it was refused for."""
+    lacks: bool = False
+    """Whether that was refused for want of something that its own text names: see Taint."""
     under_path: bool = False
     """Whether it is a read under the search_path that the session has, and maybe under no other one."""
     moved_to: tuple[int, ...] | None = None
@@ -133,9 +135,9 @@ class Verdict:
 
     @property
     def unresolved(self) -> bool:
-        """Whether it was refused for want of a catalogue, or for a name that it does not have: a newer one could know
-        better."""
-        return self.rule in _UNRESOLVED
+        """Whether it was refused for want of a catalogue, or for a name that it does not have, in the text or in what
+        that calls: a newer one could know better."""
+        return self.lacks or self.rule in UNRESOLVED
 
     @property
     def placeless(self) -> bool:
@@ -150,6 +152,6 @@ class Verdict:
 
 
 _STEERING = frozenset({"begin", "commit", "rollback", "rollback_to", "multi", "execute"})
-_UNRESOLVED = frozenset(
+UNRESOLVED = frozenset(
     {"unknown-function", "unknown-relation", "unknown-type", "unknown-operator", "no-catalogue", "keyword-function"}
 )

@@ -49,6 +49,7 @@ def refuse(refusal: Refusal, kind: str, position: int = 0) -> Verdict:
         detail=refusal.detail,
         hint=refusal.hint,
         object=refusal.object,
+        lacks=refusal.lacks,
         position=position,
     )
 

@@ -89,6 +89,23 @@ def test_function_is_called_as_soon_as_it_is_there(
         assert own.metric('sidecart_statements_total{verdict="refuse",kind="select"}') == 0
 
 
+@pytest.mark.parametrize("called", ["{0}()", "{0}_outer()"], ids=["itself", "through another"])
+def test_function_is_called_as_soon_as_the_table_is_there_that_its_body_names(
+    upstream: Upstream, owner: Run, name: str, called: str
+) -> None:
+    """As pgJDBC's RefCursorFetchTest does: the function is older than the table that it reads."""
+    body = f"LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM {name}_late); END'"
+    owner(f"CREATE FUNCTION {name}() RETURNS bigint {body}")
+    owner(f"CREATE FUNCTION {name}_outer() RETURNS bigint LANGUAGE sql AS 'SELECT {name}()'")
+    try:
+        with served(upstream, "0") as (own, client):
+            owner(f"CREATE TABLE {name}_late (); GRANT SELECT ON {name}_late TO PUBLIC")
+            assert client.ask(f"SELECT {called.format(name)}") == "TDCZ", client.error
+            assert loads(own, "changed") == 2
+    finally:
+        owner(f"DROP FUNCTION {name}_outer; DROP TABLE IF EXISTS {name}_late")
+
+
 def test_function_that_writes_is_refused_as_soon_as_it_is_there(upstream: Upstream, owner: Run, name: str) -> None:
     with served(upstream, "0") as (_, client):
         owner(WRITES.format(name))
