@@ -50,3 +50,4 @@ select pg_input_is_valid('1', 'integer'), pg_input_is_valid('1', ' timestamp(3) 
 values ($1), ($2)
 select 1 where 1 = $1::int and a = any($2::uuid[])
 with x as not materialized (table t) select * from x
+select txid_current(), pg_current_xact_id()

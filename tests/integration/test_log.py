@@ -37,6 +37,7 @@ def test_attack_refusals_of_one_client_fill_the_log(upstream: Upstream) -> None:
         written = [record for record in lines(own, "refused") if "repeated" not in record]
         assert len(written) < 1000
         assert written[0]["user"] == lines(own, "refused")[-1]["user"] == "analyst"
+        assert (written[0]["object"], written[0]["peer"]) == ("orders", "127.0.0.1")
         assert len(own.log) - before < 250_000
 
 

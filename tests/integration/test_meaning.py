@@ -24,6 +24,7 @@ HOSTILE = "HOSTILE"
 _BODY = f"LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RAISE EXCEPTION '{HOSTILE}'; END $$"
 SETUP = f"""
 CREATE TABLE t (id int, v varchar, d date);
+CREATE TABLE named ("system_user" text, nextval int); INSERT INTO named VALUES ('column', 1);
 INSERT INTO t VALUES (1, 'x', '2020-01-01');
 CREATE FUNCTION hostile() RETURNS int {_BODY};
 CREATE FUNCTION vf(int, int) RETURNS int LANGUAGE sql AS 'SELECT $1 + $2';
@@ -107,17 +108,20 @@ def major(server: EmbeddedServer) -> int:
     return int(server.version.split(".")[0])
 
 
-@pytest.fixture(scope="module")
-def sidecart(server: EmbeddedServer) -> Iterator[SideCart]:
-    upstream = Upstream(
+def reached(server: EmbeddedServer, dbname: str) -> Upstream:
+    return Upstream(
         host=server.host,
         port=server.port,
-        dbname=DATABASE,
+        dbname=dbname,
         user=server.superuser,
         password=server.superuser_password,
         sslrootcert=str(server.ca_file),
     )
-    with SideCart(upstream, SIDECART_FILTER_CATALOG_REFRESH="300ms") as running:
+
+
+@pytest.fixture(scope="module")
+def sidecart(server: EmbeddedServer) -> Iterator[SideCart]:
+    with SideCart(reached(server, DATABASE), SIDECART_FILTER_CATALOG_REFRESH="300ms") as running:
         yield running
         running.stop()
         for word in ("tripwire", "bug"):
@@ -346,6 +350,50 @@ def test_attack_name_that_is_another_one_on_this_version(wire: Wire, server: Emb
 
 def test_extract_is_a_read_on_every_version(wire: Wire) -> None:
     assert wire.ask("SELECT extract(year FROM d), extract(epoch FROM now()) FROM t") == "TDCZ", wire.error
+    assert wire.ask_extended("SELECT extract(year FROM date '2024-05-06')") == "12TDCZ", wire.error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT system_user FROM named",
+        "SELECT n.system_user, n.nextval FROM named n WHERE n.system_user = 'column'",
+        "SELECT 'column' AS system_user, 1 AS nextval",
+        "SELECT s.system_user FROM (SELECT 'column' AS system_user) s",
+        "WITH c AS (SELECT 'column' AS nextval) SELECT c.nextval FROM c",
+        "WITH c (nextval) AS (SELECT 'column') SELECT d.nextval FROM c d",
+        "SELECT s.lo_create FROM (SELECT 'column' AS lo_create) s",
+        "SELECT s.pg_notify FROM (VALUES ('column')) s (pg_notify)",
+    ],
+)
+def test_column_with_the_name_of_a_keyword_or_of_a_refused_function(
+    wire: Wire, server: EmbeddedServer, major: int, text: str
+) -> None:
+    given = server.sql(text, DATABASE).splitlines()[0].partition("|")[0].encode()
+    # A server of 16 and later takes system_user that stands alone for its keyword, which is null without a password.
+    assert given == b"column" or (major >= 16 and "SELECT system_user" in text)
+    for ask in (wire.ask, wire.ask_extended):
+        assert ask(text).endswith("TDCZ"), wire.error
+        assert major >= 16 or b"column" in wire.last.rpartition(b"D\0")[2]
+
+
+def test_new_function_with_the_name_of_a_later_keyword_is_found_at_once(server: EmbeddedServer, major: int) -> None:
+    """It was refused until the catalogue was read the next time, which here is never."""
+    if major >= 17:
+        pytest.skip("json_scalar is a keyword since 17")
+    server.sql("CREATE DATABASE later")
+    try:
+        with (
+            SideCart(reached(server, "later"), SIDECART_FILTER_CATALOG_REFRESH="0") as own,
+            Wire(own.port, "later") as wire,
+        ):
+            assert wire.ask("SELECT json_scalar(1)") == "EZ"
+            assert "(rule: keyword-function" in wire.error["D"]
+            server.sql('CREATE FUNCTION "json_scalar"(int) RETURNS int LANGUAGE sql AS $$ SELECT 42 $$', "later")
+            assert wire.ask("SELECT json_scalar(1)") == "TDCZ", wire.error
+            assert b"42" in wire.last
+    finally:
+        server.sql("DROP DATABASE later WITH (FORCE)")
 
 
 # --- what is replaced while it is prepared ----------------------------------------------------------------------------

@@ -1,10 +1,12 @@
-"""A server that was replaced behind its address by one of another version: new clients are greeted by the new one."""
+"""A server that was replaced behind its address, or promoted: new clients are greeted by what it is now."""
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 
 import psycopg
+import pytest
 
 from proxy.config.schema import Upstream
 from proxy.demo.embedded import EmbeddedServer
@@ -51,3 +53,24 @@ def test_new_clients_are_greeted_by_the_server_that_is_there_now() -> None:
                 relay.target = server.port
                 relay.reset()
                 wait_until(partial(is_greeted_by, server), 20, "the other server's greeting")
+
+
+@pytest.mark.parametrize("major", [pytest.param(14, marks=pytest.mark.deep), 18])
+def test_new_clients_are_greeted_by_the_primary_that_was_promoted(major: int) -> None:
+    """The setting is of 14 and later, which tell each session of it when it changes; before, no server reports it."""
+    with servers.running(major, settings={"wal_level": "replica"}) as server:
+        server.sql(f"CREATE ROLE {READER} LOGIN PASSWORD '{PASSWORD}'")
+        server.halt(signal.SIGINT)
+        (server.folder / "data" / "standby.signal").touch()
+        server.start()
+        upstream = Upstream(
+            host="localhost", port=server.port, dbname="postgres", user=READER, password=PASSWORD, sslmode="require"
+        )
+        with SideCart(upstream) as sidecart:
+
+            def in_hot_standby() -> bytes | None:
+                return reported(f"{sidecart.dsn} user={READER}")["in_hot_standby"]
+
+            wait_until(lambda: in_hot_standby() == b"on", 20, "the standby's greeting")
+            assert server.sql("SELECT pg_promote()").strip() == "t"
+            wait_until(lambda: in_hot_standby() == b"off", 20, "the primary's greeting")

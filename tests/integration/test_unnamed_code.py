@@ -326,6 +326,21 @@ def test_ordinary_contrib(server: EmbeddedServer, database: str) -> None:
         assert verdict.action is Action.ALLOW, (text, verdict.message, verdict.detail)
 
 
+@pytest.mark.parametrize(
+    ("extension", "text"),
+    [
+        ("xml2", "SELECT xpath_string('<a><b>x</b></a>', '/a/b'), xml_valid('<a/>')"),
+        ("dblink", "SELECT dblink_get_connections()"),
+    ],
+)
+def test_function_of_contrib_that_only_tells(server: EmbeddedServer, database: str, extension: str, text: str) -> None:
+    if not server.sql(f"SELECT name FROM pg_available_extensions WHERE name = '{extension}'", database).strip():
+        pytest.skip(f"the extension {extension} is not installed on this server")
+    server.sql(f"CREATE EXTENSION {extension}; {text}", database)
+    verdict = learn(server, database).judge(text.encode())
+    assert verdict.action is Action.ALLOW, (verdict.message, verdict.detail)
+
+
 _CAST = f"""
 CREATE FUNCTION castf({{source}}) RETURNS {{target}} {_BODY};
 CREATE CAST ({{source}} AS {{target}}) WITH FUNCTION castf({{source}});

@@ -263,6 +263,16 @@ def test_cancel_between_Flush_and_Sync_is_too_late(patient: SideCart) -> None:  
         assert wire.until_ready() == "12DCZ", wire.error
 
 
+@pytest.mark.parametrize("form", PROTOCOLS)
+def test_query_timeout_is_not_said_to_be_the_users_wish(form: Callable[[str], bytes], reached: Upstream) -> None:
+    limits = {"SIDECART_CLIENT_QUERY_TIMEOUT": "500ms", "SIDECART_POOL_QUERY_WAIT_TIMEOUT": "1min"}
+    with serve(reached, 1, **limits) as own, client(own) as wire:
+        wire.send(form(SLEEP))
+        assert wire.until_ready().endswith("EZ")
+        assert (wire.error["C"], wire.error["M"]) == (CANCELED, "canceling statement due to client.query_timeout")
+        assert wire.ask("SELECT 1") == "TDCZ"
+
+
 CANCELED_OR_NOT = ("TDCZ", "EZ", "TEZ", "TDEZ")
 """What a statement of one row can answer when its cancel comes at about its end: even behind the row."""
 

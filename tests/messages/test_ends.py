@@ -1,4 +1,4 @@
-"""Clients that end their half of the connection (FIN): what they have asked before is answered, as PostgreSQL does."""
+"""Clients that send Terminate, or end their half of the connection (FIN): what they have asked before is answered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ from proxy.demo.embedded import EmbeddedServer
 from proxy.demo.shop import READER
 from tests.messages.conftest import serve
 from tests.messages.conversation import Admin
-from tests.messages.test_cancel import SLEEP, client, extended, is_over, is_running, simple, vanish, waits
+from tests.messages.test_cancel import (
+    SLEEP,
+    client,
+    extended,
+    is_over,
+    is_running,
+    simple,
+    vanish,
+    vanish_by_reset,
+    waits,
+)
 from tests.running import SideCart
 from tests.wire import FLUSH, Wire, bind, execute, what_counts
 
@@ -160,6 +170,27 @@ def test_what_was_asked_before_FIN_is_answered(  # noqa: N802
     assert answers[1] == answers[0]
 
 
+@pytest.mark.parametrize("what", [what for what in ASKED if "half" not in what])
+def test_what_was_asked_before_Terminate_is_answered(  # noqa: N802
+    what: str, open_to_all: Reached, private: EmbeddedServer
+) -> None:
+    answers = []
+    for wire in (Wire(private.port, login=True, user=READER), open_to_all.client("tcp")):
+        with wire:
+            wire.send(ASKED[what] + p.TERMINATE_MESSAGE)
+            answers.append(rest(wire))
+    assert answers[1] == answers[0]
+
+
+def test_client_that_terminates_in_line_is_answered(open_to_all: Reached) -> None:
+    with open_to_all.client("tcp") as holder, open_to_all.client("tcp") as waiting:
+        holder.ask("BEGIN; SELECT 1")
+        waiting.send(extended("SELECT 1") + simple("SELECT 2") + p.TERMINATE_MESSAGE)
+        waits(open_to_all.own)
+        assert holder.ask("COMMIT") == "CZ"
+        assert "".join(chr(kind) for kind, _ in rest(waiting)) == "12DCZTDCZ"
+
+
 @pytest.mark.parametrize("how", ["tcp", "tls", "unix"])
 def test_client_that_ends_its_half_in_line_is_answered(how: str, open_to_all: Reached) -> None:
     with open_to_all.client("tcp") as holder, open_to_all.client(how) as waiting:
@@ -224,6 +255,11 @@ def test_client_that_is_reset_or_closed_is_not_waited_for(reached: Upstream, adm
             wire.send(simple(SLEEP))
             is_running(admin)
             vanish(wire)
+            is_over(admin)
+        with places.client("tcp") as wire:
+            wire.send(simple(SLEEP))
+            is_running(admin)
+            vanish_by_reset(wire)
             is_over(admin)
         with places.client("tcp") as wire:
             wire.send(

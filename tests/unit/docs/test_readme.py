@@ -43,6 +43,11 @@ def test_each_reader_finds_the_door_in_the_first_screen(door: str) -> None:
     assert f"]({door})" in first
 
 
+def test_readme_makes_venv_before_it_is_used() -> None:
+    before, made, _ = README.partition("\nmake venv\n")
+    assert made and ".venv/bin/" not in before
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_page_is_one_step_from_the_readme(page: Path) -> None:
     linked = {(ROOT / target.partition("#")[0]).resolve() for target in targets(README)}

@@ -107,7 +107,9 @@ def test_too_many_clients(town: Town) -> None:
         town.client()
     session, client = town.knock()
     session.client_data(p.startup_message({"user": "analyst", "database": "shop"}))
-    assert client.error()["C"] == "53300"
+    error = client.error()
+    assert (error["C"], error["M"]) == ("53300", "no more connections allowed (max_client_conn)")
+    assert error["H"].endswith("ask the operator of SideCart to raise client.max_client_conn.")
 
 
 def test_newer_protocol_and_unknown_options_are_negotiated(town: Town) -> None:
