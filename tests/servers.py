@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.demo import shop as sample
 from proxy.demo.embedded import EmbeddedServer
 
 MAJORS = range(13, 19)
@@ -61,6 +62,13 @@ def serving(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     else:
         with running(request.param) as server:
             yield server
+
+
+@contextmanager
+def with_shop(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedServer, sample.Shop]]:
+    """Run the server that `serving` runs, with the sample shop on it."""
+    with serving(request) as server:
+        yield server, request.getfixturevalue("shop") if request.param == "default" else sample.create(server)
 
 
 def _major(folder: Path) -> int:

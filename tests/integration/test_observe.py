@@ -14,10 +14,23 @@ from proxy import protocol as p
 from proxy.config.schema import Upstream
 from proxy.demo.embedded import EmbeddedServer
 from proxy.demo.shop import Shop
-from tests.running import SideCart, wait_until
+from tests import servers
+from tests.running import SideCart, reader_of, wait_until
 from tests.wire import Wire
 
+Place = tuple[EmbeddedServer, Shop]
 PAGE = Path(__file__).parents[2] / "docs" / "observe.md"
+
+
+@pytest.fixture(scope="module", params=servers.EVERY)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with servers.with_shop(request) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def upstream(place: Place) -> Upstream:
+    return reader_of(*place)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +59,11 @@ def test_insert_is_stopped_by_the_server_itself(observing: SideCart, client: Wir
     assert client.ask("SELECT 1") == "TDCZ"
 
 
-def test_function_that_nothing_proves_runs(
-    observing: SideCart, client: Wire, postgres: EmbeddedServer, shop: Shop
-) -> None:
+def test_function_that_nothing_proves_runs(observing: SideCart, client: Wire, place: Place) -> None:
+    server, shop = place
+
     def owner(sql: str) -> None:
-        postgres.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
+        server.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
 
     owner(
         "CREATE FUNCTION dynamic() RETURNS bigint LANGUAGE plpgsql AS"
@@ -65,16 +78,16 @@ def test_function_that_nothing_proves_runs(
         owner("DROP FUNCTION dynamic()")
 
 
-def test_recipe_of_the_page_says_what_to_allow(
-    upstream: Upstream, postgres: EmbeddedServer, shop: Shop, tmp_path: Path
-) -> None:
+def test_recipe_of_the_page_says_what_to_allow(upstream: Upstream, place: Place, tmp_path: Path) -> None:
     recipe = re.search(r"^jq .*sidecart\.log.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     if shutil.which("jq") is None:
         pytest.skip("jq is not here")
 
+    server, shop = place
+
     def owner(sql: str) -> None:
-        postgres.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
+        server.sql(sql, shop.dbname, user=shop.owner, password=shop.owner_password)
 
     body = "LANGUAGE plpgsql AS $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT 4' || '2' INTO n; RETURN n; END $$"
     owner(f"CREATE FUNCTION run_time() RETURNS bigint {body}")
@@ -177,10 +190,11 @@ def test_function_with_a_setting_is_stopped_by_the_server_itself(client: Wire) -
 
 
 def test_client_that_was_let_through_with_LISTEN_hears_what_is_said(  # noqa: N802
-    client: Wire, postgres: EmbeddedServer, shop: Shop
+    client: Wire, place: Place
 ) -> None:
     assert client.ask("LISTEN here") == "CZ"
-    postgres.sql("NOTIFY here, 'said'", shop.dbname)
+    server, shop = place
+    server.sql("NOTIFY here, 'said'", shop.dbname)
     kind, body = client.message()
     assert (chr(kind), body[4:]) == ("A", b"here\0said\0")
 

@@ -9,17 +9,20 @@ import psycopg
 import pytest
 
 from proxy import protocol as p
-from proxy.config.schema import Upstream
-from tests.running import SideCart
+from tests import servers
+from tests.running import SideCart, reader_of
 from tests.wire import Wire, bind, describe, execute
 
 CALL = "select set_config($1, $2, false)"
 TEXT, VARCHAR, NAME, UNKNOWN, INT4, REGCLASS = 25, 1043, 19, 705, 23, 2205
 
 
-@pytest.fixture(scope="module")
-def one_upstream(upstream: Upstream) -> Iterator[SideCart]:
-    with SideCart(upstream, SIDECART_POOL_DEFAULT_POOL_SIZE="1") as running:
+@pytest.fixture(scope="module", params=servers.EVERY)
+def one_upstream(request: pytest.FixtureRequest) -> Iterator[SideCart]:
+    with (
+        servers.with_shop(request) as (server, logins),
+        SideCart(reader_of(server, logins), SIDECART_POOL_DEFAULT_POOL_SIZE="1") as running,
+    ):
         yield running
 
 
