@@ -362,3 +362,40 @@ def test_function_that_is_a_built_in_of_another_name(server: EmbeddedServer) -> 
         assert judge.judge(b"SELECT sets('transaction_read_only', 'off', true)").rule == "unproved-function"
     finally:
         server.sql("DROP DATABASE reach_internal")
+
+
+EXTENSION = """
+CREATE EXTENSION autoinc;
+CREATE TYPE measure;
+CREATE FUNCTION measure_in(cstring) RETURNS measure LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION measure_out(measure) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE measure (INPUT = measure_in, OUTPUT = measure_out, LIKE = text);
+CREATE FUNCTION same(measure, measure) RETURNS bool LANGUAGE c IMMUTABLE STRICT AS '$libdir/citext', 'citext_eq';
+CREATE OPERATOR = (FUNCTION = same, LEFTARG = measure, RIGHTARG = measure);
+ALTER EXTENSION autoinc ADD TYPE measure;
+ALTER EXTENSION autoinc ADD FUNCTION same(measure, measure);
+ALTER EXTENSION autoinc ADD OPERATOR = (measure, measure);
+CREATE TABLE customers (id int, name text);
+CREATE TABLE measured (id int, m measure);
+"""
+
+
+def test_extension_in_c_that_nobody_knows_spoils_what_touches_it_alone(server: EmbeddedServer) -> None:
+    """`SELECT * FROM customers WHERE id = 5` was refused beside it: permission denied for operator public.=."""
+    server.sql("CREATE DATABASE reach_extension")
+    try:
+        server.sql(EXTENSION, "reach_extension")
+        judge = learn(server, "reach_extension")
+        trusting = learn(server, "reach_extension", Policy(allow_extensions=("autoinc",)))
+        reads = (b"SELECT * FROM customers WHERE id = 5 AND name = 'x'", b"SELECT id FROM measured WHERE id = 5")
+        touching = (b"SELECT id FROM measured WHERE m = 'x'", b"SELECT name FROM customers WHERE name::measure = 'x'")
+        for each in (judge, judge.wide):
+            assert [text for text in reads if each.judge(text).action is not Action.ALLOW] == []
+            for text in touching:
+                verdict = each.judge(text)
+                assert verdict.action is Action.REFUSE, text
+                assert verdict.hint.endswith('or all of the extension: filter.allow_extensions: ["autoinc"].')
+        for each in (trusting, trusting.wide):
+            assert [text for text in (*reads, *touching) if each.judge(text).action is not Action.ALLOW] == []
+    finally:
+        server.sql("DROP DATABASE reach_extension")
