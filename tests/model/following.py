@@ -6,8 +6,8 @@ ReadyForQuery come depends on that.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from proxy import protocol as p
@@ -145,6 +145,38 @@ class Following:
 
     def end(self, why: str) -> None:
         self.replies.append(Reply("end", why, self.sent))
+
+
+REPORTS_CHANGES = 14
+"""From this version on a server reports settings that have changed; before, what each SET and RESET comes to, of the
+same value too (ReportGUCOption(), utils/misc/guc.c), which SideCart says once."""
+
+
+def major_of(parameters: Iterable[object]) -> int:
+    """Return the major version of the server that has sent these ParameterStatus messages."""
+    versions = [str(each[1]) for each in parameters if isinstance(each, tuple) and each[0] == "server_version"]
+    return int(versions[0].partition(".")[0]) if versions else REPORTS_CHANGES
+
+
+def said_once(answers: Sequence[Iterable[tuple[str, str]]], left_out: Set[str]) -> list[set[tuple[str, str]]]:
+    """Return of each answer the ParameterStatus messages that say another value than the last one of their name did.
+
+    Those of these names are `left_out`.
+    """
+    known: dict[str, str] = {}
+    left: list[set[tuple[str, str]]] = []
+    for parameters in answers:
+        new = {each for each in parameters if each[0] not in left_out and known.get(each[0]) != each[1]}
+        known.update(new)
+        left.append(new)
+    return left
+
+
+def said_twice(answers: Iterable[Iterable[tuple[str, str]]]) -> set[str]:
+    """Return the names of which an answer says several values: which one was the last is not known."""
+    return {
+        name for parameters in answers for name, count in Counter(n for n, _ in set(parameters)).items() if count > 1
+    }
 
 
 def first_difference(theirs: list[Reply], ours: list[Reply]) -> int | None:

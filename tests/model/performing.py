@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from proxy import protocol as p
 from proxy.demo.shop import DATABASE, READER
-from tests.model.following import Following, Reply, first_difference
+from tests.model.following import REPORTS_CHANGES, Following, Reply, first_difference, major_of, said_once, said_twice
 from tests.model.sketch import Message, Part, Sketch, Write, query
 from tests.wire import OF_NAMES, STAND_IN
 
@@ -271,6 +272,8 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
     """Return the first difference between what clients got and what their twins got."""
     for number, (part, twin, ours) in enumerate(zip(sketch.parts, twins, found, strict=True)):
         left, right = _counting(twin, twin), _counting(ours, twin)
+        if major_of(reply.body for reply in twin.replies if reply.kind == "S") < REPORTS_CHANGES:
+            left, right = _said_once((left, right))
         if part.leaves:
             left, right = _up_to_the_end(left, right)
         left, right = _up_to_refusal(*_up_to_fatal(left, right))
@@ -288,6 +291,25 @@ def difference(sketch: Sketch, twins: Sequence[Following], found: Sequence[Follo
             shown[1] += f" ({ours.broken})"
         return Difference(number, message, *shown)
     return None
+
+
+def _said_once(sides: Sequence[list[Reply]]) -> list[list[Reply]]:
+    """Leave out each ParameterStatus that says what the last one of its name has said: see REPORTS_CHANGES."""
+    grouped = [[(kind, list(each)) for kind, each in groupby(side, lambda reply: reply.kind)] for side in sides]
+    told = [
+        [[reply.body for reply in each if isinstance(reply.body, tuple)] if kind == "S" else [] for kind, each in side]
+        for side in grouped
+    ]
+    left_out = said_twice(told[0]) | said_twice(told[1])
+    return [
+        [
+            reply
+            for (kind, group), new in zip(side, said_once(parameters, left_out), strict=True)
+            for reply in (dict.fromkeys(group) if kind == "S" else group)
+            if kind != "S" or reply.body in new
+        ]
+        for side, parameters in zip(grouped, told, strict=True)
+    ]
 
 
 def _up_to_the_end(theirs: list[Reply], ours: list[Reply]) -> tuple[list[Reply], list[Reply]]:

@@ -20,6 +20,7 @@ from proxy.demo import shop as sample
 from proxy.demo.embedded import EmbeddedServer
 from tests.model import writer
 from tests.model.conversation import GLANCE, LOOK, PATIENCE, Answer, Connection, Seen
+from tests.model.following import REPORTS_CHANGES, major_of, said_once, said_twice
 from tests.model.scripts import Batch, End, How, Play, Script, StrayCancel, say
 from tests.running import SideCart, reader_of, wait_until
 
@@ -59,6 +60,10 @@ def rows(connection: Connection, text: str) -> list[list[bytes | None]]:
     return [p.row_values(body) for kind, body in messages if kind == "D" and isinstance(body, bytes)]
 
 
+AGAIN = 10.0
+"""How long a cancel may take until there is another one, which could hit the message behind."""
+
+
 def until_cancelled(connection: Connection, watch: Watch, *, sure: bool) -> bool:
     """Cancel what is owed once it is asleep, and read the answer; return False if it stands in line, asleep nowhere."""
     deadline = time.monotonic() + PATIENCE
@@ -66,7 +71,7 @@ def until_cancelled(connection: Connection, watch: Watch, *, sure: bool) -> bool
         assert connection.owed is not None
         if watch.sleeps(connection.owed.cancelled):
             connection.cancel()
-            connection.collect(1.0)
+            connection.collect(AGAIN)
         elif not sure:
             return False
         if time.monotonic() > deadline:
@@ -372,6 +377,13 @@ def difference(script: Script, expected: list[Answer], found: list[Answer]) -> s
     """Describe where one client's answers first differ, with what led to it; empty where they do not."""
     if script.end is not End.TERMINATE:
         expected = expected[: len(found)]  # the client that left has not waited for the others
+    if expected and major_of(expected[0].parameters) < REPORTS_CHANGES:
+        sides = [[each.parameters for each in side] for side in (expected, found)]
+        left_out = said_twice(sides[0]) | said_twice(sides[1])
+        expected, found = (
+            [Answer(each.messages, told) for each, told in zip(side, said_once(parameters, left_out), strict=True)]
+            for side, parameters in zip((expected, found), sides, strict=True)
+        )
     said = ["the greeting", *(repr(step) for step in script.steps if isinstance(step, Batch))]
     for number in range(max(len(expected), len(found))):
         theirs = expected[number] if number < len(expected) else Answer([("end", "nothing was asked any more")])
