@@ -10,7 +10,7 @@ a method that asks it raises MustWait where that depends on what has not been an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import ClassVar, Final
 from weakref import WeakValueDictionary
@@ -110,6 +110,10 @@ class Statement:
     def shape(self, context: Settings) -> None:
         """Note under which settings it was analysed last."""
         self.context = context
+
+    def shaped(self) -> Context:
+        """Return under which."""
+        return self.context
 
     def part(self) -> Statement:
         """Return the same statement for one client alone."""
@@ -235,7 +239,17 @@ class Held:
 class Prepared:
     """The named statements of one client."""
 
-    __slots__ = ("_groups", "_names", "_repeated", "_sent", "_there", "before", "shown", "size")
+    __slots__ = (
+        "_discards_in",
+        "_groups",
+        "_names",
+        "_repeated",
+        "_sent",
+        "_there",
+        "before",
+        "shown",
+        "size",
+    )
 
     def __init__(self, groups: Groups) -> None:
         self.size = 0
@@ -246,6 +260,7 @@ class Prepared:
         self._repeated: Sent[Statement, bytes | None] = Sent(groups)  # sent to the link, under which name
         self._there: Sent[bytes, bool] = Sent(groups)  # whether a Parse has gone to a name of ours, or a Close
         self._groups = groups
+        self._discards_in = NEVER  # the group of a DISCARD PLANS that nobody has noted yet
         self.before: dict[bytes, Statement | None] = {}
         """What names were at the `mark` that have changed since."""
 
@@ -338,16 +353,29 @@ class Prepared:
 
     def part(self, name: bytes, statement: Statement) -> Statement:
         """Make the statement of this name one that no other client uses; return it."""
-        own = statement.part()
-        if self._names.get(name) is statement:
-            self._names[name] = own
+        if self._names.get(name) is not statement:
+            statement.apart = True  # its Parse is not answered yet: nobody else has it
+            return statement
+        own = self._names[name] = statement.part()
         self._sent.swap(name, statement, own)
         return own
 
-    def discard_plans(self) -> None:
+    def discard_plans_sent(self) -> None:
+        self._discards_in = self._groups.sent
+
+    def note_discarded_plans(self) -> None:
+        """Act on a DISCARD PLANS in the group of what is sent now. Raises MustWait behind one of another group."""
+        if self._discards_in != NEVER and self._groups.settle(self._discards_in, True, False):
+            self._discard_plans(self.all())
+
+    def plans_discarded(self) -> None:
         """Note that each statement is analysed anew by its next use."""
-        for name, statement in list(self._names.items()):
-            if statement.context is not ANY_SETTINGS:
+        self._discard_plans(self._names)
+
+    def _discard_plans(self, statements: Mapping[bytes, Statement]) -> None:
+        self._discards_in = NEVER
+        for name, statement in list(statements.items()):
+            if statement.context not in (ANY_SETTINGS, NEXT_SETTINGS):
                 self.part(name, statement).context = NEXT_SETTINGS
 
     def forget(self, name: bytes) -> None:

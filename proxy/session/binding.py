@@ -13,7 +13,7 @@ from proxy.ours import PREFIX
 from proxy.pooling import owed as r
 from proxy.pooling.owed import Described, Done, Learned
 from proxy.pooling.sent import MustWait
-from proxy.pooling.snapshot import NEXT_SETTINGS, Settings
+from proxy.pooling.snapshot import Settings
 from proxy.pooling.statements import OF_ANOTHER, Context, Statement
 from proxy.session import (
     answers,
@@ -85,6 +85,7 @@ class Use:
 def use(session: Session, asked: Use) -> bytes | None:
     """Serve a Bind to a portal, or a Describe, of a statement."""
     resetting.check_discarded(session)
+    session.prepared.note_discarded_plans()
     return _use_named(session, asked) if asked.name else _use_unnamed(session, asked)
 
 
@@ -97,7 +98,7 @@ def _use_named(session: Session, use: Use) -> bytes | None:
     if statement is None:
         _use_unknown(session, name, use.portal)
         return None
-    statement, shape = _made_ready(session, name, statement)
+    statement, anew = _made_ready(session, name, statement)
     verdict = _bound(session, use, statement.verdict, statement.types)
     if statement.silent and use.describes:
         return answers.describe(session, statement.types)
@@ -126,7 +127,7 @@ def _use_named(session: Session, use: Use) -> bytes | None:
     session.prepared.shown[server_name] = name
     session.doing = verdict
     _owe(session, link, use.portal, verdict)
-    return before + use.of(server_name) + _learn(session, link, use, statement.context, shape)
+    return before + use.of(server_name) + _behind(session, link, use, anew, statement.shaped, statement.shape)
 
 
 def _was_told_other_rows(link: Link, statement: Statement, server_name: bytes | None) -> bool:
@@ -134,36 +135,35 @@ def _was_told_other_rows(link: Link, statement: Statement, server_name: bytes | 
     return bool(statement.rows) and server_name != statement.noted_as and link.replies.status != p.FAILED
 
 
-_Shape = Callable[[Settings], None]
-
-
-def _made_ready(session: Session, name: bytes, statement: Statement) -> tuple[Statement, _Shape | None]:
+def _made_ready(session: Session, name: bytes, statement: Statement) -> tuple[Statement, bool]:
     """Return the statement of this name, judged anew where it has to be, and apart from other clients'.
 
-    And who is to be told of the settings at its use, if that may have it analysed anew.
+    And whether its use may have it analysed anew.
     """
     verdicts.check_statement(session, statement)
-    unsettled = statement.context is NEXT_SETTINGS
-    reparsing.settle_context(session, statement)
     if reparsing.may_be_analysed_anew(session, statement.context):
-        own = statement if statement.apart else session.prepared.part(key(name), statement)
-        return own, own.shape
+        return statement if statement.apart else session.prepared.part(key(name), statement), True
     if reparsing.at_home(session, statement):
-        return statement, statement.shape if unsettled and statement.context is None else None
+        return statement, False
     if statement.context is None:
         statement.apart = True  # nobody else has it yet
-        return statement, None
-    return session.prepared.part(key(name), statement), None
+        return statement, False
+    return session.prepared.part(key(name), statement), False
 
 
-def _learn(session: Session, link: Link, use: Use, context: Context, shape: _Shape | None) -> bytes:
-    """Return what asks behind a use for the settings that shape its statement from now on, if somebody is to be told.
+def _behind(
+    session: Session,
+    link: Link,
+    use: Use,
+    anew: bool,
+    context: Callable[[], Context],
+    shape: Callable[[Settings], None],
+) -> bytes:
+    """Return what goes behind a use, if that may have its statement analysed `anew`: see `learn_use`.
 
-    Nothing stands behind a message that is yet to come.
+    Nothing goes behind a message that is yet to come.
     """
-    if shape is None or use.end > len(use.data):
-        return b""
-    return reparsing.learn_use(session, link, context, shape)
+    return reparsing.learn_use(session, link, context, shape) if anew and use.end <= len(use.data) else b""
 
 
 def _use_unknown(session: Session, name: bytes, portal: bytes | None) -> None:
@@ -206,7 +206,7 @@ def _use_unnamed(session: Session, use: Use) -> bytes | None:
     def shape(found: Settings) -> None:
         session.unnamed.replace(unnamed, (message, found, verdict, judge, codec))
 
-    return p.in_place(use.message, None, before, _learn(session, link, use, shaped, shape if anew else None))
+    return p.in_place(use.message, None, before, _behind(session, link, use, anew, lambda: shaped, shape))
 
 
 def _use_none(session: Session, portal: bytes | None) -> None:

@@ -100,6 +100,8 @@ def follow(session: Session, link: Link, effects: Effects, owed: Owed) -> Owed:
         if effect is Effect.DISCARD_ALL or (effect is Effect.DEALLOCATE and not text):
             prepared.all_closes_sent()
             own.all_closes_sent()
+        elif effect is Effect.DISCARD_PLANS:
+            prepared.discard_plans_sent()
         elif effect is Effect.DEALLOCATE:
             name = session.encode(text)
             closes.append(name)
@@ -116,4 +118,4 @@ def follow(session: Session, link: Link, effects: Effects, owed: Owed) -> Owed:
             own.forget(name)
 
     resets = any(effect in RESETTING for effect, _ in effects)
-    return Run(owed, closes, dropped, prepared.discard_plans, resets=resets)
+    return Run(owed, closes, dropped, prepared.plans_discarded, resets=resets)

@@ -42,14 +42,6 @@ def in_context(
     return link.help(wear(context)) + parse() + link.help(TAKE_OFF)
 
 
-def settle_context(session: Session, statement: Statement) -> None:
-    """Note under which settings a statement is analysed by the use that comes now, if it is that."""
-    if statement.context is not NEXT_SETTINGS:
-        return
-    if session.link is None or session.link.transaction.status != p.FAILED:  # nothing is analysed there
-        statement.context = session.ledger.context
-
-
 def at_home(session: Session, statement: Statement) -> bool:
     """Whether a statement is used under the settings that shaped it, if others may use it, too.
 
@@ -65,13 +57,15 @@ def at_home(session: Session, statement: Statement) -> bool:
 
 
 def may_be_analysed_anew(session: Session, context: Context) -> bool:
-    """Whether the search_path may be another one now than in the settings that shaped a statement.
+    """Whether a use may have a statement of this context analysed anew, under all the settings that there are then.
 
-    Then its use analyses it anew, under all the settings that there are (RevalidateCachedQuery(), plancache.c).
+    That is behind a DISCARD PLANS, and where the search_path is another one (RevalidateCachedQuery(), plancache.c).
     """
-    if context is None or context in (ANY_SETTINGS, NEXT_SETTINGS):
+    if context is None or context is ANY_SETTINGS:
         return False
-    return session.ledger.roams or _leads_elsewhere(session, context.path, session.ledger.settings.path)
+    if context is NEXT_SETTINGS or session.ledger.roams:
+        return True
+    return _leads_elsewhere(session, context.path, session.ledger.settings.path)
 
 
 def _leads_elsewhere(session: Session, path: str | None, other: str | None) -> bool:
@@ -82,28 +76,18 @@ def _leads_elsewhere(session: Session, path: str | None, other: str | None) -> b
     return schemas is not None and others is not None and schemas != others
 
 
-def learn_use(session: Session, link: Link, context: Context, shape: Callable[[Settings], None]) -> bytes:
-    """Ask for the settings at the use before; `shape` is told if that has a statement of this context analysed anew.
+def learn_use(session: Session, link: Link, context: Callable[[], Context], shape: Callable[[Settings], None]) -> bytes:
+    """Ask for the settings at a use; `shape` is told if that has a statement of this `context` analysed anew.
 
-    Nobody is told where the use has failed.
+    It stands in the use's group: where that fails, nobody is told. Another use may have shaped it before the answer.
     """
 
     def told(found: Settings) -> None:
-        if context is None or _leads_elsewhere(session, context.path, found.path):
+        before = context()
+        if before is NEXT_SETTINGS or (before is not None and _leads_elsewhere(session, before.path, found.path)):
             shape(found)
 
     return link.help(LEARN, Learned(session.codec, told))
-
-
-def used_by_sql(session: Session, name: bytes, statement: Statement) -> Statement:
-    """Return the statement of this name for a use by SQL, which may have it analysed anew as any other."""
-    settle_context(session, statement)
-    context = session.ledger.context
-    if context is None or not may_be_analysed_anew(session, statement.context):
-        return statement
-    own = statement if statement.apart else session.prepared.part(name, statement)
-    own.shape(context)
-    return own
 
 
 def unreadable_named(session: Session, statement: Statement) -> bool:

@@ -47,6 +47,7 @@ def provide(session: Session, link: Link, verdict: Verdict, at: At = At.USE) -> 
     unanswered = session.groups.unanswered
     if link.transaction.status == p.FAILED and not unanswered:
         return b""  # whatever it is, the server says no more than that the transaction has failed
+    session.prepared.note_discarded_plans()
     wanted = _wanted(session, verdict, at)
     missing = wanted.missing_on(link)
     if unanswered and at is not At.USE and (missing or wanted.lists):
@@ -79,9 +80,13 @@ def _put(session: Session, link: Link, missing: _Missing, like: Owed, at: At, *,
     name, statement, whole, there = missing
     out = b"" if there is None else _close(link, name)
     if whole:
-        statement = reparsing.used_by_sql(session, name, statement)
+        asks = not lists and reparsing.may_be_analysed_anew(session, statement.context)
+        if asks and not statement.apart:
+            statement = session.prepared.part(name, statement)
         parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
-        return out + reparsing.in_context(session, link, statement.context, parse_it, ended=at is At.BEHIND_OURS)
+        out += reparsing.in_context(session, link, statement.context, parse_it, ended=at is At.BEHIND_OURS)
+        # Ahead of the use, for a Query has nothing behind it in its group.
+        return out + reparsing.learn_use(session, link, statement.shaped, statement.shape) if asks else out
     _owe(link, name, whole, like)
     shown = statement.original if lists else None
     return out + (p.parse(name, b"") if shown is None else p.message(p.PARSE, name + b"\0" + shown))

@@ -327,6 +327,27 @@ FOUND = {
         B: Q 'select name, statement, from_sql from pg_prepared_statements order by name'
         order AAAABA
     """,  # noqa: E501
+    "EXECUTE behind a SET of the search_path that nobody has read back": """
+        A: P t 'select date ''01/02/2020''' | Q 'set search_path to there, public', Q 'execute t' | Q 'select public.german()', B pt t, E pt, S
+    """,  # noqa: E501
+    "a list under another search_path, which analyses nothing": """
+        A: P s 'select date ''01/02/2020''' | S, Q 'select set_config(''search_path'', ''elsewhere'', false)' | Q 'select name, statement, from_sql from pg_prepared_statements order by name' | Q 'set datestyle to german', B "" s, E "", S
+    """,  # noqa: E501
+    "EXECUTE behind a DISCARD PLANS in a transaction that is rolled back": """
+        A: P s 'select date ''03/04/2021''' | Q 'begin', Q 'discard plans' | Q 'set datestyle to german' | Q 'execute s' | Q 'rollback' | B "" s, E "", S
+    """,  # noqa: E501
+    "a use in one write with a DISCARD PLANS": """
+        A: P t 'select date ''01/02/2020''' | Q 'select public.german()' | Q 'discard plans', B "" t, E "", S
+    """,
+    "a use behind a DISCARD PLANS that is ignored": """
+        A: P s 'select date ''01/02/2020''', P x 'discard plans', B "" x, E "", S | P s 'select 7', B pt s, S, Q 'select public.german()' | B pt s, E pt, S
+    """,  # noqa: E501
+    "a use in the group of a DISCARD PLANS": """
+        A: P s 'select date ''01/02/2020''', P x 'discard plans', B "" x, E "", C S x | B "" s | P x 'set datestyle to ''SQL, DMY''', B "" x, E "", S | B "" s, E "", S
+    """,  # noqa: E501
+    "a use under another search_path whose Parse is not answered": """
+        A [DateStyle=German]: P t 'select date ''03/04/2021''' | P x 'set search_path to elsewhere', B "" x, E "", B "" t, Q 'set datestyle to mdy' | Q 'execute t'
+    """,  # noqa: E501
 }
 """What once differed."""
 
