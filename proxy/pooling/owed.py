@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -125,8 +125,8 @@ class Owed:
 
     collects: bool = False
     """Whether `collect` wants the answer."""
-    resets: bool = False
-    """Whether what is reported meanwhile may be settings that are set again right behind it."""
+    resets: Set[str] = frozenset()
+    """Settings that are set again right behind it: what is reported of them meanwhile may be what the server has."""
     changed: bool = False
     """Whether the answer says that a statement is no longer what its clients were told."""
     remembers: bool = False
@@ -492,7 +492,7 @@ class Run(Owed):
     """A Query or Execute whose statements change names or settings: what its CommandCompletes mean.
 
     `closes` are the names that its DEALLOCATEs drop, in their order; `dropped` is told of each, and `replanned` of a
-    DISCARD PLANS. `resets`: it may report reset settings that are set again behind it.
+    DISCARD PLANS. `resets` are the settings that it resets and that are set again behind it.
     """
 
     __slots__ = ("_closes", "_done", "_dropped", "_inserts", "_numbers", "_replanned", "resets")
@@ -504,7 +504,7 @@ class Run(Owed):
         dropped: Callable[[bytes | None], None] = lambda name: None,
         replanned: Callable[[], None] = lambda: None,
         *,
-        resets: bool = False,
+        resets: Set[str] = frozenset(),
     ) -> None:
         self._be(like)
         self._closes = deque(closes)
@@ -528,6 +528,8 @@ class Run(Owed):
 
     def completed(self, tag: bytes) -> bool:
         ours = self.hidden
+        if ours:
+            self.resets = frozenset()  # they are set again, and from 14 on all is reported at the end
         self._done += 1
         self._hide(self._done in self._numbers)
         if tag == b"DEALLOCATE":
@@ -548,7 +550,7 @@ class Run(Owed):
 
         What is reported behind it comes from the end of the transaction.
         """
-        self.resets = False
+        self.resets = frozenset()
         self._hide(False)
         self._numbers = frozenset()
         found = _POSITION.search(body)

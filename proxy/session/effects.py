@@ -117,5 +117,6 @@ def follow(session: Session, link: Link, effects: Effects, owed: Owed) -> Owed:
             prepared.forget(name)
             own.forget(name)
 
-    resets = any(effect in RESETTING for effect, _ in effects)
+    lost = session.ledger.lost_by
+    resets = frozenset(name for effect, text in effects if effect in RESETTING for name in lost(effect, text))
     return Run(owed, closes, dropped, prepared.plans_discarded, resets=resets)

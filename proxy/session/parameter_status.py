@@ -32,7 +32,7 @@ def tell(session: Session, link: Link | None, name: str, value: str) -> bytes:
             return b""  # what is put on for a Parse of ours comes off again
         if peer.leaving and replies.cutting:
             return b""  # the client has said Terminate, and no Sync
-        if replies.resetting and name.lower() in session.ledger.lost:
+        if name.lower() in session.ledger.lost and replies.resets(name.lower()):
             # The server's value after a RESET; ours, which follows, is what the client connected with.
             value = peer.greeted.get(name, value)
     if name == ENCODING:

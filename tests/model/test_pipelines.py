@@ -348,6 +348,12 @@ FOUND = {
     "a use under another search_path whose Parse is not answered": """
         A [DateStyle=German]: P t 'select date ''03/04/2021''' | P x 'set search_path to elsewhere', B "" x, E "", B "" t, Q 'set datestyle to mdy' | Q 'execute t'
     """,  # noqa: E501
+    "a RESET ALL and a SET behind it, of a client with a start-up setting": """
+        A [DateStyle=German]: Q 'reset all; set datestyle to mdy', Q 'show datestyle' | Q 'begin; reset all; set datestyle to mdy', Q 'rollback'
+    """,  # noqa: E501
+    "a RESET of one setting, in a group that has set another start-up setting": """
+        A [DateStyle=German; TimeZone=UTC]: Q 'reset all', P x 'set datestyle to mdy', B "" x, E "" | Q 'reset timezone' | Q 'reset all', P x 'set datestyle to mdy', B "" x, E "" | Q 'reset search_path'
+    """,  # noqa: E501
 }
 """What once differed."""
 

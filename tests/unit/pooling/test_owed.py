@@ -60,13 +60,13 @@ def test_plans_are_noted_as_gone_where_the_client_has_discarded_them(hidden: lis
 
 
 def test_nothing_is_hidden_behind_an_error() -> None:
-    run = Run(r.QUERY, resets=True)
+    run = Run(r.QUERY, resets={"datestyle"})
     run.hide([1], [(3, 10)])
     run.completed(b"SET")
     assert run.hidden
     error = p.error_response("ERROR", "42601", "syntax error", position=20)[5:]
     assert p.error_fields(run.failed(error))["P"] == "10"
-    assert (run.hidden, run.resets) == (False, False)
+    assert (run.hidden, run.resets) == (False, set())
 
 
 @pytest.mark.parametrize("outcome", Outcome)
