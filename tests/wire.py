@@ -49,6 +49,16 @@ def close(target: str, name: str = "") -> bytes:
     return p.message(p.CLOSE, f"{target}{name}\0".encode())
 
 
+def is_news(known: dict[str, str], name: str, value: str) -> bool:
+    """Tell whether a ParameterStatus says what is not `known` from those before it, and note it there.
+
+    A server before 14 reports what each SET and RESET comes to, of the same value too (ReportGUCOption(),
+    utils/misc/guc.c of 13), and SideCart says a value once. Of others each message counts.
+    """
+    before, known[name] = known.get(name), value
+    return before != value or not known.get("server_version", "").startswith("13.")
+
+
 def what_counts(kind: int, body: bytes) -> object:
     """Return what of a backend message has to be the same on a private connection and through SideCart.
 

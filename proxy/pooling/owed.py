@@ -495,7 +495,7 @@ class Run(Owed):
     DISCARD PLANS. `resets` are the settings that it resets and that are set again behind it.
     """
 
-    __slots__ = ("_closes", "_done", "_dropped", "_inserts", "_numbers", "_replanned", "resets")
+    __slots__ = ("_closes", "_done", "_dropped", "_inserts", "_numbers", "_replanned", "_resets", "resets")
 
     def __init__(
         self,
@@ -510,7 +510,7 @@ class Run(Owed):
         self._closes = deque(closes)
         self._dropped = dropped
         self._replanned = replanned
-        self.resets = resets
+        self.resets = self._resets = resets
         self._done = 0
         self._numbers: frozenset[int] = frozenset()
         self._inserts: Sequence[tuple[int, int]] = ()
@@ -525,12 +525,12 @@ class Run(Owed):
         """
         self._numbers = frozenset(numbers)
         self._inserts = inserts
+        self._note_reset()
 
     def completed(self, tag: bytes) -> bool:
         ours = self.hidden
-        if ours:
-            self.resets = frozenset()  # they are set again, and from 14 on all is reported at the end
         self._done += 1
+        self._note_reset()
         self._hide(self._done in self._numbers)
         if tag == b"DEALLOCATE":
             if self._closes:
@@ -540,6 +540,11 @@ class Run(Owed):
         elif tag == b"DISCARD PLANS" and not ours:
             self._replanned()
         return tag == b"DISCARD ALL"
+
+    def _note_reset(self) -> None:
+        """Note whether a RESET runs that is undone within the same Query: from 14 on what it does is never reported."""
+        if self._numbers:
+            self.resets = self._resets if self._done + 1 in self._numbers else frozenset()
 
     def _hide(self, hidden: bool) -> None:
         self.hidden = hidden

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from proxy import protocol as p
 from proxy.demo.shop import READER
-from tests.wire import FLUSH, STAND_IN, Wire, bind, close, describe, execute, what_counts
+from tests.wire import FLUSH, STAND_IN, Wire, bind, close, describe, execute, is_news, what_counts
 
 Admin = Callable[[str], list[tuple[Any, ...]]]
 """Runs SQL as a superuser, on a connection of its own, and returns the rows."""
@@ -195,7 +195,9 @@ def read(wire: Wire, wanted: Step) -> Answer:
             answer.messages.append(("end", ""))
             break
         if kind == p.PARAMETER_STATUS:
-            answer.parameters.add(p.parameter_parts(body))
+            name, value = p.parameter_parts(body)
+            if is_news(wire.parameters, name, value):
+                answer.parameters.add((name, value))
             continue
         answer.messages.append((chr(kind), what_counts(kind, body)))
         if kind == p.READY_FOR_QUERY:
