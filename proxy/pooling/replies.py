@@ -229,11 +229,15 @@ class Replies:
     @property
     def resetting(self) -> bool:
         """Whether what is reported may be settings that are set again right behind it, or before the next statement."""
-        return (self._discarded and not self._restored) or (bool(self.owed) and bool(self.owed[0].resets))
+        return self._awaits_restoring or (bool(self.owed) and bool(self.owed[0].resets))
 
     def resets(self, name: str) -> bool:
         """Whether this setting may be one of them."""
-        return (self._discarded and not self._restored) or (bool(self.owed) and name in self.owed[0].resets)
+        return self._awaits_restoring or (bool(self.owed) and name in self.owed[0].resets)
+
+    @property
+    def _awaits_restoring(self) -> bool:
+        return self._discarded and not self._restored
 
     # --- answered -------------------------------------------------------------------------------------------------
 
