@@ -83,6 +83,8 @@ def _put(session: Session, link: Link, missing: _Missing, like: Owed, at: At, *,
         asks = not lists and reparsing.may_be_analysed_anew(session, statement.context)
         if asks and not statement.apart:
             statement = session.prepared.part(name, statement)
+        if asks and (ours := session.prepared.on_link(statement, link.held)) is not None:
+            out += reparsing.drop(session, link, [ours])  # that copy would be analysed anew by the use behind this one
         parse_it = partial(_parse_as_it_is, session, link, statement, name, like)
         out += reparsing.in_context(session, link, statement.context, parse_it, ended=at is At.BEHIND_OURS)
         # Ahead of the use, for a Query has nothing behind it in its group.

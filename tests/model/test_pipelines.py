@@ -354,6 +354,9 @@ FOUND = {
     "a RESET of one setting, in a group that has set another start-up setting": """
         A [DateStyle=German; TimeZone=UTC]: Q 'reset all', P x 'set datestyle to mdy', B "" x, E "" | Q 'reset timezone' | Q 'reset all', P x 'set datestyle to mdy', B "" x, E "" | Q 'reset search_path'
     """,  # noqa: E501
+    "a use by the protocol behind EXECUTE in the group of a DISCARD PLANS": """
+        A: P s 'select date ''01/02/2020''', P x 'discard plans', B "" x, E "" | Q 'execute s' | Q 'set datestyle to german' | B "" s, E "", S
+    """,  # noqa: E501
 }
 """What once differed."""
 
